@@ -1,0 +1,92 @@
+// swift-tools-version: 6.1
+// SPDX-License-Identifier: Apache-2.0
+
+import PackageDescription
+
+/// The upcoming language features that every module of ours is compiled with.
+let features: [SwiftSetting] = [
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+]
+
+let package = Package(
+    name: "vip-bpf",
+    products: [
+        .executable(name: "vip-bpfctl", targets: ["vip-bpfctl"])
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
+        .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+    ],
+    targets: [
+        // C libraries of the host, and the C that is ours.
+        .systemLibrary(name: "CLibBPF", pkgConfig: "libbpf", providers: [.apt(["libbpf-dev", "libelf-dev"])]),
+        .systemLibrary(name: "CNetlink", pkgConfig: "libnl-route-3.0", providers: [.apt(["libnl-route-3-dev"])]),
+        .target(name: "CVipABI"),
+        .target(name: "CVipObject"),
+
+        // Each of these depends only on those above it.
+        .target(
+            name: "BPFLoader",
+            dependencies: [
+                "CLibBPF", "CVipABI", "CVipObject",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
+            name: "PolicyMaps",
+            dependencies: [
+                "BPFLoader", "CVipABI",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "SystemPackage", package: "swift-system"),
+                .product(name: "Yams", package: "Yams"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
+            name: "Sessions",
+            dependencies: [
+                "PolicyMaps", "BPFLoader", "CNetlink",
+                .product(name: "GRDB", package: "GRDB.swift"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
+            name: "VipCommands",
+            dependencies: [
+                "Sessions", "PolicyMaps", "BPFLoader",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .executableTarget(name: "vip-bpfctl", dependencies: ["VipCommands"], swiftSettings: features),
+
+        // Programs that the kernel tests run: a socket caller in C, nothing of ours linked in.
+        .executableTarget(name: "vip-probe", path: "Tests/Probe"),
+
+        // Without root.
+        .testTarget(name: "PolicyMapsTests", dependencies: ["PolicyMaps"], swiftSettings: features),
+        .testTarget(name: "SessionsTests", dependencies: ["Sessions"], swiftSettings: features),
+        .testTarget(name: "TranslateTests", dependencies: ["CVipABI"], swiftSettings: features),
+        .testTarget(name: "CommandTests", dependencies: ["VipCommands"], swiftSettings: features),
+        // On this kernel, as root.
+        .testTarget(
+            name: "KernelTests",
+            dependencies: ["VipCommands", "vip-bpfctl", "vip-probe"],
+            exclude: ["janitor.sh"],
+            swiftSettings: features
+        ),
+    ],
+    swiftLanguageModes: [.v6]
+)

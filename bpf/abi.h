@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the in-kernel programs and vip-bpfctl agree on: keys, values, flags and limits of every map.
+ * It compiles as BPF, as host C and as a Swift module. No padding is left to the compiler; every
+ * size is asserted below and once more in Swift (PolicyMaps/MapLayout.swift).
+ *
+ * Byte order: an address is kept as it stands in a sockaddr (network order); all else is the host's.
+ *
+ * The maps, and a worked example: cgroup 8121 is session 7, user "ann", virtual IP 10.20.0.17.
+ *
+ *   config      [0]                    -> { abi 1, generation 6, one level: 4, ... }
+ *   sessions    [8121]                 -> { vip4 10.20.0.17, id 7, policy { 0, 2 } }
+ *   ids         [7]                    -> 8121
+ *   addresses   [::ffff:10.20.0.17]    -> { VIP_OWNER_SESSION, 7 }
+ *   addresses   [::ffff:192.0.2.1]     -> { VIP_OWNER_HOST, 0 }
+ *   policies    [bank * 32 + number]   -> { flags, excluded ports }
+ *   program_names   ["java"]           -> lists[bank][list], bit n = "on that list of policy n"
+ *   program_scripts ["run.sh"]         -> the same, by the process's name (15 bytes)
+ *   program_files   [{ inode, device }] -> the same, by file
+ *   verdicts    [which program this is] -> what the three look-ups above came to, for a generation
+ *   sockets     (on the socket)        -> what cannot be computed from its addresses
+ *   counters    [hook]                 -> seen, rewritten, refused, on each CPU
+ *
+ * The virtual loopback is in no map: it is 127.0.0.0 + (id + 1), so 127.0.0.8 here, and the way back
+ * is a subtraction. `ids` says only whether a session has that ID now.
+ *
+ * Generation and bank: a policy is applied by writing it into the bank not in force, then storing
+ * generation + 1. The low bit of the generation is the bank in force, so one store of four bytes
+ * moves every session, program list and policy at once, and makes every cached verdict stale.
+ */
+#ifndef VIP_BPF_ABI_H
+#define VIP_BPF_ABI_H
+
+#include <linux/types.h>
+
+/* Raised by any change of a key, a value or the meaning of either. Pinned in config. */
+#define VIP_ABI_VERSION 1
+
+#define VIP_BANKS 2
+#define VIP_POLICIES_PER_BANK 32 /* the base policy is number 0, overrides are 1…31: bits of a __u32 */
+#define VIP_LEVELS_MAX 8	 /* how many different depths of the cgroup tree sessions may be at */
+#define VIP_NAME_MAX 64		 /* an executable's name with its NUL; longer ones match by path only */
+#define VIP_COMM_MAX 16		 /* TASK_COMM_LEN, include/linux/sched.h: 15 bytes and a NUL */
+#define VIP_OBJECT_ID_MAX 32	 /* SHA-256 */
+
+#define VIP_ID_LAST 16777213	 /* ID + 1 = 127.255.255.254; .255 is 127/8's broadcast address */
+
+enum vip_hook {
+	VIP_HOOK_BIND4,
+	VIP_HOOK_CONNECT4,
+	VIP_HOOK_SENDMSG4,
+	VIP_HOOK_RECVMSG4,
+	VIP_HOOK_GETSOCKNAME4,
+	VIP_HOOK_GETPEERNAME4,
+	VIP_HOOK_COUNT,
+};
+
+/* config: ARRAY of one. */
+struct vip_config {
+	__u32 abi;	   /* VIP_ABI_VERSION. First, so that any version can read it of any other */
+	__u32 generation;  /* of the policy in force; its low bit is the bank */
+	__u32 flags;	   /* enum vip_config_flag */
+	__u32 level_count; /* entries of levels that are in use */
+	__u32 levels[VIP_LEVELS_MAX];	     /* depths below the cgroup root at which sessions are */
+	__u8 object_id[VIP_OBJECT_ID_MAX];   /* SHA-256 of the object that the pinned programs came from */
+};
+
+enum vip_config_flag {
+	VIP_CONFIG_AS_REQUESTED = 1 << 0, /* some policy in force has wildcardName: asRequested */
+};
+
+/* sessions: HASH by cgroup ID (__u64), the inode number of the cgroup's directory. */
+struct vip_session {
+	__be32 vip4;	 /* 0: the session has no IPv4 virtual IP */
+	__u32 id;	 /* 0…VIP_ID_LAST */
+	__be32 vip6[4];	 /* ::  the session has no IPv6 virtual IP */
+	__u8 policy[VIP_BANKS]; /* number of the session's policy in each bank */
+	__u8 reserved[6];
+};
+
+/* ids: HASH by session ID (__u32) -> cgroup ID (__u64). */
+
+/* addresses: HASH by 16 bytes, IPv4 in mapped form. Whose an address of this host is. */
+struct vip_address {
+	__be32 word[4];
+};
+
+enum vip_owner {
+	VIP_OWNER_NOBODY, /* not in the map */
+	VIP_OWNER_HOST,
+	VIP_OWNER_SESSION,
+};
+
+struct vip_address_owner {
+	__u32 owner; /* enum vip_owner */
+	__u32 id;    /* of the session; 0 for the host */
+};
+
+/* policies: ARRAY of VIP_BANKS * VIP_POLICIES_PER_BANK. */
+struct vip_policy {
+	__u32 flags; /* enum vip_policy_flag */
+	__u32 reserved;
+	__u64 excluded_ports[1024]; /* one bit a port, host order: port p is bit p % 64 of word p / 64 */
+};
+
+enum vip_policy_flag {
+	VIP_POLICY_VIRTUAL_IP = 1 << 0,	      /* enabled */
+	VIP_POLICY_VIRTUAL_IP_ALL = 1 << 1,   /* … for every program: perSession, or * on the list */
+	VIP_POLICY_LOOPBACK = 1 << 2,
+	VIP_POLICY_LOOPBACK_ALL = 1 << 3,
+	VIP_POLICY_PREFER_LOOPBACK = 1 << 4,
+	VIP_POLICY_PREFER_LOOPBACK_ALL = 1 << 5,
+	VIP_POLICY_USE_HOST_ADDRESS = 1 << 6, /* whenUnavailable: useHostAddress; else deny */
+	VIP_POLICY_FALLBACK_HOST = 1 << 7,    /* virtualLoopback.fallback: host; else none */
+	VIP_POLICY_ISOLATION = 1 << 8,
+	VIP_POLICY_AS_REQUESTED = 1 << 9,     /* wildcardName: asRequested; else virtual */
+	VIP_POLICY_EXCLUDED_PORTS = 1 << 10,  /* excluded_ports has a bit set */
+	VIP_POLICY_LISTS = 1 << 11,	      /* some list that is in use names programs one by one */
+};
+
+enum vip_list {
+	VIP_LIST_VIRTUAL_IP,
+	VIP_LIST_LOOPBACK,
+	VIP_LIST_PREFER_LOOPBACK,
+	VIP_LIST_COUNT,
+};
+
+/* program_names: HASH by the executable's file name, NUL-padded. */
+struct vip_program_name {
+	char name[VIP_NAME_MAX];
+};
+
+/* program_scripts: HASH by the name of the thread-group leader, NUL-padded. */
+struct vip_program_script {
+	char comm[VIP_COMM_MAX];
+};
+
+/* program_files: HASH by the file behind /proc/PID/exe. */
+struct vip_program_file {
+	__u64 inode;
+	__u32 device; /* the kernel's own dev_t: major << 20 | minor (include/linux/kdev_t.h) */
+	__u32 reserved;
+};
+
+/* The value of all three. */
+struct vip_listing {
+	__u32 lists[VIP_BANKS][VIP_LIST_COUNT]; /* bit n: on this list of policy number n */
+};
+
+/* verdicts: LRU_HASH by everything that the look-ups in the three maps depend on. */
+struct vip_program {
+	__u64 inode;
+	__u64 name_hash; /* qstr.hash_len of the executable's directory entry: renaming changes it */
+	__u32 device;
+	__u32 reserved;
+	char comm[VIP_COMM_MAX];
+};
+
+struct vip_verdict {
+	__u32 generation; /* for which it holds */
+	__u32 lists[VIP_LIST_COUNT];
+};
+
+/* sockets: SK_STORAGE. Most sockets never have one. */
+struct vip_socket {
+	__u32 asked; /* enum vip_socket_flag */
+};
+
+enum vip_socket_flag {
+	VIP_SOCKET_BOUND_WILDCARD = 1 << 0, /* asked for the wildcard (kept under asRequested) */
+	VIP_SOCKET_NAMED_VIP = 1 << 1,	    /* bound to loopback, connected to the virtual IP by name */
+};
+
+/* counters: PERCPU_ARRAY by enum vip_hook. Calls of sessions that came as far as a decision. */
+struct vip_counters {
+	__u64 seen;
+	__u64 rewritten;
+	__u64 refused;
+};
+
+#define VIP_ASSERT_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " changed its size")
+VIP_ASSERT_SIZE(struct vip_config, 80);
+VIP_ASSERT_SIZE(struct vip_session, 32);
+VIP_ASSERT_SIZE(struct vip_address, 16);
+VIP_ASSERT_SIZE(struct vip_address_owner, 8);
+VIP_ASSERT_SIZE(struct vip_policy, 8200);
+VIP_ASSERT_SIZE(struct vip_program_name, 64);
+VIP_ASSERT_SIZE(struct vip_program_script, 16);
+VIP_ASSERT_SIZE(struct vip_program_file, 16);
+VIP_ASSERT_SIZE(struct vip_listing, 24);
+VIP_ASSERT_SIZE(struct vip_program, 40);
+VIP_ASSERT_SIZE(struct vip_verdict, 16);
+VIP_ASSERT_SIZE(struct vip_socket, 4);
+VIP_ASSERT_SIZE(struct vip_counters, 24);
+
+#endif
