@@ -167,8 +167,9 @@ struct vip_socket {
 };
 
 enum vip_socket_flag {
-	VIP_SOCKET_BOUND_WILDCARD = 1 << 0, /* asked for the wildcard (kept under asRequested) */
-	VIP_SOCKET_NAMED_VIP = 1 << 1,	    /* bound to loopback, connected to the virtual IP by name */
+	VIP_SOCKET_NAMED_ADDRESS = 1 << 0, /* it is on VIP4 because bind named that or a host address */
+	VIP_SOCKET_WILDCARD = 1 << 1,	   /* it is on LO4 because bind asked for the wildcard (P) */
+	VIP_SOCKET_NAMED_PEER = 1 << 2,	   /* bound to the loopback, connected to VIP4 by that name */
 };
 
 /* counters: PERCPU_ARRAY by enum vip_hook. Calls of sessions that came as far as a decision. */
