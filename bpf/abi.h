@@ -150,7 +150,8 @@ struct vip_listing {
 /* verdicts: LRU_HASH by everything that the look-ups in the three maps depend on. */
 struct vip_program {
 	__u64 inode;
-	__u64 name_hash; /* qstr.hash_len of the executable's directory entry: renaming changes it */
+	__u32 name_hash; /* qstr.hash of the executable's directory entry: renaming changes it */
+	__u32 name_length;
 	__u32 device;
 	__u32 reserved;
 	char comm[VIP_COMM_MAX];

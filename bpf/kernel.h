@@ -20,7 +20,9 @@ struct inode {
 };
 
 struct qstr {
-	__u64 hash_len; /* length in the upper half, hash in the lower (include/linux/dcache.h) */
+	/* Two loads, not one of hash_len: 6.1's verifier refuses 8 bytes that begin at a member of 4. */
+	__u32 hash;
+	__u32 len;
 	const unsigned char *name;
 };
 
