@@ -606,16 +606,16 @@ extension Policy {
     }
 
     fileprivate static func checkDisjoint(_ ranges: [PlacedRange]) throws(Failure) {
-        // In the order of their first addresses, one overlaps an earlier one if it begins before the end of all these.
-        var reach: PlacedRange?
+        // In the order of their first addresses, the first to overlap any before it overlaps the one just before it.
+        var previous: PlacedRange?
         for placed in ranges.sorted(by: { $0.range.first < $1.range.first }) {
-            if let reach, reach.range.overlaps(placed.range) {
-                let (earlier, later) = reach.index < placed.index ? (reach, placed) : (placed, reach)
+            if let previous, previous.range.overlaps(placed.range) {
+                let (earlier, later) = previous.index < placed.index ? (previous, placed) : (placed, previous)
                 throw later.value.refused(
                     "\(later.range) overlaps \(earlier.range) (line \(earlier.value.node.mark?.line ?? 0), \(earlier.value.path))",
                     try: "give each address to one range")
             }
-            if reach.map({ $0.range.last < placed.range.last }) ?? true { reach = placed }
+            previous = placed
         }
     }
 }
