@@ -48,7 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size < sizeof(in))
 		return 0;
 	memcpy(&in, data, sizeof(in));
-	in.id %= VIP_ID_LAST + 1u;
+	in.id = 1 + in.id % VIP_ID_LAST; /* 0 would be 127.0.0.1 itself, and is nobody's */
 	in.excluded &= 1;
 	/* Half the time an address that matters. */
 	switch (in.found >> 4) {
