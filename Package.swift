@@ -77,8 +77,20 @@ let package = Package(
         .executableTarget(name: "vip-probe", path: "Tests/Probe"),
 
         // Without root.
-        .testTarget(name: "PolicyMapsTests", dependencies: ["PolicyMaps"], swiftSettings: features),
-        .testTarget(name: "SessionsTests", dependencies: ["Sessions"], swiftSettings: features),
+        .testTarget(
+            name: "PolicyMapsTests",
+            dependencies: [
+                "PolicyMaps", "BPFLoader", "CVipABI", .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .testTarget(
+            name: "SessionsTests",
+            dependencies: [
+                "Sessions", "PolicyMaps", "BPFLoader", .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
         .testTarget(name: "TranslateTests", dependencies: ["CVipABI"], swiftSettings: features),
         .testTarget(name: "CommandTests", dependencies: ["VipCommands"], swiftSettings: features),
         // On this kernel, as root.

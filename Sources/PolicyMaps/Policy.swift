@@ -232,9 +232,17 @@ extension Policy {
     }
 
     /// The base policy, with the sections that the override names in place of its own.
+    ///
+    /// An override's `virtualIP` that gives no pool takes addresses where the base does: the same range cannot be written
+    /// twice, so that an override could not share it otherwise.
     public func rules(for override: Override?) -> Rules {
-        Rules(
-            virtualIP: override?.virtualIP ?? virtualIP,
+        var virtualIP = override?.virtualIP ?? self.virtualIP
+        if virtualIP.addresses.pool.isEmpty {
+            virtualIP.addresses.pool = self.virtualIP.addresses.pool
+            virtualIP.addresses.interface = virtualIP.addresses.interface ?? self.virtualIP.addresses.interface
+        }
+        return Rules(
+            virtualIP: virtualIP,
             virtualLoopback: override?.virtualLoopback ?? virtualLoopback,
             preferLoopback: override?.preferLoopback ?? preferLoopback,
             wildcardName: override?.wildcardName ?? wildcardName,

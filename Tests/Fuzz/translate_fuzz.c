@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * libFuzzer over translate.h: any session, policy, program and address; what must hold for all of them.
- * scripts/fuzz builds it with -fsanitize=fuzzer,address,undefined and runs it for a bounded time.
+ * scripts/fuzz builds it with -fsanitize=fuzzer,undefined and runs it for a bounded time.
  */
 #include <stdint.h>
 #include <stdio.h>

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import CVipABI
+import SystemPackage
+import Testing
+
+@testable import PolicyMaps
+
+@Suite struct MapLayoutTests {
+    /// The sizes of bpf/abi.h, asserted on this side too: a padded type would shift every row of a batch.
+    @Test func everyTypeHasTheSizeOfTheHeader() {
+        for type in MapLayout.sizes {
+            #expect(type.size == type.expected, "\(type.name)")
+            #expect(type.stride == type.expected, "\(type.name)")
+        }
+    }
+
+    @Test(arguments: ["10.20.0.17", "127.0.0.8", "255.255.255.255", "::1", "2001:db8:20::17", "fdff::1"])
+    func addressesComeBack(text: String) throws {
+        let address = try #require(IPAddress(text))
+        #expect(vip_address(address).address == address)
+    }
+
+    @Test func ipv4AddressesAreInMappedForm() throws {
+        let row = vip_address(try #require(IPAddress("10.20.0.17")))
+        let bytes = withUnsafeBytes(of: row) { Array($0) }
+        #expect(bytes == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 20, 0, 17])
+    }
+
+    @Test func aSessionsAddressesAreInNetworkOrder() throws {
+        let four = try #require(IPAddress("10.20.0.17"))
+        let six = try #require(IPAddress("2001:db8::7"))
+        var row = vip_session(id: 7, vip4: four, vip6: six, policies: (1, 2))
+        #expect(withUnsafeBytes(of: row.vip4) { Array($0) } == [10, 20, 0, 17])
+        #expect(row.virtualIPv4 == four)
+        #expect(row.virtualIPv6 == six)
+        #expect(row[policyInBank: 0] == 1)
+        #expect(row[policyInBank: 1] == 2)
+        row[policyInBank: 1] = 5
+        #expect(row.policy.0 == 1)
+        #expect(row.policy.1 == 5)
+        let without = vip_session(id: 7, vip4: nil, vip6: nil, policies: (0, 0))
+        #expect(without.virtualIPv4 == nil)
+        #expect(without.virtualIPv6 == nil)
+    }
+
+    @Test func namesArePaddedAndCutAsTheKernelDoes() {
+        #expect(vip_program_script(Array("a-very-long-script-name.sh".utf8)).text == "a-very-long-scr")
+        #expect(vip_program_name(Array("java".utf8))?.text == "java")
+        #expect(vip_program_name(Array(repeating: 0x61, count: 63)) != nil)
+        #expect(vip_program_name(Array(repeating: 0x61, count: 64)) == nil)
+    }
+
+    @Test func excludedPortsAreBits() {
+        var rules = Policy().rules(for: nil)
+        rules.virtualLoopback.excludedPorts = [1, 53, 63, 64, 631, 65535]
+        let row = vip_policy(rules)
+        #expect(row.hasExcludedPorts)
+        #expect(row.excludedPorts == [1, 53, 63, 64, 631, 65535])
+        #expect(!vip_policy(Policy().rules(for: nil)).hasExcludedPorts)
+    }
+
+    @Test func listingsKeepTheBanksApart() {
+        var listing = vip_listing()
+        var masks = ListMasks()
+        masks[.loopback] = 0b101
+        listing[bank: 1] = masks
+        #expect(listing[bank: 0].isEmpty)
+        #expect(listing[bank: 1][.loopback] == 0b101)
+        #expect(listing[bank: 1][.virtualIP] == 0)
+    }
+}
+
+@Suite struct PolicyFlagTests {
+    private func flags(_ edit: (inout Policy) -> Void) -> Set<UInt32> {
+        var policy = Policy()
+        edit(&policy)
+        let row = vip_policy(policy.rules(for: nil))
+        return Set((0..<32).map { UInt32(1) << $0 }.filter { row.flags & $0 != 0 })
+    }
+
+    @Test func everySettingIsItsFlag() {
+        let isolation = VIP_POLICY_ISOLATION.rawValue
+        #expect(flags { _ in } == [isolation])
+        #expect(flags { $0.isolation = false } == [])
+        #expect(flags { $0.wildcardName = .asRequested } == [isolation, VIP_POLICY_AS_REQUESTED.rawValue])
+        #expect(
+            flags {
+                $0.virtualIP.enabled = true
+                $0.virtualIP.mode = .perSession
+            } == [isolation, VIP_POLICY_VIRTUAL_IP.rawValue, VIP_POLICY_VIRTUAL_IP_ALL.rawValue])
+        #expect(
+            flags {
+                $0.virtualIP.enabled = true
+                $0.virtualIP.programs = [.name("java")]
+            } == [isolation, VIP_POLICY_VIRTUAL_IP.rawValue, VIP_POLICY_LISTS.rawValue])
+        #expect(
+            flags {
+                $0.virtualIP.enabled = true
+                $0.virtualIP.programs = [.name("java"), .everyProgram]
+            } == [isolation, VIP_POLICY_VIRTUAL_IP.rawValue, VIP_POLICY_VIRTUAL_IP_ALL.rawValue])
+        #expect(
+            flags {
+                $0.virtualLoopback.enabled = true
+                $0.virtualLoopback.programs = [.everyProgram]
+                $0.virtualLoopback.fallback = .host
+            } == [
+                isolation, VIP_POLICY_LOOPBACK.rawValue, VIP_POLICY_LOOPBACK_ALL.rawValue, VIP_POLICY_FALLBACK_HOST.rawValue,
+            ])
+        #expect(
+            flags { $0.virtualIP.whenUnavailable = .useHostAddress } == [isolation, VIP_POLICY_USE_HOST_ADDRESS.rawValue])
+        // A list of a feature that is off must not make the kernel look for the program's name.
+        #expect(flags { $0.virtualLoopback.programs = [.name("java")] } == [isolation])
+    }
+}
+
+@Suite struct DesiredRowsTests {
+    private let file = vip_program_file(inode: 42, device: 254 << 20, reserved: 0)
+
+    private func rows(
+        _ policy: Policy, sessions: [SessionRow] = [], host: [String] = [], scripts: Set<FilePath> = []
+    ) throws(Failure) -> DesiredRows {
+        let file = file
+        return try DesiredRows(
+            policy: policy, sessions: sessions, hostAddresses: host.compactMap { IPAddress($0) },
+            isScript: { scripts.contains($0) }
+        ) { path throws(Failure) in path.string.hasPrefix("/there") ? file : nil }
+    }
+
+    @Test func aProgramOfSeveralPoliciesHasABitOfEach() throws {
+        var policy = Policy()
+        policy.virtualIP.enabled = true
+        policy.virtualIP.programs = [.name("java")]
+        var loopback = Policy.VirtualLoopback()
+        loopback.enabled = true
+        loopback.programs = [.name("java"), .name("crm")]
+        policy.overrides = [
+            Policy.Override(name: "first", match: .init(users: ["ann"])),
+            Policy.Override(name: "second", match: .init(users: ["bob"]), virtualLoopback: loopback),
+        ]
+        let rows = try rows(policy)
+        let java = try #require(rows.names[vip_program_name(Array("java".utf8))!])
+        #expect(java.virtualIP == 0b111)  // the base's list holds where an override names none
+        #expect(java.loopback == 0b100)
+        let crm = try #require(rows.scripts[vip_program_script(Array("crm".utf8))])
+        #expect(crm.loopback == 0b100)
+        #expect(rows.policies.count == 3)
+    }
+
+    @Test func anOverrideWithoutAPoolTakesFromTheBase() throws {
+        var policy = Policy()
+        policy.virtualIP.addresses = .init(interface: "eth0", pool: [try AddressRange("10.20.0.0/24")])
+        var section = Policy.VirtualIP()
+        section.enabled = true
+        let without = Policy.Override(name: "without", match: .init(), virtualIP: section)
+        #expect(policy.rules(for: without).virtualIP.addresses == policy.virtualIP.addresses)
+        #expect(policy.rules(for: without).virtualIP.enabled)
+        section.addresses.pool = [try AddressRange("10.30.0.0/24")]
+        let with = Policy.Override(name: "with", match: .init(), virtualIP: section)
+        #expect(policy.rules(for: with).virtualIP.addresses == section.addresses)
+    }
+
+    @Test func pathsAreFilesAndMissingOnesAWarning() throws {
+        var policy = Policy()
+        policy.virtualIP.enabled = true
+        policy.virtualIP.programs = [
+            .path("/there/crm"), .path("/gone/crm"), .path("/there/run.sh"), .name("crm"), .everyProgram,
+        ]
+        let rows = try rows(policy, scripts: ["/there/run.sh"])
+        #expect(rows.files.keys.map { $0 } == [file])
+        #expect(rows.names.count == 1)
+        #expect(rows.warnings.count == 2)
+        #expect(rows.warnings[0].contains("/gone/crm"))
+        #expect(rows.warnings[1].contains("interpreter"))
+    }
+
+    @Test func aSessionsAddressIsTheSessionsThoughTheHostHasIt() throws {
+        let vip = try #require(IPAddress("10.20.0.17"))
+        let session = SessionRow(id: 7, cgroupID: 8121, level: 3, virtualIPs: [vip])
+        let rows = try rows(Policy(), sessions: [session], host: ["10.20.0.17", "192.0.2.1", "127.0.0.1", "::1", "fe80::1"])
+        #expect(rows.addresses[vip_address(vip)] == vip_address_owner(owner: VIP_OWNER_SESSION.rawValue, id: 7))
+        #expect(
+            rows.addresses[vip_address(IPAddress("192.0.2.1")!)] == vip_address_owner(owner: VIP_OWNER_HOST.rawValue, id: 0))
+        #expect(rows.addresses.count == 3)  // the loopback is nobody's row
+        #expect(rows.levels == [3])
+    }
+
+    @Test func asRequestedInAnOverrideIsKnownToTheNameHooks() throws {
+        var policy = Policy()
+        #expect(try rows(policy).configFlags == 0)
+        policy.overrides = [Policy.Override(name: "a", match: .init(), wildcardName: .asRequested)]
+        #expect(try rows(policy).configFlags == VIP_CONFIG_AS_REQUESTED.rawValue)
+    }
+
+    @Test func sessionsAtTooManyDepthsAreRefused() throws {
+        func sessions(_ count: UInt32) -> [SessionRow] {
+            (1...count).map { SessionRow(id: $0 + 1, cgroupID: UInt64($0), level: $0, virtualIPs: []) }
+        }
+        #expect(try rows(Policy(), sessions: sessions(UInt32(VIP_LEVELS_MAX))).levels.count == Int(VIP_LEVELS_MAX))
+        let failure = #expect(throws: Failure.self) { try rows(Policy(), sessions: sessions(UInt32(VIP_LEVELS_MAX) + 1)) }
+        #expect(failure?.why.contains("9 different depths") == true)
+    }
+}
+
+@Suite struct VerifierLogTests {
+    @Test func theTellingLineIsTheComplaint() {
+        let log = """
+            libbpf: prog 'vip_bind4': BPF program load failed: Permission denied
+            libbpf: prog 'vip_bind4': -- BEGIN PROG LOAD LOG --
+            0: R1=ctx() R10=fp0
+            ; int vip_bind4(struct bpf_sock_addr *ctx) @ vip.bpf.c:85
+            0: (bf) r6 = r1                       ; R1=ctx() R6_w=ctx()
+            1: (79) r1 = *(u64 *)(r3 +32)
+            access beyond the end of member hash (mend:4) in struct (anon) with off 0 size 8
+            processed 436 insns (limit 1000000) max_states_per_insn 2 total_states 38 peak_states 38 mark_read 13
+            -- END PROG LOAD LOG --
+            libbpf: prog 'vip_bind4': failed to load: -13
+            """
+        #expect(
+            tellingLine(ofVerifierLog: log)
+                == "access beyond the end of member hash (mend:4) in struct (anon) with off 0 size 8")
+    }
+
+    @Test func withoutALogItIsWhatLibbpfSays() {
+        let log = "libbpf: map 'sessions': failed to create: Cannot allocate memory(-12)\n"
+        #expect(tellingLine(ofVerifierLog: log) == "map 'sessions': failed to create: Cannot allocate memory(-12)")
+        #expect(tellingLine(ofVerifierLog: "") == nil)
+    }
+}
