@@ -150,7 +150,8 @@ struct vip_listing {
 /* verdicts: LRU_HASH by everything that the look-ups in the three maps depend on. */
 struct vip_program {
 	__u64 inode;
-	__u64 name_hash; /* qstr.hash_len of the executable's directory entry: renaming changes it */
+	__u32 name_hash; /* qstr.hash of the executable's directory entry: renaming changes it */
+	__u32 name_length;
 	__u32 device;
 	__u32 reserved;
 	char comm[VIP_COMM_MAX];
@@ -167,8 +168,9 @@ struct vip_socket {
 };
 
 enum vip_socket_flag {
-	VIP_SOCKET_BOUND_WILDCARD = 1 << 0, /* asked for the wildcard (kept under asRequested) */
-	VIP_SOCKET_NAMED_VIP = 1 << 1,	    /* bound to loopback, connected to the virtual IP by name */
+	VIP_SOCKET_NAMED_ADDRESS = 1 << 0, /* it is on VIP4 because bind named that or a host address */
+	VIP_SOCKET_WILDCARD = 1 << 1,	   /* it is on LO4 because bind asked for the wildcard (P) */
+	VIP_SOCKET_NAMED_PEER = 1 << 2,	   /* bound to the loopback, connected to VIP4 by that name */
 };
 
 /* counters: PERCPU_ARRAY by enum vip_hook. Calls of sessions that came as far as a decision. */

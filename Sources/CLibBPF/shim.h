@@ -1,6 +1,46 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * libbpf, and beside it only what Swift cannot call itself: functions whose options are a structure
+ * that must be filled with its own size, and errors that are in errno when a pointer comes back NULL.
+ */
 #pragma once
 
+#include <errno.h>
+#include <linux/magic.h>
+#include <linux/membarrier.h>
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+/* bpf_object__open_mem(3) with a name. Least kernel: none, it only parses. NULL and -errno in *error. */
+static inline struct bpf_object *vip_object_open(const void *bytes, size_t size, const char *name, int *error)
+{
+	LIBBPF_OPTS(bpf_object_open_opts, options, .object_name = name);
+	struct bpf_object *object = bpf_object__open_mem(bytes, size, &options);
+
+	*error = object ? 0 : -errno;
+	return object;
+}
+
+/* BPF_MAP_LOOKUP_BATCH (kernel 5.6) without its options, whose flags do not import. */
+static inline int vip_map_lookup_batch(int map, void *in, void *out, void *keys, void *values, __u32 *count)
+{
+	return bpf_map_lookup_batch(map, in, out, keys, values, count, NULL);
+}
+
+/* f_type of statfs(2) as one type everywhere; 0 and errno on failure. */
+static inline unsigned long vip_file_system_type(const char *path)
+{
+	struct statfs buffer;
+
+	return statfs(path, &buffer) ? 0 : (unsigned long)buffer.f_type;
+}
+
+/* synchronize_rcu() from user space (kernel 4.3): membarrier(2) has no wrapper in glibc. */
+static inline int vip_membarrier_global(void)
+{
+	return (int)syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CLibBPF
+import Glibc
+public import SystemPackage
+
+/// An open BPF map whose keys and values are C structs of bpf/abi.h.
+///
+/// The sizes that the kernel reports are compared with the types' when it is opened, so a row is never
+/// misread. `Key` and `Value` must have no padding at their end (size = stride), as all of abi.h has.
+public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & Sendable>: ~Copyable, Sendable {
+    public let name: String
+    public let maxEntries: Int
+    private let descriptor: Descriptor
+
+    /// How many rows one batch call carries: 4096 × the largest of our rows is well below a megabyte.
+    private static var batchSize: Int { 4096 }
+
+    /// Opens the map pinned at `path` (`bpf_obj_get(2)`).
+    public init(pinnedAt path: FilePath) throws(Failure) {
+        let name = path.lastComponent?.string ?? path.string
+        let raw = path.withPlatformString { bpf_obj_get($0) }
+        guard raw >= 0 else {
+            throw .kernel(.current, "open map \(path)", try: "attach a cgroup first: vip-bpfctl attach cgroup PATH")
+        }
+        let descriptor = Descriptor(owning: raw)
+        var info = bpf_map_info()
+        var length = UInt32(MemoryLayout<bpf_map_info>.size)
+        guard bpf_obj_get_info_by_fd(raw, &info, &length) == 0 else {
+            throw .kernel(.current, "read what map \(path) is")
+        }
+        guard info.key_size == MemoryLayout<Key>.stride, info.value_size == MemoryLayout<Value>.stride else {
+            throw Failure(
+                .failed, "open map \(path)",
+                "its rows are \(info.key_size) + \(info.value_size) bytes, not "
+                    + "\(MemoryLayout<Key>.stride) + \(MemoryLayout<Value>.stride)",
+                try: "use the vip-bpfctl that made it, or start over with: vip-bpfctl detach --all")
+        }
+        self.name = name
+        self.maxEntries = Int(info.max_entries)
+        self.descriptor = descriptor
+    }
+
+    /// The value of `key`, or `nil` where there is none (`BPF_MAP_LOOKUP_ELEM`).
+    public func value(of key: Key) throws(Failure) -> Value? {
+        var key = key
+        let value = withUnsafeTemporaryAllocation(of: Value.self, capacity: 1) { buffer -> Result<Value, Errno> in
+            guard let base = buffer.baseAddress, bpf_map_lookup_elem(descriptor.raw, &key, base) == 0 else {
+                return .failure(.current)
+            }
+            return .success(base.pointee)
+        }
+        switch value {
+        case .success(let value): return value
+        case .failure(.noSuchFileOrDirectory): return nil
+        case .failure(let error): throw .kernel(error, "read a row of map \(name)")
+        }
+    }
+
+    /// One value for each possible CPU, of a per-CPU map.
+    public func valuesPerCPU(of key: Key) throws(Failure) -> [Value] {
+        let count = Int(libbpf_num_possible_cpus())
+        precondition(MemoryLayout<Value>.stride % 8 == 0, "the kernel rounds a CPU's value up to 8 bytes")
+        guard count > 0 else { throw Failure(.failed, "read map \(name)", "the number of CPUs is unknown") }
+        var key = key
+        var error = Errno(rawValue: 0)
+        let values = [Value](unsafeUninitializedCapacity: count) { buffer, filled in
+            if bpf_map_lookup_elem(descriptor.raw, &key, buffer.baseAddress) == 0 {
+                filled = count
+            } else {
+                error = .current
+            }
+        }
+        guard !values.isEmpty else { throw .kernel(error, "read a row of map \(name)") }
+        return values
+    }
+
+    /// Inserts or replaces a row (`BPF_MAP_UPDATE_ELEM`). A reader sees the old value or the new one.
+    public func set(_ key: Key, to value: Value) throws(Failure) {
+        var key = key
+        var value = value
+        guard bpf_map_update_elem(descriptor.raw, &key, &value, UInt64(BPF_ANY)) == 0 else {
+            throw updateFailure(.current)
+        }
+    }
+
+    /// Takes a row away (`BPF_MAP_DELETE_ELEM`); `false` where there was none.
+    @discardableResult
+    public func remove(_ key: Key) throws(Failure) -> Bool {
+        var key = key
+        if bpf_map_delete_elem(descriptor.raw, &key) == 0 { return true }
+        let error = Errno.current
+        guard error == .noSuchFileOrDirectory else { throw .kernel(error, "delete a row of map \(name)") }
+        return false
+    }
+
+    /// Inserts or replaces many rows, in batches (`BPF_MAP_UPDATE_BATCH`, kernel 5.6).
+    ///
+    /// Rows before a failing one are written; the caller applies the difference again after the cause is gone.
+    public func set(_ rows: [(key: Key, value: Value)]) throws(Failure) {
+        if rows.count < 8 {  // Below this, one call each is no slower.
+            for row in rows { try set(row.key, to: row.value) }
+            return
+        }
+        var start = 0
+        while start < rows.count {
+            let chunk = rows[start..<min(start + Self.batchSize, rows.count)]
+            var keys = chunk.map(\.key)
+            var values = chunk.map(\.value)
+            var count = UInt32(chunk.count)
+            guard bpf_map_update_batch(descriptor.raw, &keys, &values, &count, nil) == 0 else {
+                throw updateFailure(.current)
+            }
+            start += chunk.count
+        }
+    }
+
+    /// Takes many rows away; those that are not there do not matter.
+    public func remove(_ keys: [Key]) throws(Failure) {
+        // BPF_MAP_DELETE_BATCH stops at the first row that is not there, so it buys little; deletions are
+        // half a microsecond each.
+        for key in keys { try remove(key) }
+    }
+
+    /// Every row, in the map's own order (`BPF_MAP_LOOKUP_BATCH`, for hashes and arrays).
+    ///
+    /// Rows that are written meanwhile may or may not be among them.
+    public func rows() throws(Failure) -> [(key: Key, value: Value)] {
+        var result: [(key: Key, value: Value)] = []
+        var cursor: UInt64 = 0  // opaque, at most 8 bytes for our key sizes' hashes (a bucket number) and arrays
+        var next: UInt64 = 0
+        var isFirst = true
+        var capacity = min(Self.batchSize, maxEntries)
+        while true {
+            var count = UInt32(capacity)
+            var error = Errno(rawValue: 0)
+            var values: [Value] = []
+            let keys = [Key](unsafeUninitializedCapacity: capacity) { keyBuffer, keyCount in
+                values = [Value](unsafeUninitializedCapacity: capacity) { valueBuffer, valueCount in
+                    let status = withUnsafeMutablePointer(to: &cursor) { cursor in
+                        vip_map_lookup_batch(
+                            descriptor.raw, isFirst ? nil : UnsafeMutableRawPointer(cursor), &next,
+                            keyBuffer.baseAddress, valueBuffer.baseAddress, &count)
+                    }
+                    if status != 0 { error = .current }
+                    let isUsable = status == 0 || error == .noSuchFileOrDirectory
+                    valueCount = isUsable ? Int(count) : 0
+                    keyCount = valueCount
+                }
+            }
+            result.append(contentsOf: zip(keys, values).map { (key: $0, value: $1) })
+            switch error.rawValue {
+            case 0: break
+            case ENOENT: return result
+            case ENOSPC where capacity < 1 << 20:  // one bucket of the hash holds more rows than that
+                capacity *= 2
+                continue
+            default: throw .kernel(error, "read map \(name)")
+            }
+            cursor = next
+            isFirst = false
+        }
+    }
+
+    private func updateFailure(_ error: Errno) -> Failure {
+        switch error.rawValue {
+        case E2BIG, ENOSPC:
+            Failure(
+                .failed, "write a row of map \(name)", "it is full at \(maxEntries) rows",
+                try: "close sessions, or start over with larger maps: vip-bpfctl detach --all, "
+                    + "then vip-bpfctl attach cgroup PATH --max-sessions N")
+        default: .kernel(error, "write a row of map \(name)")
+        }
+    }
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CLibBPF
+import CVipABI
+
+/// A place in the kernel at which a program of ours runs: `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`, by attach type.
+///
+/// A new hook is a row of ``Hook/all``, a number in `enum vip_hook` (bpf/abi.h) and a function in bpf/vip.bpf.c.
+public struct Hook: Sendable, Hashable {
+    /// The field's name for it, and the name of its link's and its program's pin: `connect4`.
+    public let name: String
+    /// `enum bpf_attach_type` of linux/bpf.h.
+    public let attachType: UInt32
+    /// Its row in the `counters` map: `enum vip_hook` of bpf/abi.h.
+    public let number: UInt32
+    /// The first kernel that has it, for messages.
+    public let since: String
+
+    /// The name of the C function in bpf/vip.bpf.c.
+    public var programName: String { "vip_\(name)" }
+
+    public init(name: String, attachType: UInt32, number: UInt32, since: String) {
+        self.name = name
+        self.attachType = attachType
+        self.number = number
+        self.since = since
+    }
+
+    /// Every hook of the embedded object, in the order of their numbers.
+    ///
+    /// Also the order of attaching: names are translated back before any address is rewritten, so that no
+    /// program meets a loopback address of its session untranslated.
+    public static let all: [Hook] = [
+        hook("bind4", BPF_CGROUP_INET4_BIND, VIP_HOOK_BIND4, "4.17"),
+        hook("connect4", BPF_CGROUP_INET4_CONNECT, VIP_HOOK_CONNECT4, "4.17"),
+        hook("sendmsg4", BPF_CGROUP_UDP4_SENDMSG, VIP_HOOK_SENDMSG4, "4.18"),
+        hook("recvmsg4", BPF_CGROUP_UDP4_RECVMSG, VIP_HOOK_RECVMSG4, "5.2"),
+        hook("getsockname4", BPF_CGROUP_INET4_GETSOCKNAME, VIP_HOOK_GETSOCKNAME4, "5.8"),
+        hook("getpeername4", BPF_CGROUP_INET4_GETPEERNAME, VIP_HOOK_GETPEERNAME4, "5.8"),
+    ]
+
+    /// The order in which hooks are attached; detaching goes the other way.
+    public static let attachOrder: [Hook] = all.reversed()
+
+    private static func hook(_ name: String, _ type: bpf_attach_type, _ number: vip_hook, _ since: String) -> Hook {
+        Hook(name: name, attachType: type.rawValue, number: number.rawValue, since: since)
+    }
+}

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLibBPF
+internal import CVipABI
+import Glibc
+public import SystemPackage
+
+/// One instance of vip-bpf in the kernel: everything that is pinned below one directory of a BPF file system.
+///
+///     DIR/maps/NAME               the maps, by their names in bpf/maps.h
+///     DIR/programs/HOOK           the programs, by hook
+///     DIR/links/CGROUP-ID/HOOK    a link for each hook of each attached cgroup
+///
+/// Pins keep what they name alive without a process. Callers that change anything hold the state lock.
+public struct PinDirectory: Sendable, Hashable {
+    public let path: FilePath
+
+    public var maps: FilePath { path.appending("maps") }
+    public var programs: FilePath { path.appending("programs") }
+    public var links: FilePath { path.appending("links") }
+
+    /// Names the directory; nothing is made and nothing is looked at.
+    public init(_ path: FilePath) {
+        self.path = path.lexicallyNormalized()
+    }
+
+    // MARK: Is it there
+
+    /// Whether `path` or the nearest directory above it that exists is on a BPF file system.
+    public func requireBPFFS() throws(Failure) {
+        var existing = path
+        while existing.withPlatformString({ access($0, F_OK) }) != 0 {
+            let parent = existing.removingLastComponent()
+            guard parent != existing, !parent.isEmpty else { break }
+            existing = parent
+        }
+        let type = existing.withPlatformString { vip_file_system_type($0) }
+        guard type == UInt(BPF_FS_MAGIC) else {
+            let mountPoint = path.removingLastComponent()
+            throw Failure(
+                .unavailable, "use \(path)", "\(existing) is not on a BPF file system",
+                try: "mount one: mount -t bpf bpf \(mountPoint)")
+        }
+    }
+
+    /// Whether the maps are there: some cgroup was attached since the last boot or `detach --all`.
+    public var isLoaded: Bool {
+        maps.appending("config").withPlatformString { access($0, F_OK) } == 0
+    }
+
+    /// Fails unless the maps are there and have this build's layout.
+    public func requireLoaded() throws(Failure) {
+        guard isLoaded else {
+            if maps.appending("config").withPlatformString({ access($0, F_OK) }) != 0, errno == EACCES {
+                throw .kernel(.permissionDenied, "open the maps in \(maps)")
+            }
+            try requireBPFFS()
+            throw Failure(
+                .failed, "open the maps in \(maps)", "nothing is attached",
+                try: "attach a cgroup first: vip-bpfctl attach cgroup PATH")
+        }
+        try requireLayout()
+    }
+
+    /// Fails where the pinned maps have another layout than this build's.
+    ///
+    /// The version is the first four bytes of the `config` map in every layout there will be.
+    public func requireLayout() throws(Failure) {
+        let version = try layoutVersion()
+        guard version == UInt32(VIP_ABI_VERSION) else {
+            throw Failure(
+                .failed, "use the maps in \(maps)",
+                "their layout is version \(version), and this vip-bpfctl has version \(VIP_ABI_VERSION)",
+                try: "use the vip-bpfctl that made them, or start over: vip-bpfctl detach --all")
+        }
+    }
+
+    /// The layout version of the pinned maps; 0 where they were made and never written.
+    public func layoutVersion() throws(Failure) -> UInt32 {
+        let raw = maps.appending("config").withPlatformString { bpf_obj_get($0) }
+        guard raw >= 0 else { throw .kernel(.current, "open map \(maps.appending("config"))") }
+        let map = Descriptor(owning: raw)
+        var info = bpf_map_info()
+        var length = UInt32(MemoryLayout<bpf_map_info>.size)
+        guard bpf_obj_get_info_by_fd(map.raw, &info, &length) == 0, info.key_size == 4, info.value_size >= 4 else {
+            throw Failure(
+                .failed, "use the maps in \(maps)", "map config is none of ours",
+                try: "name another directory with --bpffs, or start over: vip-bpfctl detach --all")
+        }
+        var key: UInt32 = 0
+        var value = [UInt8](repeating: 0, count: Int(info.value_size))
+        guard bpf_map_lookup_elem(map.raw, &key, &value) == 0 else {
+            throw .kernel(.current, "read map \(maps.appending("config"))")
+        }
+        return value.withUnsafeBytes { $0.loadUnaligned(as: UInt32.self) }
+    }
+
+    /// Opens a pinned map with the types of its rows.
+    public func map<Key, Value>(
+        _ name: String, _: Key.Type = Key.self, _: Value.Type = Value.self
+    ) throws(Failure) -> BPFMap<Key, Value> {
+        try BPFMap(pinnedAt: maps.appending(name))
+    }
+
+    // MARK: Loading
+
+    public enum LoadOutcome: String, Sendable {
+        /// The pinned programs are this build's already.
+        case unchanged
+        /// Maps and programs were made.
+        case loaded
+        /// The maps and what is in them stay, the programs are this build's now.
+        case updated
+    }
+
+    /// Loads and pins maps and programs, where those of this build are not there yet.
+    ///
+    /// A map that is pinned is used again with its contents. The `config` map is pinned last and so stands for the
+    /// whole set: what a killed process left behind before that is taken away first.
+    ///
+    /// - Parameter pinnedID: The object ID that the pinned config has, `nil` where nothing is loaded.
+    public func load(sizes: MapSizes, pinnedID: [UInt8]?, hooks: [Hook] = Hook.all) throws(Failure) -> LoadOutcome {
+        let hasPrograms = hooks.allSatisfy {
+            programs.appending($0.name).withPlatformString { access($0, F_OK) } == 0
+        }
+        if isLoaded, hasPrograms, pinnedID == BPFObject.embeddedID { return .unchanged }
+        try requireBPFFS()
+        let wasLoaded = isLoaded
+        if wasLoaded { try requireLayout() }
+
+        let object = try BPFObject(hooks: hooks)
+        try object.resize(sizes)
+        let names = object.mapNames
+        if wasLoaded {
+            for name in names { try object.reuse(map: name, pinnedAt: maps.appending(name)) }
+        }
+        try object.load()
+
+        for directory in [path, maps, programs, links] { try makeDirectory(directory) }
+        if !wasLoaded {
+            do throws(Failure) {
+                for name in names { try unlinkIfThere(maps.appending(name)) }
+                for name in names where name != "config" { try object.pin(map: name, at: maps.appending(name)) }
+                for hook in hooks { try object.pin(programOf: hook, at: programs.appending(hook.name)) }
+                try object.pin(map: "config", at: maps.appending("config"))
+            } catch {
+                try? removeAll()
+                throw error
+            }
+            return .loaded
+        }
+        for hook in hooks { try object.pin(programOf: hook, at: programs.appending(hook.name)) }
+        return .updated
+    }
+
+    // MARK: Attaching
+
+    /// What became of one hook of one cgroup.
+    public enum AttachOutcome: String, Sendable {
+        case attached
+        /// The link runs the pinned program already.
+        case unchanged
+        /// The link was there and runs the pinned program now; at no moment did none run.
+        case updated
+    }
+
+    /// Links every pinned program to `cgroup`: `bpf_link_create(2)`, multi mode, pinned.
+    ///
+    /// A pinned link is updated in place; a defunct one (its cgroup went) is replaced. Where one hook fails, the
+    /// links that this call made are taken away again.
+    public func attach(to cgroup: Cgroup, hooks: [Hook] = Hook.attachOrder) throws(Failure) -> [Hook: AttachOutcome] {
+        let directory = links.appending("\(cgroup.id)")
+        try makeDirectory(links)
+        try makeDirectory(directory)
+        var outcome: [Hook: AttachOutcome] = [:]
+        do throws(Failure) {
+            for hook in hooks { outcome[hook] = try attach(hook, to: cgroup, at: directory.appending(hook.name)) }
+        } catch {
+            for (hook, done) in outcome where done == .attached {
+                _ = directory.appending(hook.name).withPlatformString { unlink($0) }
+            }
+            _ = directory.withPlatformString { rmdir($0) }  // stays where older links are in it
+            throw error
+        }
+        return outcome
+    }
+
+    private func attach(_ hook: Hook, to cgroup: Cgroup, at pin: FilePath) throws(Failure) -> AttachOutcome {
+        let what = "attach \(hook.name) to \(cgroup.path)"
+        let rawProgram = programs.appending(hook.name).withPlatformString { bpf_obj_get($0) }
+        guard rawProgram >= 0 else { throw .kernel(.current, "\(what): open its program") }
+        let program = Descriptor(owning: rawProgram)
+
+        if let link = try link(at: pin) {
+            let isDefunct = link.cgroupID == 0
+            if !isDefunct {
+                guard link.programID != (try programID(program)) else { return .unchanged }
+                let raw = pin.withPlatformString { bpf_obj_get($0) }
+                guard raw >= 0 else { throw .kernel(.current, "\(what): open its link") }
+                let pinned = Descriptor(owning: raw)
+                guard bpf_link_update(pinned.raw, program.raw, nil) == 0 else { throw .kernel(.current, what) }
+                return .updated
+            }
+            try unlinkIfThere(pin)
+        }
+        let rawDirectory = cgroup.path.withPlatformString { open($0, O_RDONLY | O_DIRECTORY | O_CLOEXEC) }
+        guard rawDirectory >= 0 else { throw .kernel(.current, what) }
+        let directory = Descriptor(owning: rawDirectory)
+        let rawLink = bpf_link_create(program.raw, directory.raw, bpf_attach_type(rawValue: hook.attachType), nil)
+        guard rawLink >= 0 else {
+            throw .kernel(
+                .current, what, try: "see what else is attached there: bpftool cgroup show \(cgroup.path)")
+        }
+        let created = Descriptor(owning: rawLink)
+        guard pin.withPlatformString({ bpf_obj_pin(created.raw, $0) }) == 0 else {
+            throw .kernel(.current, "\(what): pin its link at \(pin)")
+        }
+        return .attached
+    }
+
+    /// Takes the links of one cgroup away, in the reverse order of attaching; `false` where there were none.
+    @discardableResult
+    public func detach(cgroupID: UInt64) throws(Failure) -> Bool {
+        let directory = links.appending("\(cgroupID)")
+        guard directory.withPlatformString({ access($0, F_OK) }) == 0 else { return false }
+        for hook in Hook.attachOrder.reversed() { try unlinkIfThere(directory.appending(hook.name)) }
+        for name in try entries(of: directory) { try unlinkIfThere(directory.appending(name)) }
+        guard directory.withPlatformString({ rmdir($0) }) == 0 else { throw .kernel(.current, "remove \(directory)") }
+        return true
+    }
+
+    /// Takes everything away: links, programs, maps, the directory itself.
+    public func removeAll() throws(Failure) {
+        for name in try entries(of: links) {
+            if let id = UInt64(name) { try detach(cgroupID: id) }
+        }
+        for directory in [links, programs, maps, path] {
+            for name in try entries(of: directory) { try unlinkIfThere(directory.appending(name)) }
+            if directory.withPlatformString({ rmdir($0) }) != 0 {
+                let error = Errno.current
+                guard error == .noSuchFileOrDirectory else { throw .kernel(error, "remove \(directory)") }
+            }
+        }
+    }
+
+    // MARK: Looking
+
+    /// One pinned link.
+    public struct Link: Sendable, Hashable {
+        public let id: UInt32
+        public let programID: UInt32
+        /// 0 where the link is defunct: its cgroup was removed.
+        public let cgroupID: UInt64
+        public let attachType: UInt32
+    }
+
+    /// The attached cgroups' IDs and their links by hook name, defunct ones among them.
+    public func attachments() throws(Failure) -> [UInt64: [String: Link]] {
+        var result: [UInt64: [String: Link]] = [:]
+        for name in try entries(of: links) {
+            guard let id = UInt64(name) else { continue }
+            var hooks: [String: Link] = [:]
+            for hook in try entries(of: links.appending(name)) {
+                hooks[hook] = try link(at: links.appending(name).appending(hook))
+            }
+            result[id] = hooks
+        }
+        return result
+    }
+
+    /// The kernel's IDs of the pinned programs, by hook name.
+    public func programIDs() throws(Failure) -> [String: UInt32] {
+        var result: [String: UInt32] = [:]
+        for name in try entries(of: programs) where !name.hasSuffix(".new") {
+            let raw = programs.appending(name).withPlatformString { bpf_obj_get($0) }
+            guard raw >= 0 else { throw .kernel(.current, "open program \(name)") }
+            result[name] = try programID(Descriptor(owning: raw))
+        }
+        return result
+    }
+
+    private func link(at pin: FilePath) throws(Failure) -> Link? {
+        let raw = pin.withPlatformString { bpf_obj_get($0) }
+        if raw < 0 {
+            let error = Errno.current
+            guard error == .noSuchFileOrDirectory else { throw .kernel(error, "open link \(pin)") }
+            return nil
+        }
+        let descriptor = Descriptor(owning: raw)
+        var info = bpf_link_info()
+        var length = UInt32(MemoryLayout<bpf_link_info>.size)
+        guard bpf_obj_get_info_by_fd(descriptor.raw, &info, &length) == 0 else {
+            throw .kernel(.current, "read what link \(pin) is")
+        }
+        return Link(
+            id: info.id, programID: info.prog_id, cgroupID: info.cgroup.cgroup_id, attachType: info.cgroup.attach_type)
+    }
+
+    private func programID(_ program: borrowing Descriptor) throws(Failure) -> UInt32 {
+        var info = bpf_prog_info()
+        var length = UInt32(MemoryLayout<bpf_prog_info>.size)
+        guard bpf_obj_get_info_by_fd(program.raw, &info, &length) == 0 else {
+            throw .kernel(.current, "read what a pinned program is")
+        }
+        return info.id
+    }
+
+    private func entries(of directory: FilePath) throws(Failure) -> [String] {
+        guard let stream = directory.withPlatformString({ opendir($0) }) else {
+            let error = Errno.current
+            if error == .noSuchFileOrDirectory { return [] }
+            throw .kernel(error, "read \(directory)")
+        }
+        defer { closedir(stream) }
+        var names: [String] = []
+        while let entry = readdir(stream) {
+            let name = withUnsafeBytes(of: entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+            if name != ".", name != ".." { names.append(name) }
+        }
+        return names.sorted()
+    }
+
+    private func makeDirectory(_ directory: FilePath) throws(Failure) {
+        guard directory.withPlatformString({ mkdir($0, 0o700) }) != 0 else { return }
+        let error = Errno.current
+        guard error == .fileExists else { throw .kernel(error, "make \(directory)") }
+    }
+
+    private func unlinkIfThere(_ path: FilePath) throws(Failure) {
+        guard path.withPlatformString({ unlink($0) }) != 0 else { return }
+        let error = Errno.current
+        guard error == .noSuchFileOrDirectory else { throw .kernel(error, "remove \(path)") }
+    }
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+public import CVipABI
+import Glibc
+
+/// The pinned maps of one instance, opened with their types, and the order in which they are written.
+///
+/// The rule of every write here: at each step a program gets what the old state or the new state gives it,
+/// never what neither does. Callers hold the state lock; readers need none.
+public struct PolicyMapSet: ~Copyable {
+    public let config: BPFMap<UInt32, vip_config>
+    public let sessions: BPFMap<UInt64, vip_session>
+    public let ids: BPFMap<UInt32, UInt64>
+    public let addresses: BPFMap<vip_address, vip_address_owner>
+    public let policies: BPFMap<UInt32, vip_policy>
+    public let names: BPFMap<vip_program_name, vip_listing>
+    public let scripts: BPFMap<vip_program_script, vip_listing>
+    public let files: BPFMap<vip_program_file, vip_listing>
+
+    /// Opens the maps pinned in `directory`; fails unless they are there and have this build's layout.
+    public init(_ directory: PinDirectory) throws(Failure) {
+        try directory.requireLoaded()
+        // All are opened before any is stored: a half-made value that owns descriptors cannot be thrown away.
+        let config: BPFMap<UInt32, vip_config> = try directory.map("config")
+        let sessions: BPFMap<UInt64, vip_session> = try directory.map("sessions")
+        let ids: BPFMap<UInt32, UInt64> = try directory.map("ids")
+        let addresses: BPFMap<vip_address, vip_address_owner> = try directory.map("addresses")
+        let policies: BPFMap<UInt32, vip_policy> = try directory.map("policies")
+        let names: BPFMap<vip_program_name, vip_listing> = try directory.map("program_names")
+        let scripts: BPFMap<vip_program_script, vip_listing> = try directory.map("program_scripts")
+        let files: BPFMap<vip_program_file, vip_listing> = try directory.map("program_files")
+        self.config = config
+        self.sessions = sessions
+        self.ids = ids
+        self.addresses = addresses
+        self.policies = policies
+        self.names = names
+        self.scripts = scripts
+        self.files = files
+    }
+
+    /// The configuration in force.
+    public func configuration() throws(Failure) -> vip_config {
+        try config.value(of: 0) ?? vip_config()
+    }
+
+    /// Writes the first configuration of freshly made maps: a version, an object, no policy, no sessions.
+    public static func initialize(_ directory: PinDirectory) throws(Failure) {
+        let config: BPFMap<UInt32, vip_config> = try directory.map("config")
+        var row = try config.value(of: 0) ?? vip_config()
+        row.abi = UInt32(VIP_ABI_VERSION)
+        row.setObjectID(BPFObject.embeddedID)
+        try config.set(0, to: row)
+    }
+
+    // MARK: The policy
+
+    /// What one ``apply(_:)`` wrote.
+    public struct Changes: Hashable, Sendable {
+        public var written = 0
+        public var removed = 0
+        public var generation: UInt32 = 0
+    }
+
+    /// Makes the maps say what `desired` says, in one step as seen by every program.
+    ///
+    /// Everything is written into the bank that is not in force, where no program looks; then one store of the next
+    /// generation puts it in force for all sessions at once. A failure before that store leaves the old policy in
+    /// force, untouched; what was written meanwhile is overwritten by the next try.
+    public func apply(_ desired: DesiredRows) throws(Failure) -> Changes {
+        var changes = Changes()
+        var row = try configuration()
+        let bank = Int((row.generation &+ 1) & 1)
+
+        // 1. Facts that may be known early: where to look for sessions, whose an address is. New rows only; what
+        //    goes, goes last.
+        var levels = Set(row.levelsInUse).union(desired.levels).sorted()
+        if levels.count > Int(VIP_LEVELS_MAX) { levels = desired.levels }
+        row.setLevels(levels)
+        try config.set(0, to: row)
+        let liveAddresses = try Dictionary(rowsOf: addresses)
+        changes.written += try write(desired.addresses, over: liveAddresses, to: addresses)
+        let desiredIDs = Dictionary(desired.sessions.map { ($0.id, $0.cgroupID) }) { _, last in last }
+        let liveIDs = try Dictionary(rowsOf: ids)
+        changes.written += try write(desiredIDs, over: liveIDs, to: ids)
+
+        // 2. The bank that is not in force: policies, program lists, each session's policy.
+        for number in 0..<Int(VIP_POLICIES_PER_BANK) {
+            let policy = number < desired.policies.count ? desired.policies[number] : vip_policy()
+            let key = UInt32(bank * Int(VIP_POLICIES_PER_BANK) + number)
+            if try policies.value(of: key) != policy {
+                try policies.set(key, to: policy)
+                changes.written += 1
+            }
+        }
+        let staleNames = try prepare(desired.names, in: names, bank: bank, changes: &changes)
+        let staleScripts = try prepare(desired.scripts, in: scripts, bank: bank, changes: &changes)
+        let staleFiles = try prepare(desired.files, in: files, bank: bank, changes: &changes)
+        let liveSessions = try Dictionary(rowsOf: sessions)
+        var sessionRows: [UInt64: vip_session] = [:]
+        for session in desired.sessions {
+            let number = UInt8(session.policyNumber)
+            let live = liveSessions[session.cgroupID]
+            var value = vip_session(
+                id: session.id, vip4: session.virtualIPv4, vip6: session.virtualIPv6, policies: (number, number))
+            // A session that is there keeps its policy in the bank in force until that is no longer in force.
+            if let live, live.id == session.id { value[policyInBank: 1 - bank] = live[policyInBank: 1 - bank] }
+            sessionRows[session.cgroupID] = value
+        }
+        changes.written += try write(sessionRows, over: liveSessions, to: sessions)
+
+        // 3. In force. The cached verdicts are of the generation before, and so count no more.
+        row.generation &+= 1
+        row.flags = desired.configFlags
+        try config.set(0, to: row)
+        changes.generation = row.generation
+        // The bank that was in force may be written again only when no program that read it still runs.
+        ProgramsInFlight.wait()
+
+        // 4. What nobody needs any more.
+        changes.removed += try remove(liveSessions.keys.filter { sessionRows[$0] == nil }, from: sessions)
+        changes.removed += try remove(liveIDs.keys.filter { desiredIDs[$0] == nil }, from: ids)
+        changes.removed += try remove(liveAddresses.keys.filter { desired.addresses[$0] == nil }, from: addresses)
+        changes.removed += try remove(staleNames, from: names)
+        changes.removed += try remove(staleScripts, from: scripts)
+        changes.removed += try remove(staleFiles, from: files)
+        if row.levelsInUse != desired.levels {
+            row.setLevels(desired.levels)
+            try config.set(0, to: row)
+        }
+        return changes
+    }
+
+    /// Writes one bank of a program list; returns the rows that no list of the new policy needs.
+    private func prepare<Key: MapRow & BitwiseCopyable>(
+        _ desired: [Key: ListMasks], in map: borrowing BPFMap<Key, vip_listing>, bank: Int, changes: inout Changes
+    ) throws(Failure) -> [Key] {
+        let live = try Dictionary(rowsOf: map)
+        var rows: [Key: vip_listing] = [:]
+        for key in Set(live.keys).union(desired.keys) {
+            var value = live[key] ?? vip_listing()
+            value[bank: bank] = desired[key] ?? ListMasks()
+            rows[key] = value
+        }
+        changes.written += try write(rows, over: live, to: map)
+        return live.keys.filter { desired[$0] == nil }
+    }
+
+    private func write<Key: Hashable & BitwiseCopyable & Sendable, Value: Equatable & BitwiseCopyable & Sendable>(
+        _ desired: [Key: Value], over live: [Key: Value], to map: borrowing BPFMap<Key, Value>
+    ) throws(Failure) -> Int {
+        let rows = desired.filter { live[$0.key] != $0.value }.map { (key: $0.key, value: $0.value) }
+        try map.set(rows)
+        return rows.count
+    }
+
+    private func remove<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & Sendable>(
+        _ keys: [Key], from map: borrowing BPFMap<Key, Value>
+    ) throws(Failure) -> Int {
+        try map.remove(keys)
+        return keys.count
+    }
+
+    // MARK: Sessions
+
+    /// Adds sessions to those there are: what can be known early first, the row that makes a session of a cgroup last.
+    public func open(_ opened: [SessionRow], allSessionLevels: [UInt32]) throws(Failure) {
+        var row = try configuration()
+        if row.levelsInUse != allSessionLevels {
+            row.setLevels(allSessionLevels)
+            try config.set(0, to: row)
+        }
+        let owners = DesiredRows.owners(of: [], sessions: opened)
+        try addresses.set(owners.map { (key: $0.key, value: $0.value) })
+        try ids.set(opened.map { (key: $0.id, value: $0.cgroupID) })
+        try sessions.set(
+            opened.map { session in
+                let number = UInt8(session.policyNumber)
+                let value = vip_session(
+                    id: session.id, vip4: session.virtualIPv4, vip6: session.virtualIPv6, policies: (number, number))
+                return (key: session.cgroupID, value: value)
+            })
+    }
+
+    /// Takes sessions away, in the reverse order. What is not there any more does not matter.
+    public func close(_ closed: [SessionRow], remainingLevels: [UInt32]) throws(Failure) {
+        try sessions.remove(closed.map(\.cgroupID))
+        try ids.remove(closed.map(\.id))
+        try addresses.remove(closed.flatMap(\.virtualIPs).map { vip_address($0) })
+        var row = try configuration()
+        if row.levelsInUse != remainingLevels {
+            row.setLevels(remainingLevels)
+            try config.set(0, to: row)
+        }
+    }
+
+    /// Brings the host's own addresses up to date; the sessions' rows stay.
+    public func refreshHostAddresses(_ hostAddresses: Set<IPAddress>) throws(Failure) {
+        let live = try Dictionary(rowsOf: addresses)
+        let host = vip_address_owner(owner: VIP_OWNER_HOST.rawValue, id: 0)
+        let desired = Set(hostAddresses.lazy.filter { !$0.isLoopback }.map { vip_address($0) })
+        try addresses.set(desired.filter { live[$0] == nil }.map { (key: $0, value: host) })
+        try addresses.remove(live.filter { $0.value == host && !desired.contains($0.key) }.map(\.key))
+    }
+}
+
+extension vip_config {
+    /// The bank in force: the generation's low bit.
+    public var bank: Int { Int(generation & 1) }
+
+    public var levelsInUse: [UInt32] {
+        withUnsafeBytes(of: levels) { Array($0.bindMemory(to: UInt32.self).prefix(Int(level_count))) }
+    }
+
+    public var objectID: [UInt8] { withUnsafeBytes(of: object_id) { Array($0) } }
+
+    mutating func setLevels(_ new: [UInt32]) {
+        withUnsafeMutableBytes(of: &levels) { bytes in
+            let words = bytes.bindMemory(to: UInt32.self)
+            for index in words.indices { words[index] = index < new.count ? new[index] : 0 }
+        }
+        level_count = UInt32(new.count)
+    }
+
+    mutating func setObjectID(_ id: [UInt8]) {
+        withUnsafeMutableBytes(of: &object_id) { $0.copyBytes(from: id.prefix($0.count)) }
+    }
+}
+
+extension Dictionary where Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & Sendable {
+    /// Every row of a map.
+    init(rowsOf map: borrowing BPFMap<Key, Value>) throws(Failure) {
+        self.init(try map.rows().map { ($0.key, $0.value) }) { _, last in last }
+    }
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+public import CVipABI
+import Glibc
+public import SystemPackage
+
+/// Which file a program list's path means, as the kernel knows a running program's file.
+public enum ProgramFile {
+    /// The inode number and device of the file at `path`, links followed.
+    ///
+    /// The device is that of the file system's superblock, which is what a BPF program can read. `stat(2)` gives
+    /// another one on btrfs (a device for each subvolume), so it is taken from the mount table instead, by the mount
+    /// that /proc/self/fdinfo names.
+    ///
+    /// - Returns: `nil` where there is no such file.
+    public static func identity(of path: FilePath, mounts: MountTable) throws(Failure) -> vip_program_file? {
+        let what = "look up program \(path)"
+        let oPath: CInt = 0o10000000  // O_PATH of asm-generic/fcntl.h, which Glibc does not export without _GNU_SOURCE
+        let raw = path.withPlatformString { open($0, oPath | O_CLOEXEC) }
+        if raw < 0 {
+            let error = Errno.current
+            if error == .noSuchFileOrDirectory || error == .notDirectory { return nil }
+            throw .kernel(error, what)
+        }
+        let file = Descriptor(owning: raw)
+        var status = stat()
+        guard fstat(file.raw, &status) == 0 else { throw .kernel(.current, what) }
+        guard status.st_mode & S_IFMT == S_IFREG else {
+            throw Failure(.failed, what, "it is no regular file", try: "name the program's file itself")
+        }
+        guard let mountID = mountID(of: file), let mount = mounts.mounts.last(where: { $0.id == mountID }) else {
+            throw Failure(.failed, what, "its mount is not in the mount table", try: "try again")
+        }
+        var identity = vip_program_file()
+        identity.inode = UInt64(status.st_ino)
+        identity.device = mount.device
+        return identity
+    }
+
+    /// Whether the file at `path` begins with `#!`: the kernel runs its interpreter, so that its path never matches.
+    public static func isScript(_ path: FilePath) -> Bool {
+        let raw = path.withPlatformString { open($0, O_RDONLY | O_CLOEXEC | O_NONBLOCK) }
+        guard raw >= 0 else { return false }
+        let file = Descriptor(owning: raw)
+        var head: [UInt8] = [0, 0]
+        return read(file.raw, &head, 2) == 2 && head == Array("#!".utf8)
+    }
+
+    /// `mnt_id:` of proc_pid_fdinfo(5).
+    private static func mountID(of file: borrowing Descriptor) -> UInt32? {
+        let raw = open("/proc/self/fdinfo/\(file.raw)", O_RDONLY | O_CLOEXEC)
+        guard raw >= 0 else { return nil }
+        let info = Descriptor(owning: raw)
+        var buffer = [UInt8](repeating: 0, count: 1024)  // four short lines for a file opened with O_PATH
+        let count = read(info.raw, &buffer, buffer.count)
+        guard count > 0 else { return nil }
+        for line in String(decoding: buffer[..<count], as: UTF8.self).split(separator: "\n") {
+            let parts = line.split(separator: ":")
+            if parts.count == 2, parts[0] == "mnt_id" { return UInt32(parts[1].drop { $0 == " " || $0 == "\t" }) }
+        }
+        return nil
+    }
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The few fields of the kernel's own structures that we read. Only names matter: CO-RE finds each
+ * field's place in the running kernel's BTF at load time, so one object fits every kernel.
+ */
+#ifndef VIP_BPF_KERNEL_H
+#define VIP_BPF_KERNEL_H
+
+#include <linux/types.h>
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct super_block {
+	__u32 s_dev; /* kernel dev_t: major << 20 | minor */
+};
+
+struct inode {
+	unsigned long i_ino;
+	struct super_block *i_sb;
+};
+
+struct qstr {
+	/* Two loads, not one of hash_len: 6.1's verifier refuses 8 bytes that begin at a member of 4. */
+	__u32 hash;
+	__u32 len;
+	const unsigned char *name;
+};
+
+struct dentry {
+	struct qstr d_name;
+};
+
+struct path {
+	struct dentry *dentry;
+};
+
+struct file {
+	struct path f_path;
+	struct inode *f_inode;
+};
+
+struct mm_struct {
+	struct file *exe_file;
+};
+
+struct task_struct {
+	struct mm_struct *mm;
+	struct task_struct *group_leader;
+	char comm[16];
+};
+
+#pragma clang attribute pop
+
+/* <sys/socket.h> does not compile for BPF. Values of the user-space ABI: include/linux/socket.h, net.h. */
+enum { AF_INET = 2 };
+enum { SOCK_STREAM = 1, SOCK_DGRAM = 2 };
+
+#endif

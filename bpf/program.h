@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Which program is calling, and which of V, L and P apply to it. */
+#ifndef VIP_BPF_PROGRAM_H
+#define VIP_BPF_PROGRAM_H
+
+#include "kernel.h"
+#include "session.h"
+
+/*
+ * The three look-ups of a program that has no verdict yet, or one of an older generation: by its
+ * executable's name, by its thread-group leader's name (a script is known by no other), by its file.
+ * Not inlined: it runs once for a program and generation, and must not weigh on the calls after it.
+ */
+static __noinline int vip_judge(const struct vip_program *program, const unsigned char *name, __u32 generation,
+				struct vip_verdict *verdict)
+{
+	struct vip_program_file file = { .inode = program->inode, .device = program->device };
+	struct vip_program_name by_name = {};
+	const struct vip_listing *listing;
+	__u32 bank = generation & 1;
+
+	verdict->generation = generation;
+	listing = bpf_map_lookup_elem(&program_files, &file);
+	if (listing)
+		for (int i = 0; i < VIP_LIST_COUNT; i++)
+			verdict->lists[i] |= listing->lists[bank][i];
+	listing = bpf_map_lookup_elem(&program_scripts, program->comm);
+	if (listing)
+		for (int i = 0; i < VIP_LIST_COUNT; i++)
+			verdict->lists[i] |= listing->lists[bank][i];
+	/* A longer name would match one that agrees in its first 63 bytes. */
+	if (program->name_length < VIP_NAME_MAX && bpf_probe_read_kernel_str(&by_name, sizeof(by_name), name) > 0) {
+		listing = bpf_map_lookup_elem(&program_names, &by_name);
+		if (listing)
+			for (int i = 0; i < VIP_LIST_COUNT; i++)
+				verdict->lists[i] |= listing->lists[bank][i];
+	}
+	bpf_map_update_elem(&verdicts, program, verdict, BPF_ANY);
+	return 0;
+}
+
+/* The lists of the session's policy that the calling program is on: bit 1 << enum vip_list. */
+static __always_inline __u32 vip_listed(const struct vip_caller *caller)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct vip_verdict fresh = {};
+	const struct vip_verdict *verdict;
+	struct vip_program program = {};
+	struct dentry *dentry;
+	struct inode *inode;
+	struct mm_struct *mm;
+	struct file *exe;
+	__u32 listed = 0;
+
+	mm = task->mm;
+	if (!mm) /* a kernel thread */
+		return 0;
+	exe = mm->exe_file;
+	if (!exe)
+		return 0;
+	inode = exe->f_inode;
+	dentry = exe->f_path.dentry;
+	program.inode = inode->i_ino;
+	program.device = inode->i_sb->s_dev;
+	program.name_hash = dentry->d_name.hash;
+	program.name_length = dentry->d_name.len;
+	bpf_probe_read_kernel(program.comm, sizeof(program.comm), task->group_leader->comm);
+
+	verdict = bpf_map_lookup_elem(&verdicts, &program);
+	if (!verdict || verdict->generation != caller->generation) {
+		vip_judge(&program, dentry->d_name.name, caller->generation, &fresh);
+		verdict = &fresh;
+	}
+	for (int i = 0; i < VIP_LIST_COUNT; i++)
+		listed |= ((verdict->lists[i] >> caller->number) & 1) << i;
+	return listed;
+}
+
+static __always_inline __u32 vip_features_of(const struct vip_caller *caller)
+{
+	__u32 flags = caller->policy->flags;
+
+	return vip_features(flags, flags & VIP_POLICY_LISTS ? vip_listed(caller) : 0, caller->session->vip4 != 0);
+}
+
+#endif

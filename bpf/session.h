@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Which session is calling, and what its policy says. */
+#ifndef VIP_BPF_SESSION_H
+#define VIP_BPF_SESSION_H
+
+#include "maps.h"
+#include "translate.h"
+
+struct vip_caller {
+	const struct vip_config *config;
+	const struct vip_session *session;
+	/* Set by vip_find_policy(). */
+	const struct vip_policy *policy;
+	__u32 generation; /* read once: a policy applied meanwhile does not mix with this one */
+	__u32 number;	  /* of the policy in the bank in force */
+};
+
+/*
+ * ctx->sk. In assembly, because clang may otherwise keep the field's address in a register and load
+ * through that, which the verifier refuses ("dereference of modified ctx ptr").
+ */
+static __always_inline struct bpf_sock *vip_socket_of(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk;
+
+	asm volatile("%[sk] = *(u64 *)(%[ctx] + %[offset])"
+		     : [sk] "=r"(sk)
+		     : [ctx] "r"(ctx), [offset] "i"(__builtin_offsetof(struct bpf_sock_addr, sk)));
+	return sk;
+}
+
+static __always_inline const struct vip_config *vip_config(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&config, &zero);
+}
+
+/*
+ * The calling task's session: the one whose cgroup is the task's or above it. Sessions do not nest, and
+ * nearly always they are all at one depth, so this is one helper and one look-up however deep the task.
+ * It goes by the task, not by the socket: a socket passed to another session's process is that one's.
+ */
+static __always_inline int vip_find_session(struct vip_caller *caller)
+{
+	const struct vip_config *in_force = vip_config();
+	__u32 count;
+
+	if (!in_force)
+		return 0;
+	caller->config = in_force;
+	count = in_force->level_count;
+	for (__u32 i = 0; i < VIP_LEVELS_MAX; i++) {
+		__u64 cgroup;
+
+		if (i >= count)
+			break;
+		cgroup = bpf_get_current_ancestor_cgroup_id(in_force->levels[i]);
+		if (!cgroup) /* the task is not that deep */
+			continue;
+		caller->session = bpf_map_lookup_elem(&sessions, &cgroup);
+		if (caller->session)
+			return 1;
+	}
+	return 0;
+}
+
+static __always_inline int vip_find_policy(struct vip_caller *caller)
+{
+	__u32 bank, key;
+
+	caller->generation = *(const volatile __u32 *)&caller->config->generation;
+	bank = caller->generation & 1;
+	caller->number = caller->session->policy[bank] & (VIP_POLICIES_PER_BANK - 1);
+	key = bank * VIP_POLICIES_PER_BANK + caller->number;
+	caller->policy = bpf_map_lookup_elem(&policies, &key);
+	return caller->policy != 0;
+}
+
+/* `port` as it stands in the sockaddr. */
+static __always_inline int vip_is_excluded(const struct vip_caller *caller, __u32 port)
+{
+	__u32 number = bpf_ntohs(port) & 0xffff;
+
+	if (!(caller->policy->flags & VIP_POLICY_EXCLUDED_PORTS))
+		return 0;
+	return (caller->policy->excluded_ports[number / 64] >> (number % 64)) & 1;
+}
+
+/* What an IPv4 address is to the session. At most one look-up, and none for the common loopback ones. */
+static __always_inline enum vip_place vip_place_of4(const struct vip_caller *caller, __be32 address)
+{
+	enum vip_place place = vip_place4(caller->session->vip4, caller->session->id, address);
+	enum vip_owner owner = VIP_OWNER_NOBODY;
+
+	if (place == VIP_SOME_LOOPBACK) {
+		__u32 id = vip_id_of_loopback4(address);
+
+		if (bpf_map_lookup_elem(&ids, &id))
+			owner = VIP_OWNER_SESSION;
+	} else if (place == VIP_SOME_ADDRESS) {
+		struct vip_address key = { { 0, 0, bpf_htonl(0xffff), address } };
+		const struct vip_address_owner *row = bpf_map_lookup_elem(&addresses, &key);
+
+		if (row)
+			owner = row->owner;
+	}
+	return vip_place_of_owner(place, owner);
+}
+
+#endif
