@@ -29,6 +29,7 @@ let package = Package(
         .systemLibrary(name: "CNetlink", pkgConfig: "libnl-route-3.0", providers: [.apt(["libnl-route-3-dev"])]),
         .target(name: "CVipABI"),
         .target(name: "CVipObject"),
+        .target(name: "CProcess"),
 
         // Each of these depends only on those above it.
         .target(
@@ -53,7 +54,7 @@ let package = Package(
         .target(
             name: "Sessions",
             dependencies: [
-                "PolicyMaps", "BPFLoader", "CNetlink",
+                "PolicyMaps", "BPFLoader", "CNetlink", "CVipABI",
                 .product(name: "GRDB", package: "GRDB.swift"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
@@ -63,7 +64,7 @@ let package = Package(
         .target(
             name: "VipCommands",
             dependencies: [
-                "Sessions", "PolicyMaps", "BPFLoader",
+                "Sessions", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),

@@ -74,12 +74,13 @@ public struct BPFObject: ~Copyable {
         bpf_object__close(object)
     }
 
-    /// The names of the object's maps, in the order in which they are declared.
+    /// The names of the maps of bpf/maps.h, in the order in which they are declared. The compiler's own (constants that
+    /// do not fit an instruction) belong to the programs and come and go with them.
     public var mapNames: [String] {
         var names: [String] = []
         var map = bpf_object__next_map(object, nil)
         while let current = map {
-            names.append(String(cString: bpf_map__name(current)))
+            if !bpf_map__is_internal(current) { names.append(String(cString: bpf_map__name(current))) }
             map = bpf_object__next_map(object, current)
         }
         return names
@@ -133,7 +134,7 @@ public struct BPFObject: ~Copyable {
 
     /// Pins the program of `hook` at `path`, replacing what is there at once.
     public func pin(programOf hook: Hook, at path: FilePath) throws(Failure) {
-        let fresh = path.removingLastComponent().appending("\(hook.name).new")
+        let fresh = path.removingLastComponent().appending("\(hook.name)_new")  // bpffs allows no dot in a name
         let program = bpf_object__find_program_by_name(object, hook.programName)
         _ = fresh.withPlatformString { unlink($0) }  // left by a process that was killed here
         let error = fresh.withPlatformString { bpf_obj_pin(bpf_program__fd(program), $0) }

@@ -271,7 +271,7 @@ public struct PinDirectory: Sendable, Hashable {
     /// The kernel's IDs of the pinned programs, by hook name.
     public func programIDs() throws(Failure) -> [String: UInt32] {
         var result: [String: UInt32] = [:]
-        for name in try entries(of: programs) where !name.hasSuffix(".new") {
+        for name in try entries(of: programs) where !name.hasSuffix("_new") {
             let raw = programs.appending(name).withPlatformString { bpf_obj_get($0) }
             guard raw >= 0 else { throw .kernel(.current, "open program \(name)") }
             result[name] = try programID(Descriptor(owning: raw))

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Starting a program inside a cgroup. In C, because what runs between fork(2) and execve(2) must not
+ * touch the Swift runtime, and posix_spawn(3) knows no cgroups before glibc 2.38.
+ */
+#pragma once
+
+#include <sys/types.h>
+
+enum vip_spawn_step {
+	VIP_SPAWN_FORK,
+	VIP_SPAWN_JOIN, /* writing to cgroup.procs */
+	VIP_SPAWN_USER, /* setgid, initgroups, setuid */
+	VIP_SPAWN_EXEC,
+};
+
+/*
+ * Starts argv[0], looked up in PATH, with default signal handling and an empty signal mask.
+ *
+ * procs: an open cgroup.procs of the cgroup to start in.
+ * user:  NULL to stay who the caller is; else the process gets that user's IDs and groups.
+ *
+ * Returns the child's PID, once execve(2) has succeeded; or -errno, and in *step what failed.
+ */
+pid_t vip_spawn(int procs, const char *user, char *const argv[], char *const envp[], enum vip_spawn_step *step);
+
+/* Blocks the signals in the list, and returns a signalfd(2) for them, or -errno. */
+int vip_signal_fd(const int *signals, int count);
+
+/* Reads one signal number from a signalfd(2); 0 where there is none, or -errno. */
+int vip_read_signal(int fd);
+
+/* pidfd_open(2), Linux 5.3; -errno on failure. */
+int vip_pidfd(pid_t pid);

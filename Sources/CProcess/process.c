@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
+#include "vip_process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct report {
+	int step;
+	int error;
+};
+
+static void fail(int fd, enum vip_spawn_step step)
+{
+	struct report report = { step, errno };
+
+	/* Where the parent has gone there is nobody to tell. */
+	if (write(fd, &report, sizeof(report)) < 0)
+		_exit(126);
+	_exit(step == VIP_SPAWN_EXEC ? 127 : 126);
+}
+
+pid_t vip_spawn(int procs, const char *user, char *const argv[], char *const envp[], enum vip_spawn_step *step)
+{
+	struct passwd *account = NULL;
+	struct report report = { 0, 0 };
+	gid_t groups[256]; /* more than any account has that systems of today hand out; the rest is an error */
+	int group_count = sizeof(groups) / sizeof(groups[0]);
+	sigset_t none;
+	ssize_t length;
+	int pipe_fds[2];
+	pid_t child;
+
+	if (user) {
+		/* Before fork: these read files and allocate. */
+		errno = 0;
+		account = getpwnam(user);
+		*step = VIP_SPAWN_USER;
+		if (!account)
+			return errno ? -errno : -ENOENT;
+		if (getgrouplist(user, account->pw_gid, groups, &group_count) < 0)
+			return -E2BIG;
+	}
+	*step = VIP_SPAWN_FORK;
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+		return -errno;
+	child = fork();
+	if (child < 0) {
+		int error = errno;
+
+		close(pipe_fds[0]);
+		close(pipe_fds[1]);
+		return -error;
+	}
+	if (child == 0) {
+		for (int number = 1; number < NSIG; number++)
+			signal(number, SIG_DFL);
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		if (write(procs, "0", 1) != 1)
+			fail(pipe_fds[1], VIP_SPAWN_JOIN);
+		if (account && (setgroups((size_t)group_count, groups) || setgid(account->pw_gid) || setuid(account->pw_uid)))
+			fail(pipe_fds[1], VIP_SPAWN_USER);
+		execvpe(argv[0], argv, envp);
+		fail(pipe_fds[1], VIP_SPAWN_EXEC);
+	}
+	close(pipe_fds[1]);
+	do
+		length = read(pipe_fds[0], &report, sizeof(report));
+	while (length < 0 && errno == EINTR);
+	close(pipe_fds[0]);
+	if (length == 0) /* closed by execve */
+		return child;
+	while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+		;
+	*step = length == sizeof(report) ? (enum vip_spawn_step)report.step : VIP_SPAWN_FORK;
+	return length == sizeof(report) ? -report.error : -EIO;
+}
+
+int vip_signal_fd(const int *signals, int count)
+{
+	sigset_t set;
+	int fd;
+
+	sigemptyset(&set);
+	for (int i = 0; i < count; i++)
+		sigaddset(&set, signals[i]);
+	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+		return -errno;
+	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return fd < 0 ? -errno : fd;
+}
+
+int vip_read_signal(int fd)
+{
+	struct signalfd_siginfo info;
+	ssize_t length = read(fd, &info, sizeof(info));
+
+	if (length < 0)
+		return errno == EAGAIN ? 0 : -errno;
+	return length == sizeof(info) ? (int)info.ssi_signo : 0;
+}
+
+int vip_pidfd(pid_t pid)
+{
+	long fd = syscall(SYS_pidfd_open, pid, 0);
+
+	return fd < 0 ? -errno : (int)fd;
+}

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+import CVipABI
+import Glibc
+
+/// What the policy file says: which features are on, for which programs, for which sessions.
+///
+/// `Policy()` is what holds where there is no file. The properties have the file's keys as names, and so does
+/// what it encodes to: as JSON it is a policy file as well, unless a name in it has a U+2028 or U+2029 unescaped.
+public struct Policy: Hashable, Sendable, Encodable {
+    public var virtualIP: VirtualIP
+    public var virtualLoopback: VirtualLoopback
+    public var preferLoopback: PreferLoopback
+    public var wildcardName: WildcardName
+    /// Refuse one session's programs the addresses of another.
+    public var isolation: Bool
+    public var sessions: SessionsSection
+    /// In the file's order; the first that matches a session holds for it. At most `overrideLimit`.
+    public var overrides: [Override]
+
+    /// How many overrides the `policies` map has room for; number 0 is the base policy.
+    public static let overrideLimit = Int(VIP_POLICIES_PER_BANK) - 1
+
+    public init(
+        virtualIP: VirtualIP = VirtualIP(), virtualLoopback: VirtualLoopback = VirtualLoopback(),
+        preferLoopback: PreferLoopback = PreferLoopback(), wildcardName: WildcardName = .virtual,
+        isolation: Bool = true, sessions: SessionsSection = SessionsSection(), overrides: [Override] = []
+    ) {
+        self.virtualIP = virtualIP
+        self.virtualLoopback = virtualLoopback
+        self.preferLoopback = preferLoopback
+        self.wildcardName = wildcardName
+        self.isolation = isolation
+        self.sessions = sessions
+        self.overrides = overrides
+    }
+}
+
+extension Policy {
+    /// Programs see the session's own address where they ask for the wildcard or a host address.
+    public struct VirtualIP: Hashable, Sendable, Encodable {
+        /// To which programs it applies.
+        public enum Mode: String, CaseIterable, Sendable, Codable {
+            /// To all of a session.
+            case perSession
+            /// To those on `programs`.
+            case perProgram
+        }
+
+        /// What the programs get in a session that has no virtual IP.
+        public enum WhenUnavailable: String, CaseIterable, Sendable, Codable {
+            /// EADDRNOTAVAIL.
+            case deny
+            /// The host's address, as if virtual IP were off.
+            case useHostAddress
+        }
+
+        public var enabled: Bool
+        public var mode: Mode
+        public var programs: [ProgramEntry]
+        public var whenUnavailable: WhenUnavailable
+        public var addresses: Addresses
+
+        public init(
+            enabled: Bool = false, mode: Mode = .perProgram, programs: [ProgramEntry] = [],
+            whenUnavailable: WhenUnavailable = .deny, addresses: Addresses = Addresses()
+        ) {
+            self.enabled = enabled
+            self.mode = mode
+            self.programs = programs
+            self.whenUnavailable = whenUnavailable
+            self.addresses = addresses
+        }
+    }
+
+    /// Where virtual IPs come from and where they are placed.
+    public struct Addresses: Hashable, Sendable, Encodable {
+        public enum Source: String, CaseIterable, Sendable, Codable {
+            /// From `pool`.
+            case pool
+            /// From a DHCP server.
+            case dhcp
+        }
+
+        public var source: Source
+        /// The interface that they are placed on, at most 15 bytes;
+        /// `nil`: that of the default route, else `lo`.
+        public var interface: String?
+        /// Used in this order. No two ranges of a policy, those of its overrides among them, overlap.
+        public var pool: [AddressRange]
+
+        public init(source: Source = .pool, interface: String? = nil, pool: [AddressRange] = []) {
+            self.source = source
+            self.interface = interface
+            self.pool = pool
+        }
+    }
+
+    /// Programs get the session's own 127.x for 127.0.0.1.
+    public struct VirtualLoopback: Hashable, Sendable {
+        /// Where a connection to 127.0.0.1 goes when nothing of the session listens on the port.
+        public enum Fallback: String, CaseIterable, Sendable, Codable {
+            /// To the session's loopback all the same.
+            case none
+            /// To 127.0.0.1.
+            case host
+        }
+
+        public var enabled: Bool
+        public var programs: [ProgramEntry]
+        /// Ports in host byte order, 1…65535, on which 127.0.0.1 stays what it is.
+        public var excludedPorts: Set<UInt16>
+        public var fallback: Fallback
+
+        public init(
+            enabled: Bool = false, programs: [ProgramEntry] = [], excludedPorts: Set<UInt16> = [],
+            fallback: Fallback = .none
+        ) {
+            self.enabled = enabled
+            self.programs = programs
+            self.excludedPorts = excludedPorts
+            self.fallback = fallback
+        }
+    }
+
+    /// Programs get the session's loopback where they ask for the wildcard or a host address.
+    /// Needs virtual IP and virtual loopback.
+    public struct PreferLoopback: Hashable, Sendable, Encodable {
+        public var enabled: Bool
+        public var programs: [ProgramEntry]
+
+        public init(enabled: Bool = false, programs: [ProgramEntry] = []) {
+            self.enabled = enabled
+            self.programs = programs
+        }
+    }
+
+    /// What getsockname(2) says of a socket that was bound to the wildcard.
+    public enum WildcardName: String, CaseIterable, Sendable, Codable {
+        /// The virtual IP.
+        case virtual
+        /// The wildcard.
+        case asRequested
+    }
+
+    /// Which cgroups become sessions as users log in.
+    public struct SessionsSection: Hashable, Sendable, Encodable {
+        public enum Unit: String, CaseIterable, Sendable, Codable {
+            /// One session a user: `user-1000.slice`.
+            case userSlice
+            /// One session a login: `session-3.scope`.
+            case sessionScope
+        }
+
+        public var unit: Unit
+
+        public init(unit: Unit = .userSlice) {
+            self.unit = unit
+        }
+    }
+
+    /// Sections that stand in for the base policy's, whole, in the sessions that it matches.
+    public struct Override: Hashable, Sendable, Encodable {
+        /// Not empty; no two overrides of a policy share one.
+        public var name: String
+        public var match: Match
+        public var virtualIP: VirtualIP?
+        public var virtualLoopback: VirtualLoopback?
+        public var preferLoopback: PreferLoopback?
+        public var wildcardName: WildcardName?
+        public var isolation: Bool?
+
+        public init(
+            name: String, match: Match = Match(), virtualIP: VirtualIP? = nil,
+            virtualLoopback: VirtualLoopback? = nil, preferLoopback: PreferLoopback? = nil,
+            wildcardName: WildcardName? = nil, isolation: Bool? = nil
+        ) {
+            self.name = name
+            self.match = match
+            self.virtualIP = virtualIP
+            self.virtualLoopback = virtualLoopback
+            self.preferLoopback = preferLoopback
+            self.wildcardName = wildcardName
+            self.isolation = isolation
+        }
+    }
+
+    /// Which sessions an override is for: those that any entry of any of the lists fits.
+    /// With nothing in any list it is for those alone that ask for it by name.
+    public struct Match: Hashable, Sendable, Encodable {
+        /// User names, compared as they are.
+        public var users: [String]
+        /// Group names, compared as they are.
+        public var groups: [String]
+        /// Patterns of fnmatch(3) for the systemd unit's name.
+        public var units: [String]
+
+        public init(users: [String] = [], groups: [String] = [], units: [String] = []) {
+            self.users = users
+            self.groups = groups
+            self.units = units
+        }
+
+        public func matches(_ traits: SessionTraits) -> Bool {
+            if let user = traits.user, users.contains(user) { return true }
+            if traits.groups.contains(where: groups.contains) { return true }
+            guard let unit = traits.unit else { return false }
+            // No flags: `*` fits any characters, for unit names have no slash.
+            return units.contains { fnmatch($0, unit, 0) == 0 }
+        }
+    }
+
+    /// What holds for one session.
+    public struct Rules: Hashable, Sendable {
+        public var virtualIP: VirtualIP
+        public var virtualLoopback: VirtualLoopback
+        public var preferLoopback: PreferLoopback
+        public var wildcardName: WildcardName
+        public var isolation: Bool
+
+        public init(
+            virtualIP: VirtualIP, virtualLoopback: VirtualLoopback, preferLoopback: PreferLoopback,
+            wildcardName: WildcardName, isolation: Bool
+        ) {
+            self.virtualIP = virtualIP
+            self.virtualLoopback = virtualLoopback
+            self.preferLoopback = preferLoopback
+            self.wildcardName = wildcardName
+            self.isolation = isolation
+        }
+    }
+
+    /// The base policy, with the sections that the override names in place of its own.
+    public func rules(for override: Override?) -> Rules {
+        Rules(
+            virtualIP: override?.virtualIP ?? virtualIP,
+            virtualLoopback: override?.virtualLoopback ?? virtualLoopback,
+            preferLoopback: override?.preferLoopback ?? preferLoopback,
+            wildcardName: override?.wildcardName ?? wildcardName,
+            isolation: override?.isolation ?? isolation)
+    }
+
+    /// The override of that name, and its number: 1 for the first. Number 0 is the base policy.
+    public func override(named name: String) -> (number: Int, override: Override)? {
+        numberedOverride { $0.name == name }
+    }
+
+    /// The first override that is for such a session, and its number: 1 for the first. Number 0 is the base policy.
+    public func override(matching traits: SessionTraits) -> (number: Int, override: Override)? {
+        numberedOverride { $0.match.matches(traits) }
+    }
+
+    private func numberedOverride(where fits: (Override) -> Bool) -> (number: Int, override: Override)? {
+        overrides.firstIndex(where: fits).map { (number: $0 + 1, override: overrides[$0]) }
+    }
+}
+
+/// What an override's `match` looks at.
+public struct SessionTraits: Hashable, Sendable {
+    /// The user's name; `nil` where the session is no user's.
+    public var user: String?
+    /// The names of the groups that the user is in.
+    public var groups: [String]
+    /// The systemd unit of the session's cgroup: `user-1000.slice`; `nil` where it is no unit's.
+    public var unit: String?
+
+    public init(user: String? = nil, groups: [String] = [], unit: String? = nil) {
+        self.user = user
+        self.groups = groups
+        self.unit = unit
+    }
+}
+
+/// The program lists of a policy, by the names that the command line has for them.
+public enum ProgramList: String, CaseIterable, Sendable, Codable {
+    case virtualIP = "virtual-ip"
+    case loopback
+    case preferLoopback = "prefer-loopback"
+}
+
+extension Policy {
+    /// The entries on a list of the base policy.
+    public subscript(list: ProgramList) -> [ProgramEntry] {
+        get {
+            switch list {
+            case .virtualIP: virtualIP.programs
+            case .loopback: virtualLoopback.programs
+            case .preferLoopback: preferLoopback.programs
+            }
+        }
+        set {
+            switch list {
+            case .virtualIP: virtualIP.programs = newValue
+            case .loopback: virtualLoopback.programs = newValue
+            case .preferLoopback: preferLoopback.programs = newValue
+            }
+        }
+    }
+
+    /// Puts an entry at the end of a list of the base policy.
+    ///
+    /// - Throws: `Failure` where it is on the list.
+    public mutating func add(_ entry: ProgramEntry, to list: ProgramList) throws(Failure) {
+        guard !self[list].contains(entry) else {
+            throw Failure(
+                .failed, "add \(entry.description.quotedForMessage) to the list \(list.rawValue)",
+                "it is on the list already")
+        }
+        self[list].append(entry)
+    }
+
+    /// Takes an entry off a list of the base policy.
+    ///
+    /// - Throws: `Failure` where it is not on the list.
+    public mutating func remove(_ entry: ProgramEntry, from list: ProgramList) throws(Failure) {
+        guard let index = self[list].firstIndex(of: entry) else {
+            let others = ProgramList.allCases.filter { self[$0].contains(entry) }.map(\.rawValue)
+            throw Failure(
+                .failed, "remove \(entry.description.quotedForMessage) from the list \(list.rawValue)",
+                "it is not on the list",
+                try: others.isEmpty ? nil : "it is on \(others.joined(separator: " and "))")
+        }
+        self[list].remove(at: index)
+    }
+}

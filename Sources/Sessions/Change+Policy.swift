@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+public import PolicyMaps
+import CVipABI
+import Logging
+import SystemPackage
+
+extension Change {
+    /// Puts a policy in force for every session, in one step.
+    ///
+    /// Everything else in the maps is brought in line with the registry and the host on the way. Sessions whose cgroup
+    /// has gone are closed. On a failure the policy before stays in force.
+    ///
+    /// - Returns: what was written.
+    @discardableResult
+    public mutating func apply(_ policy: Policy) throws(Failure) -> PolicyMapSet.Changes {
+        let maps = try PolicyMapSet(pins)
+        try closeGone()
+        let records = try registry.sessions()
+        let mounts = try MountTable.current()
+        let hostAddresses = try hostAddresses()
+        let desired = try DesiredRows(
+            policy: policy, sessions: rows(of: records, under: policy),
+            hostAddresses: hostAddresses.map(\.address)
+        ) { path throws(Failure) in try ProgramFile.identity(of: path, mounts: mounts) }
+        warnings += desired.warnings
+        for record in records {
+            if let name = record.policy, policy.override(named: name) == nil {
+                warnings.append("session \(record.id): the policy has no override \(name); the base policy holds for it")
+            }
+        }
+        if policy.virtualIP.enabled {
+            let without = records.filter(\.addresses.isEmpty).map(\.id)
+            if !without.isEmpty {
+                warnings.append(
+                    "\(without.count) sessions have no virtual IP (ID \(without[0]) is the first): whenUnavailable holds "
+                        + "for them until they are opened anew")
+            }
+        }
+        try restorePlacement(records, present: hostAddresses)
+
+        // The text is registered before the generation changes and becomes current after: a kill in between is
+        // settled by comparing generations.
+        let next = try maps.configuration().generation &+ 1
+        try registry.set(.pendingPolicy, to: "\(next)\n\(policy.yaml())")
+        let changes: PolicyMapSet.Changes
+        do throws(Failure) {
+            changes = try maps.apply(desired)
+        } catch {
+            try registry.set(.pendingPolicy, to: nil)
+            throw error
+        }
+        try registry.set(.policy, to: policy.yaml())
+        try registry.set(.pendingPolicy, to: nil)
+        return changes
+    }
+
+    /// After a kill during ``apply(_:)``: the pending policy is the one in force, or it never became so.
+    func settlePendingPolicy() throws(Failure) {
+        guard let pending = try registry.value(of: .pendingPolicy) else { return }
+        let parts = pending.split(separator: "\n", maxSplits: 1, omittingEmptySubsequences: false)
+        if pins.isLoaded, parts.count == 2, let generation = UInt32(parts[0]) {
+            let maps = try PolicyMapSet(pins)
+            if try maps.configuration().generation == generation {
+                try registry.set(.policy, to: String(parts[1]))
+            }
+        }
+        try registry.set(.pendingPolicy, to: nil)
+        logger.warning("a policy apply was killed; the policy in force is settled")
+    }
+
+    /// Puts back virtual IPs that something else took off their interface.
+    private mutating func restorePlacement(
+        _ records: [SessionRecord], present: [PlacedAddress]
+    ) throws(Failure) {
+        let there = Set(present.map(\.address))
+        var missing: [String: [IPAddress]] = [:]
+        for record in records {
+            for address in record.addresses where address.placed && !there.contains(address.address) {
+                missing[address.interface, default: []].append(address.address)
+            }
+        }
+        for (interface, addresses) in missing {
+            for (address, result) in zip(addresses, try netlink.add(addresses, to: interface)) {
+                switch result {
+                case .success: warnings.append("virtual IP \(address) was missing on \(interface) and is back")
+                case .failure(let failure): warnings.append("\(failure)")
+                }
+            }
+        }
+    }
+
+    /// Closes the sessions whose cgroup was removed.
+    private func closeGone() throws(Failure) {
+        let mounts = try MountTable.current()
+        let gone = try registry.sessions().filter { record in
+            guard let cgroup = try? Cgroup(path: record.cgroupPath, mounts: mounts) else { return true }
+            return cgroup.id != record.cgroupID
+        }
+        guard !gone.isEmpty else { return }
+        for record in gone { logger.warning("closing session \(record.id): its cgroup \(record.cgroupPath) has gone") }
+        try tearDown(gone)
+    }
+}

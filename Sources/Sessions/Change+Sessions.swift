@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+import Foundation
+public import PolicyMaps
+
+/// A session to be opened.
+public struct SessionRequest: Sendable {
+    public var cgroup: Cgroup
+    /// `nil`: the lowest free one.
+    public var id: UInt32?
+    /// Whether a reserved ID may be asked for (never 0 or one past the last).
+    public var allowReserved = false
+    /// One of each family at most. Without one, and with virtual IP on, one comes from the pool.
+    public var addresses: [IPAddress] = []
+    public var user: String?
+    /// The override to hold, whatever its match says.
+    public var policy: String?
+    /// Whether the cgroup was made for the session and goes with it.
+    public var createdCgroup = false
+    public var keeper: SessionRecord.Keeper = .command
+    public var keeperProcess: ProcessIdentity?
+
+    public init(cgroup: Cgroup) {
+        self.cgroup = cgroup
+    }
+}
+
+extension Change {
+    /// Opens sessions, all of them or none.
+    ///
+    /// The order is registry (opening), interface, maps, registry (open): a session's row is in the map only once its
+    /// address can be bound.
+    ///
+    /// - Returns: the records, in the order of the requests.
+    public mutating func open(_ requests: [SessionRequest]) throws(Failure) -> [SessionRecord] {
+        guard !requests.isEmpty else { return [] }
+        let maps = try PolicyMapSet(pins)
+        let policy = try instance.policy(registry)
+        let placed = try hostAddresses()
+        var records = try plan(requests, policy: policy, placed: placed)
+        let newRows = try rows(of: records, under: policy)
+        let existing = try registry.sessions()
+        let levels = try DesiredRows.levels(of: newRows + existing.map(Self.bareRow))
+
+        try registry.open(records)
+        do throws(Failure) {
+            try place(records)
+            try maps.refreshHostAddresses(
+                Set(placed.map(\.address)).subtracting(existing.flatMap { $0.addresses.map(\.address) })
+                    .subtracting(newRows.flatMap(\.virtualIPs)))
+            try maps.open(newRows, allSessionLevels: levels)
+            try registry.markOpen(records.map(\.id))
+        } catch {
+            try? tearDown(records)
+            throw error
+        }
+        for index in records.indices { records[index].state = .open }
+        return records
+    }
+
+    /// Closes a session: its programs are no longer touched, its addresses are taken off the interface.
+    ///
+    /// - Returns: what it was.
+    @discardableResult
+    public func close(_ id: UInt32) throws(Failure) -> SessionRecord {
+        guard let record = try registry.session(id: id) else {
+            throw Failure(.failed, "close session \(id)", "there is no such session", try: "see vip-bpfctl session list")
+        }
+        try tearDown([record])
+        return record
+    }
+
+    /// Map, interface, registry: the reverse of opening. What is not there any more does not matter.
+    func tearDown(_ records: [SessionRecord]) throws(Failure) {
+        let ids = records.map(\.id)
+        try registry.beginClose(ids)
+        if pins.isLoaded {
+            let closing = Set(ids)
+            let remaining = try registry.sessions().filter { !closing.contains($0.id) && $0.bootID == bootID }
+            let maps = try PolicyMapSet(pins)
+            try maps.close(
+                records.map(Self.bareRow), remainingLevels: try DesiredRows.levels(of: remaining.map(Self.bareRow)))
+        }
+        try withdraw(records)
+        try registry.remove(ids)
+    }
+
+    /// Takes the records' addresses off their interfaces, and removes cgroups that were made for them.
+    func withdraw(_ records: [SessionRecord]) throws(Failure) {
+        var byInterface: [String: [IPAddress]] = [:]
+        for address in records.flatMap(\.addresses) where address.placed {
+            byInterface[address.interface, default: []].append(address.address)
+        }
+        for (interface, addresses) in byInterface.sorted(by: { $0.key < $1.key }) {
+            for result in try netlink.remove(addresses, from: interface) { _ = try result.get() }
+        }
+        for record in records where record.createdCgroup {
+            // Programs that are still in it keep it; it is of no harm without a session.
+            if let cgroup = try? Cgroup(path: record.cgroupPath), cgroup.id == record.cgroupID { try? cgroup.remove() }
+        }
+    }
+
+    /// What the maps need for taking a session away: its policy does not matter.
+    private static func bareRow(_ record: SessionRecord) -> SessionRow {
+        SessionRow(
+            id: record.id, cgroupID: record.cgroupID, level: record.cgroupLevel,
+            virtualIPs: record.addresses.map(\.address))
+    }
+
+    private func place(_ records: [SessionRecord]) throws(Failure) {
+        var byInterface: [String: [IPAddress]] = [:]
+        for address in records.flatMap(\.addresses) where address.placed {
+            byInterface[address.interface, default: []].append(address.address)
+        }
+        for (interface, addresses) in byInterface.sorted(by: { $0.key < $1.key }) {
+            for result in try netlink.add(addresses, to: interface) { _ = try result.get() }
+        }
+    }
+
+    // MARK: Planning
+
+    /// Checks every request and gives it what it did not ask for. Nothing is written.
+    private mutating func plan(
+        _ requests: [SessionRequest], policy: Policy, placed: [PlacedAddress]
+    ) throws(Failure) -> [SessionRecord] {
+        let attached = try attachedCgroups()
+        var claims = try registry.cgroupClaims()
+        let takenIDs = try registry.usedIDs()
+        var freeIDs = FreeSessionIDs(taken: takenIDs)
+        for id in requests.compactMap(\.id) { freeIDs.take(id) }
+        var askedIDs: Set<UInt32> = []
+        var owners = try registry.usedAddresses()
+        let hostAddresses = Dictionary(placed.map { ($0.address, $0.interface) }) { first, _ in first }
+        var pools: [Int: AddressPool] = [:]
+        var interfaces: [Int: String] = [:]
+        var groups: [String: [String]] = [:]
+        let now = Date()
+
+        var records: [SessionRecord] = []
+        records.reserveCapacity(requests.count)
+        for request in requests {
+            let id: UInt32
+            if let asked = request.id {
+                try SessionIDs.check(asked, allowReserved: request.allowReserved)
+                guard !takenIDs.contains(asked), askedIDs.insert(asked).inserted else {
+                    throw Failure(
+                        .failed, "open session \(asked)", "the ID is taken", try: "leave --id out, or close session \(asked)")
+                }
+                id = asked
+            } else {
+                id = try freeIDs.next()
+            }
+            let what = "open session \(id) on \(request.cgroup.path)"
+            guard request.cgroup.isSame else { throw Failure(.failed, what, "the cgroup has gone") }
+            guard attached.contains(where: { $0.relation(to: request.cgroup) == .same || $0.contains(request.cgroup) })
+            else {
+                throw Failure(
+                    .failed, what, "neither it nor a cgroup above it is attached",
+                    try: "attach one first: vip-bpfctl attach cgroup PATH")
+            }
+            try claims.claim(request.cgroup.path, session: id)
+            if let name = request.policy, policy.override(named: name) == nil {
+                throw Failure(
+                    .failed, what, "the policy in force has no override named \(name)", try: "see vip-bpfctl policy show")
+            }
+
+            var record = SessionRecord(
+                id: id, cgroup: request.cgroup, user: request.user, policy: request.policy, bootID: bootID,
+                openedAt: now, createdCgroup: request.createdCgroup, keeper: request.keeper,
+                keeperProcess: request.keeperProcess)
+            let number = try policyNumber(of: record, under: policy, groups: &groups)
+            let virtualIP = policy.rules(for: number == 0 ? nil : policy.overrides[number - 1]).virtualIP
+
+            var chosen: [(address: IPAddress, fromPool: Bool)] = []
+            for address in request.addresses {
+                if let other = chosen.first(where: { $0.address.family == address.family }) {
+                    throw Failure(
+                        .usage, what, "\(other.address) and \(address) are both \(address.family.rawValue)",
+                        try: "give one address of each family at most")
+                }
+                chosen.append((address, false))
+            }
+            if virtualIP.enabled, chosen.isEmpty {
+                if !virtualIP.addresses.pool.isEmpty, pools[number] == nil {
+                    pools[number] = try AddressPool(virtualIP.addresses.pool.map { $0.first...$0.last })
+                }
+                if var pool = pools[number], pool.has(.v4) {
+                    let address = try pool.pick(.v4) { owners[$0] != nil || hostAddresses[$0] != nil }
+                    pools[number] = pool
+                    chosen.append((address, true))
+                }
+            }
+            if virtualIP.enabled, !chosen.contains(where: { $0.address.family == .v4 }) {
+                warnings.append(
+                    "session \(id) has no virtual IP: the policy's pool has no IPv4 range, and --ip gave none; "
+                        + "whenUnavailable: \(virtualIP.whenUnavailable.rawValue) holds")
+            }
+            for choice in chosen {
+                if interfaces[number] == nil {
+                    if let named = virtualIP.addresses.interface {
+                        interfaces[number] = named
+                    } else {
+                        interfaces[number] = try netlink.defaultRouteInterface() ?? "lo"
+                    }
+                }
+                let interface = interfaces[number] ?? "lo"
+                if !choice.fromPool {
+                    try check(
+                        choice.address, what, on: interface, pool: virtualIP.addresses.pool, owners: owners,
+                        hostAddresses: hostAddresses, placed: placed)
+                }
+                owners[choice.address] = id
+                record.addresses.append(
+                    .init(choice.address, interface: interface, placed: true, fromPool: choice.fromPool))
+            }
+            records.append(record)
+        }
+        return records
+    }
+
+    /// Whether an address that was asked for can be a session's.
+    private func check(
+        _ address: IPAddress, _ what: String, on interface: String, pool: [AddressRange],
+        owners: [IPAddress: UInt32], hostAddresses: [IPAddress: String], placed: [PlacedAddress]
+    ) throws(Failure) {
+        guard address.family == .v4 else {
+            throw Failure(.usage, what, "\(address) is of the wrong family", try: "give an IPv4 address")
+        }
+        guard !address.isLoopback, !address.isMulticast, !address.isUnspecified, address.value != UInt32.max else {
+            throw Failure(.usage, what, "\(address) cannot be a virtual IP", try: "give a unicast address of this host's network")
+        }
+        if let owner = owners[address] {
+            throw Failure(
+                .failed, what, "\(address) is session \(owner)'s", try: "give another address, or close session \(owner)")
+        }
+        if let owner = hostAddresses[address] {
+            throw Failure(
+                .failed, what, "\(address) is the host's own, on \(owner)", try: "give an address that nothing has")
+        }
+        // On lo anything goes: addresses there are routed to this host from elsewhere.
+        let networks = placed.filter { $0.interface == interface && $0.prefixLength < $0.address.family.bits }
+        guard
+            interface == "lo" || pool.contains(where: { $0.contains(address) })
+                || networks.contains(where: { $0.network(contains: address) })
+        else {
+            let networks = networks.filter { $0.address.family == address.family }
+                .map { "\($0.address)/\($0.prefixLength)" }.joined(separator: ", ")
+            throw Failure(
+                .failed, what,
+                "\(address) is not ours: neither in the pool nor in a network of \(interface)"
+                    + (networks.isEmpty ? "" : " (\(networks))"),
+                try: "give one that is, or add it to virtualIP.addresses.pool")
+        }
+    }
+
+    /// The cgroups that the programs are attached to and that are still there.
+    public func attachedCgroups() throws(Failure) -> [Cgroup] {
+        let live = try pins.attachments()
+        return try registry.attachments().compactMap { attachment in
+            guard live[attachment.cgroupID] != nil, let cgroup = try? Cgroup(path: attachment.path),
+                cgroup.id == attachment.cgroupID
+            else { return nil }
+            return cgroup
+        }
+    }
+}
+
+extension PlacedAddress {
+    /// Whether `other` is in the network that this address has with its prefix length.
+    func network(contains other: IPAddress) -> Bool {
+        guard other.family == address.family else { return false }
+        let hostBits = UInt128(address.family.bits - prefixLength)
+        return address.value >> hostBits == other.value >> hostBits
+    }
+}

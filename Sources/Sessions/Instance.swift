@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+import Glibc
+public import Logging
+public import PolicyMaps
+public import SystemPackage
+
+/// One vip-bpf on a host: what is pinned, what is registered, and what is on the interfaces, kept in agreement.
+///
+/// An address flows provider → registry → interface → map, and back in that order; a session's record says how far it
+/// has come. So whatever a killed command leaves behind is known, and ``Change`` mends it before it does anything else.
+public struct Instance: Sendable {
+    public let pins: PinDirectory
+    public let state: StateDirectory
+
+    /// The base policy where no file is named.
+    public static let defaultPolicyFile = FilePath("/etc/vip-bpf/policy.yaml")
+
+    public init(bpffs: FilePath, state: FilePath) {
+        pins = PinDirectory(bpffs)
+        self.state = StateDirectory(state)
+    }
+
+    /// The registry, for reading: needs neither the lock nor the right to write.
+    public func registry() throws(Failure) -> Registry {
+        try Registry(state.registry, access: .readOnly)
+    }
+
+    /// Takes the lock, opens the registry and mends what a killed command has left.
+    ///
+    /// - Parameter logger: told what was mended.
+    public func change(_ logger: Logger) throws(Failure) -> Change {
+        let change = try Change(self, logger)
+        try change.repair()
+        return change
+    }
+
+    /// The policy in force; the defaults where none was applied.
+    public func policy(_ registry: Registry) throws(Failure) -> Policy {
+        guard let text = try registry.value(of: .policy) else { return Policy() }
+        return try Policy.read(yaml: text, file: "\(state.registry) (policy in force)")
+    }
+}
+
+extension Registry.Setting {
+    /// The YAML text of a policy that is being put in force, after the generation that it will be: `7\n…`.
+    static let pendingPolicy = Registry.Setting(rawValue: "pending_policy")
+}
+
+/// A change of an instance that is under way: the holder of its lock.
+public struct Change: ~Copyable {
+    public let instance: Instance
+    public let registry: Registry
+    let netlink: Netlink
+    let bootID: String
+    let logger: Logger
+    /// What an administrator should know though the change succeeded.
+    public internal(set) var warnings: [String] = []
+    private let lock: StateLock
+
+    fileprivate init(_ instance: Instance, _ logger: Logger) throws(Failure) {
+        let lock = try instance.state.lock()
+        let registry = try Registry(instance.state.registry, access: .readWrite)
+        let netlink = try Netlink()
+        let bootID = try BootID.current()
+        self.instance = instance
+        self.registry = registry
+        self.netlink = netlink
+        self.bootID = bootID
+        self.logger = logger
+        self.lock = lock
+    }
+
+    var pins: PinDirectory { instance.pins }
+
+    // MARK: Repair
+
+    /// Finishes or undoes what a killed command has left: a policy half in force, sessions half open or half closed,
+    /// sessions of an earlier boot, sessions of a `run` that is no more.
+    fileprivate func repair() throws(Failure) {
+        try settlePendingPolicy()
+        let left = try registry.sessions().filter { record in
+            record.state != .open || record.bootID != bootID || isAbandoned(record)
+        }
+        guard !left.isEmpty else { return }
+        for record in left {
+            let reason =
+                record.bootID != bootID
+                ? "it is of an earlier boot"
+                : record.state == .open ? "its run command was killed" : "a command was killed while \(record.state) it"
+            logger.warning("closing session \(record.id): \(reason)")
+        }
+        try tearDown(left)
+    }
+
+    /// Whether the session belongs to a `run` that was killed, and nothing runs in it any more.
+    private func isAbandoned(_ record: SessionRecord) -> Bool {
+        guard record.keeper == .run, let keeper = record.keeperProcess, !keeper.isAlive else { return false }
+        guard let cgroup = try? Cgroup(path: record.cgroupPath), cgroup.id == record.cgroupID else { return true }
+        return (try? cgroup.isPopulated()) == false
+    }
+
+    // MARK: Facts
+
+    /// Every address of the host, of all interfaces, sessions' own among them.
+    func hostAddresses() throws(Failure) -> [PlacedAddress] {
+        try netlink.hostAddresses()
+    }
+
+    /// The sessions as the maps know them, under `policy`.
+    func rows(of records: [SessionRecord], under policy: Policy) throws(Failure) -> [SessionRow] {
+        var groups: [String: [String]] = [:]  // looked up once for each user
+        var rows: [SessionRow] = []
+        rows.reserveCapacity(records.count)
+        for record in records {
+            rows.append(
+                SessionRow(
+                    id: record.id, cgroupID: record.cgroupID, level: record.cgroupLevel,
+                    virtualIPs: record.addresses.map(\.address),
+                    policyNumber: try policyNumber(of: record, under: policy, groups: &groups)))
+        }
+        return rows
+    }
+
+    /// The number of the override that holds for a session: the one named when it was opened, or the first that matches.
+    func policyNumber(
+        of record: SessionRecord, under policy: Policy, groups: inout [String: [String]]
+    ) throws(Failure) -> Int {
+        if policy.overrides.isEmpty { return 0 }
+        if let name = record.policy {
+            if let named = policy.override(named: name) { return named.number }
+            return 0  // the override has gone since; policy apply warns
+        }
+        var traits = SessionTraits(user: record.user)
+        if let user = record.user {
+            if let known = groups[user] {
+                traits.groups = known
+            } else {
+                traits.groups = try SystemUsers.groups(of: user)
+                groups[user] = traits.groups
+            }
+        }
+        traits.unit = record.cgroupPath.lastComponent?.string
+        return policy.override(matching: traits)?.number ?? 0
+    }
+}

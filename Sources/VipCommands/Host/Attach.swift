@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import BPFLoader
+import PolicyMaps
+import Sessions
+import SystemPackage
+
+struct Attach: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Attach the programs, so that sessions can be opened.",
+        subcommands: [AttachCgroup.self]
+    )
+}
+
+struct AttachCgroup: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "cgroup",
+        abstract: "Attach every hook to a cgroup and all below it.",
+        discussion: """
+            Loads the programs where they are not loaded yet and pins them, so that they outlive this command. Nothing \
+            changes for any program until a session is opened in the cgroup or below. Repeating it changes nothing; after \
+            an upgrade it puts the new programs in the place of the old ones, at no moment without either.
+
+            Without --policy, what is in force stays in force; on the first attach that is /etc/vip-bpf/policy.yaml where \
+            there is one, else a policy with both features off.
+
+            EXAMPLES
+              vip-bpfctl attach cgroup /sys/fs/cgroup/user.slice
+              vip-bpfctl attach cgroup /sys/fs/cgroup/unified/mine --policy policy.yaml
+            """
+    )
+
+    @Argument(help: ArgumentHelp("A cgroup v2 directory.", valueName: "path"), completion: .directory)
+    var path: String
+
+    @Option(
+        help: ArgumentHelp("Put this policy in force.", valueName: "file"), completion: .file(extensions: ["yaml", "yml"]))
+    var policy: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "How many sessions the maps hold; fixed when they are made. Default \(MapSizes.default.sessions).",
+            valueName: "n"))
+    var maxSessions: Int?
+
+    @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        if let maxSessions, !MapSizes.allowed.contains(maxSessions) {
+            throw ValidationError(
+                "--max-sessions \(maxSessions) is not in \(MapSizes.allowed.lowerBound)…\(MapSizes.allowed.upperBound)")
+        }
+    }
+
+    func run() throws {
+        let cgroup = try Cgroup(path: FilePath(path))
+        let instance = options.instance
+        try instance.pins.requireBPFFS()
+        let file = try policy.map { text throws(Failure) in try Policy.read(contentsOf: FilePath(text)) }
+        var sizes = MapSizes.default
+        if let maxSessions { sizes.sessions = maxSessions }
+        let attached = try options.change { change throws(Failure) in
+            var policy = file
+            if policy == nil, !instance.pins.isLoaded, try change.registry.value(of: .policy) == nil,
+                FileStatus.exists(Instance.defaultPolicyFile)
+            {
+                policy = try Policy.read(contentsOf: Instance.defaultPolicyFile)
+            }
+            return try change.attach(cgroup, policy: policy, sizes: sizes)
+        }
+        try output.print(AttachedPayload(attached))
+    }
+}
+
+struct AttachedPayload: Payload {
+    struct HookOutcome: Encodable {
+        var hook: String
+        var outcome: String
+    }
+
+    var cgroup: String
+    var cgroupId: UInt64
+    var programs: String
+    var hooks: [HookOutcome]
+
+    init(_ attached: Change.Attached) {
+        cgroup = attached.cgroup.path.string
+        cgroupId = attached.cgroup.id
+        programs = attached.loading.rawValue
+        hooks = Hook.all.compactMap { hook in
+            attached.hooks[hook].map { HookOutcome(hook: hook.name, outcome: $0.rawValue) }
+        }
+    }
+
+    var table: Table {
+        Table(
+            headings: ["HOOK", "OUTCOME"], rows: hooks.map { [$0.hook, $0.outcome] },
+            notes: ["cgroup \(Table.printable(cgroup)), programs \(programs)"])
+    }
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import BPFLoader
+import CVipABI
+import Glibc
+import PolicyMaps
+import Sessions
+import SystemPackage
+
+struct Check: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Say whether this host can do it, and what stands in the way.",
+        discussion: """
+            A line for each fact, with the mend where it is bad. Nothing is changed; the hooks are tried by loading the \
+            real programs and dropping them again. Exit code 69 where something is missing without which it cannot work.
+
+            EXAMPLES
+              vip-bpfctl check
+              vip-bpfctl check --json | jq '.facts[] | select(.verdict != "good")'
+            """
+    )
+
+    @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let payload = CheckPayload(facts: HostCheck(options.instance).facts())
+        try output.print(payload)
+        if payload.facts.contains(where: { $0.verdict == .bad }) { throw ExitCode(Failure.Code.unavailable.exitCode) }
+    }
+}
+
+struct CheckPayload: Payload {
+    struct Fact: Encodable {
+        enum Verdict: String, Encodable {
+            case good
+            /// Works, but not all of it or not for everybody.
+            case warning
+            /// Cannot work.
+            case bad
+        }
+
+        var subject: String
+        var verdict: Verdict
+        var fact: String
+        /// What to do about it.
+        @Nullable var mend: String?
+
+        init(subject: String, verdict: Verdict, fact: String, mend: String? = nil) {
+            self.subject = subject
+            self.verdict = verdict
+            self.fact = fact
+            self.mend = mend
+        }
+    }
+
+    var facts: [Fact]
+
+    var table: Table {
+        Table(
+            rows: facts.map { fact in
+                [fact.verdict.rawValue, fact.subject, fact.mend.map { "\(fact.fact); \($0)" } ?? fact.fact]
+            })
+    }
+}
+
+/// The facts of `check`, each found out by itself: one that cannot be found out does not hide the others.
+struct HostCheck {
+    let instance: Instance
+
+    init(_ instance: Instance) {
+        self.instance = instance
+    }
+
+    func facts() -> [CheckPayload.Fact] {
+        var facts: [CheckPayload.Fact] = [kernel(), privileges()]
+        facts += fact("cgroup v2") { () throws(Failure) in "at \(try MountTable.current().cgroup2Mount().mountPoint)" }
+        facts += fact("bpffs") { () throws(Failure) in
+            try instance.pins.requireBPFFS()
+            return "\(instance.pins.path) is on one"
+        }
+        facts += hooks()
+        facts += attached()
+        facts += addresses()
+        facts += blockers()
+        return facts
+    }
+
+    private func fact(_ subject: String, _ body: () throws(Failure) -> String) -> [CheckPayload.Fact] {
+        do throws(Failure) {
+            return [.init(subject: subject, verdict: .good, fact: try body())]
+        } catch {
+            return [.init(subject: subject, verdict: .bad, fact: "\(error.what): \(error.why)", mend: error.remedy)]
+        }
+    }
+
+    private func kernel() -> CheckPayload.Fact {
+        var name = utsname()
+        uname(&name)
+        let release = withUnsafeBytes(of: name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+        let hasBTF = FileStatus.exists("/sys/kernel/btf/vmlinux")
+        var fact = CheckPayload.Fact(
+            subject: "kernel", verdict: hasBTF ? .good : .bad, fact: hasBTF ? "\(release), with BTF" : "\(release) has no BTF")
+        if !hasBTF { fact.mend = "use a kernel with CONFIG_DEBUG_INFO_BTF" }
+        return fact
+    }
+
+    /// CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON among the effective capabilities: CapEff of proc_pid_status(5).
+    private func privileges() -> CheckPayload.Fact {
+        let names: [(bit: UInt64, name: String)] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")]
+        let status = (try? String(contentsOf: "/proc/self/status")) ?? ""
+        let line = status.split(separator: "\n").first { $0.hasPrefix("CapEff:") }
+        let effective = line.flatMap { UInt64($0.dropFirst(7).drop { $0 == "\t" || $0 == " " }, radix: 16) } ?? 0
+        let missing = names.filter { effective >> $0.bit & 1 == 0 }.map(\.name)
+        guard !missing.isEmpty else { return .init(subject: "privileges", verdict: .good, fact: "all that are needed") }
+        var fact = CheckPayload.Fact(
+            subject: "privileges", verdict: .bad, fact: "\(missing.joined(separator: ", ")) missing")
+        fact.mend = "run as root"
+        return fact
+    }
+
+    private func hooks() -> [CheckPayload.Fact] {
+        HookSupport.probe().map { support in
+            guard let failure = support.failure else {
+                return .init(subject: "hook \(support.hook.name)", verdict: .good, fact: "this kernel takes its program")
+            }
+            return .init(
+                subject: "hook \(support.hook.name)", verdict: .bad, fact: failure.why,
+                mend: failure.code == .notPermitted ? failure.remedy : "it came with Linux \(support.hook.since); update the kernel")
+        }
+    }
+
+    private func attached() -> [CheckPayload.Fact] {
+        guard instance.pins.isLoaded else {
+            return [
+                .init(
+                    subject: "attached", verdict: .warning, fact: "nothing is",
+                    mend: "attach a cgroup: vip-bpfctl attach cgroup PATH")
+            ]
+        }
+        return fact("attached") { () throws(Failure) in
+            let maps = try PolicyMapSet(instance.pins)
+            let config = try maps.configuration()
+            guard config.objectID == BPFObject.embeddedID else {
+                throw Failure(
+                    .failed, "compare programs", "the kernel has another build's",
+                    try: "update them: vip-bpfctl attach cgroup PATH")
+            }
+            let links = try instance.pins.attachments()
+            for (id, hooks) in links {
+                for hook in Hook.all where hooks[hook.name] == nil {
+                    throw Failure(
+                        .failed, "look at cgroup \(id)", "hook \(hook.name) is not attached",
+                        try: "attach it again: vip-bpfctl attach cgroup PATH")
+                }
+            }
+            return "\(links.count) cgroups, \(Hook.all.count) hooks each, policy generation \(config.generation)"
+        }
+    }
+
+    private func addresses() -> [CheckPayload.Fact] {
+        do throws(Failure) {
+            let wanted = try instance.registry().sessions().flatMap { record in record.addresses.map { (record.id, $0) } }
+            let present = Set(try Netlink().hostAddresses().map(\.address))
+            let missing = wanted.filter { !present.contains($0.1.address) }
+            guard missing.isEmpty else {
+                return missing.map { id, address in
+                    .init(
+                        subject: "addresses", verdict: .bad,
+                        fact: "session \(id)'s \(address.address) is not on \(address.interface)",
+                        mend: "put it back: vip-bpfctl policy apply FILE")
+                }
+            }
+            return [.init(subject: "addresses", verdict: .good, fact: "all \(wanted.count) virtual IPs are on their interfaces")]
+        } catch {
+            return [.init(subject: "addresses", verdict: .bad, fact: "\(error.what): \(error.why)", mend: error.remedy)]
+        }
+    }
+
+    /// Processes outside every session that hold a wildcard port: it is taken on every address, the sessions' too.
+    private func blockers() -> [CheckPayload.Fact] {
+        do throws(Failure) {
+            let sessions = try instance.registry().sessions().map(\.cgroupPath)
+            let blockers = try WildcardListener.all(outside: sessions)
+            guard !blockers.isEmpty else {
+                return [.init(subject: "blockers", verdict: .good, fact: "no process outside a session holds a wildcard port")]
+            }
+            return blockers.map { blocker in
+                let holder = blocker.process.map { "\($0.name) (PID \($0.pid)) in \($0.cgroup)" } ?? "an unknown process"
+                return .init(
+                    subject: "blockers", verdict: .warning,
+                    fact: "\(holder) holds \(blocker.transport) port \(blocker.port) on every address",
+                    mend: "no session can have that port: run it in a session, or bind it to one address")
+            }
+        } catch {
+            return [.init(subject: "blockers", verdict: .bad, fact: "\(error.what): \(error.why)", mend: error.remedy)]
+        }
+    }
+}
+
+extension String {
+    /// A small file of /proc or /sys, which have no size to go by.
+    init(contentsOf path: FilePath) throws(Failure) {
+        let raw = path.withPlatformString { open($0, O_RDONLY | O_CLOEXEC) }
+        guard raw >= 0 else { throw .kernel(.current, "read \(path)") }
+        let file = Descriptor(owning: raw)
+        var bytes: [UInt8] = []
+        var buffer = [UInt8](repeating: 0, count: 1 << 16)
+        while true {
+            let count = read(file.raw, &buffer, buffer.count)
+            guard count >= 0 else { throw .kernel(.current, "read \(path)") }
+            if count == 0 { break }
+            bytes += buffer[..<count]
+        }
+        self = String(decoding: bytes, as: UTF8.self)
+    }
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import BPFLoader
+import Sessions
+import SystemPackage
+
+struct Detach: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Take the programs off a cgroup, or take everything away.",
+        usage: "vip-bpfctl detach cgroup <path>\n       vip-bpfctl detach --all",
+        discussion: """
+            --all closes every session, takes its addresses off the interfaces, and removes links, programs, maps and the \
+            policy in force. It also clears away what another version has pinned.
+
+            EXAMPLES
+              vip-bpfctl detach cgroup /sys/fs/cgroup/user.slice
+              vip-bpfctl detach --all
+            """
+    )
+
+    @Argument(help: ArgumentHelp("The word 'cgroup', and the cgroup's directory.", valueName: "cgroup path"))
+    var words: [String] = []
+
+    @Flag(help: "Take everything away.")
+    var all = false
+
+    @OptionGroup var options: InstanceOptions
+
+    func validate() throws {
+        if all ? !words.isEmpty : words.count != 2 || words[0] != "cgroup" {
+            throw ValidationError("say either 'detach cgroup PATH' or 'detach --all'")
+        }
+    }
+
+    func run() throws {
+        let all = all
+        let words = words
+        try options.change { change throws(Failure) in
+            if all { try change.detachAll() } else { try change.detach(FilePath(words[1])) }
+        }
+    }
+}

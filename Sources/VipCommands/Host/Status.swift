@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import BPFLoader
+import CVipABI
+import PolicyMaps
+import Sessions
+import SystemPackage
+
+struct Status: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Show what is attached and what it does.",
+        discussion: """
+            Counters are of calls by sessions' programs that came as far as a decision: seen, of those rewritten, of those \
+            refused.
+
+            EXAMPLES
+              vip-bpfctl status
+              vip-bpfctl status --json | jq .counters
+            """
+    )
+
+    @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let instance = options.instance
+        let registry = try instance.registry()
+        var payload = StatusPayload(sessions: try registry.usedIDs().count)
+        if instance.pins.isLoaded {
+            let maps = try PolicyMapSet(instance.pins)
+            let config = try maps.configuration()
+            payload.isLoaded = true
+            payload.layout = config.abi
+            payload.generation = config.generation
+            payload.objectId = MapView.hex(config.objectID)
+            payload.isThisBuild = config.objectID == BPFObject.embeddedID
+            payload.counters = try HookCounters.read(instance.pins)
+            let programs = try instance.pins.programIDs()
+            let noted = Dictionary(try registry.attachments().map { ($0.cgroupID, $0.path) }) { first, _ in first }
+            for (id, links) in try instance.pins.attachments().sorted(by: { $0.key < $1.key }) {
+                let path = noted[id]
+                let cgroup = path.flatMap { try? Cgroup(path: $0) }
+                let isThere = cgroup?.id == id && links.values.allSatisfy { $0.cgroupID != 0 }
+                payload.attachments.append(
+                    StatusPayload.Attachment(
+                        cgroup: path?.string, cgroupId: id, state: isThere ? "attached" : "gone",
+                        hooks: Hook.all.map { StatusPayload.HookLink(hook: $0.name, link: links[$0.name]) }))
+            }
+            payload.programs = Hook.all.map { StatusPayload.Program(hook: $0.name, programId: programs[$0.name]) }
+        } else {
+            // Tells a missing BPF file system from one on which nothing is pinned yet.
+            try instance.pins.requireBPFFS()
+        }
+        try output.print(payload)
+    }
+}
+
+struct StatusPayload: Payload {
+    struct HookLink: Encodable {
+        var hook: String
+        @Nullable var linkId: UInt32?
+        @Nullable var programId: UInt32?
+
+        init(hook: String, link: PinDirectory.Link?) {
+            self.hook = hook
+            linkId = link?.id
+            programId = link?.programID
+        }
+    }
+
+    struct Attachment: Encodable {
+        @Nullable var cgroup: String?
+        var cgroupId: UInt64
+        /// `attached`, or `gone` where the cgroup was removed.
+        var state: String
+        var hooks: [HookLink]
+
+        init(cgroup: String?, cgroupId: UInt64, state: String, hooks: [HookLink]) {
+            self.cgroup = cgroup
+            self.cgroupId = cgroupId
+            self.state = state
+            self.hooks = hooks
+        }
+    }
+
+    struct Program: Encodable {
+        var hook: String
+        @Nullable var programId: UInt32?
+
+        init(hook: String, programId: UInt32?) {
+            self.hook = hook
+            self.programId = programId
+        }
+    }
+
+    var isLoaded = false
+    @Nullable var layout: UInt32?
+    @Nullable var generation: UInt32?
+    @Nullable var objectId: String?
+    /// Whether the programs in the kernel are those of this vip-bpfctl.
+    @Nullable var isThisBuild: Bool?
+    var sessions: Int
+    var attachments: [Attachment] = []
+    var programs: [Program] = []
+    var counters: [HookCounters] = []
+
+    init(sessions: Int) {
+        self.sessions = sessions
+    }
+
+    var table: Table {
+        guard isLoaded else { return Table(rows: [["nothing is attached; \(sessions) sessions"]]) }
+        let rows = counters.map { row -> [String] in
+            let program = programs.first { $0.hook == row.hook }?.programId
+            let links = attachments.count { attachment in
+                attachment.hooks.contains { $0.hook == row.hook && $0.linkId != nil }
+            }
+            return [row.hook, program.map { "\($0)" } ?? "-", "\(links)", "\(row.seen)", "\(row.rewritten)", "\(row.refused)"]
+        }
+        let build = isThisBuild == true ? "this build's" : "another build's; attach again to update them"
+        return Table(
+            headings: ["HOOK", "PROGRAM", "LINKS", "SEEN", "REWRITTEN", "REFUSED"], rows: rows,
+            notes: attachments.map { attachment in
+                "cgroup \(attachment.cgroup.map(Table.printable) ?? "(unknown path)") (ID \(attachment.cgroupId)): \(attachment.state)"
+            } + ["\(sessions) sessions, policy generation \(generation ?? 0), programs are \(build)"])
+    }
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import ArgumentParser
+import BPFLoader
+import Foundation
+import Logging
+public import PolicyMaps
+import Sessions
+import SystemPackage
+
+/// The options of every command: which instance it works on.
+struct InstanceOptions: ParsableArguments {
+    @Option(help: ArgumentHelp("Where programs, maps and links are pinned.", valueName: "dir"), completion: .directory)
+    var bpffs: String = ProcessInfo.processInfo.environment["VIP_BPF_BPFFS"] ?? "/sys/fs/bpf/vip"
+
+    @Option(help: ArgumentHelp("Where the registry of sessions is.", valueName: "dir"), completion: .directory)
+    var state: String = ProcessInfo.processInfo.environment["VIP_BPF_STATE"] ?? "/var/lib/vip-bpf"
+
+    @Flag(name: [.short, .long], help: "Say more, the verifier's log among it.")
+    var verbose = false
+
+    func validate() throws {
+        for (option, value) in [("--bpffs", bpffs), ("--state", state)] {
+            guard FilePath(value).isAbsolute, !value.utf8.contains(0) else {
+                throw ValidationError("\(option) '\(value)' is not an absolute path")
+            }
+        }
+    }
+
+    var instance: Instance { Instance(bpffs: FilePath(bpffs), state: FilePath(state)) }
+
+    var logger: Logger {
+        Logger(label: "vip-bpfctl") { _ in StandardErrorLog(logLevel: verbose ? .debug : .warning) }
+    }
+
+    /// Runs a change under the lock; warnings come out on standard error when it has succeeded.
+    func change<T>(_ body: (inout Change) throws(Failure) -> T) throws(Failure) -> T {
+        var change = try instance.change(logger)
+        let result = try body(&change)
+        for warning in change.warnings { logger.warning("\(warning)") }
+        return result
+    }
+}
+
+extension IPAddress: ExpressibleByArgument {
+    public init?(argument: String) { self.init(argument) }
+}
+
+extension ProgramList: ExpressibleByArgument {}

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import BPFLoader
+import CVipABI
+import PolicyMaps
+import Sessions
+import SystemPackage
+
+struct MapCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "map",
+        abstract: "Look into the BPF maps.",
+        subcommands: [MapList.self, MapDump.self]
+    )
+}
+
+struct MapList: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "list",
+        abstract: "List the maps, what each is for, and how full it is.",
+        discussion: """
+            EXAMPLES
+              vip-bpfctl map list
+            """
+    )
+
+    @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let pins = options.instance.pins
+        try pins.requireLoaded()
+        var maps: [MapListPayload.Row] = []
+        for view in MapView.all {
+            let (rows, limit) = try view.count(pins)
+            maps.append(
+                .init(map: view.name, rows: rows, maxRows: limit, about: view.about, pin: "\(pins.maps.appending(view.name))"))
+        }
+        try output.print(MapListPayload(maps: maps))
+    }
+}
+
+struct MapListPayload: Payload {
+    struct Row: Encodable {
+        var map: String
+        var rows: Int
+        var maxRows: Int
+        var about: String
+        var pin: String
+    }
+
+    var maps: [Row]
+
+    var table: Table {
+        Table(
+            headings: ["MAP", "ROWS", "MAX", "ABOUT"],
+            rows: maps.map { [$0.map, "\($0.rows)", "\($0.maxRows)", $0.about] })
+    }
+}
+
+struct MapDump: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "dump",
+        abstract: "Print the rows of one map, or of all, decoded.",
+        discussion: """
+            Socket storage cannot be listed from user space and is not among them.
+
+            EXAMPLES
+              vip-bpfctl map dump sessions
+              vip-bpfctl map dump --json
+            """
+    )
+
+    @Argument(
+        help: ArgumentHelp("The map: \(MapView.all.map(\.name).joined(separator: ", ")).", valueName: "name"),
+        completion: .list(MapView.all.map(\.name)))
+    var name: String?
+
+    @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let views = MapView.all.filter { name == nil || $0.name == name }
+        guard !views.isEmpty else {
+            throw Failure(
+                .usage, "dump map \(name ?? "")", "there is no such map",
+                try: "name one of \(MapView.all.map(\.name).joined(separator: ", "))")
+        }
+        let pins = options.instance.pins
+        try pins.requireLoaded()
+        var maps: [MapDumpPayload.Map] = []
+        for view in views { maps.append(.init(map: view.name, rows: try view.rows(pins))) }
+        try output.print(MapDumpPayload(maps: maps))
+    }
+}
+
+struct MapDumpPayload: Payload {
+    struct Map: Encodable {
+        var map: String
+        var rows: [MapView.Row]
+    }
+
+    var maps: [Map]
+
+    var table: Table {
+        Table(
+            rows: maps.flatMap { map in
+                map.rows.map { row in [map.map] + row.fields.map { "\($0.key) \($0.value.text)" } }
+            })
+    }
+}
+
+/// How one map is read and shown: the field names of bpf/abi.h with readable values.
+struct MapView: Sendable {
+    let name: String
+    let about: String
+    let count: @Sendable (PinDirectory) throws(Failure) -> (rows: Int, limit: Int)
+    let rows: @Sendable (PinDirectory) throws(Failure) -> [Row]
+
+    enum Value: Encodable {
+        case text(String)
+        case number(UInt64)
+        case list([String])
+        case none
+
+        var text: String {
+            switch self {
+            case .text(let text): text
+            case .number(let number): "\(number)"
+            case .list(let items): items.isEmpty ? "-" : items.joined(separator: ",")
+            case .none: "-"
+            }
+        }
+
+        func encode(to encoder: any Encoder) throws {
+            var container = encoder.singleValueContainer()
+            switch self {
+            case .text(let text): try container.encode(text)
+            case .number(let number): try container.encode(number)
+            case .list(let items): try container.encode(items)
+            case .none: try container.encodeNil()
+            }
+        }
+    }
+
+    struct Row: Encodable {
+        var fields: [(key: String, value: Value)]
+
+        func encode(to encoder: any Encoder) throws {
+            var container = encoder.container(keyedBy: Key.self)
+            for field in fields { try container.encode(field.value, forKey: Key(stringValue: field.key)) }
+        }
+
+        private struct Key: CodingKey {
+            var stringValue: String
+            var intValue: Int? { nil }
+            init(stringValue: String) { self.stringValue = stringValue }
+            init?(intValue: Int) { nil }
+        }
+    }
+
+    static let all: [MapView] = [
+        view("config", "the layout's version, the generation in force, where sessions are") {
+            (_: UInt32, config: vip_config) in
+            [
+                ("abi", .number(UInt64(config.abi))), ("generation", .number(UInt64(config.generation))),
+                ("bank", .number(UInt64(config.bank))), ("levels", .list(config.levelsInUse.map { "\($0)" })),
+                ("as_requested", .text("\(config.flags & VIP_CONFIG_AS_REQUESTED.rawValue != 0)")),
+                ("object_id", .text(hex(config.objectID))),
+            ]
+        },
+        view("sessions", "the session of a cgroup") { (cgroup: UInt64, session: vip_session) in
+            [
+                ("cgroup_id", .number(cgroup)), ("id", .number(UInt64(session.id))),
+                ("vip4", session.virtualIPv4.map { .text("\($0)") } ?? .none),
+                ("vip6", session.virtualIPv6.map { .text("\($0)") } ?? .none),
+                ("policy", .list(["\(session[policyInBank: 0])", "\(session[policyInBank: 1])"])),
+            ]
+        },
+        view("ids", "which session IDs are open") { (id: UInt32, cgroup: UInt64) in
+            [
+                ("id", .number(UInt64(id))), ("loopback", .text("\(SessionIDs.loopback(of: id))")),
+                ("cgroup_id", .number(cgroup)),
+            ]
+        },
+        view("addresses", "whose an address of this host is") { (address: vip_address, owner: vip_address_owner) in
+            let isSession = owner.owner == VIP_OWNER_SESSION.rawValue
+            return [
+                ("address", .text("\(address.address)")), ("owner", .text(isSession ? "session" : "host")),
+                ("id", isSession ? .number(UInt64(owner.id)) : .none),
+            ]
+        },
+        view("policies", "the rules, by bank and policy number") { (key: UInt32, policy: vip_policy) in
+            guard policy.flags != 0 else { return [] }
+            return [
+                ("bank", .number(UInt64(key) / UInt64(VIP_POLICIES_PER_BANK))),
+                ("number", .number(UInt64(key) % UInt64(VIP_POLICIES_PER_BANK))),
+                ("flags", .list(flagNames(policy.flags))), ("excluded_ports", .list(policy.excludedPorts.map { "\($0)" })),
+            ]
+        },
+        view("program_names", "programs by their executable's name") { (key: vip_program_name, lists: vip_listing) in
+            [("name", .text(key.text))] + listFields(lists)
+        },
+        view("program_scripts", "programs by their process's name") { (key: vip_program_script, lists: vip_listing) in
+            [("name", .text(key.text))] + listFields(lists)
+        },
+        view("program_files", "programs by file") { (key: vip_program_file, lists: vip_listing) in
+            [("inode", .number(key.inode)), ("device", .text(device(key.device)))] + listFields(lists)
+        },
+        view("verdicts", "cached: which lists a program is on") { (key: vip_program, verdict: vip_verdict) in
+            [
+                ("process", .text(key.processName)), ("inode", .number(key.inode)), ("device", .text(device(key.device))),
+                ("generation", .number(UInt64(verdict.generation))), ("virtual_ip", mask(verdict.lists.0)),
+                ("loopback", mask(verdict.lists.1)), ("prefer_loopback", mask(verdict.lists.2)),
+            ]
+        },
+        MapView(
+            name: "counters", about: "calls of sessions by hook: seen, rewritten, refused",
+            count: { _ throws(Failure) in (Hook.all.count, Hook.all.count) },
+            rows: { pins throws(Failure) in
+                try HookCounters.read(pins).map { counters in
+                    Row(fields: [
+                        ("hook", .text(counters.hook)), ("seen", .number(counters.seen)),
+                        ("rewritten", .number(counters.rewritten)), ("refused", .number(counters.refused)),
+                    ])
+                }
+            }),
+    ]
+
+    /// A map of ordinary rows; those for which `fields` is empty are unused slots of an array.
+    private static func view<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & Sendable>(
+        _ name: String, _ about: String, fields: @escaping @Sendable (Key, Value) -> [(String, MapView.Value)]
+    ) -> MapView {
+        MapView(
+            name: name, about: about,
+            count: { pins throws(Failure) in
+                let map: BPFMap<Key, Value> = try pins.map(name)
+                return (try map.rows().count { !fields($0.key, $0.value).isEmpty }, map.maxEntries)
+            },
+            rows: { pins throws(Failure) in
+                let map: BPFMap<Key, Value> = try pins.map(name)
+                return try map.rows().compactMap { row in
+                    let fields = fields(row.key, row.value)
+                    return fields.isEmpty ? nil : Row(fields: fields.map { (key: $0.0, value: $0.1) })
+                }
+            })
+    }
+
+    private static func listFields(_ listing: vip_listing) -> [(String, Value)] {
+        ProgramList.allCases.flatMap { list in
+            (0..<2).map { bank in
+                ("\(list.rawValue.replacing("-", with: "_"))_bank\(bank)", mask(listing[bank: bank][list]))
+            }
+        }
+    }
+
+    /// The policy numbers whose bit is set.
+    private static func mask(_ bits: UInt32) -> Value {
+        .list((0..<32).filter { bits >> UInt32($0) & 1 == 1 }.map { "\($0)" })
+    }
+
+    private static func device(_ device: UInt32) -> String { "\(device >> 20):\(device & 0xfffff)" }
+
+    static func hex(_ bytes: [UInt8]) -> String {
+        bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+    }
+
+    private static func flagNames(_ flags: UInt32) -> [String] {
+        let names: [(vip_policy_flag, String)] = [
+            (VIP_POLICY_VIRTUAL_IP, "virtual_ip"), (VIP_POLICY_VIRTUAL_IP_ALL, "virtual_ip_all"),
+            (VIP_POLICY_LOOPBACK, "loopback"), (VIP_POLICY_LOOPBACK_ALL, "loopback_all"),
+            (VIP_POLICY_PREFER_LOOPBACK, "prefer_loopback"), (VIP_POLICY_PREFER_LOOPBACK_ALL, "prefer_loopback_all"),
+            (VIP_POLICY_USE_HOST_ADDRESS, "use_host_address"), (VIP_POLICY_FALLBACK_HOST, "fallback_host"),
+            (VIP_POLICY_ISOLATION, "isolation"), (VIP_POLICY_AS_REQUESTED, "as_requested"),
+            (VIP_POLICY_EXCLUDED_PORTS, "excluded_ports"), (VIP_POLICY_LISTS, "lists"),
+        ]
+        return names.filter { flags & $0.0.rawValue != 0 }.map(\.1)
+    }
+}
+
+/// What the `counters` map says of one hook, all CPUs together.
+struct HookCounters: Encodable {
+    var hook: String
+    var seen: UInt64
+    var rewritten: UInt64
+    var refused: UInt64
+
+    static func read(_ pins: PinDirectory) throws(Failure) -> [HookCounters] {
+        let map: BPFMap<UInt32, vip_counters> = try pins.map("counters")
+        var result: [HookCounters] = []
+        for hook in Hook.all {
+            let values = try map.valuesPerCPU(of: hook.number)
+            result.append(
+                HookCounters(
+                    hook: hook.name, seen: values.reduce(0) { $0 + $1.seen },
+                    rewritten: values.reduce(0) { $0 + $1.rewritten }, refused: values.reduce(0) { $0 + $1.refused }))
+        }
+        return result
+    }
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import BPFLoader
+import Foundation
+import Glibc
+import Logging
+
+/// Standard output: data only.
+enum StandardOutput {
+    static func text(_ text: String) {
+        write(text, to: STDOUT_FILENO)
+    }
+
+    static func line(_ line: String) { text(line + "\n") }
+
+    static var isTerminal: Bool { isatty(STDOUT_FILENO) == 1 }
+
+    /// write(2) until all is written; a reader that has gone ends the process quietly, as it ends `ip`.
+    fileprivate static func write(_ text: String, to descriptor: CInt) {
+        var bytes = Array(text.utf8)[...]
+        while !bytes.isEmpty {
+            let count = bytes.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
+            if count < 0 {
+                if errno == EINTR { continue }
+                if descriptor == STDOUT_FILENO, errno != EPIPE {
+                    StandardError.line("vip-bpfctl: write standard output: \(String(cString: strerror(errno))); free space")
+                }
+                exit(1)
+            }
+            bytes = bytes.dropFirst(count)
+        }
+    }
+}
+
+/// Standard error: everything that is no data.
+enum StandardError {
+    static func line(_ line: String) {
+        let text = line + "\n"
+        _ = text.withCString { write(STDERR_FILENO, $0, strlen($0)) }
+    }
+}
+
+/// What a command prints: a table for people, or with --json the same as a document.
+///
+/// The document's keys are in snake_case and sorted, addresses are text, times RFC 3339; what is not known is null.
+protocol Payload: Encodable {
+    var table: Table { get }
+}
+
+/// Rows of cells under headings, aligned as `ip` and `systemctl` do.
+struct Table {
+    /// Empty for a list of facts without headings.
+    var headings: [String] = []
+    var rows: [[String]] = []
+    /// Printed under the rows, an empty line between.
+    var notes: [String] = []
+
+    /// Control characters in what others have named (paths, users) are shown, not sent to the terminal.
+    static func printable(_ text: String) -> String {
+        guard text.unicodeScalars.contains(where: { $0.properties.generalCategory == .control }) else { return text }
+        return text.unicodeScalars.map { $0.properties.generalCategory == .control ? "\\u{\(String($0.value, radix: 16))}" : String($0) }
+            .joined()
+    }
+
+    func rendered(bold: Bool) -> String {
+        let all = (headings.isEmpty ? [] : [headings]) + rows.map { $0.map(Self.printable) }
+        var widths: [Int] = []
+        for row in all {
+            for (column, cell) in row.enumerated() {
+                if column == widths.count { widths.append(0) }
+                widths[column] = max(widths[column], cell.count)
+            }
+        }
+        var lines = all.enumerated().map { index, row in
+            let line = row.enumerated().map { column, cell in
+                column == row.count - 1 ? cell : cell.padding(toLength: widths[column], withPad: " ", startingAt: 0)
+            }.joined(separator: "  ")
+            return bold && index == 0 && !headings.isEmpty ? "\u{1b}[1m\(line)\u{1b}[0m" : line
+        }
+        if !notes.isEmpty { lines += (lines.isEmpty ? [] : [""]) + notes }
+        return lines.map { $0 + "\n" }.joined()
+    }
+}
+
+struct OutputOptions: ParsableArguments {
+    @Flag(help: "Print a JSON document instead of a table.")
+    var json = false
+
+    func print(_ payload: some Payload) throws(Failure) {
+        if json {
+            StandardOutput.text(try Self.json(payload) + "\n")
+        } else {
+            let isBold = StandardOutput.isTerminal && ProcessInfo.processInfo.environment["NO_COLOR"] == nil
+            StandardOutput.text(payload.table.rendered(bold: isBold))
+        }
+    }
+
+    /// - Parameter keys: A policy keeps its keys: it is the policy file's document, and looks like the file.
+    static func json(
+        _ payload: some Encodable, keys: JSONEncoder.KeyEncodingStrategy = .convertToSnakeCase
+    ) throws(Failure) -> String {
+        let encoder = JSONEncoder()
+        encoder.keyEncodingStrategy = keys
+        encoder.dateEncodingStrategy = .iso8601
+        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+        do {
+            return String(decoding: try encoder.encode(payload), as: UTF8.self)
+        } catch {
+            throw Failure(.failed, "print as JSON", "\(error)")
+        }
+    }
+}
+
+/// An optional that is `null` in the document where it has no value, so that every document has every key.
+@propertyWrapper
+struct Nullable<Value: Encodable>: Encodable {
+    var wrappedValue: Value?
+
+    init() { wrappedValue = nil }
+    init(wrappedValue: Value?) { self.wrappedValue = wrappedValue }
+
+    func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        if let wrappedValue { try container.encode(wrappedValue) } else { try container.encodeNil() }
+    }
+}
+
+/// Log lines on standard error, as error lines are: `vip-bpfctl: warning: …`.
+struct StandardErrorLog: LogHandler {
+    var metadata: Logger.Metadata = [:]
+    var logLevel: Logger.Level
+
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+        get { metadata[key] }
+        set { metadata[key] = newValue }
+    }
+
+    func log(event: LogEvent) {
+        StandardError.line("vip-bpfctl: \(event.level): \(event.message)")
+    }
+}

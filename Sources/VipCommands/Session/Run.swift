@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import BPFLoader
+import CProcess
+import Glibc
+import PolicyMaps
+import Sessions
+import SystemPackage
+
+struct Run: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Run a command in a session of its own.",
+        discussion: """
+            Makes a cgroup below the first attached one, a session on it, and starts the command in it. Waits until the \
+            last process of the session has ended, so also for daemons that the command leaves behind; then session and \
+            cgroup go, and the exit code is the command's (128 + N where signal N ended it). SIGTERM, SIGHUP, SIGINT and \
+            SIGQUIT are passed on to the command.
+
+            With --user, the command runs as that user, and the session is recorded as that user's.
+
+            EXAMPLES
+              vip-bpfctl run -- redis-server --port 6379
+              vip-bpfctl run --ip 10.20.0.17 --user ann -- /opt/crm/bin/crm
+            """
+    )
+
+    @OptionGroup var new: NewSessionOptions
+    @Option(help: ArgumentHelp("The user to run the command as.", valueName: "name"))
+    var user: String?
+    @OptionGroup var options: InstanceOptions
+    @Argument(parsing: .postTerminator, help: ArgumentHelp("The command and its arguments.", valueName: "command"))
+    var command: [String] = []
+
+    func validate() throws {
+        if command.isEmpty { throw ValidationError("there is no command; write: vip-bpfctl run -- COMMAND [ARG…]") }
+        if let user { try SessionBatch.check(user: user) }
+    }
+
+    func run() throws {
+        // Blocked from here on, so that none ends this process between making the session and giving it back.
+        let signals = try SignalReader([SIGTERM, SIGHUP, SIGINT, SIGQUIT])
+        let new = new
+        let user = user
+        guard let keeper = ProcessIdentity(pid: getpid()) else {
+            throw Failure(.unavailable, "run \(command[0])", "this process is not in /proc", try: "mount -t proc proc /proc")
+        }
+        let record = try options.change { change throws(Failure) in
+            guard let parent = try change.attachedCgroups().first else {
+                throw Failure(
+                    .failed, "make a cgroup for the session", "no cgroup is attached",
+                    try: "attach one first: vip-bpfctl attach cgroup PATH")
+            }
+            let cgroup = try parent.makeChild(named: "run-\(keeper.pid)-\(keeper.startTime)")
+            do throws(Failure) {
+                var request = SessionRequest(cgroup: cgroup)
+                new.fill(&request)
+                request.user = user
+                request.createdCgroup = true
+                request.keeper = .run
+                request.keeperProcess = keeper
+                return try change.open([request])[0]
+            } catch {
+                try? cgroup.remove()
+                throw error
+            }
+        }
+        let result: Result<Int32, Failure>
+        do throws(Failure) {
+            result = .success(try follow(record, signals))
+        } catch {
+            result = .failure(error)
+        }
+        _ = try options.change { change throws(Failure) in
+            // Another command may have closed it meanwhile.
+            if try change.registry.session(id: record.id)?.cgroupID == record.cgroupID { try change.close(record.id) }
+        }
+        throw ExitCode(try result.get())
+    }
+
+    /// Starts the command, passes signals on, and returns its exit code once the cgroup is empty.
+    private func follow(_ record: SessionRecord, _ signals: borrowing SignalReader) throws(Failure) -> Int32 {
+        let cgroup = try Cgroup(path: record.cgroupPath)
+        let child = try start(in: cgroup)
+        let rawPidfd = vip_pidfd(child)
+        guard rawPidfd >= 0 else {
+            try cgroup.kill()
+            throw .kernel(Errno(rawValue: -rawPidfd), "follow process \(child)")
+        }
+        let pidfd = Descriptor(owning: rawPidfd)
+
+        var status: CInt = 0
+        var isRunning = true
+        while isRunning {
+            var ready = [
+                pollfd(fd: pidfd.raw, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
+            ]
+            guard poll(&ready, nfds_t(ready.count), -1) >= 0 || errno == EINTR else {
+                throw .kernel(.current, "wait for process \(child)")
+            }
+            while let signal = signals.next() { kill(child, signal) }
+            if waitpid(child, &status, WNOHANG) == child { isRunning = false }
+        }
+        // Daemons that it left: signals go to all of them now.
+        while try cgroup.waitUntilEmpty(interruptedBy: FileDescriptor(rawValue: signals.descriptor)) != .empty {
+            while let signal = signals.next() {
+                for process in try cgroup.processes(subtree: true) { kill(process, signal) }
+            }
+        }
+        let signalNumber = status & 0x7f  // WTERMSIG of sys/wait.h, a macro that does not import
+        return signalNumber == 0 ? status >> 8 & 0xff : 128 + signalNumber
+    }
+
+    private func start(in cgroup: Cgroup) throws(Failure) -> pid_t {
+        let what = "run \(command[0])"
+        let rawProcs = cgroup.path.appending("cgroup.procs").withPlatformString { open($0, O_WRONLY | O_CLOEXEC) }
+        guard rawProcs >= 0 else { throw .kernel(.current, what) }
+        let procs = Descriptor(owning: rawProcs)
+
+        var environment: [String: String] = [:]
+        var entry = environ
+        while let text = entry.pointee {
+            let pair = String(cString: text).split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            if pair.count == 2 { environment[String(pair[0])] = String(pair[1]) }
+            entry += 1
+        }
+        if let user {
+            guard let account = getpwnam(user) else {
+                throw Failure(.usage, what, "there is no user \(user)", try: "see getent passwd")
+            }
+            environment["USER"] = user
+            environment["LOGNAME"] = user
+            environment["HOME"] = String(cString: account.pointee.pw_dir)
+            environment["SHELL"] = String(cString: account.pointee.pw_shell)
+        }
+        let arguments = CStrings(command)
+        let variables = CStrings(environment.map { "\($0.key)=\($0.value)" })
+        var step = VIP_SPAWN_FORK
+        let pid = withExtendedLifetime((arguments, variables)) {
+            vip_spawn(procs.raw, user, arguments.pointers, variables.pointers, &step)
+        }
+        if pid > 0 { return pid }
+        let error = Errno(rawValue: -pid)
+        switch step {
+        case VIP_SPAWN_EXEC:
+            throw Failure(.failed, what, error.text, try: "give the command's name or its path after --")
+        case VIP_SPAWN_JOIN: throw .kernel(error, "\(what): move it into \(cgroup.path)")
+        case VIP_SPAWN_USER: throw .kernel(error, "\(what): become user \(user ?? "")")
+        default: throw .kernel(error, "\(what): fork")
+        }
+    }
+}
+
+/// A NULL-terminated array of C strings, as execve(2) takes it.
+private final class CStrings {
+    let pointers: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>
+    private let count: Int
+
+    init(_ strings: [String]) {
+        count = strings.count
+        pointers = .allocate(capacity: count + 1)
+        for (index, string) in strings.enumerated() { (pointers + index).initialize(to: strdup(string)) }
+        (pointers + count).initialize(to: nil)
+    }
+
+    deinit {
+        for index in 0..<count { free(pointers[index]) }
+        pointers.deallocate()
+    }
+}
+
+/// Signals as something to read: signalfd(2).
+private struct SignalReader: ~Copyable {
+    private let owned: Descriptor
+    var descriptor: CInt { owned.raw }
+
+    init(_ signals: [CInt]) throws(Failure) {
+        let raw = vip_signal_fd(signals, CInt(signals.count))
+        guard raw >= 0 else { throw .kernel(Errno(rawValue: -raw), "read signals") }
+        owned = Descriptor(owning: raw)
+    }
+
+    /// The next signal that has come, `nil` where none has.
+    func next() -> CInt? {
+        let signal = vip_read_signal(descriptor)
+        return signal > 0 ? signal : nil
+    }
+}

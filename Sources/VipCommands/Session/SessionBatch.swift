@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import BPFLoader
+import Glibc
+import PolicyMaps
+import Sessions
+import SystemPackage
+
+/// Sessions to be opened, one per line, in the words of `session open`. As with `ip -batch`, words are parted by blanks
+/// and there is no quoting; empty lines and lines that begin with `#` are passed over.
+///
+/// Read by hand and not by ArgumentParser, which takes a millisecond for a line: ten thousand of them would take ten seconds.
+enum SessionBatch {
+    /// More than ten million sessions' lines have; keeps a runaway generator from filling the memory.
+    private static let limit = 1 << 30
+
+    static func read(_ file: String, mounts: MountTable) throws(Failure) -> [SessionRequest] {
+        let what = "read sessions from \(file == "-" ? "standard input" : file)"
+        var descriptor = STDIN_FILENO
+        if file != "-" {
+            descriptor = open(file, O_RDONLY | O_CLOEXEC)
+            guard descriptor >= 0 else { throw .kernel(.current, what) }
+        }
+        defer { if descriptor != STDIN_FILENO { close(descriptor) } }
+        var text: [UInt8] = []
+        var buffer = [UInt8](repeating: 0, count: 1 << 16)
+        while true {
+            let count = Glibc.read(descriptor, &buffer, buffer.count)
+            if count < 0, errno == EINTR { continue }
+            guard count >= 0 else { throw .kernel(.current, what) }
+            if count == 0 { break }
+            text += buffer[..<count]
+            guard text.count <= limit else { throw Failure(.usage, what, "it is longer than \(limit) bytes") }
+        }
+        return try parse(text, what, mounts: mounts)
+    }
+
+    static func parse(_ text: [UInt8], _ what: String, mounts: MountTable) throws(Failure) -> [SessionRequest] {
+        var requests: [SessionRequest] = []
+        for (index, line) in text.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false).enumerated() {
+            let words = line.split { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") || $0 == UInt8(ascii: "\r") }
+            guard let first = words.first, first.first != UInt8(ascii: "#") else { continue }
+            guard let words = words.map({ String(validating: $0, as: UTF8.self) }) as? [String] else {
+                throw Failure(.usage, what, "line \(index + 1): it is not UTF-8")
+            }
+            do throws(Failure) {
+                requests.append(try request(words, mounts: mounts))
+            } catch {
+                throw Failure(error.code, what, "line \(index + 1): \(error.what): \(error.why)", try: error.remedy)
+            }
+        }
+        return requests
+    }
+
+    private static func request(_ words: [String], mounts: MountTable) throws(Failure) -> SessionRequest {
+        var cgroup: Cgroup?
+        var id: UInt32?
+        var allowReserved = false
+        var addresses: [IPAddress] = []
+        var user: String?
+        var policy: String?
+        var rest = words[...]
+        while let option = rest.popFirst() {
+            if option == "--allow-reserved" {
+                allowReserved = true
+                continue
+            }
+            guard let value = rest.popFirst() else {
+                throw Failure(.usage, "read \(option)", "a value is missing", try: "write \(option) VALUE")
+            }
+            func once(_ isFirst: Bool) throws(Failure) {
+                guard isFirst else { throw Failure(.usage, "read \(option)", "it is there twice", try: "give it once") }
+            }
+            switch option {
+            case "--cgroup":
+                try once(cgroup == nil)
+                cgroup = try Cgroup(path: FilePath(value), mounts: mounts)
+            case "--id":
+                try once(id == nil)
+                guard let number = UInt32(value) else {
+                    throw Failure(.usage, "read --id", "'\(value)' is no session ID", try: "give a number, 0…\(SessionIDs.last)")
+                }
+                id = number
+            case "--ip":
+                guard let address = IPAddress(value) else {
+                    throw Failure(.usage, "read --ip", "'\(value)' is no IP address", try: "write it as 10.20.0.17")
+                }
+                addresses.append(address)
+            case "--user":
+                try once(user == nil)
+                try check(user: value)
+                user = value
+            case "--policy":
+                try once(policy == nil)
+                policy = value
+            default:
+                throw Failure(
+                    .usage, "read \(option)", "there is no such option",
+                    try: "use --cgroup, --id, --allow-reserved, --ip, --user or --policy")
+            }
+        }
+        guard let cgroup else { throw Failure(.usage, "open a session", "--cgroup is missing", try: "write --cgroup PATH") }
+        guard !cgroup.isRoot else {
+            throw Failure(
+                .failed, "open a session on \(cgroup.path)", "it is the root of cgroup v2", try: "name a cgroup below it")
+        }
+        var request = SessionRequest(cgroup: cgroup)
+        request.id = id
+        request.allowReserved = allowReserved
+        request.addresses = addresses
+        request.user = user
+        request.policy = policy
+        return request
+    }
+
+    /// A user's name goes into records and lists: any text of one line, no longer than Linux allows.
+    static func check(user: String) throws(Failure) {
+        let limit = 256  // LOGIN_NAME_MAX of limits.h, with its NUL
+        guard !user.isEmpty, user.utf8.count < limit,
+            !user.unicodeScalars.contains(where: { $0.properties.generalCategory == .control })
+        else {
+            throw Failure(.usage, "read --user", "that is no user name", try: "give 1 to \(limit - 1) bytes, no control characters")
+        }
+    }
+}

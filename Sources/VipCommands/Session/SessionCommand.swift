@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import BPFLoader
+import PolicyMaps
+import Sessions
+import SystemPackage
+
+struct SessionCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "session",
+        abstract: "Open, close and list sessions.",
+        subcommands: [SessionOpen.self, SessionClose.self, SessionList.self, SessionShow.self]
+    )
+}
+
+/// The options that name a new session's ID, addresses and user.
+struct NewSessionOptions: ParsableArguments {
+    @Option(help: ArgumentHelp("The session ID, 0…16777213. Default: the lowest free one.", valueName: "n"))
+    var id: UInt32?
+
+    @Flag(help: "Let --id be a reserved one (1, 52, 53, 256).")
+    var allowReserved = false
+
+    @Option(
+        name: .customLong("ip"),
+        help: ArgumentHelp("The virtual IP. Default: the lowest free one of the policy's pool.", valueName: "addr"))
+    var addresses: [IPAddress] = []
+
+    @Option(help: ArgumentHelp("Hold this override of the policy, whatever its match says.", valueName: "name"))
+    var policy: String?
+
+    func fill(_ request: inout SessionRequest) {
+        request.id = id
+        request.allowReserved = allowReserved
+        request.addresses = addresses
+        request.policy = policy
+    }
+}
+
+struct SessionOpen: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "open",
+        abstract: "Make a cgroup a session.",
+        discussion: """
+            Prints the session's ID, its virtual IP ('-' for none) and its virtual loopback. Programs that run in the \
+            cgroup already are in the session from then on; sockets they have keep their addresses.
+
+            With --batch, reads one session per line, in the words of this command, and opens all of them or none:
+              --cgroup /sys/fs/cgroup/a --user ann
+              --cgroup /sys/fs/cgroup/b --id 12 --ip 10.20.0.12
+
+            EXAMPLES
+              vip-bpfctl session open --cgroup /sys/fs/cgroup/mine --user ann
+              read -r id ip loopback < <(vip-bpfctl session open --ip 10.20.0.17)
+              generate | vip-bpfctl session open --batch -
+            """
+    )
+
+    @Option(help: ArgumentHelp("The cgroup v2 directory. Default: the caller's own.", valueName: "path"), completion: .directory)
+    var cgroup: String?
+    @OptionGroup var new: NewSessionOptions
+    @Option(help: ArgumentHelp("Whose session it is, for the record and for the policy's overrides.", valueName: "name"))
+    var user: String?
+    @Option(help: ArgumentHelp("Read sessions from a file, '-' for standard input.", valueName: "file"), completion: .file())
+    var batch: String?
+
+    @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        if batch != nil, cgroup != nil || user != nil || new.id != nil || !new.addresses.isEmpty || new.policy != nil {
+            throw ValidationError("--batch takes its sessions from the file alone; leave the other options out")
+        }
+        if let user { try SessionBatch.check(user: user) }
+    }
+
+    func run() throws {
+        let requests: [SessionRequest]
+        let mounts = try MountTable.current()
+        if let batch {
+            requests = try SessionBatch.read(batch, mounts: mounts)
+        } else {
+            var request = SessionRequest(
+                cgroup: try cgroup.map { path throws(Failure) in try Cgroup(path: FilePath(path), mounts: mounts) }
+                    ?? Cgroup.current())
+            guard !request.cgroup.isRoot else {
+                throw Failure(
+                    .failed, "open a session on \(request.cgroup.path)",
+                    "it is the root of cgroup v2, and so every process would be in the session",
+                    try: "name a cgroup below it with --cgroup")
+            }
+            request.user = user
+            new.fill(&request)
+            requests = [request]
+        }
+        let records = try options.change { change throws(Failure) in try change.open(requests) }
+        let sessions = records.map { SessionPayload($0) }
+        if !output.json {
+            StandardOutput.text(sessions.map { $0.line + "\n" }.joined())
+        } else if batch != nil {
+            try output.print(SessionListPayload(sessions: sessions))
+        } else if let session = sessions.first {
+            try output.print(session)
+        }
+    }
+}
+
+struct SessionClose: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "close",
+        abstract: "End a session: its addresses are released, its programs no longer touched.",
+        discussion: """
+            Programs in its cgroup go on; sockets on its virtual IP lose their address.
+
+            EXAMPLES
+              vip-bpfctl session close 7
+            """
+    )
+
+    @Argument(help: ArgumentHelp("The session ID.", valueName: "id"))
+    var id: UInt32
+    @OptionGroup var options: InstanceOptions
+
+    func run() throws {
+        let id = id
+        _ = try options.change { change throws(Failure) in try change.close(id) }
+    }
+}
+
+struct SessionList: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "list",
+        abstract: "List the sessions.",
+        discussion: """
+            Needs no privilege where the state directory can be read.
+
+            EXAMPLES
+              vip-bpfctl session list
+              vip-bpfctl session list --json | jq -r '.sessions[].virtual_ips[]'
+            """
+    )
+
+    @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let mounts = try MountTable.current()
+        let records = try options.instance.registry().sessions()
+        try output.print(SessionListPayload(sessions: records.map { SessionPayload($0, mounts: mounts) }))
+    }
+}
+
+struct SessionShow: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "show",
+        abstract: "Show one session.",
+        discussion: """
+            EXAMPLES
+              vip-bpfctl session show 7
+            """
+    )
+
+    @Argument(help: ArgumentHelp("The session ID.", valueName: "id"))
+    var id: UInt32
+    @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        guard let record = try options.instance.registry().session(id: id) else {
+            throw Failure(.failed, "show session \(id)", "there is no such session", try: "see vip-bpfctl session list")
+        }
+        try output.print(SessionPayload(record, mounts: MountTable.current()))
+    }
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import Foundation
+import PolicyMaps
+import Sessions
+import SystemPackage
+
+/// One session, as every command prints it.
+struct SessionPayload: Payload {
+    var id: UInt32
+    @Nullable var user: String?
+    var cgroup: String
+    var cgroupId: UInt64
+    var virtualIps: [String]
+    var virtualLoopback: String
+    /// The override named when it was opened.
+    @Nullable var policy: String?
+    /// `open`; `gone` where its cgroup was removed; `opening` or `closing` while a command is at it.
+    var state: String
+    var openedAt: Date
+
+    init(_ record: SessionRecord, isCgroupThere: Bool = true) {
+        id = record.id
+        user = record.user
+        cgroup = record.cgroupPath.string
+        cgroupId = record.cgroupID
+        virtualIps = record.addresses.map(\.address.description)
+        virtualLoopback = SessionIDs.loopback(of: record.id).description
+        policy = record.policy
+        state = record.state == .open && !isCgroupThere ? "gone" : record.state.rawValue
+        openedAt = record.openedAt
+    }
+
+    /// With the state of its cgroup as it is now.
+    init(_ record: SessionRecord, mounts: MountTable) {
+        let cgroup = try? Cgroup(path: record.cgroupPath, mounts: mounts)
+        self.init(record, isCgroupThere: cgroup?.id == record.cgroupID)
+    }
+
+    /// `ID VIRTUAL-IP… LOOPBACK`, for a shell's `read`.
+    var line: String {
+        "\(id) \(virtualIps.isEmpty ? "-" : virtualIps.joined(separator: ",")) \(virtualLoopback)"
+    }
+
+    var table: Table {
+        Table(rows: [
+            ["session", "\(id)"], ["user", user ?? "-"], ["state", state],
+            ["virtual IP", virtualIps.isEmpty ? "none" : virtualIps.joined(separator: ", ")],
+            ["virtual loopback", virtualLoopback], ["policy", policy ?? "by match"],
+            ["cgroup", cgroup], ["cgroup ID", "\(cgroupId)"], ["opened", openedAt.formatted(.iso8601)],
+        ])
+    }
+}
+
+struct SessionListPayload: Payload {
+    var sessions: [SessionPayload]
+
+    var table: Table {
+        Table(
+            headings: ["ID", "USER", "VIRTUAL IP", "LOOPBACK", "POLICY", "STATE", "CGROUP"],
+            rows: sessions.map { session in
+                [
+                    "\(session.id)", session.user ?? "-",
+                    session.virtualIps.isEmpty ? "-" : session.virtualIps.joined(separator: ","),
+                    session.virtualLoopback, session.policy ?? "-", session.state, session.cgroup,
+                ]
+            })
+    }
+}

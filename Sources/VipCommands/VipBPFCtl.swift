@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import ArgumentParser
+import BPFLoader
+import Glibc
+
+/// The root of the command line.
+public struct VipBPFCtl: ParsableCommand {
+    public static let configuration = CommandConfiguration(
+        commandName: "vip-bpfctl",
+        abstract: "An IP address and a localhost of one's own, for every session on this host.",
+        discussion: """
+            A session is a cgroup and everything below it. Programs in it keep asking for 0.0.0.0 and 127.0.0.1; the \
+            kernel gives them the session's virtual IP and virtual loopback, as the policy says.
+
+            EXAMPLES
+              vip-bpfctl check                                   can this host do it?
+              vip-bpfctl attach cgroup /sys/fs/cgroup/user.slice --policy policy.yaml
+              vip-bpfctl run -- redis-server --port 6379         a session of its own for one command
+              vip-bpfctl session list
+
+            Exit codes: 0 done, 1 failed, 64 bad usage, 69 this kernel or host lacks what is needed, 77 not permitted.
+            """,
+        version: "0.1.0",
+        subcommands: [
+            Attach.self, Detach.self, PolicyCommand.self, ProgramCommand.self, SessionCommand.self, Run.self,
+            MapCommand.self, Status.self, Check.self,
+        ]
+    )
+
+    public init() {}
+
+    /// Parses the process's arguments, runs the command, and says how the process is to exit.
+    ///
+    /// An error is one line on standard error, `vip-bpfctl: WHAT: WHY; TRY`.
+    public static func run() -> Int32 {
+        signal(SIGPIPE, SIG_IGN)  // a closed pipe is an error of write(2), not a death
+        let arguments = Array(CommandLine.arguments.dropFirst())
+        do {
+            var command = try parseAsRoot(arguments)
+            try command.run()
+            return 0
+        } catch let failure as Failure {
+            StandardError.line("vip-bpfctl: \(failure)")
+            let isVerbose = arguments.prefix { $0 != "--" }.contains { $0 == "-v" || $0 == "--verbose" }
+            if isVerbose, let detail = failure.detail { StandardError.line(detail) }
+            return failure.code.exitCode
+        } catch let code as ExitCode {
+            return code.rawValue
+        } catch {
+            let code = exitCode(for: error)
+            guard !code.isSuccess else {  // --help, --version, --generate-completion-script
+                StandardOutput.text(fullMessage(for: error) + "\n")
+                return 0
+            }
+            let message = message(for: error).split(whereSeparator: \.isNewline).joined(separator: " ")
+            StandardError.line("vip-bpfctl: \(arguments.first ?? "vip-bpfctl"): \(message); see vip-bpfctl --help")
+            return Failure.Code.usage.exitCode
+        }
+    }
+}

@@ -1,0 +1,635 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import Foundation
+import Glibc
+import PolicyMaps
+import SystemPackage
+import Testing
+
+@Suite struct PolicyReaderTests {
+    static let file = "/etc/vip-bpf/policy.yaml"
+
+    // MARK: - What is right
+
+    @Test func readsTheWholeDocument() throws {
+        let policy = try Policy.read(
+            yaml: """
+                virtualIP:
+                  enabled: true
+                  mode: perProgram              # perSession | perProgram
+                  programs: [redis-server, /opt/crm/bin/crm]
+                  whenUnavailable: deny         # deny | useHostAddress
+                  addresses:
+                    source: pool                # pool | dhcp
+                    interface: eth0
+                    pool: [10.20.0.10-10.20.0.250, 2001:db8:20::/120]
+                virtualLoopback:
+                  enabled: true                 # default false
+                  programs: [crm]
+                  excludedPorts: [53, 631]
+                  fallback: none                # none | host
+                preferLoopback:
+                  enabled: false
+                  programs: []
+                wildcardName: virtual           # virtual | asRequested
+                isolation: true
+                sessions:
+                  unit: userSlice               # userSlice | sessionScope
+                overrides:                      # the first that matches a session replaces the sections it names
+                  - name: callcentre
+                    match: { users: [], groups: [cti], units: ["app-*.slice"] }
+                    virtualLoopback: { enabled: true, programs: ["*"] }
+                """, file: Self.file)
+        let expected = Policy(
+            virtualIP: Policy.VirtualIP(
+                enabled: true, mode: .perProgram, programs: [.name("redis-server"), .path("/opt/crm/bin/crm")],
+                whenUnavailable: .deny,
+                addresses: Policy.Addresses(
+                    source: .pool, interface: "eth0",
+                    pool: [try AddressRange("10.20.0.10-10.20.0.250"), try AddressRange("2001:db8:20::/120")])),
+            virtualLoopback: Policy.VirtualLoopback(
+                enabled: true, programs: [.name("crm")], excludedPorts: [53, 631], fallback: .none),
+            preferLoopback: Policy.PreferLoopback(enabled: false, programs: []),
+            wildcardName: .virtual, isolation: true, sessions: Policy.SessionsSection(unit: .userSlice),
+            overrides: [
+                Policy.Override(
+                    name: "callcentre", match: Policy.Match(users: [], groups: ["cti"], units: ["app-*.slice"]),
+                    virtualLoopback: Policy.VirtualLoopback(enabled: true, programs: [.everyProgram]))
+            ])
+        #expect(policy == expected)
+    }
+
+    @Test func readsWhatIsNotTheDefault() throws {
+        let policy = try Policy.read(
+            yaml: """
+                wildcardName: asRequested
+                virtualIP: {enabled: True, mode: perSession, whenUnavailable: useHostAddress}
+                virtualLoopback: {enabled: TRUE, fallback: host}
+                preferLoopback: {enabled: true}
+                isolation: false
+                sessions: {unit: sessionScope}
+                """, file: Self.file)
+        let expected = Policy(
+            virtualIP: Policy.VirtualIP(enabled: true, mode: .perSession, whenUnavailable: .useHostAddress),
+            virtualLoopback: Policy.VirtualLoopback(enabled: true, fallback: .host),
+            preferLoopback: Policy.PreferLoopback(enabled: true),
+            wildcardName: .asRequested, isolation: false, sessions: Policy.SessionsSection(unit: .sessionScope))
+        #expect(policy == expected)
+    }
+
+    @Test(arguments: [
+        "", "\n", "# nothing but a comment", "---", "---\n...\n", "null", "~", "{}", "\u{FEFF}",
+        "\u{FEFF}isolation: true",
+        "%YAML 1.1\n---\n", "virtualIP:\nvirtualLoopback:\npreferLoopback: {}\nsessions: null\noverrides:\n",
+        "virtualIP:\n  addresses:\n", "overrides: []", "isolation: true\r\nwildcardName: virtual\r\n",
+        "\"isolation\": true",
+    ])
+    func takesNothingAsTheDefaults(yaml: String) throws {
+        #expect(try Policy.read(yaml: yaml, file: Self.file) == Policy())
+    }
+
+    /// YAML 1.2's core schema: all of these are texts.
+    @Test(arguments: [
+        ("yes", "yes"), ("on", "on"), ("off", "off"), ("n", "n"), ("7z", "7z"), ("2to3", "2to3"), ("1.2.3", "1.2.3"),
+        ("'true'", "true"), ("\"null\"", "null"), ("'42'", "42"), ("!!str 42", "42"), ("! 42", "42"),
+        ("R&D", "R&D"), ("'&a'", "&a"), ("a*b", "a*b"), ("\"*b\"", "*b"), ("\"gr\\u00f6\\xdfe\"", "größe"),
+        ("1_000", "1_000"), ("0o8", "0o8"), ("0o", "0o"), ("0xg", "0xg"), ("0x", "0x"), ("0x-1", "0x-1"), ("1e", "1e"),
+        ("e1", "e1"), ("+", "+"), ("+.", "+."), ("-.nan", "-.nan"), ("inf", "inf"), ("nan", "nan"), ("1e1.5", "1e1.5"),
+        ("-0x1", "-0x1"), ("0b1", "0b1"), ("12:30:45", "12:30:45"), ("=", "="), ("<<", "<<"),
+    ])
+    func readsTextsAsTexts(yaml: String, text: String) throws {
+        let policy = try Policy.read(
+            yaml: "virtualLoopback: { programs: [\(yaml)] }\noverrides: [{ name: \(yaml) }]", file: Self.file)
+        #expect(policy.virtualLoopback.programs == [.name(text)])
+        #expect(policy.overrides.map(\.name) == [text])
+    }
+
+    @Test(arguments: [
+        "0", "007", "-1", "+1", "1.", "1.5", ".5", "-.5", "1e3", "1.E-3", "+1.5e+3", "0o17", "0x1F", ".inf", "-.Inf",
+        "+.INF",
+        ".nan", ".NaN", "123456789012345678901234567890", "1e999",
+    ])
+    func tellsNumbersFromTexts(number: String) throws {
+        let failure = try #require(throws: Failure.self) {
+            try Policy.read(yaml: "virtualIP: { programs: [\(number)] }", file: Self.file)
+        }
+        #expect(failure.why == "line 1, virtualIP.programs[0]: expected a text, found the number '\(number)'")
+        #expect(failure.remedy == "put it in quotes")
+    }
+
+    @Test func takesWhatOnlyLooksLikeAnAlias() throws {
+        let yaml = "overrides: # see &a, *a\n- name: &a c *a\n  match: {users: ['&a *a'], groups: [\" *a\"]}\n"
+        let override = try Policy.read(yaml: yaml, file: Self.file).overrides[0]
+        #expect(override == Policy.Override(name: "c *a", match: Policy.Match(users: ["&a *a"], groups: [" *a"])))
+    }
+
+    @Test func takesAsManyOverridesAsThereIsRoomFor() throws {
+        let yaml = "overrides:\n" + (1...31).map { "  - { name: o\($0) }\n" }.joined()
+        #expect(try Policy.read(yaml: yaml, file: Self.file).overrides.map(\.name) == (1...31).map { "o\($0)" })
+    }
+
+    @Test func takesWhatTheInterfaceAllows() throws {
+        let yaml = "virtualIP: { addresses: { interface: br-0123456789.x } }"
+        #expect(try Policy.read(yaml: yaml, file: Self.file).virtualIP.addresses.interface == "br-0123456789.x")
+    }
+
+    @Test func takesPreferLoopbackWhereAnOverrideCompletesIt() throws {
+        let yaml = """
+            virtualIP: { enabled: true }
+            overrides:
+              - name: a
+                virtualLoopback: { enabled: true }
+                preferLoopback: { enabled: true }
+            """
+        #expect(try Policy.read(yaml: yaml, file: Self.file).overrides[0].preferLoopback?.enabled == true)
+    }
+
+    // MARK: - What is wrong
+
+    struct Wrong: Sendable, CustomTestStringConvertible {
+        let name: String
+        let yaml: String
+        /// Of the error, counted from 1.
+        let line: Int?
+        /// The key's path; empty for none.
+        let key: String
+        /// What the reason and the remedy say.
+        let fragment: String
+
+        init(_ name: String, _ yaml: String, _ line: Int?, _ key: String, _ fragment: String) {
+            self.name = name
+            self.yaml = yaml
+            self.line = line
+            self.key = key
+            self.fragment = fragment
+        }
+
+        var testDescription: String { name }
+    }
+
+    static let keys: [Wrong] = [
+        Wrong("unknown key", "\nvirtualIp: {}", 2, "virtualIp", "there is no such key; did you mean 'virtualIP'?"),
+        Wrong("unknown key, nested", "virtualIP:\n  programm: []", 2, "virtualIP.programm", "did you mean 'programs'?"),
+        Wrong(
+            "unknown key, like no other", "virtualIP:\n  addresses:\n    colour: red", 3, "virtualIP.addresses.colour",
+            "the keys here are source, interface, pool"),
+        Wrong(
+            "unknown key in an override", "overrides:\n- name: a\n  sessions: {}", 3, "overrides[0].sessions", "no such"
+        ),
+        Wrong("unknown key with odd signs", "\"a\\nb c\": 1", 1, "'a\\u{a}b c'", "there is no such key"),
+        Wrong("merge key", "virtualIP:\n  <<: {}", 2, "virtualIP.'<<'", "there is no such key"),
+        Wrong("empty key", "'': 1", 1, "''", "there is no such key"),
+        Wrong(
+            "long key", String(repeating: "k", count: 1000) + ": 1", 1, "'\(String(repeating: "k", count: 64))…'",
+            "no such"),
+        Wrong("list for a key", "virtualIP:\n  ? [enabled]\n  : true", 2, "virtualIP", "a key is a list or a mapping"),
+        Wrong(
+            "key twice", "isolation: true\nwildcardName: virtual\nisolation: true", 3, "isolation", "first on line 1"),
+        Wrong(
+            "key twice, nested", "virtualIP:\n  enabled: true\n  addresses:\n    pool: []\n    pool: []", 5,
+            "virtualIP.addresses.pool", "the key is there twice, first on line 4; leave one out"),
+        Wrong("key twice in one line", "sessions: { unit: userSlice, unit: userSlice }", 1, "sessions.unit", "twice"),
+        Wrong("key twice, once in quotes", "isolation: true\n\"isolation\": false", 2, "isolation", "twice"),
+        Wrong("key twice with different tags", "!a isolation: true\n!b isolation: false", 2, "isolation", "twice"),
+        Wrong(
+            "key three times", "isolation: true\nisolation: true\nisolation: true", 2, "isolation", "first on line 1"),
+        Wrong(
+            "two keys twice", "isolation: true\nsessions:\nsessions:\nisolation: false", 3, "sessions",
+            "first on line 2"),
+        Wrong(
+            "key twice behind wide characters",
+            "# ö\u{1F600}\r\noverrides: [{ name: ö\u{1F600}, match: {}, match: {} }]", 2,
+            "overrides[0].match", "first on line 2"),
+        Wrong("unknown key twice", "colour: 1\ncolour: 2", 1, "colour", "there is no such key"),
+        Wrong("key twice where none belongs", "isolation: { a: 1, a: 2 }", 1, "isolation", "found a mapping"),
+        Wrong(
+            "more keys twice than are looked into", (1...20).map { "k\($0): 1\nk\($0): 2\n" }.joined(), 1, "k1",
+            "the key is there twice"),
+    ]
+
+    static let types: [Wrong] = [
+        Wrong("text for the document", "hello", 1, "", "expected a mapping with the keys virtualIP, virtualLoopback"),
+        Wrong("list for the document", "- a", 1, "", "found a list"),
+        Wrong("text for a section", "virtualIP: true", 1, "virtualIP", "found the boolean true"),
+        Wrong(
+            "list for a section", "sessions: []", 1, "sessions", "expected a mapping with the keys unit, found a list"),
+        Wrong(
+            "text for a boolean", "isolation: maybe", 1, "isolation", "expected true or false, found the text 'maybe'"),
+        Wrong("yes for a boolean", "isolation: yes", 1, "isolation", "found the text 'yes'; write true"),
+        Wrong("Off for a boolean", "isolation: Off", 1, "isolation", "found the text 'Off'; write false"),
+        Wrong("quoted boolean", "isolation: \"true\"", 1, "isolation", "found the text 'true'"),
+        Wrong("number for a boolean", "isolation: 1", 1, "isolation", "found the number '1'"),
+        Wrong(
+            "nothing for a boolean", "virtualIP:\n  enabled:\n  programs: []", 2, "virtualIP.enabled", "found nothing"),
+        Wrong("list for a boolean", "isolation: [true]", 1, "isolation", "found a list"),
+        Wrong(
+            "boolean for a text", "overrides: [{name: true}]", 1, "overrides[0].name", "boolean true; put it in quotes"),
+        Wrong(
+            "number for a text", "overrides: [{name: 0x1F}]", 1, "overrides[0].name", "number '0x1F'; put it in quotes"),
+        Wrong("fraction for a text", "overrides: [{name: -.5e3}]", 1, "overrides[0].name", "number '-.5e3'"),
+        Wrong("infinity for a text", "overrides: [{name: .inf}]", 1, "overrides[0].name", "number '.inf'"),
+        Wrong("nothing for a text", "overrides: [{name: }]", 1, "overrides[0].name", "expected a text, found nothing"),
+        Wrong("number for a word", "wildcardName: 3", 1, "wildcardName", "expected one of virtual, asRequested"),
+        Wrong(
+            "mapping for a list", "virtualIP: {programs: {a: b}}", 1, "virtualIP.programs",
+            "expected a list, found a mapping"),
+        Wrong("text for a list", "virtualIP: {programs: java}", 1, "virtualIP.programs", "put it in brackets"),
+        Wrong("nothing for a list", "virtualIP:\n  programs:", 2, "virtualIP.programs", "write [] for an empty one"),
+        Wrong(
+            "mapping for an entry", "virtualIP:\n  programs:\n  - a\n  - b: c", 4, "virtualIP.programs[1]",
+            "found a mapping"),
+        Wrong("mapping for overrides", "overrides: {name: a}", 1, "overrides", "expected a list"),
+        Wrong(
+            "text for an override", "overrides: [a]", 1, "overrides[0]", "expected a mapping with the keys name, match"),
+        Wrong(
+            "tag on a scalar", "isolation: !!bool true", 1, "isolation", "tag 'tag:yaml.org,2002:bool' is not supported"
+        ),
+        Wrong("tag on a list", "virtualIP: {programs: !x []}", 1, "virtualIP.programs", "tag '!x' is not supported"),
+        Wrong("tag on a mapping", "virtualIP: !!omap {}", 1, "virtualIP", "is not supported; leave it out"),
+        Wrong("NUL", #"overrides: [{name: "a\0b"}]"#, 1, "overrides[0].name", "'a\\u{0}b' has the character U+0000"),
+        Wrong("escape sequence", #"overrides: [{name: "\e[31m"}]"#, 1, "overrides[0].name", "U+001B"),
+        Wrong("C1 control", #"overrides: [{name: "\x9b"}]"#, 1, "overrides[0].name", "U+009B"),
+        Wrong("line break", "overrides:\n- name: |\n    a\n", 2, "overrides[0].name", "U+000A"),
+    ]
+
+    static let values: [Wrong] = [
+        Wrong(
+            "mode", "virtualIP:\n  enabled: true\n\n  mode: perUser", 4, "virtualIP.mode",
+            "'perUser' is not one of perSession, perProgram"),
+        Wrong("mode, nearly", "virtualIP: {mode: persession}", 1, "virtualIP.mode", "did you mean 'perSession'?"),
+        Wrong(
+            "whenUnavailable", "virtualIP: {whenUnavailable: x}", 1, "virtualIP.whenUnavailable",
+            "one of deny, useHostAddress"),
+        Wrong("source", "virtualIP: {addresses: {source: x}}", 1, "virtualIP.addresses.source", "one of pool, dhcp"),
+        Wrong(
+            "DHCP", "virtualIP:\n  addresses:\n    source: dhcp", 3, "virtualIP.addresses.source",
+            "this version has no DHCP; use source: pool"),
+        Wrong("fallback", "virtualLoopback: {fallback: x}", 1, "virtualLoopback.fallback", "one of none, host"),
+        Wrong("wildcardName", "wildcardName: x", 1, "wildcardName", "one of virtual, asRequested"),
+        Wrong("unit", "sessions: {unit: x}", 1, "sessions.unit", "one of userSlice, sessionScope"),
+        Wrong(
+            "override's word", "overrides: [{name: a, wildcardName: x}]", 1, "overrides[0].wildcardName",
+            "one of virtual"),
+
+        Wrong("address", pool("10.0.0.256"), 3, "virtualIP.addresses.pool[0]", "'10.0.0.256' is not an IP address"),
+        Wrong(
+            "number for an address", pool("10.5"), 3, "virtualIP.addresses.pool[0]", "expected a text, found the number"
+        ),
+        Wrong("second range", pool("10.0.0.1, 10.0.0.5-10.0.0.2"), 3, "virtualIP.addresses.pool[1]", "comes after"),
+        Wrong("mixed families", pool("10.0.0.1-2001:db8::1"), 3, "virtualIP.addresses.pool[0]", "one range a family"),
+        Wrong("host bits", pool("10.0.0.1/24"), 3, "virtualIP.addresses.pool[0]", "write 10.0.0.0/24"),
+        Wrong("prefix length", pool("10.0.0.0/33"), 3, "virtualIP.addresses.pool[0]", "0 to 32 bits, not 33"),
+        Wrong(
+            "all of IPv6", pool("'::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff'"), 3, "virtualIP.addresses.pool[0]",
+            "all of IPv6"),
+        Wrong("loopback", pool("127.0.0.8"), 3, "virtualIP.addresses.pool[0]", "loopback"),
+        Wrong("IPv6 loopback", pool("\"::1\""), 3, "virtualIP.addresses.pool[0]", "loopback"),
+        Wrong("multicast", pool("224.0.0.0/24"), 3, "virtualIP.addresses.pool[0]", "multicast"),
+        Wrong("IPv6 multicast", pool("ff02::/64"), 3, "virtualIP.addresses.pool[0]", "multicast"),
+        Wrong("wildcard", pool("0.0.0.0-0.0.0.5"), 3, "virtualIP.addresses.pool[0]", "wildcard address 0.0.0.0"),
+        Wrong("IPv6 wildcard", pool("\"::\""), 3, "virtualIP.addresses.pool[0]", "wildcard address ::"),
+        Wrong("broadcast", pool("255.255.255.255"), 3, "virtualIP.addresses.pool[0]", "broadcast"),
+        Wrong(
+            "mapped IPv4", pool("\"::ffff:10.0.0.1\""), 3, "virtualIP.addresses.pool[0]", "IPv4 addresses in IPv6 form"),
+        Wrong(
+            "same range twice", pool("10.0.0.1, 10.0.0.1"), 3, "virtualIP.addresses.pool[1]",
+            "10.0.0.1 overlaps 10.0.0.1 (line 3, virtualIP.addresses.pool[0])"),
+        Wrong(
+            "overlap behind a short range", pool("10.0.0.1-10.0.0.99, 10.0.0.200, 10.0.0.100, 10.0.0.90"), 3,
+            "virtualIP.addresses.pool[3]", "10.0.0.90 overlaps 10.0.0.1-10.0.0.99"),
+        Wrong(
+            "overlap two ranges on", pool("10.0.0.1-10.0.0.99, 10.1.0.0/24, 10.0.0.0/8"), 3,
+            "virtualIP.addresses.pool[2]",
+            "10.0.0.0/8 overlaps 10.0.0.1-10.0.0.99"),
+        Wrong(
+            "override's range in the base's",
+            pool("10.0.0.0/24")
+                + "\noverrides:\n- name: a\n  virtualIP:\n    addresses:\n      pool:\n      - 10.0.0.9", 9,
+            "overrides[0].virtualIP.addresses.pool[0]", "overlaps 10.0.0.0/24 (line 3, virtualIP.addresses.pool[0])"),
+        Wrong(
+            "two overrides' ranges",
+            """
+            overrides:
+            - { name: a, virtualIP: { addresses: { pool: [10.0.0.5] } } }
+            - { name: b, virtualIP: { addresses: { pool: [10.0.0.5] } } }
+            """, 3, "overrides[1].virtualIP.addresses.pool[0]", "(line 2, overrides[0].virtualIP.addresses.pool[0])"),
+
+        Wrong(
+            "interface too long", interface("abcdefghijklmnop"), 1, "virtualIP.addresses.interface", "at most 15 bytes"),
+        Wrong(
+            "interface with a slash", interface("a/b"), 1, "virtualIP.addresses.interface", "no slash, colon or space"),
+        Wrong(
+            "interface with an accented slash", interface("a/\u{301}"), 1, "virtualIP.addresses.interface", "no slash"),
+        Wrong(
+            "interface with a space", interface("a b"), 1, "virtualIP.addresses.interface", "no slash, colon or space"),
+        Wrong(
+            "interface with a colon", interface("eth0:1"), 1, "virtualIP.addresses.interface",
+            "no slash, colon or space"),
+        Wrong(
+            "interface ..", interface("..").replacing("..", with: "'..'"), 1, "virtualIP.addresses.interface",
+            "no interface"),
+        Wrong("interface, empty", interface("''"), 1, "virtualIP.addresses.interface", "it is empty"),
+        Wrong("interface, nothing", interface(""), 1, "virtualIP.addresses.interface", "found nothing"),
+
+        Wrong("port 0", ports("0"), 2, "virtualLoopback.excludedPorts[0]", "'0' is not a port, 1 to 65535"),
+        Wrong("port 65536", ports("53, 65536"), 2, "virtualLoopback.excludedPorts[1]", "'65536' is not a port"),
+        Wrong("negative port", ports("-1"), 2, "virtualLoopback.excludedPorts[0]", "'-1' is not a port"),
+        Wrong("port with a sign", ports("+53"), 2, "virtualLoopback.excludedPorts[0]", "'+53' is not a port"),
+        Wrong("octal port", ports("010"), 2, "virtualLoopback.excludedPorts[0]", "'010' is not a port"),
+        Wrong("hexadecimal port", ports("0x35"), 2, "virtualLoopback.excludedPorts[0]", "'0x35' is not a port"),
+        Wrong("fraction for a port", ports("53.0"), 2, "virtualLoopback.excludedPorts[0]", "'53.0' is not a port"),
+        Wrong("service for a port", ports("domain"), 2, "virtualLoopback.excludedPorts[0]", "found the text 'domain'"),
+        Wrong("quoted port", ports("\"53\""), 2, "virtualLoopback.excludedPorts[0]", "write it without quotes"),
+        Wrong("huge port", ports("99999999999999999999"), 2, "virtualLoopback.excludedPorts[0]", "is not a port"),
+        Wrong(
+            "port twice", ports("53,\n 631,\n 53"), 4, "virtualLoopback.excludedPorts[2]",
+            "'53' is on the list already, on line 2"),
+
+        Wrong(
+            "program twice", "virtualIP:\n  programs:\n  - a\n  - a", 4, "virtualIP.programs[1]",
+            "'a' is on the list already"),
+        Wrong(
+            "program twice, otherwise", "virtualIP: {programs: [/a//b, /a/b]}", 1, "virtualIP.programs[1]",
+            "'/a/b' is on the"),
+        Wrong(
+            "every program twice", "preferLoopback: {programs: ['*', '*']}", 1, "preferLoopback.programs[1]",
+            "'*' is on the"),
+        Wrong("empty program", "virtualIP: {programs: ['']}", 1, "virtualIP.programs[0]", "it is empty"),
+        Wrong(
+            "relative program", "virtualLoopback: {programs: [bin/java]}", 1, "virtualLoopback.programs[0]",
+            "program 'bin/java': it is a relative path; give the file name alone or an absolute path"),
+        Wrong("program ..", "virtualIP: {programs: [..]}", 1, "virtualIP.programs[0]", "it names a directory"),
+        Wrong("directory", "virtualIP: {programs: [/opt/]}", 1, "virtualIP.programs[0]", "ends in a slash"),
+        Wrong("NUL in a program", #"virtualIP: {programs: ["a\0"]}"#, 1, "virtualIP.programs[0]", "U+0000"),
+        Wrong(
+            "long program", "virtualIP: {programs: [\(String(repeating: "n", count: 64))]}", 1, "virtualIP.programs[0]",
+            "a name has at most 63 bytes"),
+
+        Wrong("override with no name", "overrides:\n- match: {}", 2, "overrides[0]", "it has no name"),
+        Wrong("override of nothing", "overrides:\n-", 2, "overrides[0]", "it has no name"),
+        Wrong("override with an empty name", "overrides:\n- name: ''", 2, "overrides[0].name", "it is empty"),
+        Wrong(
+            "two overrides of one name", "overrides:\n- name: a\n- name: b\n- name: a", 4, "overrides[2]",
+            "the override on line 2 has the name 'a' as well"),
+        Wrong(
+            "too many overrides", "overrides:\n" + (1...32).map { "- name: o\($0)\n" }.joined(), 33, "overrides[31]",
+            "there are 32 overrides, at most 31 are possible"),
+        Wrong(
+            "user twice", "overrides: [{name: a, match: {users: [a, b, a]}}]", 1, "overrides[0].match.users[2]",
+            "on the list"),
+        Wrong(
+            "empty group", "overrides: [{name: a, match: {groups: ['']}}]", 1, "overrides[0].match.groups[0]",
+            "it is empty"),
+        Wrong(
+            "number for a user", "overrides: [{name: a, match: {users: [1000]}}]", 1, "overrides[0].match.users[0]",
+            "in quotes"),
+        Wrong(
+            "number for a unit", "overrides: [{name: a, match: {units: [1]}}]", 1, "overrides[0].match.units[0]",
+            "in quotes"),
+
+        Wrong(
+            "preferLoopback alone", "preferLoopback:\n  programs: []\n  enabled: true", 3, "preferLoopback.enabled",
+            "preferLoopback is enabled while virtualIP and virtualLoopback are off; enable both, or disable preferLoopback"
+        ),
+        Wrong(
+            "preferLoopback without virtual IP", "virtualLoopback: {enabled: true}\npreferLoopback: {enabled: true}", 2,
+            "preferLoopback.enabled", "while virtualIP is off; enable virtualIP"),
+        Wrong(
+            "preferLoopback without virtual loopback", "virtualIP: {enabled: true}\npreferLoopback: {enabled: true}", 2,
+            "preferLoopback.enabled", "while virtualLoopback is off; enable virtualLoopback"),
+        Wrong(
+            "override enables preferLoopback",
+            "virtualIP: {enabled: true}\noverrides:\n- name: a\n  preferLoopback: {enabled: true}",
+            4, "overrides[0].preferLoopback.enabled", "while virtualLoopback is off under the override 'a'"),
+        Wrong(
+            "override disables virtual IP",
+            """
+            virtualIP: { enabled: true }
+            virtualLoopback: { enabled: true }
+            preferLoopback: { enabled: true }
+            overrides:
+            - name: a
+              virtualIP: { programs: [java] }
+            """, 6, "overrides[0].virtualIP", "while virtualIP is off under the override 'a'"),
+        Wrong(
+            "override disables virtual loopback",
+            """
+            virtualIP: { enabled: true }
+            virtualLoopback: { enabled: true }
+            preferLoopback: { enabled: true }
+            overrides:
+            - name: a
+            - name: b
+              virtualLoopback: { enabled: false }
+            """, 7, "overrides[1].virtualLoopback", "while virtualLoopback is off under the override 'b'"),
+    ]
+
+    static let syntax: [Wrong] = [
+        Wrong("unclosed list", "virtualIP:\n  programs: [a,\nisolation: true", nil, "", "this is not YAML"),
+        Wrong("tab", "virtualIP:\n\tenabled: true", 2, "", "cannot start any token"),
+        Wrong("wrong indentation", "virtualIP:\n  enabled: true\n programs: []", 3, "", "this is not YAML"),
+        Wrong("unquoted star", "virtualIP:\n  programs: [*]", 2, "", "put a text that begins with * in quotes"),
+        Wrong(
+            "unquoted pattern", "overrides: [{name: a, match: {units: [*.slice]}}]", 1, "", "begins with * in quotes"),
+        Wrong("unquoted star and name", "virtualIP:\n  programs: [*java]", 2, "", "begins with * in quotes"),
+        Wrong("unquoted ampersand", "virtualIP: {programs: [& x]}", 1, "", "begins with & in quotes"),
+        Wrong("unclosed quotes", "isolation: 'true", nil, "", "this is not YAML"),
+        Wrong("invalid escape", #"isolation: "\ud800""#, 1, "", "this is not YAML"),
+        Wrong("control character", "isolation: true\n# \u{7}", 2, "", "control characters are not allowed (U+7)"),
+        Wrong("two documents", "isolation: true\n---\nisolation: false", 2, "", "a second YAML document begins"),
+        Wrong("two documents, one empty", "isolation: true\n---\n", 2, "", "a second YAML document begins"),
+        Wrong("two documents, one broken", "isolation: true\n---\n[", 2, "", "a second YAML document begins"),
+        Wrong(
+            "alias", "virtualIP: {programs: &a [java]}\nvirtualLoopback:\n  programs: *a", 3, "",
+            "YAML aliases (*name) are not supported; write the entries out"),
+        Wrong("alias after a key twice", "a: &a 1\na: 2\nb: *a", 3, "", "YAML aliases (*name) are not supported"),
+        Wrong("deep nesting", String(repeating: "[", count: 500_000), 1, "", "nested too deeply"),
+        Wrong("deep blocks", String(repeating: "- ", count: 500_000), 1, "", "nested too deeply"),
+        Wrong("deep keys", String(repeating: "? ", count: 500_000), 1, "", "nested too deeply"),
+        Wrong(
+            "nearly as deep", String(repeating: "[", count: 990) + String(repeating: "]", count: 990), 1, "",
+            "found a list"),
+        Wrong("too large", String(repeating: "#", count: Policy.sizeLimit + 1), nil, "", "it is larger than 1 MiB"),
+    ]
+
+    @Test(arguments: keys + types + values + syntax)
+    func refuses(_ row: Wrong) throws {
+        let failure = try #require(throws: Failure.self) { try Policy.read(yaml: row.yaml, file: Self.file) }
+        let line = failure.description
+        #expect(failure.code == .failed)
+        #expect(failure.what == "read policy \(Self.file)")
+        #expect(!line.contains { $0.isNewline })
+        #expect(line.utf8.count < 500)
+        if let number = row.line {
+            let place = row.key.isEmpty ? "line \(number): " : "line \(number), \(row.key): "
+            #expect(failure.why.hasPrefix(place), "\(line)")
+        }
+        #expect(line.contains(row.fragment), "\(line)")
+    }
+
+    private static func pool(_ ranges: String) -> String {
+        "virtualIP:\n  addresses:\n    pool: [\(ranges)]"
+    }
+
+    private static func interface(_ name: String) -> String {
+        "virtualIP: {addresses: {interface: \(name) }}"
+    }
+
+    private static func ports(_ ports: String) -> String {
+        "virtualLoopback:\n  excludedPorts: [\(ports)]"
+    }
+
+    /// Each would keep a reader busy for ever that follows its aliases: 10 to the power of 30 nodes.
+    @Test(
+        .timeLimit(.minutes(1)),
+        arguments: [
+            "virtualIP: *l30", "? *l30\n: 1", "virtualIP: {*l30 : 1}", "virtualIP: [*l30:1]", "virtualIP: {*l30}",
+            "virtualIP: [? *l30 : 1]", "? - *l30\n: 1", "? [*l30]\n: 1", "*l30 : 1", "virtualIP:\u{2028}  *l30 : 1",
+            "---\u{85}? *l30\u{85}: 1", "virtualIP: {?*l30 : 1}", "virtualIP: {\"a\":*l30}", "{!x *l30 : 1}",
+        ])
+    func survivesAliasBombs(use: String) throws {
+        var levels = "l0: &l0 [x]\n"
+        for level in 1...30 {
+            levels +=
+                "l\(level): &l\(level) [\([String](repeating: "*l\(level - 1)", count: 10).joined(separator: ","))]\n"
+        }
+        #expect(throws: Failure.self) { try Policy.read(yaml: levels + use, file: Self.file) }
+        // The same without a line break or space before any mark.
+        let tight = levels.replacing(": &", with: ": !!seq\t&")
+        #expect(throws: Failure.self) { try Policy.read(yaml: tight + use, file: Self.file) }
+    }
+
+    /// A reader with a small stack, as threads of a pool have, gets as deep as the YAML library goes.
+    @Test func needsLittleStack() async throws {
+        let deep = String(repeating: "[", count: 999) + String(repeating: "]", count: 999)
+        let said = try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<String, any Error>) in
+            let thread = Thread {
+                continuation.resume(
+                    with: Result {
+                        try #require(throws: Failure.self) { try Policy.read(yaml: deep, file: Self.file) }.description
+                    })
+            }
+            thread.stackSize = 1 << 20
+            thread.start()
+        }
+        #expect(said.contains("found a list"))
+    }
+
+    /// Cutting a good policy anywhere, or changing any byte of it, gives a policy or one line.
+    @Test func survivesDamage() throws {
+        let whole = try Self.sample.yaml()
+        var random = SplitMix64(seed: 7)
+        for length in 0..<whole.utf8.count {
+            let cut = String(decoding: whole.utf8.prefix(length), as: UTF8.self)
+            expectPolicyOrLine(cut)
+            var bytes = Array(whole.utf8)
+            bytes[length] = UInt8("\t\n \"'#&*,-:?[]{}|>!%@`\\~0ay\u{7f}".utf8.randomElement(using: &random) ?? 0)
+            expectPolicyOrLine(String(decoding: bytes, as: UTF8.self))
+        }
+    }
+
+    private func expectPolicyOrLine(_ yaml: String) {
+        do throws(Failure) {
+            let policy = try Policy.read(yaml: yaml, file: Self.file)
+            let again = try Policy.read(yaml: policy.yaml(), file: "what was written")
+            #expect(again == policy)
+        } catch {
+            #expect(error.what == "read policy \(Self.file)")
+            #expect(!error.description.contains { $0.isNewline })
+        }
+    }
+
+    static let sample = Policy(
+        virtualIP: Policy.VirtualIP(enabled: true, programs: [.name("a"), .everyProgram]),
+        virtualLoopback: Policy.VirtualLoopback(enabled: true, programs: [.path("/b")], excludedPorts: [1, 65535]),
+        preferLoopback: Policy.PreferLoopback(enabled: true),
+        overrides: [Policy.Override(name: "o", match: Policy.Match(units: ["x*"]), isolation: false)])
+
+    // MARK: - Files
+
+    @Test func readsAFile() throws {
+        try withFile(Data("isolation: false\n".utf8)) { path in
+            let policy = try Policy.read(contentsOf: path)
+            #expect(policy == Policy(isolation: false))
+        }
+    }
+
+    @Test func readsAPipe() throws {
+        try withDirectory { directory in
+            let path = directory.appending("pipe")
+            try #require(mkfifo(path.string, 0o600) == 0)
+            let writer = Thread {
+                try? Data("isolation: false\n".utf8).write(to: URL(filePath: path.string), options: [])
+            }
+            writer.start()
+            let policy = try Policy.read(contentsOf: path)
+            #expect(policy == Policy(isolation: false))
+        }
+    }
+
+    @Test func acceptsTheLargestFile() throws {
+        let programs = (0..<50_000).map { "program-\($0)" }
+        var yaml = "virtualLoopback: { programs: [\(programs.joined(separator: ","))] }\n#"
+        yaml += String(repeating: "x", count: Policy.sizeLimit - yaml.utf8.count)
+        try withFile(Data(yaml.utf8)) { path in
+            let policy = try Policy.read(contentsOf: path)
+            #expect(policy.virtualLoopback.programs == programs.map { .name($0) })
+        }
+    }
+
+    @Test func acceptsEveryPort() throws {
+        let yaml = "virtualLoopback: { excludedPorts: \(Array(1...65535)) }"
+        #expect(try Policy.read(yaml: yaml, file: Self.file).virtualLoopback.excludedPorts.count == 65535)
+    }
+
+    @Test(arguments: [
+        ("not UTF-8", Data([0x23, 0x0a, 0x61, 0xff]), "line 2: it is not UTF-8; save it as UTF-8"),
+        ("cut within a character", Data([0x23, 0xc3]), "line 1: it is not UTF-8; save it as UTF-8"),
+        ("overlong form", Data([0x23, 0xc0, 0xaf]), "line 1: it is not UTF-8; save it as UTF-8"),
+        ("UTF-16", Data([0xff, 0xfe, 0x61, 0x00]), "line 1: it is not UTF-8; save it as UTF-8"),
+        ("NUL", Data([0x23, 0x00]), "line 1: this is not YAML: control characters are not allowed"),
+        ("too large", Data(repeating: 0xff, count: (1 << 20) + 1), "it is larger than 1 MiB"),
+    ])
+    func refusesAFile(name: String, data: Data, fragment: String) throws {
+        try withFile(data) { path in
+            let failure = try #require(throws: Failure.self) { try Policy.read(contentsOf: path) }
+            #expect(failure.description == "read policy \(path): \(fragment)")
+        }
+    }
+
+    @Test func refusesWhatIsNoFile() throws {
+        try withDirectory { directory in
+            let missing = directory.appending("missing.yaml")
+            let none = try #require(throws: Failure.self) { try Policy.read(contentsOf: missing) }
+            #expect(none.description == "read policy \(missing): there is no such file")
+            #expect(none.code == .failed)
+            let folder = try #require(throws: Failure.self) { try Policy.read(contentsOf: directory) }
+            #expect(folder.description == "read policy \(directory): it is a directory; name the file in it")
+            try Data().write(to: URL(filePath: missing.string))
+            let below = try #require(throws: Failure.self) { try Policy.read(contentsOf: missing.appending("x")) }
+            #expect(below.description == "read policy \(missing)/x: Not a directory")
+        }
+    }
+
+    @Test func saysWhatTheKernelSays() throws {
+        // Nothing is mapped at address 0, root or not.
+        let failure = try #require(throws: Failure.self) { try Policy.read(contentsOf: "/proc/self/mem") }
+        #expect(failure.description == "read policy /proc/self/mem: Input/output error")
+    }
+
+    private func withDirectory(_ body: (FilePath) throws -> Void) throws {
+        let url = FileManager.default.temporaryDirectory.appending(path: "vip-\(UUID().uuidString)")
+        try FileManager.default.createDirectory(at: url, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(at: url) }
+        try body(FilePath(url.path))
+    }
+
+    private func withFile(_ data: Data, _ body: (FilePath) throws -> Void) throws {
+        try withDirectory { directory in
+            let path = directory.appending("policy.yaml")
+            try data.write(to: URL(filePath: path.string))
+            try body(path)
+        }
+    }
+}
