@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# `make help` says what there is. V=1 shows the commands, NO_DEPS=1 installs nothing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules
+
+Q := $(if $(V),,@)
+say = @printf '  %-8s %s\n' $(1) "$(2)"
+
+PREFIX ?= /usr/local
+SWIFT ?= swift
+# Of `make test`: what to run of it, a regular expression. Empty is everything.
+FILTER ?=
+SWIFT_BUILD := $(SWIFT) build $(if $(V),,--quiet)
+# Of our own modules; SwiftPM compiles those of others with their warnings off.
+STRICT := -Xswiftc -warnings-as-errors
+
+# Root builds as the one who called sudo, so that .build stays theirs; runs the tests as root, all the same.
+ROOT := $(filter 0,$(shell id -u))
+INVOKER := $(if $(ROOT),$(filter-out root,$(SUDO_USER)))
+BUILDER := $(if $(INVOKER),runuser -u $(INVOKER) -- env HOME=$(shell getent passwd $(INVOKER) | cut -d: -f6))
+PRIVILEGED := $(if $(ROOT),,sudo env PATH="$$PATH" $(if $(CI),CI=$(CI)))
+
+CONTROLLER := out/vip-bpfctl
+OBJECT := bpf/vip.bpf.o
+OBJECT_SOURCES := scripts/object $(wildcard bpf/*.c bpf/*.h)
+
+# Of what git knows and what is not yet added: a file is checked before its first commit.
+sources = $(shell git ls-files --cached --others --exclude-standard --deduplicate -- $(1) | while read -r f; do [ ! -f "$$f" ] || echo "$$f"; done)
+
+.PHONY: all
+all: $(CONTROLLER) ## build the controller: out/vip-bpfctl
+
+.PHONY: $(CONTROLLER)
+$(CONTROLLER): deps-build object
+	$(call say,SWIFT,$@)
+	$(Q)$(BUILDER) $(SWIFT_BUILD) -c release --static-swift-stdlib --product vip-bpfctl
+	$(Q)$(BUILDER) install -D "$$($(BUILDER) $(SWIFT) build -c release --show-bin-path)/vip-bpfctl" $@
+
+.PHONY: deps-%
+deps-%:
+	$(Q)$(if $(NO_DEPS),:,scripts/dependencies $*)
+
+# The object is committed, so a toolchain without clang will do.
+.PHONY: object
+object: $(if $(shell scripts/object --compiler),$(OBJECT)) ## compile the in-kernel programs where their sources are newer
+
+$(OBJECT): $(OBJECT_SOURCES) | deps-build
+	$(call say,BPF,$@)
+	$(Q)$(BUILDER) scripts/object $@
+
+# ---- checks ----
+
+CHECKS := tree format shell object warnings
+.PHONY: check $(CHECKS:%=check-%)
+check: $(CHECKS:%=check-%) ## formatting, lint, object drift, warnings as errors
+
+check-tree:
+	$(call say,CHECK,tracked files and licence headers)
+	$(Q)scripts/check-tree
+
+check-format: deps-check
+	$(call say,CHECK,formatting)
+	$(Q)$(SWIFT) format lint --strict --parallel $(call sources,'*.swift')
+	$(Q)clang-format --dry-run -Werror $(call sources,'*.c' '*.h')
+
+check-shell: deps-check
+	$(call say,CHECK,shell scripts)
+	$(Q)shellcheck $(shell grep -lE '^#!.*[/ ](ba)?sh$$' $(call sources,scripts .ci Tests Benchmarks packaging '*.sh'))
+
+check-object: deps-build
+	$(call say,CHECK,$(OBJECT) against its sources)
+	$(Q)scripts/object --check $(OBJECT)
+
+# Each C file alone, as the host's clang sees it; SwiftPM has no flag for warnings in C.
+check-warnings: deps-build
+	$(call say,CHECK,warnings)
+	$(Q)for file in $(call sources,'Sources/*.c' 'Tests/*.c' 'Benchmarks/*.c'); do \
+		"$$(scripts/object --compiler)" -fsyntax-only -Wall -Wextra -Werror \
+			-Ibpf $(patsubst %,-I%,$(wildcard Sources/*/include)) "$$file"; \
+	done
+	$(Q)$(BUILDER) $(SWIFT_BUILD) --build-tests $(STRICT)
+
+.PHONY: format
+format: ## put Swift and C into the form that `check` wants
+	$(Q)$(SWIFT) format --in-place --parallel $(call sources,'*.swift')
+	$(Q)clang-format -i $(call sources,'*.c' '*.h')
+
+# ---- running ----
+
+.PHONY: test
+test: deps-test object ## every test; those on the kernel as root (FILTER=Contract for some)
+	$(call say,SWIFT,tests)
+	$(Q)$(BUILDER) $(SWIFT_BUILD) --build-tests $(STRICT)
+	$(Q)$(PRIVILEGED) $(SWIFT) test --skip-build $(STRICT) $(if $(FILTER),--filter '$(FILTER)')
+
+.PHONY: fuzz
+fuzz: deps-test ## the translation and the parsers, for a bounded time
+	$(Q)scripts/fuzz
+
+.PHONY: bench
+bench: deps-test $(CONTROLLER) ## what the hooks cost
+	$(Q)scripts/bench
+
+.PHONY: demo
+demo: deps-demo $(CONTROLLER) ## two redis servers, one port, one host
+	$(Q)VIP_BPFCTL=$(CURDIR)/$(CONTROLLER) scripts/demo
+
+.PHONY: install
+install: ## put the controller and its completions below DESTDIR and PREFIX
+	@[ -x $(CONTROLLER) ] || { echo 'install: $(CONTROLLER) is not there; run make first' >&2; exit 1; }
+	$(call say,INSTALL,$(DESTDIR)$(PREFIX))
+	$(Q)install -D -m 755 $(CONTROLLER) $(DESTDIR)$(PREFIX)/sbin/vip-bpfctl
+	$(Q)completion() { \
+		mkdir -p "$$(dirname "$$2")"; \
+		$(CONTROLLER) --generate-completion-script "$$1" >"$$2"; \
+		chmod 644 "$$2"; \
+	}; \
+	share=$(DESTDIR)$(PREFIX)/share; \
+	completion bash "$$share/bash-completion/completions/vip-bpfctl"; \
+	completion zsh "$$share/zsh/site-functions/_vip-bpfctl"; \
+	completion fish "$$share/fish/vendor_completions.d/vip-bpfctl.fish"
+
+.PHONY: clean
+clean: ## remove what was built, but for the committed object
+	$(Q)rm -rf .build out
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile

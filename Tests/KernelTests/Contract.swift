@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Synchronization
+import Testing
+
+// The words in which ContractTests.swift states the contract: policies, places, actors, and the stage they act on.
+
+/// A policy by what differs from the defaults. `app` is on every list that is in force, `tool` on none.
+struct ContractPolicy: Hashable, Sendable, CustomStringConvertible {
+    /// Virtual IP, virtual loopback, preferred loopback.
+    enum Part: String, Sendable, CaseIterable {
+        case virtualIP = "V"
+        case loopback = "L"
+        case preferred = "P"
+    }
+
+    var parts: Set<Part>
+    var programs = ["app"]
+    var mode = "perProgram"
+    var whenUnavailable = "deny"
+    var wildcardName = "virtual"
+    var fallback = "none"
+    var isolation = true
+    var excludedPorts: [UInt16] = []
+
+    init(_ parts: Part...) { self.parts = Set(parts) }
+
+    func with(_ change: (inout Self) -> Void) -> Self {
+        var copy = self
+        change(&copy)
+        return copy
+    }
+
+    var yaml: String {
+        """
+        virtualIP:
+          enabled: \(parts.contains(.virtualIP))
+          mode: \(mode)
+          programs: \(mode == "perSession" ? "[]" : "\(programs)")
+          whenUnavailable: \(whenUnavailable)
+        virtualLoopback:
+          enabled: \(parts.contains(.loopback))
+          programs: \(programs)
+          excludedPorts: \(excludedPorts)
+          fallback: \(fallback)
+        preferLoopback:
+          enabled: \(parts.contains(.preferred))
+          programs: \(parts.contains(.preferred) ? programs : [])
+        wildcardName: \(wildcardName)
+        isolation: \(isolation)
+        """ + "\n"
+    }
+
+    var description: String {
+        var words = [
+            parts.isEmpty ? "off" : Part.allCases.filter(parts.contains).map(\.rawValue).joined(separator: "+")
+        ]
+        let plain = ContractPolicy()
+        if mode != plain.mode { words.append(mode) }
+        if programs != plain.programs { words.append("for \(programs.joined(separator: ","))") }
+        if whenUnavailable != plain.whenUnavailable { words.append(whenUnavailable) }
+        if wildcardName != plain.wildcardName { words.append(wildcardName) }
+        if fallback != plain.fallback { words.append("fallback \(fallback)") }
+        if !isolation { words.append("no isolation") }
+        if !excludedPorts.isEmpty { words.append("but ports \(excludedPorts)") }
+        return words.joined(separator: " ")
+    }
+}
+
+/// Who calls: the processes of a session, or those of none.
+enum Party: Sendable, CaseIterable {
+    /// Session 7: 198.51.100.17, 127.0.0.8.
+    case ann
+    /// Session 300, past the loopback's roll-over: 198.51.100.18, 127.0.1.45.
+    case ben
+    /// Session 20, without a virtual IP: 127.0.0.21.
+    case poor
+    /// In no session, where hooks are attached.
+    case nobody
+    /// In no session, where none are.
+    case unhooked
+    /// On another host.
+    case remote
+
+    var id: UInt32? {
+        switch self {
+        case .ann: 7
+        case .ben: 300
+        case .poor: 20
+        case .nobody, .unhooked, .remote: nil
+        }
+    }
+    var virtualIP: String? {
+        switch self {
+        case .ann: "198.51.100.17"
+        case .ben: "198.51.100.18"
+        case .poor, .nobody, .unhooked, .remote: nil
+        }
+    }
+    var virtualLoopback: String? {
+        switch self {
+        case .ann: "127.0.0.8"
+        case .ben: "127.0.1.45"
+        case .poor: "127.0.0.21"
+        case .nobody, .unhooked, .remote: nil
+        }
+    }
+    var cgroup: String {
+        switch self {
+        case .ann, .ben, .poor, .nobody: "attached/\(self)"
+        case .unhooked, .remote: "outside"
+        }
+    }
+}
+
+/// An address by what it is to a party.
+enum Place: Hashable, Sendable {
+    case wildcard, localhost, host, remote
+    /// systemd-resolved's stub: in 127/8, of no session.
+    case stub
+    case multicast
+    case virtualIP(of: Party)
+    case loopback(of: Party)
+
+    static let annVIP = Place.virtualIP(of: .ann)
+    static let annLO = Place.loopback(of: .ann)
+    static let benVIP = Place.virtualIP(of: .ben)
+    static let benLO = Place.loopback(of: .ben)
+    static let poorLO = Place.loopback(of: .poor)
+
+    var address: String {
+        switch self {
+        case .wildcard: "0.0.0.0"
+        case .localhost: "127.0.0.1"
+        case .host: Sandbox.hostAddress
+        case .remote: Sandbox.outsideAddress
+        case .stub: "127.0.0.53"
+        case .multicast: "239.1.2.3"
+        case .virtualIP(let party): party.virtualIP ?? "no virtual IP"
+        case .loopback(let party): party.virtualLoopback ?? "no virtual loopback"
+        }
+    }
+}
+
+/// A program that is run by a party. What is in `first` it does before all else.
+struct Actor: Sendable, CustomStringConvertible {
+    var party: Party
+    var program: String
+    /// Below the party's cgroup.
+    var below = ""
+    var first: [String] = []
+
+    /// On the lists of the policy.
+    static let app = Actor(party: .ann, program: "app")
+    static let benApp = Actor(party: .ben, program: "app")
+    static let poorApp = Actor(party: .poor, program: "app")
+    /// On none.
+    static let tool = Actor(party: .ann, program: "tool")
+    static let poorTool = Actor(party: .poor, program: "tool")
+    /// By its name on the lists, but in no session.
+    static let nobody = Actor(party: .nobody, program: "app")
+    static let unhooked = Actor(party: .unhooked, program: "app")
+    static let remote = Actor(party: .remote, program: "app")
+
+    var description: String {
+        [
+            "\(party)'s \(program)", below.isEmpty ? nil : "in \(below)",
+            first.isEmpty ? nil : "after \(first.joined(separator: ", "))",
+        ]
+        .compactMap(\.self).joined(separator: " ")
+    }
+}
+
+enum Transport: String, Sendable, CaseIterable {
+    case tcp, mptcp, fastOpen, datagram, connectedDatagram
+
+    static let streams: [Transport] = [.tcp, .mptcp, .fastOpen]
+    static let binds: [Transport] = [.tcp, .mptcp, .datagram]
+    static let datagrams: [Transport] = [.datagram, .connectedDatagram]
+
+    var isStream: Bool { Self.streams.contains(self) }
+    /// As the probe's `socket` has it.
+    var socket: String {
+        switch self {
+        case .tcp, .fastOpen: "tcp"
+        case .mptcp: "mptcp"
+        case .datagram, .connectedDatagram: "udp"
+        }
+    }
+}
+
+/// A sandbox with hooks attached and the sessions of all parties open.
+final class Stage: Sendable {
+    let sandbox: Sandbox
+    private struct State {
+        var inForce: ContractPolicy?
+        /// A port of its own for each case, below the ephemeral ones: nothing waits for TIME_WAIT to pass.
+        var port: UInt16 = 10000
+    }
+    private let state = Mutex(State())
+
+    init(_ sandbox: Sandbox) throws {
+        self.sandbox = sandbox
+        let policy = try sandbox.policyFile(ContractPolicy().yaml)
+        try sandbox.mustCtl("attach", "cgroup", sandbox.attached, "--policy", policy)
+        for party in Party.allCases {
+            guard let id = party.id else { continue }
+            let session = try sandbox.openSession(party.cgroup, id: id, ip: party.virtualIP)
+            guard session.virtualIps == [party.virtualIP].compactMap(\.self),
+                session.virtualLoopback == party.virtualLoopback
+            else {
+                throw HarnessError("session \(id) is not what was asked for: \(session)")
+            }
+        }
+    }
+
+    func enforce(_ policy: ContractPolicy) throws {
+        guard state.withLock({ $0.inForce }) != policy else { return }
+        try sandbox.mustCtl("policy", "apply", try sandbox.policyFile(policy.yaml))
+        state.withLock { $0.inForce = policy }
+    }
+
+    func newPort() -> UInt16 {
+        state.withLock { state in
+            state.port += 1
+            return state.port
+        }
+    }
+
+    func start(_ actor: Actor) throws -> Probe {
+        let cgroup = actor.below.isEmpty ? actor.party.cgroup : "\(actor.party.cgroup)/\(actor.below)"
+        let probe = try sandbox.probe(actor.program, in: cgroup, at: actor.party == .remote ? .outside : .inside)
+        for command in actor.first { try probe.must(command) }
+        return probe
+    }
+}
+
+/// One stage for all tests of a suite.
+struct StageTrait: SuiteTrait, TestScoping {
+    @TaskLocal static var current: Stage?
+
+    func provideScope(for test: Test, testCase: Test.Case?, performing function: @concurrent () async throws -> Void)
+        async throws
+    {
+        let sandbox = try Sandbox()
+        do {
+            let stage = try Stage(sandbox)
+            try await Self.$current.withValue(stage) { try await function() }
+        } catch {
+            try? sandbox.tearDown()
+            throw error
+        }
+        try sandbox.tearDown()
+    }
+}
+
+extension Trait where Self == StageTrait {
+    static var stage: Self { Self() }
+}

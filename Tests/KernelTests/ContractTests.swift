@@ -1,0 +1,627 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import Testing
+
+/// docs/behaviour.md, the IPv4 half, through real sockets: given this policy, this call gets that.
+@Suite(.serialized, .requiresRoot, .stage)
+struct ContractTests {
+    let stage: Stage
+
+    init() throws {
+        stage = try #require(StageTrait.current)
+    }
+
+    // MARK: bind, getsockname
+
+    struct BindRow: Sendable, CustomTestStringConvertible {
+        enum Outcome: Sendable {
+            case at(Place, named: Place)
+            case refused(String)
+        }
+
+        let policy: ContractPolicy
+        let actor: Actor
+        let asks: Place
+        let outcome: Outcome
+        var transport: Transport = .tcp
+        var port: UInt16?
+
+        /// One row of the table, for each transport.
+        static func rows(
+            _ policy: ContractPolicy, _ actor: Actor, _ asks: Place, at place: Place, named: Place? = nil,
+            port: UInt16? = nil,
+            _ transports: [Transport] = Transport.binds
+        ) -> [BindRow] {
+            transports.map {
+                BindRow(
+                    policy: policy, actor: actor, asks: asks, outcome: .at(place, named: named ?? place), transport: $0,
+                    port: port)
+            }
+        }
+
+        static func rows(
+            _ policy: ContractPolicy, _ actor: Actor, _ asks: Place, refused errno: String,
+            _ transports: [Transport] = Transport.binds
+        ) -> [BindRow] {
+            transports.map {
+                BindRow(policy: policy, actor: actor, asks: asks, outcome: .refused(errno), transport: $0)
+            }
+        }
+
+        var testDescription: String { "[\(policy)] \(actor) binds \(asks.address) (\(transport)) → \(outcome)" }
+    }
+
+    static let off = ContractPolicy()
+    static let v = ContractPolicy(.virtualIP)
+    static let l = ContractPolicy(.loopback)
+    static let vl = ContractPolicy(.virtualIP, .loopback)
+    static let vlp = ContractPolicy(.virtualIP, .loopback, .preferred)
+    static let deep = Actor(party: .ann, program: "app", below: "user.slice/app.scope/deep")
+    static let renamed = Actor(party: .ann, program: "app", first: ["rename other-name"])
+    static let worker = Actor(party: .ann, program: "app", first: ["thread worker-1"])
+
+    static let bindRows: [BindRow] = [
+        // 0.0.0.0
+        BindRow.rows(off, .app, .wildcard, at: .wildcard),
+        BindRow.rows(l, .app, .wildcard, at: .wildcard),
+        BindRow.rows(v, .app, .wildcard, at: .annVIP),
+        BindRow.rows(vl, .app, .wildcard, at: .annVIP),
+        BindRow.rows(vl, .benApp, .wildcard, at: .benVIP),
+        BindRow.rows(vlp, .app, .wildcard, at: .annLO, named: .localhost),
+        BindRow.rows(vl, .tool, .wildcard, at: .wildcard),
+        BindRow.rows(v.with { $0.mode = "perSession" }, .tool, .wildcard, at: .annVIP),
+        BindRow.rows(v.with { $0.programs = ["*"] }, .tool, .wildcard, at: .annVIP),
+        // 127.0.0.1
+        BindRow.rows(off, .app, .localhost, at: .localhost),
+        BindRow.rows(v, .app, .localhost, at: .localhost),
+        BindRow.rows(l, .app, .localhost, at: .annLO, named: .localhost),
+        BindRow.rows(vl, .app, .localhost, at: .annLO, named: .localhost),
+        BindRow.rows(vl, .benApp, .localhost, at: .benLO, named: .localhost),
+        BindRow.rows(vlp, .app, .localhost, at: .annLO, named: .localhost),
+        BindRow.rows(vl, .tool, .localhost, at: .localhost),
+        BindRow.rows(l.with { $0.programs = ["*"] }, .tool, .localhost, at: .annLO, named: .localhost),
+        BindRow.rows(l.with { $0.excludedPorts = [631] }, .app, .localhost, at: .localhost, port: 631),
+        BindRow.rows(l.with { $0.excludedPorts = [631] }, .app, .localhost, at: .annLO, named: .localhost),
+        // a host address
+        BindRow.rows(off, .app, .host, at: .host),
+        BindRow.rows(l, .app, .host, at: .host),
+        BindRow.rows(v, .app, .host, at: .annVIP),
+        BindRow.rows(vl, .app, .host, at: .annVIP),
+        BindRow.rows(vlp, .app, .host, at: .annLO, named: .localhost),
+        BindRow.rows(vl, .tool, .host, at: .host),
+        // its own
+        BindRow.rows(vl, .app, .annVIP, at: .annVIP),
+        BindRow.rows(vlp, .app, .annVIP, at: .annVIP),
+        BindRow.rows(vl, .app, .annLO, at: .annLO, named: .localhost),
+        BindRow.rows(off, .app, .annVIP, at: .annVIP),
+        BindRow.rows(vl, .tool, .annVIP, at: .annVIP),
+        // another session's
+        BindRow.rows(vl, .app, .benVIP, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(vl, .app, .benLO, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(vl, .tool, .benVIP, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(vl, .tool, .benLO, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(vl, .benApp, .poorLO, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(vl.with { $0.isolation = false }, .app, .benVIP, at: .benVIP),
+        BindRow.rows(vl.with { $0.isolation = false }, .app, .benLO, at: .benLO),
+        // anything else
+        BindRow.rows(vl, .app, .stub, at: .stub),
+        BindRow.rows(vlp, .app, .stub, at: .stub),
+        BindRow.rows(vl, .app, .multicast, at: .multicast, [.datagram]),
+        BindRow.rows(vl, .app, .remote, refused: "EADDRNOTAVAIL"),
+        // wildcardName
+        BindRow.rows(v.with { $0.wildcardName = "asRequested" }, .app, .wildcard, at: .annVIP, named: .wildcard),
+        BindRow.rows(vlp.with { $0.wildcardName = "asRequested" }, .app, .wildcard, at: .annLO, named: .wildcard),
+        BindRow.rows(v.with { $0.wildcardName = "asRequested" }, .app, .host, at: .annVIP),
+        BindRow.rows(v.with { $0.wildcardName = "asRequested" }, .app, .annVIP, at: .annVIP),
+        BindRow.rows(vl.with { $0.wildcardName = "asRequested" }, .app, .localhost, at: .annLO, named: .localhost),
+        // no virtual IP
+        BindRow.rows(v, .poorApp, .wildcard, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(v, .poorApp, .host, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(v, .poorApp, .localhost, at: .localhost),
+        BindRow.rows(vl, .poorApp, .localhost, at: .poorLO, named: .localhost),
+        BindRow.rows(vl, .poorTool, .wildcard, at: .wildcard),
+        BindRow.rows(v.with { $0.whenUnavailable = "useHostAddress" }, .poorApp, .wildcard, at: .wildcard),
+        BindRow.rows(v.with { $0.whenUnavailable = "useHostAddress" }, .poorApp, .host, at: .host),
+        BindRow.rows(
+            vl.with { $0.whenUnavailable = "useHostAddress" }, .poorApp, .localhost, at: .poorLO, named: .localhost),
+        // at any depth, in any thread
+        BindRow.rows(vl, deep, .wildcard, at: .annVIP),
+        BindRow.rows(vl, deep, .localhost, at: .annLO, named: .localhost),
+        BindRow.rows(vl, renamed, .wildcard, at: .annVIP),
+        BindRow.rows(vl, worker, .wildcard, at: .annVIP),
+        BindRow.rows(vl, worker, .localhost, at: .annLO, named: .localhost),
+        // in no session
+        BindRow.rows(vlp, .nobody, .wildcard, at: .wildcard),
+        BindRow.rows(vlp, .nobody, .localhost, at: .localhost),
+        BindRow.rows(vlp, .nobody, .annLO, at: .annLO),
+        BindRow.rows(vlp, .unhooked, .wildcard, at: .wildcard),
+        BindRow.rows(vlp, .unhooked, .annVIP, at: .annVIP),
+    ].flatMap(\.self)
+
+    @Test(arguments: bindRows) func bind(_ row: BindRow) throws {
+        try stage.enforce(row.policy)
+        let program = try stage.start(row.actor)
+        let port = row.port ?? stage.newPort()
+        try program.must("socket a \(row.transport.socket)")
+        let answer = try program("bind a \(row.asks.address) \(port)")
+        switch row.outcome {
+        case .refused(let errno):
+            #expect(answer.errno == errno)
+        case .at(let place, let named):
+            try #require(answer.ok, "\(answer)")
+            if row.transport.isStream { try program.must("listen a") }
+            #expect(try program.kernelView("a")?.local == "\(place.address):\(port)")
+            #expect(try program.must("getsockname a").endpoint == "\(named.address):\(port)")
+        }
+    }
+
+    /// Port 0, where IP_BIND_ADDRESS_NO_PORT leaves the port to connect.
+    @Test(arguments: [false, true]) func bindToAnyPort(portLater: Bool) throws {
+        try stage.enforce(Self.v)
+        let program = try stage.start(.app)
+        let remote = try stage.start(.remote)
+        let port = stage.newPort()
+        for command in ["socket l tcp", "bind l 0.0.0.0 \(port)", "listen l"] { try remote.must(command) }
+        try program.must("socket a tcp")
+        if portLater { try program.must("setsockopt a bind_no_port 1") }
+        try program.must("bind a 0.0.0.0 0")
+        let name = try program.must("getsockname a")
+        #expect(name.address == Place.annVIP.address)
+        #expect((name.port == 0) == portLater)
+        try program.must("connect a \(Place.remote.address) \(port)")
+        #expect(try remote.must("accept l s").address == Place.annVIP.address)
+    }
+
+    /// The point of it all: one port, on the same request, for each session; and once for each.
+    @Test(arguments: Transport.binds, [Place.wildcard, .localhost, .host]) func onePortForEverySession(
+        transport: Transport, asks: Place
+    ) throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let commands =
+            ["socket a \(transport.socket)", "bind a \(asks.address) \(port)"]
+            + (transport.isStream ? ["listen a"] : [])
+        let ann = try stage.start(.app)
+        let ben = try stage.start(.benApp)
+        for command in commands {
+            try ann.must(command)
+            try ben.must(command)
+        }
+        let second = try stage.start(.app)
+        try second.must(commands[0])
+        #expect(try second(commands[1]).errno == "EADDRINUSE")
+    }
+
+    // MARK: connect, sendto, accept, recvfrom, getpeername
+
+    /// What a client and its server come to know of each other, and what the kernel knows. `nil` is not looked at.
+    struct Meeting: Sendable {
+        /// Which of the servers it is.
+        var server = 0
+        /// The addresses on the wire.
+        var source: Place?
+        var destination: Place
+        /// getsockname and getpeername of the client; the latter is what an answer to a datagram comes from, too.
+        var clientName: Place
+        var clientPeer: Place
+        /// accept and getpeername of the server, or recvfrom.
+        var serverPeer: Place
+        /// getsockname of the accepted socket.
+        var serverName: Place?
+
+        /// Both sides believe in 127.0.0.1.
+        static func local(_ destination: Place, from source: Place?, server: Int = 0, serverName: Place? = .localhost)
+            -> Meeting
+        {
+            Meeting(
+                server: server, source: source, destination: destination, clientName: .localhost,
+                clientPeer: .localhost,
+                serverPeer: .localhost, serverName: serverName)
+        }
+
+        /// Both sides see what is on the wire.
+        static func plain(_ destination: Place, from source: Place, server: Int = 0) -> Meeting {
+            Meeting(
+                server: server, source: source, destination: destination, clientName: source, clientPeer: destination,
+                serverPeer: source, serverName: destination)
+        }
+    }
+
+    struct ConnectRow: Sendable, CustomTestStringConvertible {
+        enum Outcome: Sendable {
+            case meets(Meeting)
+            case refused(String)
+        }
+        typealias Server = (actor: Actor, binds: Place)
+
+        let policy: ContractPolicy
+        let servers: [Server]
+        let client: Actor
+        /// What the client binds before, with port 0.
+        var clientBinds: Place?
+        let asks: Place
+        let outcome: Outcome
+        var transport: Transport = .tcp
+        var port: UInt16?
+
+        static func rows(
+            _ policy: ContractPolicy, _ servers: [Server], _ client: Actor, bound clientBinds: Place? = nil,
+            _ asks: Place,
+            meets meeting: Meeting, port: UInt16? = nil, _ transports: [Transport] = Transport.allCases
+        ) -> [ConnectRow] {
+            transports.map {
+                ConnectRow(
+                    policy: policy, servers: servers, client: client, clientBinds: clientBinds, asks: asks,
+                    outcome: .meets(meeting),
+                    transport: $0, port: port)
+            }
+        }
+
+        /// Datagrams are refused by a hook alone: where nobody is, they are lost.
+        static func rows(
+            _ policy: ContractPolicy, _ servers: [Server], _ client: Actor, _ asks: Place, refused errno: String,
+            _ transports: [Transport]
+        ) -> [ConnectRow] {
+            transports.map {
+                ConnectRow(
+                    policy: policy, servers: servers, client: client, asks: asks, outcome: .refused(errno),
+                    transport: $0)
+            }
+        }
+
+        var testDescription: String {
+            let there = servers.map { "\($0.actor) on \($0.binds.address)" }.joined(separator: ", ")
+            let before = clientBinds.map { " bound to \($0.address)" } ?? ""
+            return
+                "[\(policy)] \(there.isEmpty ? "nobody" : there) ← \(client)\(before) asks for \(asks.address) (\(transport)) → \(outcome)"
+        }
+    }
+
+    static let asRequested = vl.with { $0.wildcardName = "asRequested" }
+    static let fallback = vl.with { $0.fallback = "host" }
+    static let excluded = vl.with { $0.excludedPorts = [631] }
+    static let all = Transport.allCases
+
+    static let connectRows: [ConnectRow] = [
+        // 127.0.0.1 with L: LO4, then VIP4
+        ConnectRow.rows(vl, [(.app, .localhost)], .app, .localhost, meets: .local(.annLO, from: .annLO)),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard)], .app, .localhost, meets: .local(.annVIP, from: .annLO, serverName: .annVIP)),
+        ConnectRow.rows(
+            vl, [(.app, .host)], .app, .localhost, meets: .local(.annVIP, from: .annLO, serverName: .annVIP)),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard), (.app, .localhost)], .app, .localhost,
+            meets: .local(.annLO, from: .annLO, server: 1)),
+        ConnectRow.rows(
+            asRequested, [(.app, .wildcard)], .app, .localhost, meets: .local(.annVIP, from: .annLO, serverName: nil)),
+        ConnectRow.rows(l, [(.app, .localhost)], .app, .localhost, meets: .local(.annLO, from: .annLO)),
+        ConnectRow.rows(l, [(.app, .wildcard)], .app, .localhost, meets: .local(.annLO, from: .annLO)),
+        ConnectRow.rows(vlp, [(.app, .wildcard)], .app, .localhost, meets: .local(.annLO, from: .annLO)),
+        ConnectRow.rows(vl, [(deep, .localhost)], worker, .localhost, meets: .local(.annLO, from: .annLO)),
+        ConnectRow.rows(vl, [], .app, .localhost, refused: "ECONNREFUSED", Transport.streams),
+        ConnectRow.rows(vl, [(.unhooked, .localhost)], .app, .localhost, refused: "ECONNREFUSED", Transport.streams),
+        ConnectRow.rows(vl, [(.tool, .localhost)], .app, .localhost, refused: "ECONNREFUSED", Transport.streams),
+        // fallback: host
+        ConnectRow.rows(fallback, [(.unhooked, .localhost)], .app, .localhost, meets: .local(.localhost, from: nil)),
+        ConnectRow.rows(fallback, [(.tool, .localhost)], .app, .localhost, meets: .local(.localhost, from: nil)),
+        ConnectRow.rows(
+            fallback, [(.unhooked, .localhost), (.app, .localhost)], .app, .localhost,
+            meets: .local(.annLO, from: .annLO, server: 1)),
+        ConnectRow.rows(
+            fallback, [(.unhooked, .localhost), (.app, .wildcard)], .app, .localhost,
+            meets: .local(.annVIP, from: .annLO, server: 1, serverName: .annVIP)),
+        ConnectRow.rows(fallback, [], .app, .localhost, refused: "ECONNREFUSED", Transport.streams),
+        // 127.0.0.1 with V alone
+        ConnectRow.rows(
+            v, [(.app, .wildcard)], .app, .localhost, meets: .local(.annVIP, from: .localhost, serverName: .annVIP)),
+        ConnectRow.rows(v, [(.app, .localhost)], .app, .localhost, meets: .local(.localhost, from: .localhost)),
+        ConnectRow.rows(v, [(.unhooked, .localhost)], .app, .localhost, meets: .local(.localhost, from: .localhost)),
+        ConnectRow.rows(v, [(.unhooked, .wildcard)], .app, .localhost, meets: .local(.localhost, from: .localhost)),
+        ConnectRow.rows(v, [], .app, .localhost, refused: "ECONNREFUSED", Transport.streams),
+        // 0.0.0.0 is 127.0.0.1
+        ConnectRow.rows(vl, [(.app, .localhost)], .app, .wildcard, meets: .local(.annLO, from: .annLO)),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard)], .app, .wildcard, meets: .local(.annVIP, from: .annLO, serverName: .annVIP)),
+        ConnectRow.rows(
+            v, [(.app, .wildcard)], .app, .wildcard, meets: .local(.annVIP, from: .localhost, serverName: .annVIP)),
+        // 127.0.0.1 from a program to which neither applies; the source is left open, the server sees 127.0.0.1
+        ConnectRow.rows(vl, [(.app, .localhost)], .tool, .localhost, meets: .local(.annLO, from: nil)),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard)], .tool, .localhost, meets: .local(.annVIP, from: nil, serverName: .annVIP)),
+        ConnectRow.rows(
+            v, [(.app, .wildcard)], .tool, .localhost, meets: .local(.annVIP, from: nil, serverName: .annVIP)),
+        ConnectRow.rows(
+            vl, [(.app, .localhost), (.tool, .localhost)], .tool, .localhost,
+            meets: .local(.localhost, from: .localhost, server: 1)),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard), (.unhooked, .localhost)], .tool, .localhost,
+            meets: .local(.localhost, from: .localhost, server: 1)),
+        ConnectRow.rows(vl, [(.unhooked, .wildcard)], .tool, .localhost, meets: .local(.localhost, from: .localhost)),
+        ConnectRow.rows(vl, [], .tool, .localhost, refused: "ECONNREFUSED", Transport.streams),
+        ConnectRow.rows(vl, [(.benApp, .localhost)], .tool, .localhost, refused: "ECONNREFUSED", Transport.streams),
+        ConnectRow.rows(vl, [(.benApp, .wildcard)], .tool, .localhost, refused: "ECONNREFUSED", Transport.streams),
+        // another session's servers are not found by way of 127.0.0.1; each finds its own
+        ConnectRow.rows(vl, [(.benApp, .localhost)], .app, .localhost, refused: "ECONNREFUSED", Transport.streams),
+        ConnectRow.rows(vl, [(.benApp, .wildcard)], .app, .localhost, refused: "ECONNREFUSED", Transport.streams),
+        ConnectRow.rows(
+            vl, [(.app, .localhost), (.benApp, .localhost)], .app, .localhost,
+            meets: .local(.annLO, from: .annLO, server: 0)),
+        ConnectRow.rows(
+            vl, [(.app, .localhost), (.benApp, .localhost)], .benApp, .localhost,
+            meets: .local(.benLO, from: .benLO, server: 1)),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard), (.benApp, .wildcard)], .benApp, .localhost,
+            meets: .local(.benVIP, from: .benLO, server: 1, serverName: .benVIP)),
+        // an excluded port
+        ConnectRow.rows(
+            excluded, [(.app, .localhost)], .app, .localhost, meets: .local(.localhost, from: nil), port: 631),
+        ConnectRow.rows(
+            excluded, [(.unhooked, .localhost)], .app, .localhost, meets: .local(.localhost, from: nil), port: 631),
+        ConnectRow.rows(excluded, [(.app, .localhost)], .app, .localhost, meets: .local(.annLO, from: .annLO)),
+        // a host address
+        ConnectRow.rows(vl, [(.app, .wildcard)], .app, .host, meets: .plain(.annVIP, from: .annVIP)),
+        ConnectRow.rows(v, [(.app, .wildcard)], .app, .host, meets: .plain(.annVIP, from: .annVIP)),
+        ConnectRow.rows(vl, [(.unhooked, .host)], .app, .host, meets: .plain(.host, from: .annVIP)),
+        ConnectRow.rows(vl, [(.unhooked, .wildcard)], .app, .host, meets: .plain(.host, from: .annVIP)),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard), (.unhooked, .host)], .app, .host, meets: .plain(.annVIP, from: .annVIP)),
+        ConnectRow.rows(vl, [(.unhooked, .host)], .tool, .host, meets: .plain(.host, from: .host)),
+        ConnectRow.rows(l, [(.unhooked, .host)], .app, .host, meets: .plain(.host, from: .host)),
+        // elsewhere
+        ConnectRow.rows(v, [(.remote, .wildcard)], .app, .remote, meets: .plain(.remote, from: .annVIP)),
+        ConnectRow.rows(vl, [(.remote, .wildcard)], .app, .remote, meets: .plain(.remote, from: .annVIP)),
+        ConnectRow.rows(vlp, [(.remote, .wildcard)], .app, .remote, meets: .plain(.remote, from: .annVIP)),
+        ConnectRow.rows(vl, [(.remote, .wildcard)], worker, .remote, meets: .plain(.remote, from: .annVIP)),
+        ConnectRow.rows(
+            vl, [(.remote, .wildcard)], .app, bound: .wildcard, .remote, meets: .plain(.remote, from: .annVIP)),
+        ConnectRow.rows(vl, [(.remote, .wildcard)], .app, bound: .host, .remote, meets: .plain(.remote, from: .annVIP)),
+        ConnectRow.rows(
+            vl, [(.remote, .wildcard)], .app, bound: .annVIP, .remote, meets: .plain(.remote, from: .annVIP)),
+        ConnectRow.rows(l, [(.remote, .wildcard)], .app, .remote, meets: .plain(.remote, from: .host)),
+        ConnectRow.rows(vl, [(.remote, .wildcard)], .tool, .remote, meets: .plain(.remote, from: .host)),
+        ConnectRow.rows(vl, [(.app, .wildcard)], .remote, .annVIP, meets: .plain(.annVIP, from: .remote)),
+        // a source that the program bound stays
+        ConnectRow.rows(
+            vl, [(.app, .localhost)], .app, bound: .wildcard, .localhost,
+            meets: Meeting(
+                source: .annVIP, destination: .annLO, clientName: .annVIP, clientPeer: .localhost, serverPeer: .annVIP,
+                serverName: .localhost)),
+        ConnectRow.rows(
+            vl, [(.app, .localhost)], .app, bound: .localhost, .localhost, meets: .local(.annLO, from: .annLO)),
+        // another session
+        ConnectRow.rows(vl, [(.benApp, .localhost)], .app, .benLO, refused: "ECONNREFUSED", all),
+        ConnectRow.rows(vl, [(.benApp, .localhost)], .tool, .benLO, refused: "ECONNREFUSED", all),
+        ConnectRow.rows(vl, [], .app, .poorLO, refused: "ECONNREFUSED", all),
+        ConnectRow.rows(vl, [(.benApp, .wildcard)], .app, .benVIP, meets: .plain(.benVIP, from: .annVIP)),
+        // no virtual IP
+        ConnectRow.rows(v, [(.remote, .wildcard)], .poorApp, .remote, refused: "EADDRNOTAVAIL", all),
+        ConnectRow.rows(v, [(.unhooked, .host)], .poorApp, .host, refused: "EADDRNOTAVAIL", all),
+        ConnectRow.rows(
+            v, [(.unhooked, .localhost)], .poorApp, .localhost, meets: .local(.localhost, from: .localhost)),
+        ConnectRow.rows(vl, [(.poorApp, .localhost)], .poorApp, .localhost, meets: .local(.poorLO, from: .poorLO)),
+        ConnectRow.rows(vl, [(.remote, .wildcard)], .poorTool, .remote, meets: .plain(.remote, from: .host)),
+        ConnectRow.rows(
+            v.with { $0.whenUnavailable = "useHostAddress" }, [(.remote, .wildcard)], .poorApp, .remote,
+            meets: .plain(.remote, from: .host)),
+        // off, and in no session
+        ConnectRow.rows(off, [(.app, .wildcard)], .app, .localhost, meets: .local(.localhost, from: .localhost)),
+        ConnectRow.rows(off, [(.remote, .wildcard)], .app, .remote, meets: .plain(.remote, from: .host)),
+        ConnectRow.rows(vlp, [(.nobody, .localhost)], .nobody, .localhost, meets: .local(.localhost, from: .localhost)),
+        ConnectRow.rows(
+            vlp, [(.unhooked, .wildcard)], .nobody, .localhost, meets: .local(.localhost, from: .localhost)),
+        ConnectRow.rows(vlp, [(.remote, .wildcard)], .nobody, .remote, meets: .plain(.remote, from: .host)),
+        ConnectRow.rows(vlp, [(.remote, .wildcard)], .unhooked, .remote, meets: .plain(.remote, from: .host)),
+    ].flatMap(\.self)
+
+    @Test(arguments: connectRows) func connect(_ row: ConnectRow) throws {
+        try stage.enforce(row.policy)
+        let port = row.port ?? stage.newPort()
+        let servers = try row.servers.map { actor, place in
+            let server = try stage.start(actor)
+            try server.must("socket l \(row.transport.socket)")
+            // Only a port that the policy fixes comes twice.
+            if row.port != nil { try server.must("setsockopt l reuseaddr 1") }
+            if row.transport == .fastOpen { try server.must("setsockopt l fastopen 8") }
+            try server.must("bind l \(place.address) \(port)")
+            if row.transport.isStream { try server.must("listen l") }
+            return server
+        }
+        let client = try stage.start(row.client)
+        try client.must("socket c \(row.transport.socket)")
+        if let place = row.clientBinds { try client.must("bind c \(place.address) 0") }
+
+        let destination = "\(row.asks.address) \(port)"
+        let answer: Probe.Answer
+        switch row.transport {
+        case .tcp, .mptcp, .connectedDatagram: answer = try client("connect c \(destination)")
+        case .fastOpen: answer = try client("fastopen c \(destination) hello")
+        case .datagram: answer = try client("sendto c \(destination) hello")
+        }
+        switch row.outcome {
+        case .refused(let errno):
+            #expect(answer.errno == errno)
+        case .meets(let meeting):
+            try #require(answer.ok, "\(answer)")
+            if row.transport.isStream {
+                try expectStream(meeting, client, servers[meeting.server], row.transport, port)
+            } else {
+                try expectDatagrams(meeting, client, servers[meeting.server], row.transport, port)
+            }
+        }
+    }
+
+    private func expectStream(
+        _ meeting: Meeting, _ client: Probe, _ server: Probe, _ transport: Transport, _ port: UInt16
+    ) throws {
+        let accepted = try server.must("accept l s")
+        let view = try #require(try client.kernelView("c"), "the kernel does not know the client's socket")
+        #expect(view.remote == "\(meeting.destination.address):\(port)")
+        let source = try #require(view.local.split(separator: ":").last)
+        if let place = meeting.source { #expect(view.local == "\(place.address):\(source)") }
+        #expect(accepted.endpoint == "\(meeting.serverPeer.address):\(source)")
+        #expect(try server.must("getpeername s").endpoint == accepted.endpoint)
+        if let place = meeting.serverName {
+            #expect(try server.must("getsockname s").endpoint == "\(place.address):\(port)")
+        }
+        #expect(try client.must("getsockname c").endpoint == "\(meeting.clientName.address):\(source)")
+        #expect(try client.must("getpeername c").endpoint == "\(meeting.clientPeer.address):\(port)")
+        if transport != .fastOpen { try client.must("send c hello") }
+        #expect(try server.must("recv s").data == "hello")
+        try server.must("send s back")
+        #expect(try client.must("recv c").data == "back")
+    }
+
+    private func expectDatagrams(
+        _ meeting: Meeting, _ client: Probe, _ server: Probe, _ transport: Transport, _ port: UInt16
+    ) throws {
+        if transport == .connectedDatagram { try client.must("send c hello") }
+        let received = try server.must("recvfrom l")
+        #expect(received.data == "hello")
+        #expect(received.address == meeting.serverPeer.address)
+        let view = try #require(try client.kernelView("c"), "the kernel does not know the client's socket")
+        #expect(view.local.hasSuffix(":\(received.port ?? 0)"))
+        if transport == .connectedDatagram {
+            #expect(view.remote == "\(meeting.destination.address):\(port)")
+            if let place = meeting.source { #expect(view.local == "\(place.address):\(received.port ?? 0)") }
+            #expect(try client.must("getsockname c").address == meeting.clientName.address)
+            #expect(try client.must("getpeername c").endpoint == "\(meeting.clientPeer.address):\(port)")
+        }
+        // The server answers whom it saw, and the client must see whom it asked: resolvers check that.
+        try server.must("sendto l \(received.address ?? "?") \(received.port ?? 0) back")
+        let answer = try client.must("recvfrom c")
+        #expect(answer.data == "back")
+        #expect(answer.endpoint == "\(meeting.clientPeer.address):\(port)")
+    }
+
+    // MARK: what is no row
+
+    /// After connect(AF_UNSPEC) a socket is as free as before; the source of the last peer must not stick.
+    @Test func reconnectedDatagrams() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let server = try stage.start(.app)
+        for command in ["socket l udp", "bind l 127.0.0.1 \(port)"] { try server.must(command) }
+        let remote = try stage.start(.remote)
+        for command in ["socket l udp", "bind l 0.0.0.0 \(port)"] { try remote.must(command) }
+        let client = try stage.start(.app)
+        try client.must("socket c udp")
+        for _ in 0..<2 {
+            for command in ["connect c 127.0.0.1 \(port)", "send c near"] { try client.must(command) }
+            #expect(try server.must("recvfrom l").address == "127.0.0.1")
+            try client.must("disconnect c")
+            for command in ["connect c \(Place.remote.address) \(port)", "send c far"] { try client.must(command) }
+            #expect(try remote.must("recvfrom l").address == Place.annVIP.address)
+            try client.must("disconnect c")
+            try client.must("sendto c \(Place.remote.address) \(port) farther")
+            #expect(try remote.must("recvfrom l").address == Place.annVIP.address)
+        }
+    }
+
+    /// One unconnected socket that speaks with many, as a resolver or a telephone does.
+    @Test func oneSocketToManyPeers() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let server = try stage.start(.app)
+        for command in ["socket l udp", "bind l 127.0.0.1 \(port)"] { try server.must(command) }
+        let remote = try stage.start(.remote)
+        for command in ["socket l udp", "bind l 0.0.0.0 \(port)"] { try remote.must(command) }
+        let client = try stage.start(.app)
+        try client.must("socket c udp")
+        for _ in 0..<2 {
+            try client.must("sendto c 127.0.0.1 \(port) near")
+            #expect(try server.must("recvfrom l").address == "127.0.0.1")
+            #expect(try client.must("sendmmsg c 3 \(Place.remote.address) \(port) far").count == 3)
+            for _ in 0..<3 { #expect(try remote.must("recvfrom l").address == Place.annVIP.address) }
+            // To a peer by way of sendto on a connected socket.
+            try client.must("connect c 127.0.0.1 \(port)")
+            try client.must("disconnect c")
+        }
+    }
+
+    @Test func scriptsAreKnownByTheirName() throws {
+        try stage.enforce(Self.vl.with { $0.programs = ["crm-script"] })
+        let port = stage.newPort()
+        let server = try stage.sandbox.script("crm-script", in: Party.ann.cgroup)
+        let other = try stage.sandbox.script("other-script", in: Party.ann.cgroup)
+        for command in ["socket l tcp", "bind l 127.0.0.1 \(port)", "listen l"] { try server.must(command) }
+        #expect(try server.kernelView("l")?.local == "\(Place.annLO.address):\(port)")
+        #expect(try server.must("getsockname l").endpoint == "127.0.0.1:\(port)")
+        for command in ["socket l tcp", "bind l 127.0.0.1 \(port)", "listen l"] { try other.must(command) }
+        #expect(try other.kernelView("l")?.local == "127.0.0.1:\(port)")
+    }
+
+    /// An absolute path is that file, not another of the same name.
+    @Test func pathsTellProgramsOfOneNameApart() throws {
+        let paths = ["one", "two"].map { "\(stage.sandbox.directory)/\($0)/crm" }
+        // The file must be there when the policy is applied: it is known by device and inode.
+        let probes = try paths.map { try stage.start(Actor(party: .ann, program: $0)) }
+        try stage.enforce(Self.v.with { $0.programs = [paths[0]] })
+        for (probe, place) in zip(probes, [Place.annVIP, .wildcard]) {
+            let port = stage.newPort()
+            for command in ["socket l tcp", "bind l 0.0.0.0 \(port)", "listen l"] { try probe.must(command) }
+            #expect(try probe.kernelView("l")?.local == "\(place.address):\(port)", "\(probe.program.name)")
+        }
+    }
+
+    /// A policy reaches programs that run already, with the next call that they make.
+    @Test func policiesReachRunningPrograms() throws {
+        let program = try stage.start(.app)
+        for (policy, place) in [
+            (Self.off, Place.wildcard), (Self.v, .annVIP), (Self.vlp, .annLO), (Self.off, .wildcard),
+        ] {
+            try stage.enforce(policy)
+            let port = stage.newPort()
+            for command in ["socket l udp", "bind l 0.0.0.0 \(port)"] { try program.must(command) }
+            #expect(try program.kernelView("l")?.local == "\(place.address):\(port)", "\(policy)")
+            try program.must("close l")
+        }
+    }
+}
+
+/// What takes a host of its own, for it breaks something.
+@Suite(.serialized, .requiresRoot)
+struct ContractUnderChangeTests {
+    /// A virtual IP that somebody takes off the interface is never replaced by the host's address in silence.
+    @Test(arguments: [Transport.tcp, .mptcp, .fastOpen, .datagram, .connectedDatagram])
+    func virtualIPTakenAway(transport: Transport) throws {
+        try Sandbox.with { sandbox in
+            let stage = try Stage(sandbox)
+            try stage.enforce(ContractTests.v)
+            let port = stage.newPort()
+            let remote = try stage.start(.remote)
+            try remote.must("socket l \(transport.socket)")
+            try remote.must("bind l 0.0.0.0 \(port)")
+            if transport.isStream { try remote.must("listen l") }
+            try sandbox.sh("ip address del \(Place.annVIP.address)/32 dev eth0")
+
+            let program = try stage.start(.app)
+            try program.must("socket b \(transport.socket)")
+            #expect(try program("bind b 0.0.0.0 \(port)").errno == "EADDRNOTAVAIL")
+            try program.must("socket c \(transport.socket)")
+            let call =
+                switch transport {
+                case .tcp, .mptcp, .connectedDatagram: "connect c \(Place.remote.address) \(port)"
+                case .fastOpen: "fastopen c \(Place.remote.address) \(port) hello"
+                case .datagram: "sendto c \(Place.remote.address) \(port) hello"
+                }
+            #expect(try program(call).errno == "EADDRNOTAVAIL")
+        }
+    }
+
+    /// A session that is closed leaves its programs with the host's addresses, one that is detached as well.
+    @Test(arguments: [["session", "close", "7"], ["detach", "--all"]]) func afterTheEnd(command: [String]) throws {
+        try Sandbox.with { sandbox in
+            let stage = try Stage(sandbox)
+            try stage.enforce(ContractTests.vl)
+            let program = try stage.start(.app)
+            let result = try sandbox.ctl(command)
+            try #require(result.status == 0, "\(result)")
+            let port = stage.newPort()
+            for command in ["socket l tcp", "bind l 0.0.0.0 \(port)", "listen l"] { try program.must(command) }
+            #expect(try program.kernelView("l")?.local == "0.0.0.0:\(port)")
+            let addresses = try sandbox.sh("ip -4 -brief address show dev eth0")
+            #expect(!addresses.contains(Place.annVIP.address), "\(addresses)")
+        }
+    }
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import Glibc
+import Testing
+
+/// What the tests on the kernel need of the process and the host.
+enum Privilege {
+    /// Capabilities without which nothing here works, by their bit (include/uapi/linux/capability.h).
+    private static let needed: KeyValuePairs = [
+        "CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39,
+    ]
+
+    /// Why these tests cannot run here; `nil` where they can.
+    static let missing: String? = {
+        guard geteuid() == 0 else { return "not root: build as yourself, then `sudo swift test --skip-build`" }
+        let status = (try? String(contentsOfFile: "/proc/self/status", encoding: .utf8)) ?? ""
+        let line = status.split(separator: "\n").first { $0.hasPrefix("CapEff:") }
+        let effective =
+            line.flatMap { UInt64($0.dropFirst("CapEff:".count).trimmingCharacters(in: .whitespaces), radix: 16) } ?? 0
+        for (name, bit) in needed where effective >> UInt64(bit) & 1 == 0 {
+            return "root without \(name), as in a container: give it the capability"
+        }
+        guard CgroupMount.path != nil else { return "cgroup v2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup" }
+        return nil
+    }()
+
+    /// A test that does not run in CI must not look like one that passed.
+    static var mustRun: Bool { ProcessInfo.processInfo.environment["CI"] != nil }
+}
+
+/// Where cgroup v2 is mounted: `/sys/fs/cgroup`, `/sys/fs/cgroup/unified` or elsewhere.
+enum CgroupMount {
+    static let path: String? = {
+        let table = (try? String(contentsOfFile: "/proc/self/mounts", encoding: .utf8)) ?? ""
+        for line in table.split(separator: "\n") {
+            let fields = line.split(separator: " ")
+            if fields.count > 2, fields[2] == "cgroup2" { return String(fields[1]) }
+        }
+        return nil
+    }()
+}
+
+extension Trait where Self == ConditionTrait {
+    /// Skips, with the reason, where the privileges are missing; fails there in CI.
+    static var requiresRoot: Self {
+        .enabled(Comment(rawValue: Privilege.missing ?? "may run")) {
+            guard let missing = Privilege.missing else { return true }
+            if Privilege.mustRun { throw HarnessError("this test must run where CI is set, and cannot: \(missing)") }
+            return false
+        }
+    }
+}
+
+/// What went wrong in the harness itself, as against in what it tests.
+struct HarnessError: Error, CustomStringConvertible {
+    let description: String
+
+    init(_ description: String) { self.description = description }
+
+    /// For a C call that has just failed.
+    static func errno(_ call: String) -> HarnessError {
+        HarnessError("\(call): \(String(cString: strerror(Glibc.errno)))")
+    }
+}

@@ -1,0 +1,1013 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vip-probe: a program that makes socket calls as it is told and says what came back.
+ *
+ * It knows nothing of sessions, cgroups or BPF: it is "the unmodified program" of the tests. Commands
+ * come line by line from standard input, or from the arguments, parted by commas; each is answered by
+ * one JSON object on a line of its own, flushed, so that a test can hold several probes and interleave
+ * them without sleeping:
+ *
+ *   $ vip-probe socket a tcp , bind a 127.0.0.1 9000 , getsockname a
+ *   {"cmd":"socket","ok":true,"errno":null,"inode":20911}
+ *   {"cmd":"bind","ok":true,"errno":null}
+ *   {"cmd":"getsockname","ok":true,"errno":null,"address":"127.0.0.1","port":9000}
+ *
+ * A call that fails says {"ok":false,"errno":"EADDRNOTAVAIL"}; a command that could not be understood
+ * has an "error" besides. The exit code is 0 unless a command was not understood: 64, EX_USAGE.
+ *
+ * Sockets are known by names of the caller's choice. Nothing waits for ever: every socket has send and
+ * receive timeouts, after which connect says EINPROGRESS and everything else EAGAIN.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#ifndef IPPROTO_MPTCP
+#define IPPROTO_MPTCP 262 /* include/uapi/linux/in.h, since Linux 5.6; not in every libc's header */
+#endif
+
+#define SOCKETS_MAX 64
+#define WORDS_MAX 16
+#define MESSAGES_MAX 64
+#define TIMEOUT_MS 5000 /* generous: what should arrive does so in microseconds */
+#define DATA_MAX 65536
+
+union address {
+	struct sockaddr any;
+	struct sockaddr_in v4;
+	struct sockaddr_in6 v6;
+	struct sockaddr_storage storage;
+};
+
+struct named_socket {
+	char name[32];
+	int fd;
+};
+
+static struct named_socket sockets[SOCKETS_MAX];
+static int mailbox = -1;
+static int exit_code;
+static const char *command_name;
+
+/* ---- answers ---- */
+
+static void print_string(const char *text, size_t length)
+{
+	putchar('"');
+	for (size_t i = 0; i < length; i++) {
+		unsigned char c = (unsigned char)text[i];
+
+		if (c == '"' || c == '\\')
+			printf("\\%c", c);
+		else if (c < 0x20 || c > 0x7e)
+			printf("\\u%04x", c);
+		else
+			putchar(c);
+	}
+	putchar('"');
+}
+
+static void answer_begin(int error)
+{
+	printf("{\"cmd\":");
+	print_string(command_name, strlen(command_name));
+	printf(",\"ok\":%s,\"errno\":", error ? "false" : "true");
+	if (error) {
+		const char *name = strerrorname_np(error);
+
+		printf("\"%s\"", name ? name : "?");
+	} else {
+		printf("null");
+	}
+}
+
+static void answer_end(void)
+{
+	puts("}");
+	fflush(stdout);
+}
+
+/* For calls that give back nothing but success. */
+static void answer(int result)
+{
+	answer_begin(result < 0 ? errno : 0);
+	answer_end();
+}
+
+static void print_address(const char *prefix, const union address *address, socklen_t length)
+{
+	char text[INET6_ADDRSTRLEN];
+
+	/* A connected TCP socket leaves recvfrom's address alone; the kernel then says length 0. */
+	if (length < sizeof(sa_family_t) || address->any.sa_family == AF_UNSPEC)
+		return;
+	if (address->any.sa_family == AF_INET) {
+		inet_ntop(AF_INET, &address->v4.sin_addr, text, sizeof(text));
+		printf(",\"%saddress\":\"%s\",\"%sport\":%u", prefix, text, prefix,
+		       ntohs(address->v4.sin_port));
+	} else if (address->any.sa_family == AF_INET6) {
+		inet_ntop(AF_INET6, &address->v6.sin6_addr, text, sizeof(text));
+		printf(",\"%saddress\":\"%s\",\"%sport\":%u", prefix, text, prefix,
+		       ntohs(address->v6.sin6_port));
+	}
+}
+
+__attribute__((format(printf, 1, 2))) static void misunderstood(const char *format, ...)
+{
+	char text[256];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	printf("{\"cmd\":");
+	print_string(command_name, strlen(command_name));
+	printf(",\"ok\":false,\"errno\":null,\"error\":");
+	print_string(text, strlen(text));
+	answer_end();
+	exit_code = 64;
+}
+
+/* ---- arguments ---- */
+
+static struct named_socket *find(const char *name)
+{
+	for (size_t i = 0; i < SOCKETS_MAX; i++) {
+		if (sockets[i].name[0] && !strcmp(sockets[i].name, name))
+			return &sockets[i];
+	}
+	return NULL;
+}
+
+/* The descriptor of a socket that must exist: −1 and an answer where it does not. */
+static int descriptor(const char *name)
+{
+	struct named_socket *found = find(name);
+
+	if (found)
+		return found->fd;
+	misunderstood("there is no socket named %s", name);
+	return -1;
+}
+
+static bool keep(const char *name, int fd)
+{
+	if (strlen(name) >= sizeof(sockets[0].name) || find(name)) {
+		misunderstood("%s is too long a name, or taken", name);
+		close(fd);
+		return false;
+	}
+	for (size_t i = 0; i < SOCKETS_MAX; i++) {
+		if (!sockets[i].name[0]) {
+			strcpy(sockets[i].name, name);
+			sockets[i].fd = fd;
+			return true;
+		}
+	}
+	misunderstood("more than %d sockets", SOCKETS_MAX);
+	close(fd);
+	return false;
+}
+
+static bool number(const char *text, long least, long most, long *value)
+{
+	char *end;
+
+	errno = 0;
+	*value = strtol(text, &end, 10);
+	if (!errno && end != text && !*end && *value >= least && *value <= most)
+		return true;
+	misunderstood("%s is no number from %ld to %ld", text, least, most);
+	return false;
+}
+
+/* The family is that of the text: 127.0.0.1 on an AF_INET6 socket is a sockaddr_in all the same. */
+static bool parse_address(const char *text, const char *port_text, union address *address,
+			  socklen_t *length)
+{
+	long port;
+
+	if (!number(port_text, 0, UINT16_MAX, &port))
+		return false;
+	memset(address, 0, sizeof(*address));
+	if (inet_pton(AF_INET, text, &address->v4.sin_addr) == 1) {
+		address->v4.sin_family = AF_INET;
+		address->v4.sin_port = htons((uint16_t)port);
+		*length = sizeof(address->v4);
+		return true;
+	}
+	if (inet_pton(AF_INET6, text, &address->v6.sin6_addr) == 1) {
+		address->v6.sin6_family = AF_INET6;
+		address->v6.sin6_port = htons((uint16_t)port);
+		*length = sizeof(address->v6);
+		return true;
+	}
+	misunderstood("%s is no address", text);
+	return false;
+}
+
+static int set_timeout(int fd, long milliseconds)
+{
+	struct timeval time = { .tv_sec = milliseconds / 1000,
+				.tv_usec = milliseconds % 1000 * 1000 };
+
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &time, sizeof(time)))
+		return -1;
+	return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof(time));
+}
+
+/* ---- commands; words[0] is the command's name ---- */
+
+/* A new descriptor's answer carries its inode: by that a test finds it in /proc/PID/net/tcp and udp. */
+static void answer_new(int fd, const char *name, const union address *peer, socklen_t length)
+{
+	struct stat status;
+
+	if (fd < 0) {
+		answer(-1);
+		return;
+	}
+	/* Neither may fail on a fresh socket, and a test that hangs is worse than one that fails. */
+	if (set_timeout(fd, TIMEOUT_MS) || fstat(fd, &status)) {
+		answer(-1);
+		close(fd);
+		return;
+	}
+	if (!keep(name, fd))
+		return;
+	answer_begin(0);
+	printf(",\"inode\":%llu", (unsigned long long)status.st_ino);
+	if (peer)
+		print_address("", peer, length);
+	answer_end();
+}
+
+static void do_socket(char **words, int count)
+{
+	int family = count > 3 && !strcmp(words[3], "6") ? AF_INET6 : AF_INET;
+	int type = SOCK_STREAM, protocol = 0;
+
+	if (!strcmp(words[2], "udp")) {
+		type = SOCK_DGRAM;
+	} else if (!strcmp(words[2], "mptcp")) {
+		protocol = IPPROTO_MPTCP;
+	} else if (strcmp(words[2], "tcp")) {
+		misunderstood("%s is none of tcp, udp, mptcp", words[2]);
+		return;
+	}
+	answer_new(socket(family, type | SOCK_CLOEXEC, protocol), words[1], NULL, 0);
+}
+
+static void do_bind(char **words, int count)
+{
+	union address address;
+	socklen_t length;
+	int fd = descriptor(words[1]);
+
+	(void)count;
+	if (fd < 0 || !parse_address(words[2], words[3], &address, &length))
+		return;
+	/* bind(2) takes AF_UNSPEC for AF_INET where the address is 0.0.0.0, and refuses it elsewhere. */
+	if (!strcmp(words[0], "bind-unspec"))
+		address.any.sa_family = AF_UNSPEC;
+	answer(bind(fd, &address.any, length));
+}
+
+static void do_listen(char **words, int count)
+{
+	long backlog = 16;
+	int fd = descriptor(words[1]);
+
+	if (fd < 0 || (count > 2 && !number(words[2], 0, INT_MAX, &backlog)))
+		return;
+	answer(listen(fd, (int)backlog));
+}
+
+static void do_connect(char **words, int count)
+{
+	union address address;
+	socklen_t length;
+	int fd = descriptor(words[1]);
+
+	(void)count;
+	if (fd < 0 || !parse_address(words[2], words[3], &address, &length))
+		return;
+	answer(connect(fd, &address.any, length));
+}
+
+static void do_disconnect(char **words, int count)
+{
+	union address address = { .any.sa_family = AF_UNSPEC };
+	int fd = descriptor(words[1]);
+
+	(void)count;
+	if (fd >= 0)
+		answer(connect(fd, &address.any, sizeof(address.v4)));
+}
+
+static void do_accept(char **words, int count)
+{
+	union address peer;
+	socklen_t length = sizeof(peer);
+	int fd = descriptor(words[1]);
+	struct pollfd wait = { .fd = fd, .events = POLLIN };
+
+	(void)count;
+	if (fd < 0)
+		return;
+	memset(&peer, 0, sizeof(peer));
+	/* Not left to SO_RCVTIMEO: accept on an MPTCP listener heeds that of its hidden subflow. */
+	if (poll(&wait, 1, TIMEOUT_MS) == 0) {
+		errno = EAGAIN;
+		answer(-1);
+		return;
+	}
+	if (!strcmp(words[0], "accept-noaddr"))
+		answer_new(accept4(fd, NULL, NULL, SOCK_CLOEXEC), words[2], NULL, 0);
+	else
+		answer_new(accept4(fd, &peer.any, &length, SOCK_CLOEXEC), words[2], &peer, length);
+}
+
+static void do_name(char **words, int count)
+{
+	union address address;
+	socklen_t length = sizeof(address);
+	int fd = descriptor(words[1]), result;
+
+	(void)count;
+	if (fd < 0)
+		return;
+	memset(&address, 0, sizeof(address));
+	result = !strcmp(words[0], "getsockname") ? getsockname(fd, &address.any, &length) :
+						    getpeername(fd, &address.any, &length);
+	if (result) {
+		answer(result);
+		return;
+	}
+	answer_begin(0);
+	print_address("", &address, length);
+	answer_end();
+}
+
+static void answer_sent(ssize_t sent)
+{
+	if (sent < 0) {
+		answer(-1);
+		return;
+	}
+	answer_begin(0);
+	printf(",\"count\":%zd", sent);
+	answer_end();
+}
+
+static void do_send(char **words, int count)
+{
+	int fd = descriptor(words[1]);
+
+	(void)count;
+	if (fd >= 0)
+		answer_sent(send(fd, words[2], strlen(words[2]), MSG_NOSIGNAL));
+}
+
+/* sendto, and fastopen: the same with MSG_FASTOPEN, which is connect and send in one. */
+static void do_sendto(char **words, int count)
+{
+	int flags = MSG_NOSIGNAL | (!strcmp(words[0], "fastopen") ? MSG_FASTOPEN : 0);
+	union address address;
+	socklen_t length;
+	int fd = descriptor(words[1]);
+
+	(void)count;
+	if (fd < 0 || !parse_address(words[2], words[3], &address, &length))
+		return;
+	answer_sent(sendto(fd, words[4], strlen(words[4]), flags, &address.any, length));
+}
+
+/* sendmsg with an address, or to the connected peer where only a text is given. */
+static void do_sendmsg(char **words, int count)
+{
+	union address address;
+	socklen_t length;
+	struct iovec part;
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+	int fd = descriptor(words[1]);
+
+	if (fd < 0)
+		return;
+	if (count == 4) {
+		misunderstood("usage: sendmsg NAME [ADDRESS PORT] TEXT");
+		return;
+	}
+	if (count > 4) {
+		if (!parse_address(words[2], words[3], &address, &length))
+			return;
+		message.msg_name = &address;
+		message.msg_namelen = length;
+	}
+	part.iov_base = words[count - 1];
+	part.iov_len = strlen(words[count - 1]);
+	answer_sent(sendmsg(fd, &message, MSG_NOSIGNAL));
+}
+
+static void do_sendmsg_pktinfo(char **words, int count)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(struct in6_pktinfo))];
+	} control;
+	union address address, source;
+	socklen_t length, source_length;
+	struct iovec part = { .iov_base = words[5], .iov_len = strlen(words[5]) };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+	struct cmsghdr *header;
+	int fd = descriptor(words[1]);
+
+	(void)count;
+	if (fd < 0 || !parse_address(words[2], words[3], &address, &length) ||
+	    !parse_address(words[4], "0", &source, &source_length))
+		return;
+	memset(&control, 0, sizeof(control));
+	message.msg_name = &address;
+	message.msg_namelen = length;
+	message.msg_control = &control;
+	message.msg_controllen = sizeof(control);
+	header = CMSG_FIRSTHDR(&message);
+	if (source.any.sa_family == AF_INET) {
+		struct in_pktinfo info = { .ipi_spec_dst = source.v4.sin_addr };
+
+		header->cmsg_level = IPPROTO_IP;
+		header->cmsg_type = IP_PKTINFO;
+		header->cmsg_len = CMSG_LEN(sizeof(info));
+		memcpy(CMSG_DATA(header), &info, sizeof(info));
+		message.msg_controllen = CMSG_SPACE(sizeof(info));
+	} else {
+		struct in6_pktinfo info = { .ipi6_addr = source.v6.sin6_addr };
+
+		header->cmsg_level = IPPROTO_IPV6;
+		header->cmsg_type = IPV6_PKTINFO;
+		header->cmsg_len = CMSG_LEN(sizeof(info));
+		memcpy(CMSG_DATA(header), &info, sizeof(info));
+		message.msg_controllen = CMSG_SPACE(sizeof(info));
+	}
+	answer_sent(sendmsg(fd, &message, MSG_NOSIGNAL));
+}
+
+/* So many copies of one text to one address; "count" is how many the kernel took. */
+static void do_sendmmsg(char **words, int count)
+{
+	struct mmsghdr messages[MESSAGES_MAX];
+	struct iovec part = { .iov_base = words[5], .iov_len = strlen(words[5]) };
+	union address address;
+	socklen_t length;
+	long copies;
+	int fd = descriptor(words[1]);
+
+	(void)count;
+	if (fd < 0 || !number(words[2], 1, MESSAGES_MAX, &copies) ||
+	    !parse_address(words[3], words[4], &address, &length))
+		return;
+	memset(messages, 0, sizeof(messages));
+	for (long i = 0; i < copies; i++) {
+		messages[i].msg_hdr.msg_name = &address;
+		messages[i].msg_hdr.msg_namelen = length;
+		messages[i].msg_hdr.msg_iov = &part;
+		messages[i].msg_hdr.msg_iovlen = 1;
+	}
+	answer_sent(sendmmsg(fd, messages, (unsigned int)copies, MSG_NOSIGNAL));
+}
+
+static void print_data(const char *data, ssize_t length)
+{
+	printf(",\"count\":%zd,\"data\":", length);
+	print_string(data, (size_t)length);
+}
+
+/* recv, and recvfrom: the same with an address buffer. */
+static void do_recv(char **words, int count)
+{
+	static char data[DATA_MAX];
+	union address peer;
+	socklen_t length = sizeof(peer);
+	bool address_wanted = !strcmp(words[0], "recvfrom");
+	ssize_t received;
+	int fd = descriptor(words[1]);
+
+	(void)count;
+	if (fd < 0)
+		return;
+	memset(&peer, 0, sizeof(peer));
+	received = recvfrom(fd, data, sizeof(data), 0, address_wanted ? &peer.any : NULL,
+			    address_wanted ? &length : NULL);
+	if (received < 0) {
+		answer(-1);
+		return;
+	}
+	answer_begin(0);
+	if (address_wanted)
+		print_address("", &peer, length);
+	print_data(data, received);
+	answer_end();
+}
+
+/*
+ * With an address buffer, and what IP_PKTINFO says where it was switched on: "destination_" is where
+ * the datagram was sent to, "local_" the address that an answer would leave from (ip(7)).
+ */
+static void do_recvmsg(char **words, int count)
+{
+	static char data[DATA_MAX];
+	union {
+		struct cmsghdr header;
+		char bytes[512];
+	} control;
+	union address peer, destination, local;
+	struct iovec part = { .iov_base = data, .iov_len = sizeof(data) };
+	struct msghdr message = { .msg_name = &peer,
+				  .msg_namelen = sizeof(peer),
+				  .msg_iov = &part,
+				  .msg_iovlen = 1,
+				  .msg_control = &control,
+				  .msg_controllen = sizeof(control) };
+	ssize_t received;
+	int fd = descriptor(words[1]);
+
+	(void)count;
+	if (fd < 0)
+		return;
+	memset(&peer, 0, sizeof(peer));
+	received = recvmsg(fd, &message, 0);
+	if (received < 0) {
+		answer(-1);
+		return;
+	}
+	answer_begin(0);
+	print_address("", &peer, message.msg_namelen);
+	for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header;
+	     header = CMSG_NXTHDR(&message, header)) {
+		memset(&destination, 0, sizeof(destination));
+		memset(&local, 0, sizeof(local));
+		if (header->cmsg_level == IPPROTO_IP && header->cmsg_type == IP_PKTINFO) {
+			struct in_pktinfo info;
+
+			memcpy(&info, CMSG_DATA(header), sizeof(info));
+			destination.v4.sin_family = local.v4.sin_family = AF_INET;
+			destination.v4.sin_addr = info.ipi_addr;
+			local.v4.sin_addr = info.ipi_spec_dst;
+			print_address("destination_", &destination, sizeof(destination.v4));
+			print_address("local_", &local, sizeof(local.v4));
+		} else if (header->cmsg_level == IPPROTO_IPV6 &&
+			   header->cmsg_type == IPV6_PKTINFO) {
+			struct in6_pktinfo info;
+
+			memcpy(&info, CMSG_DATA(header), sizeof(info));
+			destination.v6.sin6_family = AF_INET6;
+			destination.v6.sin6_addr = info.ipi6_addr;
+			print_address("destination_", &destination, sizeof(destination.v6));
+		}
+	}
+	print_data(data, received);
+	answer_end();
+}
+
+/* Up to so many datagrams that are there or come within the timeout: the addresses of all, in order. */
+static void do_recvmmsg(char **words, int count)
+{
+	static char data[MESSAGES_MAX][2048];
+	struct mmsghdr messages[MESSAGES_MAX];
+	struct iovec parts[MESSAGES_MAX];
+	union address peers[MESSAGES_MAX];
+	char text[INET6_ADDRSTRLEN];
+	long wanted;
+	int fd = descriptor(words[1]), received;
+
+	(void)count;
+	if (fd < 0 || !number(words[2], 1, MESSAGES_MAX, &wanted))
+		return;
+	memset(messages, 0, sizeof(messages));
+	memset(peers, 0, sizeof(peers));
+	for (long i = 0; i < wanted; i++) {
+		parts[i] = (struct iovec){ .iov_base = data[i], .iov_len = sizeof(data[i]) };
+		messages[i].msg_hdr.msg_name = &peers[i];
+		messages[i].msg_hdr.msg_namelen = sizeof(peers[i]);
+		messages[i].msg_hdr.msg_iov = &parts[i];
+		messages[i].msg_hdr.msg_iovlen = 1;
+	}
+	received = recvmmsg(fd, messages, (unsigned int)wanted, 0, NULL);
+	if (received < 0) {
+		answer(-1);
+		return;
+	}
+	answer_begin(0);
+	printf(",\"count\":%d,\"addresses\":[", received);
+	for (int i = 0; i < received; i++) {
+		bool v6 = peers[i].any.sa_family == AF_INET6;
+
+		inet_ntop(peers[i].any.sa_family,
+			  v6 ? (void *)&peers[i].v6.sin6_addr : (void *)&peers[i].v4.sin_addr, text,
+			  sizeof(text));
+		printf("%s\"%s\"", i ? "," : "", text);
+	}
+	putchar(']');
+	answer_end();
+}
+
+static void do_setsockopt(char **words, int count)
+{
+	static const struct {
+		const char *name;
+		int level, option;
+	} options[] = {
+		{ "reuseaddr", SOL_SOCKET, SO_REUSEADDR },
+		{ "reuseport", SOL_SOCKET, SO_REUSEPORT },
+		{ "broadcast", SOL_SOCKET, SO_BROADCAST },
+		{ "bind_no_port", IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT },
+		{ "freebind", IPPROTO_IP, IP_FREEBIND },
+		{ "transparent", IPPROTO_IP, IP_TRANSPARENT },
+		{ "pktinfo", IPPROTO_IP, IP_PKTINFO },
+		{ "pktinfo6", IPPROTO_IPV6, IPV6_RECVPKTINFO },
+		{ "v6only", IPPROTO_IPV6, IPV6_V6ONLY },
+		{ "fastopen", IPPROTO_TCP, TCP_FASTOPEN },
+		{ "fastopen_connect", IPPROTO_TCP, TCP_FASTOPEN_CONNECT },
+	};
+	long value;
+	int fd = descriptor(words[1]), number_value;
+
+	(void)count;
+	if (fd < 0 || !number(words[3], INT_MIN, INT_MAX, &value))
+		return;
+	if (!strcmp(words[2], "timeout")) { /* milliseconds, for sending and receiving */
+		answer(set_timeout(fd, value));
+		return;
+	}
+	if (!strcmp(words[2], "nonblock")) {
+		answer(fcntl(fd, F_SETFL, value ? O_NONBLOCK : 0));
+		return;
+	}
+	number_value = (int)value;
+	for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
+		if (!strcmp(words[2], options[i].name)) {
+			answer(setsockopt(fd, options[i].level, options[i].option, &number_value,
+					  sizeof(number_value)));
+			return;
+		}
+	}
+	misunderstood("%s is no socket option that is known here", words[2]);
+}
+
+/* Waits until a socket can be written ("out": a connect without blocking is over) or read ("in"). */
+static void do_poll(char **words, int count)
+{
+	int fd = descriptor(words[1]), result, error = 0;
+	struct pollfd wait = { .fd = fd, .events = !strcmp(words[2], "out") ? POLLOUT : POLLIN };
+	socklen_t length = sizeof(error);
+
+	(void)count;
+	if (fd < 0)
+		return;
+	result = poll(&wait, 1, TIMEOUT_MS);
+	if (!result) {
+		errno = ETIMEDOUT;
+		result = -1;
+	} else if (result > 0 && !getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) && error) {
+		errno = error;
+		result = -1;
+	}
+	answer(result);
+}
+
+static void do_close(char **words, int count)
+{
+	struct named_socket *found = find(words[1]);
+
+	(void)count;
+	if (!found) {
+		misunderstood("there is no socket named %s", words[1]);
+		return;
+	}
+	answer(close(found->fd));
+	found->name[0] = 0;
+}
+
+/* ---- a socket handed to another process (SCM_RIGHTS, unix(7)) ---- */
+
+static bool unix_address(const char *path, struct sockaddr_un *address)
+{
+	memset(address, 0, sizeof(*address));
+	address->sun_family = AF_UNIX;
+	if (strlen(path) >= sizeof(address->sun_path)) {
+		misunderstood("%s is too long for a Unix socket", path);
+		return false;
+	}
+	strcpy(address->sun_path, path);
+	return true;
+}
+
+/* The receiver opens its mailbox first, so neither side has to wait for the other. */
+static void do_mailbox(char **words, int count)
+{
+	struct sockaddr_un address;
+
+	(void)count;
+	if (!unix_address(words[1], &address))
+		return;
+	if (mailbox < 0) {
+		mailbox = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+		if (mailbox < 0 || set_timeout(mailbox, TIMEOUT_MS)) {
+			answer(-1);
+			return;
+		}
+	}
+	answer(bind(mailbox, (struct sockaddr *)&address, sizeof(address)));
+}
+
+static void do_pass(char **words, int count)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = { .header = { .cmsg_len = CMSG_LEN(sizeof(int)),
+				  .cmsg_level = SOL_SOCKET,
+				  .cmsg_type = SCM_RIGHTS } };
+	struct sockaddr_un address;
+	struct iovec part = { .iov_base = "s", .iov_len = 1 };
+	struct msghdr message = { .msg_name = &address,
+				  .msg_namelen = sizeof(address),
+				  .msg_iov = &part,
+				  .msg_iovlen = 1,
+				  .msg_control = &control,
+				  .msg_controllen = sizeof(control) };
+	int fd = descriptor(words[1]), carrier;
+
+	(void)count;
+	if (fd < 0 || !unix_address(words[2], &address))
+		return;
+	carrier = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (carrier < 0) {
+		answer(-1);
+		return;
+	}
+	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+	answer(sendmsg(carrier, &message, MSG_NOSIGNAL) < 0 ? -1 : 0);
+	close(carrier);
+}
+
+static void do_take(char **words, int count)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control;
+	char byte;
+	struct iovec part = { .iov_base = &byte, .iov_len = 1 };
+	struct msghdr message = { .msg_iov = &part,
+				  .msg_iovlen = 1,
+				  .msg_control = &control,
+				  .msg_controllen = sizeof(control) };
+	struct cmsghdr *header;
+	int fd;
+
+	(void)count;
+	memset(&control, 0, sizeof(control));
+	if (recvmsg(mailbox, &message, MSG_CMSG_CLOEXEC) < 0) {
+		answer(-1);
+		return;
+	}
+	header = CMSG_FIRSTHDR(&message);
+	if (!header || header->cmsg_type != SCM_RIGHTS) {
+		misunderstood("a message without a socket in it");
+		return;
+	}
+	memcpy(&fd, CMSG_DATA(header), sizeof(fd));
+	answer_new(fd, words[1], NULL, 0);
+}
+
+/* ---- the process itself ---- */
+
+/* The calling thread's name, which in the first thread is what /proc/PID/comm says. */
+static void do_rename(char **words, int count)
+{
+	(void)count;
+	answer(prctl(PR_SET_NAME, words[1], 0, 0, 0));
+}
+
+static void do_pid(char **words, int count)
+{
+	char name[16] = ""; /* TASK_COMM_LEN */
+
+	(void)words;
+	(void)count;
+	prctl(PR_GET_NAME, name, 0, 0, 0);
+	answer_begin(0);
+	printf(",\"pid\":%d,\"tid\":%ld,\"name\":", getpid(), (long)syscall(SYS_gettid));
+	print_string(name, strlen(name));
+	answer_end();
+}
+
+/*
+ * Waits until no process is left in a cgroup or below it. The kernel says so by POLLPRI on
+ * cgroup.events (Documentation/admin-guide/cgroup-v2.rst, "[Un]populated Notification").
+ */
+static void do_await_empty(char **words, int count)
+{
+	char path[PATH_MAX], text[256];
+	struct pollfd wait = { .events = POLLPRI };
+	ssize_t length;
+	int result;
+
+	(void)count;
+	snprintf(path, sizeof(path), "%s/cgroup.events", words[1]);
+	wait.fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (wait.fd < 0) {
+		answer(-1);
+		return;
+	}
+	do {
+		length = pread(wait.fd, text, sizeof(text) - 1, 0);
+		if (length < 0) {
+			answer(-1);
+			close(wait.fd);
+			return;
+		}
+		text[length] = 0;
+		if (strstr(text, "populated 0")) {
+			answer(0);
+			close(wait.fd);
+			return;
+		}
+		result = poll(&wait, 1, TIMEOUT_MS);
+	} while (result > 0);
+	if (!result)
+		errno = ETIMEDOUT;
+	answer(-1);
+	close(wait.fd);
+}
+
+/* ---- reading commands ---- */
+
+static void *worker(void *name);
+
+/* All that follows runs in a thread of its own, until `quit` or the end of the commands. */
+static bool do_thread(char **words, int count)
+{
+	pthread_t thread;
+	int error;
+
+	error = pthread_create(&thread, NULL, worker, count > 1 ? strdup(words[1]) : NULL);
+	if (error) {
+		errno = error;
+		answer(-1);
+		return true;
+	}
+	pthread_join(thread, NULL);
+	return false;
+}
+
+static const struct command {
+	const char *name, *usage;
+	int least, most; /* words, the command's own among them */
+	void (*run)(char **words, int count);
+} commands[] = {
+	{ "socket", "NAME tcp|udp|mptcp [4|6]", 3, 4, do_socket },
+	{ "bind", "NAME ADDRESS PORT", 4, 4, do_bind },
+	{ "bind-unspec", "NAME ADDRESS PORT", 4, 4, do_bind },
+	{ "listen", "NAME [BACKLOG]", 2, 3, do_listen },
+	{ "connect", "NAME ADDRESS PORT", 4, 4, do_connect },
+	{ "disconnect", "NAME", 2, 2, do_disconnect },
+	{ "accept", "LISTENER NAME", 3, 3, do_accept },
+	{ "accept-noaddr", "LISTENER NAME", 3, 3, do_accept },
+	{ "getsockname", "NAME", 2, 2, do_name },
+	{ "getpeername", "NAME", 2, 2, do_name },
+	{ "send", "NAME TEXT", 3, 3, do_send },
+	{ "sendto", "NAME ADDRESS PORT TEXT", 5, 5, do_sendto },
+	{ "fastopen", "NAME ADDRESS PORT TEXT", 5, 5, do_sendto },
+	{ "sendmsg", "NAME [ADDRESS PORT] TEXT", 3, 5, do_sendmsg },
+	{ "sendmsg-pktinfo", "NAME ADDRESS PORT SOURCE TEXT", 6, 6, do_sendmsg_pktinfo },
+	{ "sendmmsg", "NAME COUNT ADDRESS PORT TEXT", 6, 6, do_sendmmsg },
+	{ "recv", "NAME", 2, 2, do_recv },
+	{ "recvfrom", "NAME", 2, 2, do_recv },
+	{ "recvmsg", "NAME", 2, 2, do_recvmsg },
+	{ "recvmmsg", "NAME COUNT", 3, 3, do_recvmmsg },
+	{ "setsockopt", "NAME OPTION VALUE", 4, 4, do_setsockopt },
+	{ "poll", "NAME in|out", 3, 3, do_poll },
+	{ "close", "NAME", 2, 2, do_close },
+	{ "mailbox", "PATH", 2, 2, do_mailbox },
+	{ "pass", "NAME PATH", 3, 3, do_pass },
+	{ "take", "NAME", 2, 2, do_take },
+	{ "rename", "THREAD-NAME", 2, 2, do_rename },
+	{ "pid", "", 1, 1, do_pid },
+	{ "await-empty", "CGROUP", 2, 2, do_await_empty },
+};
+
+/* Runs one command; false where there is nothing more to do after it. */
+static bool run(char *line)
+{
+	char *words[WORDS_MAX], *rest = line, *word;
+	int count = 0;
+
+	while ((word = strsep(&rest, " \t\r\n"))) {
+		if (*word && count < WORDS_MAX)
+			words[count++] = word;
+	}
+	if (!count)
+		return true;
+	command_name = words[0];
+	if (!strcmp(words[0], "quit")) {
+		answer(0);
+		return false;
+	}
+	if (!strcmp(words[0], "thread"))
+		return do_thread(words, count);
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		const struct command *command = &commands[i];
+
+		if (strcmp(words[0], command->name))
+			continue;
+		if (count < command->least || count > command->most)
+			misunderstood("usage: %s %s", command->name, command->usage);
+		else
+			command->run(words, count);
+		return true;
+	}
+	misunderstood("no such command");
+	return true;
+}
+
+/* Commands of the argument list, put together by main; NULL where they come from standard input. */
+static char *script;
+
+static bool next(char **line, size_t *size)
+{
+	char *command;
+
+	if (!script)
+		return getline(line, size, stdin) > 0;
+	command = strsep(&script, ",");
+	/* An empty string, not NULL, is what is left after the last comma: NULL would mean stdin. */
+	if (!script)
+		script = "";
+	if (!*command)
+		return false;
+	free(*line);
+	*line = strdup(command);
+	return *line != NULL;
+}
+
+static void serve(void)
+{
+	char *line = NULL;
+	size_t size = 0;
+
+	while (next(&line, &size) && run(line))
+		;
+	free(line);
+}
+
+/* Started by `thread`, with the new thread's name or NULL; the thread that asked waits for its end. */
+static void *worker(void *name)
+{
+	int result = name ? prctl(PR_SET_NAME, name, 0, 0, 0) : 0;
+
+	answer(result);
+	free(name);
+	serve();
+	return NULL;
+}
+
+int main(int argc, char **argv)
+{
+	size_t length = 1;
+
+	if (argc > 1) {
+		for (int i = 1; i < argc; i++)
+			length += strlen(argv[i]) + 1;
+		script = calloc(length, 1);
+		if (!script)
+			return 1;
+		for (int i = 1; i < argc; i++) {
+			strcat(script, argv[i]);
+			strcat(script, " ");
+		}
+	}
+	serve();
+	return exit_code;
+}
