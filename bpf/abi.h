@@ -37,13 +37,14 @@
 #define VIP_ABI_VERSION 1
 
 #define VIP_BANKS 2
-#define VIP_POLICIES_PER_BANK 32 /* the base policy is number 0, overrides are 1…31: bits of a __u32 */
-#define VIP_LEVELS_MAX 8	 /* how many different depths of the cgroup tree sessions may be at */
-#define VIP_NAME_MAX 64		 /* an executable's name with its NUL; longer ones match by path only */
-#define VIP_COMM_MAX 16		 /* TASK_COMM_LEN, include/linux/sched.h: 15 bytes and a NUL */
-#define VIP_OBJECT_ID_MAX 32	 /* SHA-256 */
+#define VIP_POLICIES_PER_BANK \
+	32		 /* the base policy is number 0, overrides are 1…31: bits of a __u32 */
+#define VIP_LEVELS_MAX 8 /* how many different depths of the cgroup tree sessions may be at */
+#define VIP_NAME_MAX 64	 /* an executable's name with its NUL; longer ones match by path only */
+#define VIP_COMM_MAX 16	 /* TASK_COMM_LEN, include/linux/sched.h: 15 bytes and a NUL */
+#define VIP_OBJECT_ID_MAX 32 /* SHA-256 */
 
-#define VIP_ID_LAST 16777213	 /* ID + 1 = 127.255.255.254; .255 is 127/8's broadcast address */
+#define VIP_ID_LAST 16777213 /* ID + 1 = 127.255.255.254; .255 is 127/8's broadcast address */
 
 enum vip_hook {
 	VIP_HOOK_BIND4,
@@ -57,12 +58,13 @@ enum vip_hook {
 
 /* config: ARRAY of one. */
 struct vip_config {
-	__u32 abi;	   /* VIP_ABI_VERSION. First, so that any version can read it of any other */
-	__u32 generation;  /* of the policy in force; its low bit is the bank */
-	__u32 flags;	   /* enum vip_config_flag */
-	__u32 level_count; /* entries of levels that are in use */
-	__u32 levels[VIP_LEVELS_MAX];	     /* depths below the cgroup root at which sessions are */
-	__u8 object_id[VIP_OBJECT_ID_MAX];   /* SHA-256 of the object that the pinned programs came from */
+	__u32 abi;	  /* VIP_ABI_VERSION. First, so that any version can read it of any other */
+	__u32 generation; /* of the policy in force; its low bit is the bank */
+	__u32 flags;	  /* enum vip_config_flag */
+	__u32 level_count;	      /* entries of levels that are in use */
+	__u32 levels[VIP_LEVELS_MAX]; /* depths below the cgroup root at which sessions are */
+	__u8 object_id
+		[VIP_OBJECT_ID_MAX]; /* SHA-256 of the object that the pinned programs came from */
 };
 
 enum vip_config_flag {
@@ -71,9 +73,9 @@ enum vip_config_flag {
 
 /* sessions: HASH by cgroup ID (__u64), the inode number of the cgroup's directory. */
 struct vip_session {
-	__be32 vip4;	 /* 0: the session has no IPv4 virtual IP */
-	__u32 id;	 /* 0…VIP_ID_LAST */
-	__be32 vip6[4];	 /* ::  the session has no IPv6 virtual IP */
+	__be32 vip4;		/* 0: the session has no IPv4 virtual IP */
+	__u32 id;		/* 0…VIP_ID_LAST */
+	__be32 vip6[4];		/* ::  the session has no IPv6 virtual IP */
 	__u8 policy[VIP_BANKS]; /* number of the session's policy in each bank */
 	__u8 reserved[6];
 };
@@ -100,12 +102,13 @@ struct vip_address_owner {
 struct vip_policy {
 	__u32 flags; /* enum vip_policy_flag */
 	__u32 reserved;
-	__u64 excluded_ports[1024]; /* one bit a port, host order: port p is bit p % 64 of word p / 64 */
+	__u64 excluded_ports
+		[1024]; /* one bit a port, host order: port p is bit p % 64 of word p / 64 */
 };
 
 enum vip_policy_flag {
-	VIP_POLICY_VIRTUAL_IP = 1 << 0,	      /* enabled */
-	VIP_POLICY_VIRTUAL_IP_ALL = 1 << 1,   /* … for every program: perSession, or * on the list */
+	VIP_POLICY_VIRTUAL_IP = 1 << 0,	    /* enabled */
+	VIP_POLICY_VIRTUAL_IP_ALL = 1 << 1, /* … for every program: perSession, or * on the list */
 	VIP_POLICY_LOOPBACK = 1 << 2,
 	VIP_POLICY_LOOPBACK_ALL = 1 << 3,
 	VIP_POLICY_PREFER_LOOPBACK = 1 << 4,
@@ -113,9 +116,9 @@ enum vip_policy_flag {
 	VIP_POLICY_USE_HOST_ADDRESS = 1 << 6, /* whenUnavailable: useHostAddress; else deny */
 	VIP_POLICY_FALLBACK_HOST = 1 << 7,    /* virtualLoopback.fallback: host; else none */
 	VIP_POLICY_ISOLATION = 1 << 8,
-	VIP_POLICY_AS_REQUESTED = 1 << 9,     /* wildcardName: asRequested; else virtual */
-	VIP_POLICY_EXCLUDED_PORTS = 1 << 10,  /* excluded_ports has a bit set */
-	VIP_POLICY_LISTS = 1 << 11,	      /* some list that is in use names programs one by one */
+	VIP_POLICY_AS_REQUESTED = 1 << 9,    /* wildcardName: asRequested; else virtual */
+	VIP_POLICY_EXCLUDED_PORTS = 1 << 10, /* excluded_ports has a bit set */
+	VIP_POLICY_LISTS = 1 << 11, /* some list that is in use names programs one by one */
 };
 
 enum vip_list {
@@ -168,9 +171,10 @@ struct vip_socket {
 };
 
 enum vip_socket_flag {
-	VIP_SOCKET_NAMED_ADDRESS = 1 << 0, /* it is on VIP4 because bind named that or a host address */
-	VIP_SOCKET_WILDCARD = 1 << 1,	   /* it is on LO4 because bind asked for the wildcard (P) */
-	VIP_SOCKET_NAMED_PEER = 1 << 2,	   /* bound to the loopback, connected to VIP4 by that name */
+	VIP_SOCKET_NAMED_ADDRESS =
+		1 << 0,		      /* it is on VIP4 because bind named that or a host address */
+	VIP_SOCKET_WILDCARD = 1 << 1, /* it is on LO4 because bind asked for the wildcard (P) */
+	VIP_SOCKET_NAMED_PEER = 1 << 2, /* bound to the loopback, connected to VIP4 by that name */
 };
 
 /* counters: PERCPU_ARRAY by enum vip_hook. Calls of sessions that came as far as a decision. */
@@ -180,7 +184,8 @@ struct vip_counters {
 	__u64 refused;
 };
 
-#define VIP_ASSERT_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " changed its size")
+#define VIP_ASSERT_SIZE(type, size) \
+	_Static_assert(sizeof(type) == (size), #type " changed its size")
 VIP_ASSERT_SIZE(struct vip_config, 80);
 VIP_ASSERT_SIZE(struct vip_session, 32);
 VIP_ASSERT_SIZE(struct vip_address, 16);

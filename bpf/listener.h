@@ -10,16 +10,17 @@
 #include "session.h"
 
 enum vip_whose {
-	VIP_ANYONE,	/* whoever a packet to that address would reach */
-	VIP_BOUND,	/* bound to that very address: a session's own, because nobody else may (isolation) */
-	VIP_CONNECTED,	/* UDP: connected back to the address that the packet comes from */
+	VIP_ANYONE, /* whoever a packet to that address would reach */
+	VIP_BOUND, /* bound to that very address: a session's own, because nobody else may (isolation) */
+	VIP_CONNECTED, /* UDP: connected back to the address that the packet comes from */
 };
 
 /*
  * `from` is what the peer would see as the source. It matters for UDP alone: a connected UDP socket
  * takes packets only from its peer, and the lookup knows that. A TCP listener has no peer.
  */
-static __always_inline int vip_listens4(struct bpf_sock_addr *ctx, __be32 from, __be32 to, enum vip_whose whose)
+static __always_inline int vip_listens4(struct bpf_sock_addr *ctx, __be32 from, __be32 to,
+					enum vip_whose whose)
 {
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *found, *own = vip_socket_of(ctx);
@@ -43,13 +44,15 @@ static __always_inline int vip_listens4(struct bpf_sock_addr *ctx, __be32 from, 
 }
 
 /* Carries out a plan. `from` is the source that the socket has already, 0 for none. */
-static __always_inline enum vip_answer vip_look4(struct bpf_sock_addr *ctx, const struct vip_caller *caller,
+static __always_inline enum vip_answer vip_look4(struct bpf_sock_addr *ctx,
+						 const struct vip_caller *caller,
 						 struct vip_plan plan, __be32 from)
 {
 	__be32 vip4 = caller->session->vip4;
 	__be32 loopback = vip_loopback4(caller->session->id);
 
-	if ((plan.probes & VIP_PROBE_LOCALHOST) && vip_listens4(ctx, VIP_LOCALHOST4, VIP_LOCALHOST4, VIP_ANYONE))
+	if ((plan.probes & VIP_PROBE_LOCALHOST) &&
+	    vip_listens4(ctx, VIP_LOCALHOST4, VIP_LOCALHOST4, VIP_ANYONE))
 		return VIP_AS_ASKED;
 	if (plan.probes & (VIP_PROBE_LOOPBACK | VIP_PROBE_OWN_LOOPBACK)) {
 		enum vip_whose whose = plan.probes & VIP_PROBE_LOOPBACK ? VIP_ANYONE : VIP_BOUND;

@@ -44,7 +44,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, VIP_BANKS * VIP_POLICIES_PER_BANK);
+	__uint(max_entries, VIP_BANKS *VIP_POLICIES_PER_BANK);
 	__type(key, __u32);
 	__type(value, struct vip_policy);
 } policies SEC(".maps");

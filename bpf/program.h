@@ -11,8 +11,8 @@
  * executable's name, by its thread-group leader's name (a script is known by no other), by its file.
  * Not inlined: it runs once for a program and generation, and must not weigh on the calls after it.
  */
-static __noinline int vip_judge(const struct vip_program *program, const unsigned char *name, __u32 generation,
-				struct vip_verdict *verdict)
+static __noinline int vip_judge(const struct vip_program *program, const unsigned char *name,
+				__u32 generation, struct vip_verdict *verdict)
 {
 	struct vip_program_file file = { .inode = program->inode, .device = program->device };
 	struct vip_program_name by_name = {};
@@ -29,7 +29,8 @@ static __noinline int vip_judge(const struct vip_program *program, const unsigne
 		for (int i = 0; i < VIP_LIST_COUNT; i++)
 			verdict->lists[i] |= listing->lists[bank][i];
 	/* A longer name would match one that agrees in its first 63 bytes. */
-	if (program->name_length < VIP_NAME_MAX && bpf_probe_read_kernel_str(&by_name, sizeof(by_name), name) > 0) {
+	if (program->name_length < VIP_NAME_MAX &&
+	    bpf_probe_read_kernel_str(&by_name, sizeof(by_name), name) > 0) {
 		listing = bpf_map_lookup_elem(&program_names, &by_name);
 		if (listing)
 			for (int i = 0; i < VIP_LIST_COUNT; i++)
@@ -80,7 +81,8 @@ static __always_inline __u32 vip_features_of(const struct vip_caller *caller)
 {
 	__u32 flags = caller->policy->flags;
 
-	return vip_features(flags, flags & VIP_POLICY_LISTS ? vip_listed(caller) : 0, caller->session->vip4 != 0);
+	return vip_features(flags, flags & VIP_POLICY_LISTS ? vip_listed(caller) : 0,
+			    caller->session->vip4 != 0);
 }
 
 #endif

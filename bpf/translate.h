@@ -35,17 +35,17 @@
 #define __always_inline inline __attribute__((always_inline))
 #endif
 
-#define VIP_NET_127 0x7f000000u	 /* 127.0.0.0, host order */
+#define VIP_NET_127 0x7f000000u /* 127.0.0.0, host order */
 #define VIP_LOCALHOST4 vip_swap32(VIP_NET_127 + 1)
 
 /* What an address is to one session. */
 enum vip_place {
-	VIP_ELSEWHERE,	    /* an address of no session and not of this host; multicast; broadcast */
-	VIP_WILDCARD,	    /* 0.0.0.0 */
-	VIP_LOCALHOST,	    /* 127.0.0.1 */
-	VIP_OWN_LOOPBACK,   /* its LO4 */
-	VIP_OWN_ADDRESS,    /* its VIP4 */
-	VIP_HOST_ADDRESS,   /* an address of this host that is no session's */
+	VIP_ELSEWHERE,	  /* an address of no session and not of this host; multicast; broadcast */
+	VIP_WILDCARD,	  /* 0.0.0.0 */
+	VIP_LOCALHOST,	  /* 127.0.0.1 */
+	VIP_OWN_LOOPBACK, /* its LO4 */
+	VIP_OWN_ADDRESS,  /* its VIP4 */
+	VIP_HOST_ADDRESS, /* an address of this host that is no session's */
 	VIP_OTHER_LOOPBACK, /* another session's LO4 */
 	VIP_OTHER_ADDRESS,  /* another session's VIP4 */
 	VIP_LOOPBACK_REST,  /* the rest of 127/8: 127.0.0.53 … */
@@ -62,7 +62,7 @@ enum vip_answer {
 	VIP_TO_LOCALHOST, /* 127.0.0.1 */
 	VIP_REFUSE_BIND,  /* EADDRNOTAVAIL: the address is another session's */
 	VIP_REFUSE_PEER,  /* ECONNREFUSED: the peer is another session's loopback */
-	VIP_UNAVAILABLE,  /* EADDRNOTAVAIL: the session has no virtual IP, and the policy says deny */
+	VIP_UNAVAILABLE, /* EADDRNOTAVAIL: the session has no virtual IP, and the policy says deny */
 };
 
 /* Which of V, L and P apply to the calling program. The bit is 1 << enum vip_list. */
@@ -133,10 +133,12 @@ static __always_inline __u32 vip_features(__u32 flags, __u32 listed, int has_add
 {
 	__u32 on = 0;
 
-	if ((flags & VIP_POLICY_VIRTUAL_IP) && ((flags & VIP_POLICY_VIRTUAL_IP_ALL) || (listed & VIP_V)) &&
+	if ((flags & VIP_POLICY_VIRTUAL_IP) &&
+	    ((flags & VIP_POLICY_VIRTUAL_IP_ALL) || (listed & VIP_V)) &&
 	    (has_address || !(flags & VIP_POLICY_USE_HOST_ADDRESS)))
 		on |= VIP_V;
-	if ((flags & VIP_POLICY_LOOPBACK) && ((flags & VIP_POLICY_LOOPBACK_ALL) || (listed & VIP_L)))
+	if ((flags & VIP_POLICY_LOOPBACK) &&
+	    ((flags & VIP_POLICY_LOOPBACK_ALL) || (listed & VIP_L)))
 		on |= VIP_L;
 	if ((flags & VIP_POLICY_PREFER_LOOPBACK) && on == (VIP_V | VIP_L) &&
 	    ((flags & VIP_POLICY_PREFER_LOOPBACK_ALL) || (listed & VIP_P)))
@@ -145,8 +147,8 @@ static __always_inline __u32 vip_features(__u32 flags, __u32 listed, int has_add
 }
 
 /* bind: `excluded` says that the port is on the policy's list of excluded ports. */
-static __always_inline enum vip_answer vip_bind(enum vip_place asked, __u32 features, __u32 flags, int has_address,
-						int excluded)
+static __always_inline enum vip_answer vip_bind(enum vip_place asked, __u32 features, __u32 flags,
+						int has_address, int excluded)
 {
 	switch (asked) {
 	case VIP_WILDCARD:
@@ -167,8 +169,8 @@ static __always_inline enum vip_answer vip_bind(enum vip_place asked, __u32 feat
 }
 
 /* connect and sendto: where to look, and what to do if nothing listens there. */
-static __always_inline struct vip_plan vip_connect(enum vip_place asked, __u32 features, __u32 flags, int has_address,
-						   int excluded)
+static __always_inline struct vip_plan vip_connect(enum vip_place asked, __u32 features,
+						   __u32 flags, int has_address, int excluded)
 {
 	__u32 own_address = has_address ? VIP_PROBE_OWN_ADDRESS : 0;
 	struct vip_plan plan = { 0, VIP_AS_ASKED };
@@ -180,7 +182,8 @@ static __always_inline struct vip_plan vip_connect(enum vip_place asked, __u32 f
 			return plan;
 		if (features & VIP_L) {
 			plan.probes = VIP_PROBE_LOOPBACK | own_address;
-			plan.otherwise = flags & VIP_POLICY_FALLBACK_HOST ? VIP_TO_LOCALHOST : VIP_TO_LOOPBACK;
+			plan.otherwise = flags & VIP_POLICY_FALLBACK_HOST ? VIP_TO_LOCALHOST :
+									    VIP_TO_LOOPBACK;
 		} else if (features & VIP_V) {
 			plan.probes = own_address;
 		} else if (flags & (VIP_POLICY_VIRTUAL_IP | VIP_POLICY_LOOPBACK)) {
@@ -208,7 +211,8 @@ static __always_inline struct vip_plan vip_connect(enum vip_place asked, __u32 f
 }
 
 /* Where a connection or datagram comes from that was asked to go to `asked` and goes `to`. */
-static __always_inline enum vip_answer vip_source(enum vip_place asked, enum vip_answer to, __u32 features)
+static __always_inline enum vip_answer vip_source(enum vip_place asked, enum vip_answer to,
+						  __u32 features)
 {
 	switch (asked) {
 	case VIP_WILDCARD:
@@ -229,7 +233,8 @@ static __always_inline enum vip_answer vip_source(enum vip_place asked, enum vip
 }
 
 /* The address of an answer; `asked` for those that name none. */
-static __always_inline __be32 vip_address4(enum vip_answer answer, __be32 asked, __be32 vip4, __u32 id)
+static __always_inline __be32 vip_address4(enum vip_answer answer, __be32 asked, __be32 vip4,
+					   __u32 id)
 {
 	switch (answer) {
 	case VIP_TO_LOOPBACK:

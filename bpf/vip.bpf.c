@@ -79,7 +79,8 @@ int vip_bind4(struct bpf_sock_addr *ctx)
 	asked = vip_place_of4(&caller, address);
 	if (asked == VIP_WILDCARD || asked == VIP_LOCALHOST || asked == VIP_HOST_ADDRESS)
 		features = vip_features_of(&caller);
-	answer = vip_bind(asked, features, flags, has_address, vip_is_excluded(&caller, ctx->user_port));
+	answer = vip_bind(asked, features, flags, has_address,
+			  vip_is_excluded(&caller, ctx->user_port));
 	if (answer == VIP_REFUSE_BIND || answer == VIP_UNAVAILABLE)
 		return vip_refuse(VIP_HOOK_BIND4, EADDRNOTAVAIL);
 
@@ -103,8 +104,8 @@ int vip_bind4(struct bpf_sock_addr *ctx)
  * Gives a socket that is about to connect its source, as the kernel's own autobind would later. Says
  * whether the connection may go on.
  */
-static __always_inline int vip_bind_source4(struct bpf_sock_addr *ctx, const struct vip_caller *caller,
-					    enum vip_answer source)
+static __always_inline int vip_bind_source4(struct bpf_sock_addr *ctx,
+					    const struct vip_caller *caller, enum vip_answer source)
 {
 	__be32 vip4 = caller->session->vip4, loopback = vip_loopback4(caller->session->id);
 	struct sockaddr_in {
@@ -176,7 +177,8 @@ int vip_connect4(struct bpf_sock_addr *ctx)
 	granted = vip_address4(to, address, caller.session->vip4, caller.session->id);
 	if (granted != address)
 		ctx->user_ip4 = granted;
-	vip_count(VIP_HOOK_CONNECT4, granted != address || source != VIP_AS_ASKED ? VIP_REWRITTEN : VIP_SEEN);
+	vip_count(VIP_HOOK_CONNECT4,
+		  granted != address || source != VIP_AS_ASKED ? VIP_REWRITTEN : VIP_SEEN);
 	return VIP_PROCEED;
 }
 
@@ -184,9 +186,10 @@ int vip_connect4(struct bpf_sock_addr *ctx)
  * The source of one datagram, where the socket's own is `bound` (0: none; with IP_PKTINFO, that one).
  * `asked` and `to` are the destination's.
  */
-static __always_inline __be32 vip_datagram_source4(struct bpf_sock_addr *ctx, const struct vip_caller *caller,
-						   enum vip_place asked, enum vip_answer to, __be32 destination,
-						   __be32 bound, __u32 features)
+static __always_inline __be32 vip_datagram_source4(struct bpf_sock_addr *ctx,
+						   const struct vip_caller *caller,
+						   enum vip_place asked, enum vip_answer to,
+						   __be32 destination, __be32 bound, __u32 features)
 {
 	__be32 vip4 = caller->session->vip4, loopback = vip_loopback4(caller->session->id);
 	enum vip_answer source = vip_source(asked, to, features);
@@ -201,18 +204,21 @@ static __always_inline __be32 vip_datagram_source4(struct bpf_sock_addr *ctx, co
 		 */
 		if (vip_listens4(ctx, vip4, destination, VIP_CONNECTED))
 			return bound;
-		return source == VIP_AS_ASKED ? VIP_LOCALHOST4 :
-						vip_address4(source, bound, vip4, caller->session->id);
+		return source == VIP_AS_ASKED ?
+			       VIP_LOCALHOST4 :
+			       vip_address4(source, bound, vip4, caller->session->id);
 	}
 	if (bound == VIP_LOCALHOST4)
 		return source == VIP_TO_LOOPBACK ? loopback : bound;
 	if (bound == loopback) {
 		/* Left over from an earlier connect, or P: from the loopback nothing leaves the host. */
-		if (is_local || asked == VIP_OWN_LOOPBACK || asked == VIP_OTHER_LOOPBACK || asked == VIP_LOOPBACK_REST)
+		if (is_local || asked == VIP_OWN_LOOPBACK || asked == VIP_OTHER_LOOPBACK ||
+		    asked == VIP_LOOPBACK_REST)
 			return bound;
 		return vip_address4(source, 0, vip4, caller->session->id);
 	}
-	if (source == VIP_TO_ADDRESS && bound != vip4 && vip_place_of4(caller, bound) == VIP_HOST_ADDRESS)
+	if (source == VIP_TO_ADDRESS && bound != vip4 &&
+	    vip_place_of4(caller, bound) == VIP_HOST_ADDRESS)
 		return vip4;
 	return bound;
 }
@@ -245,7 +251,8 @@ int vip_sendmsg4(struct bpf_sock_addr *ctx)
 		ctx->user_ip4 = granted;
 	if (from != bound)
 		ctx->msg_src_ip4 = from;
-	vip_count(VIP_HOOK_SENDMSG4, granted != address || from != bound ? VIP_REWRITTEN : VIP_SEEN);
+	vip_count(VIP_HOOK_SENDMSG4,
+		  granted != address || from != bound ? VIP_REWRITTEN : VIP_SEEN);
 	return VIP_PROCEED;
 }
 
@@ -273,16 +280,18 @@ int vip_recvmsg4(struct bpf_sock_addr *ctx)
 }
 
 /* 0.0.0.0, where bind asked for that and the policy wants names as they were asked for. */
-static __always_inline __be32 vip_name_as_requested4(struct vip_caller *caller, struct bpf_sock *sk, __be32 name,
-						     __be32 shown)
+static __always_inline __be32 vip_name_as_requested4(struct vip_caller *caller, struct bpf_sock *sk,
+						     __be32 name, __be32 shown)
 {
 	__be32 vip4 = caller->session->vip4;
 
-	if (sk->dst_ip4 || !vip_find_policy(caller) || !(caller->policy->flags & VIP_POLICY_AS_REQUESTED))
+	if (sk->dst_ip4 || !vip_find_policy(caller) ||
+	    !(caller->policy->flags & VIP_POLICY_AS_REQUESTED))
 		return shown;
 	if (vip4 && name == vip4)
 		return vip_remembered(sk) & VIP_SOCKET_NAMED_ADDRESS ? shown : 0;
-	if (name == vip_loopback4(caller->session->id) && (vip_remembered(sk) & VIP_SOCKET_WILDCARD))
+	if (name == vip_loopback4(caller->session->id) &&
+	    (vip_remembered(sk) & VIP_SOCKET_WILDCARD))
 		return 0;
 	return shown;
 }

@@ -148,7 +148,10 @@ public struct BPFObject: ~Copyable {
 enum LoadRefusal {
     /// `libbpf: prog 'vip_bind4': failed to load: -22` → `bind4`.
     static func program(in log: String) -> String? {
-        guard let line = log.split(separator: "\n").last(where: { $0.contains("prog 'vip_") && $0.contains("failed to load") }),
+        guard
+            let line = log.split(separator: "\n").last(where: {
+                $0.contains("prog 'vip_") && $0.contains("failed to load")
+            }),
             let start = line.firstRange(of: "prog 'vip_")?.upperBound,
             let end = line[start...].firstIndex(of: "'")
         else { return nil }

@@ -31,7 +31,8 @@ public struct Failure: Error, Sendable, Hashable {
     /// More, for `-v`: the verifier's whole log.
     public let detail: String?
 
-    public init(_ code: Code = .failed, _ what: String, _ why: String, try remedy: String? = nil, detail: String? = nil) {
+    public init(_ code: Code = .failed, _ what: String, _ why: String, try remedy: String? = nil, detail: String? = nil)
+    {
         self.code = code
         self.what = what
         self.why = why

@@ -11,7 +11,9 @@ extension Failure {
     ///   - what: What was tried, on what.
     ///   - remedy: What to do about any other error.
     ///   - detail: More, for `-v`.
-    public static func kernel(_ error: Errno, _ what: String, try remedy: String? = nil, detail: String? = nil) -> Failure {
+    public static func kernel(_ error: Errno, _ what: String, try remedy: String? = nil, detail: String? = nil)
+        -> Failure
+    {
         switch error {
         case .notPermitted, .permissionDenied:
             Failure(

@@ -31,7 +31,9 @@ enum LibBPFLog {
             // A verifier log is one message of up to 16 MiB (libbpf's own cap); more than this is not telling.
             let capacity = 1 << 20
             let text = withUnsafeTemporaryAllocation(of: CChar.self, capacity: capacity) { buffer -> String in
-                guard let base = buffer.baseAddress, vsnprintf(base, capacity, format, arguments) >= 0 else { return "" }
+                guard let base = buffer.baseAddress, vsnprintf(base, capacity, format, arguments) >= 0 else {
+                    return ""
+                }
                 return String(cString: base)
             }
             LibBPFLog.lines.withLock { $0.append(text) }

@@ -16,7 +16,8 @@
 #include <unistd.h>
 
 /* bpf_object__open_mem(3) with a name. Least kernel: none, it only parses. NULL and -errno in *error. */
-static inline struct bpf_object *vip_object_open(const void *bytes, size_t size, const char *name, int *error)
+static inline struct bpf_object *vip_object_open(const void *bytes, size_t size, const char *name,
+						 int *error)
 {
 	LIBBPF_OPTS(bpf_object_open_opts, options, .object_name = name);
 	struct bpf_object *object = bpf_object__open_mem(bytes, size, &options);
@@ -26,7 +27,8 @@ static inline struct bpf_object *vip_object_open(const void *bytes, size_t size,
 }
 
 /* BPF_MAP_LOOKUP_BATCH (kernel 5.6) without its options, whose flags do not import. */
-static inline int vip_map_lookup_batch(int map, void *in, void *out, void *keys, void *values, __u32 *count)
+static inline int vip_map_lookup_batch(int map, void *in, void *out, void *keys, void *values,
+				       __u32 *count)
 {
 	return bpf_map_lookup_batch(map, in, out, keys, values, count, NULL);
 }

@@ -28,11 +28,13 @@ static void fail(int fd, enum vip_spawn_step step)
 	_exit(step == VIP_SPAWN_EXEC ? 127 : 126);
 }
 
-pid_t vip_spawn(int procs, const char *user, char *const argv[], char *const envp[], enum vip_spawn_step *step)
+pid_t vip_spawn(int procs, const char *user, char *const argv[], char *const envp[],
+		enum vip_spawn_step *step)
 {
 	struct passwd *account = NULL;
 	struct report report = { 0, 0 };
-	gid_t groups[256]; /* more than any account has that systems of today hand out; the rest is an error */
+	gid_t groups
+		[256]; /* more than any account has that systems of today hand out; the rest is an error */
 	int group_count = sizeof(groups) / sizeof(groups[0]);
 	sigset_t none;
 	ssize_t length;
@@ -67,7 +69,8 @@ pid_t vip_spawn(int procs, const char *user, char *const argv[], char *const env
 		sigprocmask(SIG_SETMASK, &none, NULL);
 		if (write(procs, "0", 1) != 1)
 			fail(pipe_fds[1], VIP_SPAWN_JOIN);
-		if (account && (setgroups((size_t)group_count, groups) || setgid(account->pw_gid) || setuid(account->pw_uid)))
+		if (account && (setgroups((size_t)group_count, groups) || setgid(account->pw_gid) ||
+				setuid(account->pw_uid)))
 			fail(pipe_fds[1], VIP_SPAWN_USER);
 		execvpe(argv[0], argv, envp);
 		fail(pipe_fds[1], VIP_SPAWN_EXEC);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vip_object.h"
 
-#pragma clang diagnostic ignored "-Wc23-extensions" /* #embed, which SwiftPM has no language standard for */
+#pragma clang diagnostic ignored \
+	"-Wc23-extensions" /* #embed, which SwiftPM has no language standard for */
 
 _Alignas(8) static const unsigned char bytes[] = {
 #embed "../../bpf/vip.bpf.o"

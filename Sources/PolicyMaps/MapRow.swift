@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// The structs are ours, though a C module declares them, which cannot declare a conformance.
+// swift-format-ignore-file: AvoidRetroactiveConformances
 
 public import CVipABI
 

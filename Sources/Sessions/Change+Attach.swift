@@ -36,7 +36,8 @@ extension Change {
                     try: "leave it, or detach \(other.path) first")
             case .above:
                 throw Failure(
-                    .failed, "attach \(cgroup.path)", "\(other.path) below it is attached, and would be rewritten twice",
+                    .failed, "attach \(cgroup.path)",
+                    "\(other.path) below it is attached, and would be rewritten twice",
                     try: "detach \(other.path) first")
             case .same, .unrelated: break
             }

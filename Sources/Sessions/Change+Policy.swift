@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 public import BPFLoader
-public import PolicyMaps
 import CVipABI
 import Logging
+public import PolicyMaps
 import SystemPackage
 
 extension Change {
@@ -27,7 +27,8 @@ extension Change {
         warnings += desired.warnings
         for record in records {
             if let name = record.policy, policy.override(named: name) == nil {
-                warnings.append("session \(record.id): the policy has no override \(name); the base policy holds for it")
+                warnings.append(
+                    "session \(record.id): the policy has no override \(name); the base policy holds for it")
             }
         }
         if policy.virtualIP.enabled {

@@ -65,7 +65,8 @@ extension Change {
     @discardableResult
     public func close(_ id: UInt32) throws(Failure) -> SessionRecord {
         guard let record = try registry.session(id: id) else {
-            throw Failure(.failed, "close session \(id)", "there is no such session", try: "see vip-bpfctl session list")
+            throw Failure(
+                .failed, "close session \(id)", "there is no such session", try: "see vip-bpfctl session list")
         }
         try tearDown([record])
         return record
@@ -145,7 +146,8 @@ extension Change {
                 try SessionIDs.check(asked, allowReserved: request.allowReserved)
                 guard !takenIDs.contains(asked), askedIDs.insert(asked).inserted else {
                     throw Failure(
-                        .failed, "open session \(asked)", "the ID is taken", try: "leave --id out, or close session \(asked)")
+                        .failed, "open session \(asked)", "the ID is taken",
+                        try: "leave --id out, or close session \(asked)")
                 }
                 id = asked
             } else {
@@ -162,7 +164,8 @@ extension Change {
             try claims.claim(request.cgroup.path, session: id)
             if let name = request.policy, policy.override(named: name) == nil {
                 throw Failure(
-                    .failed, what, "the policy in force has no override named \(name)", try: "see vip-bpfctl policy show")
+                    .failed, what, "the policy in force has no override named \(name)",
+                    try: "see vip-bpfctl policy show")
             }
 
             var record = SessionRecord(
@@ -228,11 +231,13 @@ extension Change {
             throw Failure(.usage, what, "\(address) is of the wrong family", try: "give an IPv4 address")
         }
         guard !address.isLoopback, !address.isMulticast, !address.isUnspecified, address.value != UInt32.max else {
-            throw Failure(.usage, what, "\(address) cannot be a virtual IP", try: "give a unicast address of this host's network")
+            throw Failure(
+                .usage, what, "\(address) cannot be a virtual IP", try: "give a unicast address of this host's network")
         }
         if let owner = owners[address] {
             throw Failure(
-                .failed, what, "\(address) is session \(owner)'s", try: "give another address, or close session \(owner)")
+                .failed, what, "\(address) is session \(owner)'s",
+                try: "give another address, or close session \(owner)")
         }
         if let owner = hostAddresses[address] {
             throw Failure(

@@ -24,7 +24,8 @@ enum StandardOutput {
             if count < 0 {
                 if errno == EINTR { continue }
                 if descriptor == STDOUT_FILENO, errno != EPIPE {
-                    StandardError.line("vip-bpfctl: write standard output: \(String(cString: strerror(errno))); free space")
+                    StandardError.line(
+                        "vip-bpfctl: write standard output: \(String(cString: strerror(errno))); free space")
                 }
                 exit(1)
             }
@@ -59,8 +60,10 @@ struct Table {
     /// Control characters in what others have named (paths, users) are shown, not sent to the terminal.
     static func printable(_ text: String) -> String {
         guard text.unicodeScalars.contains(where: { $0.properties.generalCategory == .control }) else { return text }
-        return text.unicodeScalars.map { $0.properties.generalCategory == .control ? "\\u{\(String($0.value, radix: 16))}" : String($0) }
-            .joined()
+        return text.unicodeScalars.map {
+            $0.properties.generalCategory == .control ? "\\u{\(String($0.value, radix: 16))}" : String($0)
+        }
+        .joined()
     }
 
     func rendered(bold: Bool) -> String {

@@ -10,12 +10,12 @@
 
 #include "../../bpf/translate.h"
 
-#define REQUIRE(condition)                                                          \
-	do {                                                                        \
-		if (!(condition)) {                                                 \
-			fprintf(stderr, "does not hold: %s\n", #condition);         \
-			abort();                                                    \
-		}                                                                   \
+#define REQUIRE(condition)                                                  \
+	do {                                                                \
+		if (!(condition)) {                                         \
+			fprintf(stderr, "does not hold: %s\n", #condition); \
+			abort();                                            \
+		}                                                           \
 	} while (0)
 
 struct input {
@@ -52,13 +52,27 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	in.excluded &= 1;
 	/* Half the time an address that matters. */
 	switch (in.found >> 4) {
-	case 1: in.address = in.vip4; break;
-	case 2: in.address = vip_loopback4(in.id); break;
-	case 3: in.address = VIP_LOCALHOST4; break;
-	case 4: in.address = 0; break;
-	case 5: in.other = in.vip4; break;
-	case 6: in.other = vip_loopback4(in.id); break;
-	case 7: in.other = VIP_LOCALHOST4; break;
+	case 1:
+		in.address = in.vip4;
+		break;
+	case 2:
+		in.address = vip_loopback4(in.id);
+		break;
+	case 3:
+		in.address = VIP_LOCALHOST4;
+		break;
+	case 4:
+		in.address = 0;
+		break;
+	case 5:
+		in.other = in.vip4;
+		break;
+	case 6:
+		in.other = vip_loopback4(in.id);
+		break;
+	case 7:
+		in.other = VIP_LOCALHOST4;
+		break;
 	}
 	if (vip_is_127(in.vip4)) /* refused at session open */
 		in.vip4 = 0;
@@ -81,13 +95,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (answer < VIP_REFUSE_BIND) {
 		REQUIRE(granted == in.address || granted == loopback || granted == in.vip4);
 		if (features & VIP_V)
-			REQUIRE(granted != 0 && (place != VIP_HOST_ADDRESS || granted != in.address || granted == in.vip4));
+			REQUIRE(granted != 0 && (place != VIP_HOST_ADDRESS ||
+						 granted != in.address || granted == in.vip4));
 		if (in.flags & VIP_POLICY_ISOLATION)
 			REQUIRE(place != VIP_OTHER_LOOPBACK && place != VIP_OTHER_ADDRESS);
 		/* Binding what one got gives the same again: nothing is translated twice. */
 		if (granted)
-			REQUIRE(vip_bind(vip_place_of_owner(vip_place4(in.vip4, in.id, granted), in.owner % 3), features,
-					 in.flags, has_address, in.excluded) == VIP_AS_ASKED ||
+			REQUIRE(vip_bind(vip_place_of_owner(vip_place4(in.vip4, in.id, granted),
+							    in.owner % 3),
+					 features, in.flags, has_address,
+					 in.excluded) == VIP_AS_ASKED ||
 				granted == in.address);
 	}
 
@@ -97,7 +114,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	REQUIRE(answer != VIP_REFUSE_BIND);
 	REQUIRE(answer != VIP_TO_ADDRESS || has_address);
 	if (!is_local && place != VIP_HOST_ADDRESS)
-		REQUIRE(answer == VIP_AS_ASKED || answer == VIP_REFUSE_PEER || answer == VIP_UNAVAILABLE);
+		REQUIRE(answer == VIP_AS_ASKED || answer == VIP_REFUSE_PEER ||
+			answer == VIP_UNAVAILABLE);
 	if (is_deny && !is_local && !vip_is_127(in.address))
 		REQUIRE(answer == VIP_UNAVAILABLE || place == VIP_OWN_ADDRESS);
 

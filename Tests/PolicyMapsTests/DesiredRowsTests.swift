@@ -106,10 +106,13 @@ import Testing
                 $0.virtualLoopback.programs = [.everyProgram]
                 $0.virtualLoopback.fallback = .host
             } == [
-                isolation, VIP_POLICY_LOOPBACK.rawValue, VIP_POLICY_LOOPBACK_ALL.rawValue, VIP_POLICY_FALLBACK_HOST.rawValue,
+                isolation, VIP_POLICY_LOOPBACK.rawValue, VIP_POLICY_LOOPBACK_ALL.rawValue,
+                VIP_POLICY_FALLBACK_HOST.rawValue,
             ])
         #expect(
-            flags { $0.virtualIP.whenUnavailable = .useHostAddress } == [isolation, VIP_POLICY_USE_HOST_ADDRESS.rawValue])
+            flags { $0.virtualIP.whenUnavailable = .useHostAddress } == [
+                isolation, VIP_POLICY_USE_HOST_ADDRESS.rawValue,
+            ])
         // A list of a feature that is off must not make the kernel look for the program's name.
         #expect(flags { $0.virtualLoopback.programs = [.name("java")] } == [isolation])
     }
@@ -178,10 +181,12 @@ import Testing
     @Test func aSessionsAddressIsTheSessionsThoughTheHostHasIt() throws {
         let vip = try #require(IPAddress("10.20.0.17"))
         let session = SessionRow(id: 7, cgroupID: 8121, level: 3, virtualIPs: [vip])
-        let rows = try rows(Policy(), sessions: [session], host: ["10.20.0.17", "192.0.2.1", "127.0.0.1", "::1", "fe80::1"])
+        let rows = try rows(
+            Policy(), sessions: [session], host: ["10.20.0.17", "192.0.2.1", "127.0.0.1", "::1", "fe80::1"])
         #expect(rows.addresses[vip_address(vip)] == vip_address_owner(owner: VIP_OWNER_SESSION.rawValue, id: 7))
         #expect(
-            rows.addresses[vip_address(IPAddress("192.0.2.1")!)] == vip_address_owner(owner: VIP_OWNER_HOST.rawValue, id: 0))
+            rows.addresses[vip_address(IPAddress("192.0.2.1")!)]
+                == vip_address_owner(owner: VIP_OWNER_HOST.rawValue, id: 0))
         #expect(rows.addresses.count == 3)  // the loopback is nobody's row
         #expect(rows.levels == [3])
     }
@@ -198,7 +203,9 @@ import Testing
             (1...count).map { SessionRow(id: $0 + 1, cgroupID: UInt64($0), level: $0, virtualIPs: []) }
         }
         #expect(try rows(Policy(), sessions: sessions(UInt32(VIP_LEVELS_MAX))).levels.count == Int(VIP_LEVELS_MAX))
-        let failure = #expect(throws: Failure.self) { try rows(Policy(), sessions: sessions(UInt32(VIP_LEVELS_MAX) + 1)) }
+        let failure = #expect(throws: Failure.self) {
+            try rows(Policy(), sessions: sessions(UInt32(VIP_LEVELS_MAX) + 1))
+        }
         #expect(failure?.why.contains("9 different depths") == true)
     }
 }

@@ -44,10 +44,12 @@ private func name(_ answer: vip_answer) -> String {
 // MARK: The loopback formula
 
 @Suite struct LoopbackFormula {
-    @Test(arguments: [
-        (7, address(127, 0, 0, 8)), (0, localhost), (254, address(127, 0, 0, 255)), (255, address(127, 0, 1, 0)),
-        (65534, address(127, 0, 255, 255)), (65535, address(127, 1, 0, 0)), (16_777_213, address(127, 255, 255, 254)),
-    ] as [(UInt32, UInt32)])
+    @Test(
+        arguments: [
+            (7, address(127, 0, 0, 8)), (0, localhost), (254, address(127, 0, 0, 255)), (255, address(127, 0, 1, 0)),
+            (65534, address(127, 0, 255, 255)), (65535, address(127, 1, 0, 0)),
+            (16_777_213, address(127, 255, 255, 254)),
+        ] as [(UInt32, UInt32)])
     func rollsOver(id: UInt32, expected: UInt32) {
         #expect(vip_loopback4(id) == expected)
         #expect(vip_id_of_loopback4(expected) == id)
@@ -77,14 +79,16 @@ private func name(_ answer: vip_answer) -> String {
 // MARK: What an address is
 
 @Suite struct Places {
-    @Test(arguments: [
-        (address(0, 0, 0, 0), VIP_WILDCARD), (localhost, VIP_LOCALHOST), (address(127, 0, 0, 8), VIP_OWN_LOOPBACK),
-        (vip, VIP_OWN_ADDRESS), (address(127, 0, 0, 53), VIP_SOME_LOOPBACK), (address(127, 0, 0, 9), VIP_SOME_LOOPBACK),
-        (address(127, 0, 0, 0), VIP_SOME_LOOPBACK), (address(127, 255, 255, 255), VIP_SOME_LOOPBACK),
-        (address(126, 255, 255, 255), VIP_SOME_ADDRESS), (address(128, 0, 0, 0), VIP_SOME_ADDRESS),
-        (address(10, 20, 0, 18), VIP_SOME_ADDRESS), (address(224, 0, 0, 1), VIP_SOME_ADDRESS),
-        (address(255, 255, 255, 255), VIP_SOME_ADDRESS),
-    ] as [(UInt32, vip_place)])
+    @Test(
+        arguments: [
+            (address(0, 0, 0, 0), VIP_WILDCARD), (localhost, VIP_LOCALHOST), (address(127, 0, 0, 8), VIP_OWN_LOOPBACK),
+            (vip, VIP_OWN_ADDRESS), (address(127, 0, 0, 53), VIP_SOME_LOOPBACK),
+            (address(127, 0, 0, 9), VIP_SOME_LOOPBACK),
+            (address(127, 0, 0, 0), VIP_SOME_LOOPBACK), (address(127, 255, 255, 255), VIP_SOME_LOOPBACK),
+            (address(126, 255, 255, 255), VIP_SOME_ADDRESS), (address(128, 0, 0, 0), VIP_SOME_ADDRESS),
+            (address(10, 20, 0, 18), VIP_SOME_ADDRESS), (address(224, 0, 0, 1), VIP_SOME_ADDRESS),
+            (address(255, 255, 255, 255), VIP_SOME_ADDRESS),
+        ] as [(UInt32, vip_place)])
     func ofSession7(asked: UInt32, expected: vip_place) {
         #expect(vip_place4(vip, 7, asked) == expected)
     }
@@ -94,12 +98,14 @@ private func name(_ answer: vip_answer) -> String {
         #expect(vip_place4(0, 7, vip) == VIP_SOME_ADDRESS)
     }
 
-    @Test(arguments: [
-        (VIP_SOME_LOOPBACK, VIP_OWNER_NOBODY, VIP_LOOPBACK_REST), (VIP_SOME_LOOPBACK, VIP_OWNER_SESSION, VIP_OTHER_LOOPBACK),
-        (VIP_SOME_ADDRESS, VIP_OWNER_NOBODY, VIP_ELSEWHERE), (VIP_SOME_ADDRESS, VIP_OWNER_HOST, VIP_HOST_ADDRESS),
-        (VIP_SOME_ADDRESS, VIP_OWNER_SESSION, VIP_OTHER_ADDRESS), (VIP_WILDCARD, VIP_OWNER_HOST, VIP_WILDCARD),
-        (VIP_LOCALHOST, VIP_OWNER_SESSION, VIP_LOCALHOST),
-    ] as [(vip_place, vip_owner, vip_place)])
+    @Test(
+        arguments: [
+            (VIP_SOME_LOOPBACK, VIP_OWNER_NOBODY, VIP_LOOPBACK_REST),
+            (VIP_SOME_LOOPBACK, VIP_OWNER_SESSION, VIP_OTHER_LOOPBACK),
+            (VIP_SOME_ADDRESS, VIP_OWNER_NOBODY, VIP_ELSEWHERE), (VIP_SOME_ADDRESS, VIP_OWNER_HOST, VIP_HOST_ADDRESS),
+            (VIP_SOME_ADDRESS, VIP_OWNER_SESSION, VIP_OTHER_ADDRESS), (VIP_WILDCARD, VIP_OWNER_HOST, VIP_WILDCARD),
+            (VIP_LOCALHOST, VIP_OWNER_SESSION, VIP_LOCALHOST),
+        ] as [(vip_place, vip_owner, vip_place)])
     func byOwner(place: vip_place, owner: vip_owner, expected: vip_place) {
         #expect(vip_place_of_owner(place, owner) == expected)
     }
@@ -256,7 +262,8 @@ private struct Listeners {
                             hasAddress: hasAddress, excluded: excluded, isOn: isOn)
                         #expect(
                             answer == expected,
-                            "place \(asked.rawValue), features \(features), \(listeners), choice \(choice): \(name(answer))")
+                            "place \(asked.rawValue), features \(features), \(listeners), choice \(choice): \(name(answer))"
+                        )
                     }
                 }
             }
@@ -282,13 +289,16 @@ private struct Listeners {
                     let isLocalConnection =
                         asked == VIP_OWN_LOOPBACK || isLocalName && (to == VIP_TO_LOOPBACK || to == VIP_TO_ADDRESS)
                     let leavesLoopback =
-                        !isLocalName && asked != VIP_OWN_LOOPBACK && asked != VIP_OTHER_LOOPBACK && asked != VIP_LOOPBACK_REST
+                        !isLocalName && asked != VIP_OWN_LOOPBACK && asked != VIP_OTHER_LOOPBACK
+                        && asked != VIP_LOOPBACK_REST
                     let expected =
                         isLocalConnection
                         ? (vWithoutL ? VIP_TO_LOCALHOST : VIP_TO_LOOPBACK)
                         : leavesLoopback && features & v != 0 ? VIP_TO_ADDRESS : VIP_AS_ASKED
                     let source = vip_source(asked, to, features)
-                    #expect(source == expected, "place \(asked.rawValue) to \(name(to)), features \(features): \(name(source))")
+                    #expect(
+                        source == expected,
+                        "place \(asked.rawValue) to \(name(to)), features \(features): \(name(source))")
                 }
             }
         }

@@ -22,7 +22,8 @@ enum vip_spawn_step {
  *
  * Returns the child's PID, once execve(2) has succeeded; or -errno, and in *step what failed.
  */
-pid_t vip_spawn(int procs, const char *user, char *const argv[], char *const envp[], enum vip_spawn_step *step);
+pid_t vip_spawn(int procs, const char *user, char *const argv[], char *const envp[],
+		enum vip_spawn_step *step);
 
 /* Blocks the signals in the list, and returns a signalfd(2) for them, or -errno. */
 int vip_signal_fd(const int *signals, int count);

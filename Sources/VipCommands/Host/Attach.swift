@@ -35,7 +35,8 @@ struct AttachCgroup: ParsableCommand {
     var path: String
 
     @Option(
-        help: ArgumentHelp("Put this policy in force.", valueName: "file"), completion: .file(extensions: ["yaml", "yml"]))
+        help: ArgumentHelp("Put this policy in force.", valueName: "file"),
+        completion: .file(extensions: ["yaml", "yml"]))
     var policy: String?
 
     @Option(

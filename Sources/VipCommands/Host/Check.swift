@@ -101,7 +101,8 @@ struct HostCheck {
         let release = withUnsafeBytes(of: name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
         let hasBTF = FileStatus.exists("/sys/kernel/btf/vmlinux")
         var fact = CheckPayload.Fact(
-            subject: "kernel", verdict: hasBTF ? .good : .bad, fact: hasBTF ? "\(release), with BTF" : "\(release) has no BTF")
+            subject: "kernel", verdict: hasBTF ? .good : .bad,
+            fact: hasBTF ? "\(release), with BTF" : "\(release) has no BTF")
         if !hasBTF { fact.mend = "use a kernel with CONFIG_DEBUG_INFO_BTF" }
         return fact
     }
@@ -123,11 +124,13 @@ struct HostCheck {
     private func hooks() -> [CheckPayload.Fact] {
         HookSupport.probe().map { support in
             guard let failure = support.failure else {
-                return .init(subject: "hook \(support.hook.name)", verdict: .good, fact: "this kernel takes its program")
+                return .init(
+                    subject: "hook \(support.hook.name)", verdict: .good, fact: "this kernel takes its program")
             }
             return .init(
                 subject: "hook \(support.hook.name)", verdict: .bad, fact: failure.why,
-                mend: failure.code == .notPermitted ? failure.remedy : "it came with Linux \(support.hook.since); update the kernel")
+                mend: failure.code == .notPermitted
+                    ? failure.remedy : "it came with Linux \(support.hook.since); update the kernel")
         }
     }
 
@@ -161,7 +164,8 @@ struct HostCheck {
 
     private func addresses() -> [CheckPayload.Fact] {
         do throws(Failure) {
-            let wanted = try instance.registry().sessions().flatMap { record in record.addresses.map { (record.id, $0) } }
+            let wanted = try instance.registry().sessions().flatMap { record in record.addresses.map { (record.id, $0) }
+            }
             let present = Set(try Netlink().hostAddresses().map(\.address))
             let missing = wanted.filter { !present.contains($0.1.address) }
             guard missing.isEmpty else {
@@ -172,7 +176,11 @@ struct HostCheck {
                         mend: "put it back: vip-bpfctl policy apply FILE")
                 }
             }
-            return [.init(subject: "addresses", verdict: .good, fact: "all \(wanted.count) virtual IPs are on their interfaces")]
+            return [
+                .init(
+                    subject: "addresses", verdict: .good,
+                    fact: "all \(wanted.count) virtual IPs are on their interfaces")
+            ]
         } catch {
             return [.init(subject: "addresses", verdict: .bad, fact: "\(error.what): \(error.why)", mend: error.remedy)]
         }
@@ -184,10 +192,14 @@ struct HostCheck {
             let sessions = try instance.registry().sessions().map(\.cgroupPath)
             let blockers = try WildcardListener.all(outside: sessions)
             guard !blockers.isEmpty else {
-                return [.init(subject: "blockers", verdict: .good, fact: "no process outside a session holds a wildcard port")]
+                return [
+                    .init(
+                        subject: "blockers", verdict: .good, fact: "no process outside a session holds a wildcard port")
+                ]
             }
             return blockers.map { blocker in
-                let holder = blocker.process.map { "\($0.name) (PID \($0.pid)) in \($0.cgroup)" } ?? "an unknown process"
+                let holder =
+                    blocker.process.map { "\($0.name) (PID \($0.pid)) in \($0.cgroup)" } ?? "an unknown process"
                 return .init(
                     subject: "blockers", verdict: .warning,
                     fact: "\(holder) holds \(blocker.transport) port \(blocker.port) on every address",

@@ -116,7 +116,10 @@ struct StatusPayload: Payload {
             let links = attachments.count { attachment in
                 attachment.hooks.contains { $0.hook == row.hook && $0.linkId != nil }
             }
-            return [row.hook, program.map { "\($0)" } ?? "-", "\(links)", "\(row.seen)", "\(row.rewritten)", "\(row.refused)"]
+            return [
+                row.hook, program.map { "\($0)" } ?? "-", "\(links)", "\(row.seen)", "\(row.rewritten)",
+                "\(row.refused)",
+            ]
         }
         let build = isThisBuild == true ? "this build's" : "another build's; attach again to update them"
         return Table(

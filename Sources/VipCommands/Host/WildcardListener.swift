@@ -33,7 +33,8 @@ struct WildcardListener {
                 let fields = line.split(separator: " ")
                 guard fields.count > 9, fields[3] == state, let inode = UInt64(fields[9]) else { continue }
                 let local = fields[1].split(separator: ":")
-                guard local.count == 2, local[0].allSatisfy({ $0 == "0" }), let port = UInt16(local[1], radix: 16) else {
+                guard local.count == 2, local[0].allSatisfy({ $0 == "0" }), let port = UInt16(local[1], radix: 16)
+                else {
                     continue
                 }
                 if transport == "UDP", ephemeral.contains(port) { continue }
@@ -99,7 +100,8 @@ struct WildcardListener {
         defer { closedir(stream) }
         var names: [String] = []
         while let entry = readdir(stream) {
-            names.append(withUnsafeBytes(of: entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) })
+            names.append(
+                withUnsafeBytes(of: entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) })
         }
         return names
     }

@@ -35,7 +35,9 @@ struct MapList: ParsableCommand {
         for view in MapView.all {
             let (rows, limit) = try view.count(pins)
             maps.append(
-                .init(map: view.name, rows: rows, maxRows: limit, about: view.about, pin: "\(pins.maps.appending(view.name))"))
+                .init(
+                    map: view.name, rows: rows, maxRows: limit, about: view.about,
+                    pin: "\(pins.maps.appending(view.name))"))
         }
         try output.print(MapListPayload(maps: maps))
     }
@@ -196,7 +198,8 @@ struct MapView: Sendable {
             return [
                 ("bank", .number(UInt64(key) / UInt64(VIP_POLICIES_PER_BANK))),
                 ("number", .number(UInt64(key) % UInt64(VIP_POLICIES_PER_BANK))),
-                ("flags", .list(flagNames(policy.flags))), ("excluded_ports", .list(policy.excludedPorts.map { "\($0)" })),
+                ("flags", .list(flagNames(policy.flags))),
+                ("excluded_ports", .list(policy.excludedPorts.map { "\($0)" })),
             ]
         },
         view("program_names", "programs by their executable's name") { (key: vip_program_name, lists: vip_listing) in
@@ -210,7 +213,8 @@ struct MapView: Sendable {
         },
         view("verdicts", "cached: which lists a program is on") { (key: vip_program, verdict: vip_verdict) in
             [
-                ("process", .text(key.processName)), ("inode", .number(key.inode)), ("device", .text(device(key.device))),
+                ("process", .text(key.processName)), ("inode", .number(key.inode)),
+                ("device", .text(device(key.device))),
                 ("generation", .number(UInt64(verdict.generation))), ("virtual_ip", mask(verdict.lists.0)),
                 ("loopback", mask(verdict.lists.1)), ("prefer_loopback", mask(verdict.lists.2)),
             ]

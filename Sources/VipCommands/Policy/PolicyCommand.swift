@@ -28,7 +28,8 @@ struct PolicyApply: ParsableCommand {
             """
     )
 
-    @Argument(help: ArgumentHelp("The policy file.", valueName: "file"), completion: .file(extensions: ["yaml", "yml"]))
+    @Argument(
+        help: ArgumentHelp("The policy file.", valueName: "file"), completion: .file(extensions: ["yaml", "yml"]))
     var file: String
 
     @OptionGroup var options: InstanceOptions
@@ -53,7 +54,8 @@ struct AppliedPayload: Payload {
     }
 
     var table: Table {
-        Table(rows: [["policy in force: generation \(generation), \(rowsWritten) rows written, \(rowsRemoved) removed"]])
+        Table(rows: [["policy in force: generation \(generation), \(rowsWritten) rows written, \(rowsRemoved) removed"]]
+        )
     }
 }
 
@@ -69,7 +71,8 @@ struct PolicyCheck: ParsableCommand {
             """
     )
 
-    @Argument(help: ArgumentHelp("The policy file.", valueName: "file"), completion: .file(extensions: ["yaml", "yml"]))
+    @Argument(
+        help: ArgumentHelp("The policy file.", valueName: "file"), completion: .file(extensions: ["yaml", "yml"]))
     var file: String
 
     @OptionGroup var output: OutputOptions
@@ -99,6 +102,7 @@ struct PolicyShow: ParsableCommand {
     func run() throws {
         let instance = options.instance
         let policy = try instance.policy(instance.registry())
-        StandardOutput.text(output.json ? try OutputOptions.json(policy, keys: .useDefaultKeys) + "\n" : try policy.yaml())
+        StandardOutput.text(
+            output.json ? try OutputOptions.json(policy, keys: .useDefaultKeys) + "\n" : try policy.yaml())
     }
 }

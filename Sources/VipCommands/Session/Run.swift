@@ -43,7 +43,8 @@ struct Run: ParsableCommand {
         let new = new
         let user = user
         guard let keeper = ProcessIdentity(pid: getpid()) else {
-            throw Failure(.unavailable, "run \(command[0])", "this process is not in /proc", try: "mount -t proc proc /proc")
+            throw Failure(
+                .unavailable, "run \(command[0])", "this process is not in /proc", try: "mount -t proc proc /proc")
         }
         let record = try options.change { change throws(Failure) in
             guard let parent = try change.attachedCgroups().first else {

@@ -79,7 +79,8 @@ enum SessionBatch {
             case "--id":
                 try once(id == nil)
                 guard let number = UInt32(value) else {
-                    throw Failure(.usage, "read --id", "'\(value)' is no session ID", try: "give a number, 0…\(SessionIDs.last)")
+                    throw Failure(
+                        .usage, "read --id", "'\(value)' is no session ID", try: "give a number, 0…\(SessionIDs.last)")
                 }
                 id = number
             case "--ip":
@@ -100,10 +101,13 @@ enum SessionBatch {
                     try: "use --cgroup, --id, --allow-reserved, --ip, --user or --policy")
             }
         }
-        guard let cgroup else { throw Failure(.usage, "open a session", "--cgroup is missing", try: "write --cgroup PATH") }
+        guard let cgroup else {
+            throw Failure(.usage, "open a session", "--cgroup is missing", try: "write --cgroup PATH")
+        }
         guard !cgroup.isRoot else {
             throw Failure(
-                .failed, "open a session on \(cgroup.path)", "it is the root of cgroup v2", try: "name a cgroup below it")
+                .failed, "open a session on \(cgroup.path)", "it is the root of cgroup v2",
+                try: "name a cgroup below it")
         }
         var request = SessionRequest(cgroup: cgroup)
         request.id = id
@@ -120,7 +124,9 @@ enum SessionBatch {
         guard !user.isEmpty, user.utf8.count < limit,
             !user.unicodeScalars.contains(where: { $0.properties.generalCategory == .control })
         else {
-            throw Failure(.usage, "read --user", "that is no user name", try: "give 1 to \(limit - 1) bytes, no control characters")
+            throw Failure(
+                .usage, "read --user", "that is no user name",
+                try: "give 1 to \(limit - 1) bytes, no control characters")
         }
     }
 }

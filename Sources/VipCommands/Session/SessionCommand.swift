@@ -57,12 +57,17 @@ struct SessionOpen: ParsableCommand {
             """
     )
 
-    @Option(help: ArgumentHelp("The cgroup v2 directory. Default: the caller's own.", valueName: "path"), completion: .directory)
+    @Option(
+        help: ArgumentHelp("The cgroup v2 directory. Default: the caller's own.", valueName: "path"),
+        completion: .directory)
     var cgroup: String?
     @OptionGroup var new: NewSessionOptions
-    @Option(help: ArgumentHelp("Whose session it is, for the record and for the policy's overrides.", valueName: "name"))
+    @Option(
+        help: ArgumentHelp("Whose session it is, for the record and for the policy's overrides.", valueName: "name"))
     var user: String?
-    @Option(help: ArgumentHelp("Read sessions from a file, '-' for standard input.", valueName: "file"), completion: .file())
+    @Option(
+        help: ArgumentHelp("Read sessions from a file, '-' for standard input.", valueName: "file"), completion: .file()
+    )
     var batch: String?
 
     @OptionGroup var options: InstanceOptions
