@@ -126,6 +126,7 @@ public final class Registry: Sendable {
                         keeper_started INTEGER,           -- clock ticks since boot
                         UNIQUE (cgroup_id, boot_id)
                     ) STRICT;
+                    CREATE INDEX sessions_by_cgroup_path ON sessions (cgroup_path);
                     CREATE TABLE addresses (
                         address TEXT PRIMARY KEY,         -- as inet_ntop(3) writes it
                         session_id INTEGER NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
@@ -260,19 +261,34 @@ public final class Registry: Sendable {
     public func usedAddresses() throws(Failure) -> [IPAddress: UInt32] {
         try read { db in
             var used: [IPAddress: UInt32] = [:]
-            let rows = try Row.fetchCursor(db, sql: Self.selectAddresses)
+            let rows = try Row.fetchCursor(db, sql: "SELECT address, session_id FROM addresses")
             while let row = try rows.next() {
-                let (session, address) = try Self.address(row)
-                used[address.address] = session
+                guard let address = IPAddress(try row.decode(String.self, atIndex: 0)) else {
+                    throw DatabaseError(resultCode: .SQLITE_CORRUPT)
+                }
+                used[address] = try row.decode(atIndex: 1)
             }
             return used
         }
     }
 
-    /// The paths of the cgroups that are taken, ready to be asked.
-    public func cgroupClaims() throws(Failure) -> CgroupClaims {
-        let rows = try read { db in
-            try Row.fetchAll(db, sql: "SELECT id, cgroup_path FROM sessions").map { row in
+    /// The cgroups that this boot's sessions have, ready to be asked.
+    ///
+    /// - Parameter path: to ask for this one alone: only what is in its way, at, above or below it, is read then.
+    public func cgroupClaims(bootID: String, around path: FilePath? = nil) throws(Failure) -> CgroupClaims {
+        var sql = "SELECT id, cgroup_path FROM sessions WHERE boot_id = ?"
+        var arguments: StatementArguments = [bootID]
+        if var path {
+            // What is below begins with the path and "/"; "0" is the next character.
+            let below = path.data
+            var above: [Data] = []
+            repeat { above.append(path.data) } while path.removeLastComponent()
+            let places = repeatElement("?", count: above.count).joined(separator: ", ")
+            sql += " AND (cgroup_path IN (\(places)) OR cgroup_path > ? AND cgroup_path < ?)"
+            arguments += StatementArguments(above + [below + Data("/".utf8), below + Data("0".utf8)])
+        }
+        let rows = try read { [sql, arguments] db in
+            try Row.fetchAll(db, sql: sql, arguments: arguments).map { row in
                 (id: try row.decode(UInt32.self, atIndex: 0), path: FilePath(data: try row.decode(atIndex: 1)))
             }
         }

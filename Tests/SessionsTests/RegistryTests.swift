@@ -64,7 +64,7 @@ import Testing
                     IPAddress("10.20.0.17")!: SessionIDs.last, IPAddress("2001:db8::17")!: SessionIDs.last,
                     IPAddress("10.0.0.7")!: 7,
                 ])
-            var claims = try registry.cgroupClaims()
+            var claims = try registry.cgroupClaims(bootID: Self.boot)
             #expect(throws: Failure.self) { try claims.claim(plain.cgroupPath, session: 9) }
         }
     }
@@ -150,6 +150,34 @@ import Testing
         try registry.open(Self.record(7, boot: "before"))
         try registry.open(Self.record(8, cgroupID: 8007))
         #expect(try registry.session(cgroupID: 8007, bootID: Self.boot)?.id == 8)
+    }
+
+    /// Asking for one path reads less and answers the same.
+    @Test(
+        arguments: [
+            "/sys/fs/cgroup/a", "/sys/fs/cgroup/a/b", "/sys/fs/cgroup/a/b/c/d", "/sys/fs/cgroup", "/",
+            "/sys/fs/cgroup/a/bc",
+            "/sys/fs/cgroup/a-", "/sys/fs/cgroup/x", "/sys/fs/cgroup/old",
+        ] as [FilePath])
+    func claimsAroundAPath(path: FilePath) throws {
+        let registry = try Registry(file, access: .readWrite)
+        for (id, path, boot) in [
+            (2, "/sys/fs/cgroup/a/b", Self.boot), (3, "/sys/fs/cgroup/x/y", Self.boot),
+            (4, "/sys/fs/cgroup/old", "before"),
+        ] {
+            try registry.open(
+                SessionRecord(
+                    id: UInt32(id), cgroupPath: FilePath(path), cgroupID: UInt64(id), cgroupLevel: 1, bootID: boot))
+        }
+        func answer(_ claims: CgroupClaims) -> Failure? {
+            var claims = claims
+            do throws(Failure) { try claims.claim(path, session: 9) } catch { return error }
+            return nil
+        }
+        let whole = answer(try registry.cgroupClaims(bootID: Self.boot))
+        #expect(try answer(registry.cgroupClaims(bootID: Self.boot, around: path)) == whole)
+        let isFree = ["/sys/fs/cgroup/a/bc", "/sys/fs/cgroup/a-", "/sys/fs/cgroup/old"].contains(path)
+        #expect((whole == nil) == isFree)
     }
 
     @Test func unknownSession() throws {
