@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+public import PolicyMaps
+
+/// An address that is on an interface now.
+public struct PlacedAddress: Sendable, Hashable {
+    public let address: IPAddress
+    /// The interface's name.
+    public let interface: String
+    /// In bits, at most the family's.
+    public let prefixLength: Int
+    /// IFA_F_… of linux/if_addr.h: tentative, deprecated, noprefixroute.
+    public let flags: UInt32
+
+    public init(_ address: IPAddress, interface: String, prefixLength: Int, flags: UInt32 = 0) {
+        self.address = address
+        self.interface = interface
+        self.prefixLength = prefixLength
+        self.flags = flags
+    }
+}
+
+/// Where sessions' addresses are put on interfaces and taken off: ``Netlink``, or a test's stand-in.
+public protocol AddressPlacement {
+    /// Every address of every interface, of both families.
+    func hostAddresses() throws(Failure) -> [PlacedAddress]
+
+    /// The interface of the IPv4 default route with the lowest metric in the main table; `nil` without one.
+    func defaultRouteInterface() throws(Failure) -> String?
+
+    /// Puts addresses on an interface, as /32 or /128 and without a route of their prefix.
+    ///
+    /// - Returns: for each address, in order, what became of it. One that fails does not stop the others.
+    /// - Throws: ``Failure`` where there is no such interface, or no answer: what was placed then is not known.
+    func add(_ addresses: [IPAddress], to interface: String) throws(Failure) -> [Result<Addition, Failure>]
+
+    /// Takes addresses off an interface, those of ``add(_:to:)`` alone: a host's own, with its prefix, stays.
+    ///
+    /// - Returns: for each address, in order, what became of it. Where the interface has gone, so have they.
+    /// - Throws: ``Failure`` without an answer.
+    func remove(_ addresses: [IPAddress], from interface: String) throws(Failure) -> [Result<Removal, Failure>]
+}
+
+/// What became of an address to be placed.
+public enum Addition: Sendable, Hashable {
+    case added
+    /// The interface had it, by whomever: not ours to take off.
+    case alreadyThere
+}
+
+/// What became of an address to be taken off.
+public enum Removal: Sendable, Hashable {
+    case removed
+    case alreadyGone
+}
+
+extension AddressPlacement {
+    /// One address, as ``add(_:to:)-([IPAddress],_)``.
+    public func add(_ address: IPAddress, to interface: String) throws(Failure) -> Addition {
+        try Self.only(add([address], to: interface), "place \(address) on \(interface)")
+    }
+
+    /// One address, as ``remove(_:from:)-([IPAddress],_)``.
+    public func remove(_ address: IPAddress, from interface: String) throws(Failure) -> Removal {
+        try Self.only(remove([address], from: interface), "take \(address) off \(interface)")
+    }
+
+    private static func only<T>(_ results: [Result<T, Failure>], _ what: String) throws(Failure) -> T {
+        guard results.count == 1 else { throw Failure(.failed, what, "\(results.count) answers came") }
+        return try results[0].get()
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+public import PolicyMaps
+
+/// The numbers that sessions have, and the loopback addresses that follow from them.
+public enum SessionIDs {
+    /// 127.255.255.254. One more would be 127.255.255.255, 127/8's broadcast address, which TCP cannot connect to.
+    public static let last: UInt32 = 16_777_213
+
+    /// IDs whose loopback is something else's on many hosts, and whose it is.
+    public static let reserved: [UInt32: String] = [
+        0: "127.0.0.1 itself",
+        1: "127.0.0.2, nss-myhostname's fallback",
+        52: "127.0.0.53, systemd-resolved's stub",
+        53: "127.0.0.54, systemd-resolved's stub",
+        256: "127.0.1.1, Debian's entry for the host's own name",
+    ]
+
+    /// Whether an ID asked for may be used.
+    ///
+    /// - Parameter allowReserved: for all of ``reserved`` but 0.
+    /// - Throws: ``Failure`` that says why not: too large, or whose loopback it would be.
+    public static func check(_ id: UInt32, allowReserved: Bool = false) throws(Failure) {
+        let what = "use session ID \(id)"
+        guard id <= last else {
+            throw Failure(.failed, what, "the last one is \(last)", try: "choose a lower one")
+        }
+        guard let owner = reserved[id], id == 0 || !allowReserved else { return }
+        throw Failure(
+            .failed, what, "it is reserved: its loopback would be \(owner)",
+            try: id == 0 ? "choose another one" : "choose another one, or give --allow-reserved")
+    }
+
+    /// The lowest ID that is neither taken nor reserved. For many in a row, ``FreeSessionIDs``.
+    ///
+    /// - Throws: ``Failure`` when all are taken.
+    public static func lowestFree(taken: Set<UInt32>) throws(Failure) -> UInt32 {
+        var free = FreeSessionIDs(taken: taken)
+        return try free.next()
+    }
+
+    /// The session's virtual loopback: 127.0.0.0 + (ID + 1).
+    ///
+    /// - Precondition: the ID is at most ``last``; see ``check(_:allowReserved:)``.
+    public static func loopback(of id: UInt32) -> IPAddress {
+        precondition(id <= last, "session IDs end at \(last)")
+        return IPAddress(v4: 0x7f00_0000 + id + 1)
+    }
+
+    /// The session ID whose loopback an address is: the way back from ``loopback(of:)``, without asking whether a session has it.
+    /// `nil` for 127.0.0.0, 127.255.255.255 and all that is not in 127/8.
+    public static func id(ofLoopback address: IPAddress) -> UInt32? {
+        guard let number = address.v4, number >> 24 == 127, number & 0xff_ffff != 0 else { return nil }
+        let id = (number & 0xff_ffff) - 1
+        return id <= last ? id : nil
+    }
+}
+
+/// The free session IDs in rising order; all of them together are one pass over what is taken.
+public struct FreeSessionIDs: Sendable {
+    private var taken: Set<UInt32>
+    private var candidate: UInt32 = 0
+
+    public init(taken: Set<UInt32>) {
+        self.taken = taken
+    }
+
+    /// Takes one out of the row: somebody asked for it by number.
+    public mutating func take(_ id: UInt32) {
+        taken.insert(id)
+    }
+
+    /// The next free one; it is taken from now on.
+    ///
+    /// - Throws: ``Failure`` when all are taken.
+    public mutating func next() throws(Failure) -> UInt32 {
+        while candidate <= SessionIDs.last {
+            defer { candidate += 1 }
+            if !taken.contains(candidate) && SessionIDs.reserved[candidate] == nil { return candidate }
+        }
+        throw Failure(
+            .failed, "find a free session ID", "all of them up to \(SessionIDs.last) are taken", try: "close sessions")
+    }
+}

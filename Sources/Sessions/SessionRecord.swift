@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+public import Glibc
+public import PolicyMaps
+public import SystemPackage
+
+public import struct Foundation.Date
+
+/// What the registry knows of one session.
+public struct SessionRecord: Sendable, Hashable {
+    /// How far opening or closing has come. Anything but `open` that is found without the lock's holder being
+    /// at it is the trace of a crash, for the next command to undo or finish.
+    public enum State: String, Sendable, CaseIterable {
+        /// Registered; addresses and maps may or may not be there.
+        case opening
+        /// Everything is in place.
+        case open
+        /// Being taken down; addresses and maps may or may not be there.
+        case closing
+    }
+
+    /// One virtual IP of the session.
+    public struct Address: Sendable, Hashable {
+        public let address: IPAddress
+        /// The interface it is on.
+        public var interface: String
+        /// Whether we put it there, and so take it off again. Written before it is placed: set it only for an address that the
+        /// host did not have.
+        public var placed: Bool
+        /// Whether it was picked from the pool, not asked for.
+        public var fromPool: Bool
+
+        public init(_ address: IPAddress, interface: String, placed: Bool, fromPool: Bool) {
+            self.address = address
+            self.interface = interface
+            self.placed = placed
+            self.fromPool = fromPool
+        }
+    }
+
+    /// Who ends the session. An extensible code: a caller must be ready for one that it does not know.
+    public struct Keeper: RawRepresentable, Sendable, Hashable {
+        public let rawValue: String
+        public init(rawValue: String) { self.rawValue = rawValue }
+
+        /// Opened by `session open`, until `session close`.
+        public static let command = Keeper(rawValue: "command")
+        /// Made by `run`, which ends it with its last process.
+        public static let run = Keeper(rawValue: "run")
+        /// Follows logind.
+        public static let logind = Keeper(rawValue: "logind")
+    }
+
+    /// The session ID.
+    public let id: UInt32
+    public let cgroupPath: FilePath
+    /// ``Cgroup/id``, of the boot ``bootID``.
+    public let cgroupID: UInt64
+    /// ``Cgroup/level``.
+    public let cgroupLevel: UInt32
+    /// The user whose session it is; `nil` where nobody said.
+    public var user: String?
+    /// The override named with --policy; `nil` where the session's match decides.
+    public var policy: String?
+    /// The boot in which it was opened (``BootID``): cgroups, addresses and maps of another one are gone.
+    public let bootID: String
+    /// To the second.
+    public let openedAt: Date
+    public var state: State
+    /// Whether the cgroup was made for the session and goes with it.
+    public var createdCgroup: Bool
+    public var keeper: Keeper
+    /// The process that ends the session, if one stays for that: `run`.
+    public var keeperProcess: ProcessIdentity?
+    /// At most one of each family.
+    public var addresses: [Address]
+
+    public init(
+        id: UInt32, cgroup: Cgroup, user: String? = nil, policy: String? = nil, bootID: String, openedAt: Date = Date(),
+        state: State = .opening, createdCgroup: Bool = false, keeper: Keeper = .command,
+        keeperProcess: ProcessIdentity? = nil, addresses: [Address] = []
+    ) {
+        self.init(
+            id: id, cgroupPath: cgroup.path, cgroupID: cgroup.id, cgroupLevel: cgroup.level, user: user, policy: policy,
+            bootID: bootID, openedAt: openedAt, state: state, createdCgroup: createdCgroup, keeper: keeper,
+            keeperProcess: keeperProcess, addresses: addresses)
+    }
+
+    public init(
+        id: UInt32, cgroupPath: FilePath, cgroupID: UInt64, cgroupLevel: UInt32, user: String? = nil,
+        policy: String? = nil, bootID: String, openedAt: Date = Date(), state: State = .opening,
+        createdCgroup: Bool = false, keeper: Keeper = .command, keeperProcess: ProcessIdentity? = nil,
+        addresses: [Address] = []
+    ) {
+        self.id = id
+        self.cgroupPath = cgroupPath
+        self.cgroupID = cgroupID
+        self.cgroupLevel = cgroupLevel
+        self.user = user
+        self.policy = policy
+        self.bootID = bootID
+        self.openedAt = Date(timeIntervalSince1970: openedAt.timeIntervalSince1970.rounded(.down))
+        self.state = state
+        self.createdCgroup = createdCgroup
+        self.keeper = keeper
+        self.keeperProcess = keeperProcess
+        self.addresses = addresses
+    }
+}
+
+/// Which boot of the kernel this is.
+public enum BootID {
+    /// The random UUID that the kernel made at this boot: /proc/sys/kernel/random/boot_id, random(4).
+    ///
+    /// - Throws: ``Failure`` (unavailable) without a readable /proc.
+    public static func current() throws(Failure) -> String {
+        let file = FilePath("/proc/sys/kernel/random/boot_id")
+        do throws(Errno) {
+            return String(decoding: try readWholeFile(file).prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
+        } catch {
+            throw Failure(.unavailable, "read \(file)", Failure.reason(error), try: "mount -t proc proc /proc")
+        }
+    }
+}
+
+/// A process that cannot be mistaken for a later one of the same PID: PID and start time. Of one boot.
+public struct ProcessIdentity: Sendable, Hashable {
+    public let pid: pid_t
+    /// When it started, in clock ticks since boot: field 22 of /proc/PID/stat, proc_pid_stat(5).
+    public let startTime: UInt64
+
+    public init(pid: pid_t, startTime: UInt64) {
+        self.pid = pid
+        self.startTime = startTime
+    }
+
+    /// The process that has the PID now; `nil` where there is none.
+    public init?(pid: pid_t) {
+        guard let text = try? readWholeFile(FilePath("/proc/\(pid)/stat")),
+            // The second field is a name in parentheses, and may hold spaces and parentheses itself.
+            let end = text.lastIndex(of: UInt8(ascii: ")"))
+        else { return nil }
+        let fields = text[(end + 1)...].split(separator: UInt8(ascii: " "))
+        guard fields.count > 19, let startTime = UInt64(String(decoding: fields[19], as: UTF8.self)) else { return nil }
+        self.init(pid: pid, startTime: startTime)
+    }
+
+    /// Whether it still runs, or is a zombie that nobody has waited for.
+    public var isAlive: Bool { ProcessIdentity(pid: pid) == self }
+}

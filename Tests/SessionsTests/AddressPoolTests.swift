@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import PolicyMaps
+import Sessions
+import Testing
+
+@Suite struct AddressPoolTests {
+    static func range(_ from: String, _ to: String) throws -> ClosedRange<IPAddress> {
+        try #require(IPAddress(from))...#require(IPAddress(to))
+    }
+
+    @Test func lowestFirstAcrossRanges() throws {
+        var pool = try AddressPool([
+            Self.range("10.0.1.1", "10.0.1.2"), Self.range("2001:db8::1", "2001:db8::1"),
+            Self.range("10.0.0.254", "10.0.1.0"), Self.range("10.0.0.255", "10.0.0.255"),
+        ])
+        #expect(pool.count(.v4) == 5 && pool.count(.v6) == 1)
+        let taken: Set = ["10.0.0.255", "10.0.1.1"]
+        var found: [String] = []
+        for _ in 0..<3 { found.append(try pool.pick(.v4) { taken.contains($0.description) }.description) }
+        #expect(found == ["10.0.0.254", "10.0.1.0", "10.0.1.2"])
+        #expect(try pool.pick(.v6) { _ in false }.description == "2001:db8::1")
+    }
+
+    @Test func exhausted() throws {
+        var pool = try AddressPool([Self.range("10.0.0.1", "10.0.0.241")])
+        let error = try failure { _ = try pool.pick(.v4) { _ in true } }
+        #expect(error.description.hasPrefix("pick an IPv4 address: all 241 addresses of the pool are in use"))
+        #expect(throws: Failure.self) { try pool.pick(.v4) { _ in false } }
+        let none = try failure { _ = try pool.pick(.v6) { _ in false } }
+        #expect(none.description.contains("IPv6"))
+        #expect(pool.has(.v4) && !pool.has(.v6))
+    }
+
+    /// The last address there is has none after it.
+    @Test func ends() throws {
+        var pool = try AddressPool([
+            Self.range("255.255.255.255", "255.255.255.255"),
+            Self.range("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+        ])
+        #expect(try pool.pick(.v4) { _ in false }.description == "255.255.255.255")
+        #expect(throws: Failure.self) { try pool.pick(.v4) { _ in false } }
+        #expect(try pool.pick(.v6) { $0.value < 9 }.description == "::9")
+        #expect(pool.count(.v6) == .max)
+        var last = try AddressPool([
+            Self.range("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
+        ])
+        #expect(try last.pick(.v6) { _ in false }.value == .max)
+        #expect(throws: Failure.self) { try last.pick(.v6) { _ in false } }
+    }
+
+    @Test func twoFamiliesInOneRange() throws {
+        #expect(try failure { _ = try AddressPool([Self.range("10.0.0.1", "2001:db8::1")]) }.code == .usage)
+    }
+
+    @Test func manyAreOnePass() throws {
+        var pool = try AddressPool([Self.range("10.0.0.0", "10.255.255.255")])
+        let taken = Set((0..<50_000).map { IPAddress(v4: 0x0a00_0000 + $0) })
+        var asked = 0
+        var found: Set<IPAddress> = []
+        for _ in 0..<10_000 {
+            found.insert(
+                try pool.pick(.v4) {
+                    asked += 1
+                    return taken.contains($0)
+                })
+        }
+        #expect(found.count == 10_000 && found.isDisjoint(with: taken))
+        #expect(asked == 60_000)
+    }
+
+    @Test func aQuestionThatFails() throws {
+        var pool = try AddressPool([Self.range("10.0.0.1", "10.0.0.2")])
+        #expect(throws: Failure.self) {
+            try pool.pick(.v4) { _ throws(Failure) in throw Failure(.failed, "ask", "no") }
+        }
+        #expect(try pool.pick(.v4) { _ in false }.description == "10.0.0.1")
+    }
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import Glibc
+import PolicyMaps
+import Sessions
+import SystemPackage
+import Testing
+
+@Suite(.requiresRoot) struct NetlinkTests {
+    static let v4 = IPAddress("10.20.0.17")!
+    static let v6 = IPAddress("2001:db8:20::17")!
+
+    @Test func placesAndTakesOff() async throws {
+        try await inNetworkNamespace {
+            try shell("ip link set lo up")
+            let netlink = try Netlink()
+            for address in [Self.v4, Self.v6] {
+                #expect(try netlink.add(address, to: "lo") == .added)
+                #expect(try netlink.add(address, to: "lo") == .alreadyThere)
+                let placed = try #require(try netlink.hostAddresses().first { $0.address == address })
+                #expect(placed.interface == "lo" && placed.prefixLength == address.family.bits)
+                #expect(placed.flags & 0x200 != 0, "IFA_F_NOPREFIXROUTE, linux/if_addr.h")
+                #expect(placed.flags & 0x40 == 0, "IFA_F_TENTATIVE")
+            }
+            #expect(
+                try Child(
+                    "sh", "-c",
+                    "ip -o addr show to 10.20.0.17 | grep -c 'inet 10.20.0.17/32 scope global noprefixroute lo'"
+                ).line() == "1")
+            #expect(
+                try Set(netlink.hostAddresses().map(\.address.description)) == [
+                    "127.0.0.1", "::1", "10.20.0.17", "2001:db8:20::17",
+                ])
+            for address in [Self.v4, Self.v6] {
+                #expect(try netlink.remove(address, from: "lo") == .removed)
+                #expect(try netlink.remove(address, from: "lo") == .alreadyGone)
+            }
+            #expect(try netlink.hostAddresses().count == 2)
+        }
+    }
+
+    /// A host's own address with its prefix is not ours to take off.
+    @Test func hostsOwnAddressStays() async throws {
+        try await inNetworkNamespace {
+            try shell("ip link set lo up; ip addr add 10.20.0.17/24 dev lo")
+            let netlink = try Netlink()
+            #expect(try netlink.remove(Self.v4, from: "lo") == .alreadyGone)
+            #expect(try netlink.hostAddresses().contains { $0.address == Self.v4 && $0.prefixLength == 24 })
+        }
+    }
+
+    @Test func noInterface() async throws {
+        try await inNetworkNamespace {
+            let netlink = try Netlink()
+            for name in ["nothing0", "", "a-name-longer-than-any"] {
+                let error = try failure { _ = try netlink.add(Self.v4, to: name) }
+                #expect(error.what == "place 10.20.0.17 on \(name)" && error.why == "there is no interface \(name)")
+                #expect(try netlink.remove(Self.v4, from: name) == .alreadyGone)
+            }
+        }
+    }
+
+    @Test func notPermitted() async throws {
+        try await inNetworkNamespace {
+            let netlink = try Netlink()
+            #expect(try netlink.add(Self.v4, to: "lo") == .added)
+            try dropCapabilities()
+            let unprivileged = try Netlink()
+            let error = try failure { _ = try unprivileged.add(IPAddress("10.20.0.18")!, to: "lo") }
+            #expect(error.code == .notPermitted)
+            #expect(
+                error.description == "place 10.20.0.18 on lo: permission denied; run as root or grant CAP_NET_ADMIN")
+            #expect(try failure { _ = try unprivileged.remove(Self.v4, from: "lo") }.code == .notPermitted)
+            #expect(try unprivileged.hostAddresses().map(\.address) == [Self.v4])
+        }
+    }
+
+    @Test func eachHasItsOwnAnswer() async throws {
+        try await inNetworkNamespace {
+            let netlink = try Netlink()
+            _ = try netlink.add(Self.v4, to: "lo")
+            let addresses = ["10.20.0.16", "10.20.0.17", "224.0.0.1", "ff02::1", "10.20.0.18"].map { IPAddress($0)! }
+            let results = try netlink.add(addresses, to: "lo")
+            #expect(results.map { try? $0.get() } == [.added, .alreadyThere, .added, nil, .added])
+            guard case .failure(let error) = results[3] else { return }
+            #expect(error.what == "place ff02::1 on lo")
+            // The socket is as good as new afterwards.
+            #expect(try netlink.hostAddresses().filter { $0.address.family == .v4 }.count == 4)
+        }
+    }
+
+    @Test func ipv6Disabled() async throws {
+        try await inNetworkNamespace {
+            try shell("echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6")
+            let error = try failure { _ = try Netlink().add(Self.v6, to: "lo") }
+            #expect(error.why == "IPv6 is disabled there" && error.code == .failed)
+        }
+    }
+
+    @Test func defaultRoute() async throws {
+        try await inNetworkNamespace {
+            let netlink = try Netlink()
+            #expect(try netlink.defaultRouteInterface() == nil)
+            try shell(
+                """
+                ip link set lo up
+                ip link add vip-a type veth peer name vip-b && ip link set vip-a up && ip link set vip-b up
+                ip addr add 192.0.2.1/24 dev vip-a && ip addr add 198.51.100.1/24 dev vip-b
+                ip route add default via 198.51.100.9 dev vip-b table 77
+                ip route add default via 192.0.2.9 dev vip-a metric 200
+                """)
+            #expect(try netlink.defaultRouteInterface() == "vip-a")
+            try shell("ip route add default via 198.51.100.9 dev vip-b metric 100")
+            #expect(try netlink.defaultRouteInterface() == "vip-b")
+            try shell("ip route add unreachable default metric 1")
+            #expect(try netlink.defaultRouteInterface() == "vip-b")
+            #expect(try netlink.add(Self.v4, to: "vip-b") == .added, "the socket is as good as new")
+        }
+    }
+
+    /// No answer is lost among many, and each is that of its address.
+    @Test(arguments: [IPAddress.Family.v4, .v6]) func tenThousand(family: IPAddress.Family) async throws {
+        try await inNetworkNamespace {
+            let first = family == .v4 ? IPAddress("10.30.0.0")! : IPAddress("2001:db8:30::1")!
+            let addresses = (0..<10_000).map { IPAddress(family, value: first.value + $0) }
+            let netlink = try Netlink()
+            let third = stride(from: 0, to: addresses.count, by: 3).map { addresses[$0] }
+            _ = try netlink.add(third, to: "lo")
+            _ = try netlink.remove(third, from: "lo")
+            let clock = ContinuousClock()
+            var additions: [Result<Addition, Failure>] = []
+            let added = try clock.measure { additions = try netlink.add(addresses, to: "lo") }
+            #expect(additions.count == addresses.count && additions.allSatisfy { $0 == .success(.added) })
+            var found: [PlacedAddress] = []
+            let listed = try clock.measure { found = try netlink.hostAddresses() }
+            #expect(Set(addresses).isSubset(of: found.map(\.address)))
+
+            _ = try netlink.remove(third, from: "lo")
+            let expected = addresses.indices.map { $0.isMultiple(of: 3) ? Addition.added : .alreadyThere }
+            #expect(try netlink.add(addresses, to: "lo").map { try $0.get() } == expected)
+
+            var interface: String?
+            let route = try clock.measure { interface = try netlink.defaultRouteInterface() }
+            #expect(interface == nil)
+            var removals: [Result<Removal, Failure>] = []
+            let removed = try clock.measure { removals = try netlink.remove(addresses, from: "lo") }
+            #expect(removals.count == addresses.count && removals.allSatisfy { $0 == .success(.removed) })
+            print(
+                "netlink, 10,000 \(family.rawValue) addresses: add \(added), list \(listed), default route \(route), "
+                    + "remove \(removed)")
+        }
+    }
+}
