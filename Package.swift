@@ -92,7 +92,14 @@ let package = Package(
             swiftSettings: features
         ),
         .testTarget(name: "TranslateTests", dependencies: ["CVipABI"], swiftSettings: features),
-        .testTarget(name: "CommandTests", dependencies: ["VipCommands"], swiftSettings: features),
+        .testTarget(
+            name: "CommandTests",
+            dependencies: [
+                "VipCommands", "Sessions", "PolicyMaps", "BPFLoader",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
         // On this kernel, as root.
         .testTarget(
             name: "KernelTests",

@@ -126,7 +126,9 @@ extension Change {
         _ requests: [SessionRequest], policy: Policy, placed: [PlacedAddress]
     ) throws(Failure) -> [SessionRecord] {
         let attached = try attachedCgroups()
-        var claims = try registry.cgroupClaims()
+        // For one session, only what is in its cgroup's way; for many, all of them once.
+        var claims = try registry.cgroupClaims(
+            bootID: bootID, around: requests.count == 1 ? requests[0].cgroup.path : nil)
         let takenIDs = try registry.usedIDs()
         var freeIDs = FreeSessionIDs(taken: takenIDs)
         for id in requests.compactMap(\.id) { freeIDs.take(id) }

@@ -127,8 +127,8 @@ import Testing
         let file = file
         return try DesiredRows(
             policy: policy, sessions: sessions, hostAddresses: host.compactMap { IPAddress($0) },
-            isScript: { scripts.contains($0) }
-        ) { path throws(Failure) in path.string.hasPrefix("/there") ? file : nil }
+            isScript: { scripts.contains($0) },
+            identity: { path throws(Failure) in path.string.hasPrefix("/there") ? file : nil })
     }
 
     @Test func aProgramOfSeveralPoliciesHasABitOfEach() throws {

@@ -44,10 +44,10 @@ struct Status: ParsableCommand {
                 let isThere = cgroup?.id == id && links.values.allSatisfy { $0.cgroupID != 0 }
                 payload.attachments.append(
                     StatusPayload.Attachment(
-                        cgroup: path?.string, cgroupId: id, state: isThere ? "attached" : "gone",
+                        path: path?.string, cgroupId: id, state: isThere ? "attached" : "gone",
                         hooks: Hook.all.map { StatusPayload.HookLink(hook: $0.name, link: links[$0.name]) }))
             }
-            payload.programs = Hook.all.map { StatusPayload.Program(hook: $0.name, programId: programs[$0.name]) }
+            payload.programs = Hook.all.map { StatusPayload.Program(hook: $0.name, id: programs[$0.name]) }
         } else {
             // Tells a missing BPF file system from one on which nothing is pinned yet.
             try instance.pins.requireBPFFS()
@@ -76,8 +76,8 @@ struct StatusPayload: Payload {
         var state: String
         var hooks: [HookLink]
 
-        init(cgroup: String?, cgroupId: UInt64, state: String, hooks: [HookLink]) {
-            self.cgroup = cgroup
+        init(path: String?, cgroupId: UInt64, state: String, hooks: [HookLink]) {
+            cgroup = path
             self.cgroupId = cgroupId
             self.state = state
             self.hooks = hooks
@@ -88,9 +88,9 @@ struct StatusPayload: Payload {
         var hook: String
         @Nullable var programId: UInt32?
 
-        init(hook: String, programId: UInt32?) {
+        init(hook: String, id: UInt32?) {
             self.hook = hook
-            self.programId = programId
+            programId = id
         }
     }
 

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import Foundation
+import PolicyMaps
+import Sessions
+import SystemPackage
+import Testing
+
+@testable import VipCommands
+
+@Suite struct TableTests {
+    @Test func columnsAreAlignedAndLinesEndWithoutBlanks() {
+        let table = Table(headings: ["ID", "USER", "CGROUP"], rows: [["7", "ann", "/a"], ["12345", "-", "/b"]])
+        #expect(
+            table.rendered(bold: false)
+                == """
+                ID     USER  CGROUP
+                7      ann   /a
+                12345  -     /b
+
+                """)
+    }
+
+    @Test func controlCharactersAreShownNotSent() {
+        let table = Table(rows: [["a\u{1b}[31mb\nc", "d"]])
+        #expect(table.rendered(bold: false) == "a\\u{1b}[31mb\\u{a}c  d\n")
+    }
+
+    @Test func headingsAreBoldOnlyWhereAsked() {
+        let table = Table(headings: ["A"], rows: [["b"]])
+        #expect(table.rendered(bold: true).hasPrefix("\u{1b}[1mA\u{1b}[0m\n"))
+        #expect(!table.rendered(bold: false).contains("\u{1b}"))
+    }
+
+    @Test func notesStandApart() {
+        #expect(Table(rows: [["a"]], notes: ["b"]).rendered(bold: false) == "a\n\nb\n")
+    }
+}
+
+@Suite struct SessionPayloadTests {
+    private func record(user: String? = nil, address: String? = nil) -> SessionRecord {
+        SessionRecord(
+            id: 7, cgroupPath: "/sys/fs/cgroup/a", cgroupID: 8121, cgroupLevel: 1, user: user, bootID: "b",
+            openedAt: Date(timeIntervalSince1970: 1_700_000_000), state: .open,
+            addresses: address.flatMap { IPAddress($0) }.map {
+                [.init($0, interface: "eth0", placed: true, fromPool: true)]
+            } ?? [])
+    }
+
+    @Test func theDocumentHasEveryKey() throws {
+        let text = try OutputOptions.json(SessionPayload(record()))
+        let document = try #require(
+            try JSONSerialization.jsonObject(with: Data(text.utf8), options: []) as? [String: Any])
+        #expect(
+            Set(document.keys) == [
+                "id", "user", "cgroup", "cgroup_id", "virtual_ips", "virtual_loopback", "policy", "state", "opened_at",
+            ])
+        #expect(document["user"] is NSNull)
+        #expect(document["virtual_loopback"] as? String == "127.0.0.8")
+        #expect(document["opened_at"] as? String == "2023-11-14T22:13:20Z")
+        #expect(document["cgroup"] as? String == "/sys/fs/cgroup/a")
+    }
+
+    @Test func theLineIsForAShellsRead() {
+        #expect(SessionPayload(record()).line == "7 - 127.0.0.8")
+        #expect(SessionPayload(record(address: "10.20.0.17")).line == "7 10.20.0.17 127.0.0.8")
+    }
+
+    @Test func aSessionWhoseCgroupWentIsGone() {
+        #expect(SessionPayload(record(), isCgroupThere: false).state == "gone")
+        #expect(SessionPayload(record()).state == "open")
+    }
+}
+
+@Suite struct BatchTests {
+    private let what = "read sessions from standard input"
+
+    private func parse(_ text: String) throws(Failure) -> [SessionRequest] {
+        try SessionBatch.parse(Array(text.utf8), what, mounts: MountTable.current())
+    }
+
+    @Test func emptyLinesAndCommentsArePassedOver() throws {
+        #expect(try parse("\n  \n# a comment\r\n\t# another\n").isEmpty)
+    }
+
+    @Test(arguments: [
+        ("--id 7", "line 1", "--cgroup is missing"),
+        ("\n--cgroup", "line 2", "a value is missing"),
+        ("--cgroup /nowhere/at/all", "line 1", "/nowhere/at/all"),
+        ("--id x", "line 1", "'x' is no session ID"),
+        ("--id -1", "line 1", "'-1' is no session ID"),
+        ("--id 4294967296", "line 1", "no session ID"),
+        ("--id 1 --id 2", "line 1", "twice"),
+        ("--ip 10.20.0", "line 1", "'10.20.0' is no IP address"),
+        ("--user ", "line 1", "a value is missing"),
+        ("--frobnicate 1", "line 1", "there is no such option"),
+        ("cgroup /a", "line 1", "there is no such option"),
+    ])
+    func badLinesAreNamed(text: String, line: String, reason: String) {
+        let failure = #expect(throws: Failure.self) { try parse(text) }
+        #expect(failure?.what == what)
+        #expect(failure?.why.contains(line) == true, "\(failure?.why ?? "")")
+        #expect(failure?.why.contains(reason) == true, "\(failure?.why ?? "")")
+    }
+
+    @Test func bytesThatAreNoTextAreRefused() throws {
+        let mounts = try MountTable.current()
+        let failure = #expect(throws: Failure.self) {
+            try SessionBatch.parse(Array("--user a\u{0}".utf8.dropLast()) + [0xff], what, mounts: mounts)
+        }
+        #expect(failure?.why.contains("not UTF-8") == true)
+    }
+
+    @Test(arguments: ["", "a\u{7}b", "a\nb", String(repeating: "x", count: 256)])
+    func userNamesOfMoreThanOneLineAreRefused(name: String) {
+        #expect(throws: Failure.self) { try SessionBatch.check(user: name) }
+    }
+
+    @Test(arguments: ["ann", "DOMAIN\\ann", "ann@example.org", "Änne"])
+    func userNamesOfDirectoriesAreFine(name: String) throws {
+        try SessionBatch.check(user: name)
+    }
+}
+
+@Suite struct ErrorLineTests {
+    @Test func anErrorIsOneLine() {
+        let failure = Failure(.failed, "open session 7\non /a", "it is\r\ntaken", try: "close it")
+        #expect("\(failure)" == "open session 7 on /a: it is taken; close it")
+    }
+
+    @Test func exitCodesAreThoseOfTheContract() {
+        #expect(Failure.Code.failed.exitCode == 1)
+        #expect(Failure.Code.usage.exitCode == 64)
+        #expect(Failure.Code.unavailable.exitCode == 69)
+        #expect(Failure.Code.notPermitted.exitCode == 77)
+        #expect(Failure.kernel(.notPermitted, "attach").code == .notPermitted)
+        #expect(Failure.kernel(.noSuchFileOrDirectory, "attach").code == .failed)
+    }
+}
