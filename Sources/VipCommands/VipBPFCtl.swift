@@ -30,12 +30,32 @@ public struct VipBPFCtl: ParsableCommand {
 
     public init() {}
 
+    /// Moves the options that are common to all commands, where they stand before the command as `ip` and `systemctl` have
+    /// them, behind its words, where each command declares them.
+    static func commonOptionsLast(_ arguments: [String]) -> [String] {
+        var rest = arguments[...]
+        var common: [String] = []
+        while let first = rest.first {
+            if ["-v", "--verbose", "--json"].contains(first)
+                || ["--bpffs=", "--state="].contains(where: first.hasPrefix)
+            {
+                common.append(rest.removeFirst())
+            } else if ["--bpffs", "--state"].contains(first), rest.count > 1 {
+                common += [rest.removeFirst(), rest.removeFirst()]
+            } else {
+                break
+            }
+        }
+        let end = rest.firstIndex(of: "--") ?? rest.endIndex
+        return Array(rest[..<end]) + common + Array(rest[end...])
+    }
+
     /// Parses the process's arguments, runs the command, and says how the process is to exit.
     ///
     /// An error is one line on standard error, `vip-bpfctl: WHAT: WHY; TRY`.
     public static func run() -> Int32 {
         signal(SIGPIPE, SIG_IGN)  // a closed pipe is an error of write(2), not a death
-        let arguments = Array(CommandLine.arguments.dropFirst())
+        let arguments = commonOptionsLast(Array(CommandLine.arguments.dropFirst()))
         do {
             var command = try parseAsRoot(arguments)
             try command.run()

@@ -138,3 +138,18 @@ import Testing
         #expect(Failure.kernel(.noSuchFileOrDirectory, "attach").code == .failed)
     }
 }
+
+@Suite struct CommonOptionTests {
+    @Test(arguments: [
+        (["status"], ["status"]),
+        (
+            ["--bpffs", "/b", "--state=/s", "-v", "session", "list"],
+            ["session", "list", "--bpffs", "/b", "--state=/s", "-v"]
+        ),
+        (["--json", "run", "--id", "7", "--", "a", "-v"], ["run", "--id", "7", "--json", "--", "a", "-v"]),
+        (["--bpffs"], ["--bpffs"]), (["--help"], ["--help"]), ([], []),
+    ])
+    func theyMayStandBeforeTheCommand(given: [String], expected: [String]) {
+        #expect(VipBPFCtl.commonOptionsLast(given) == expected)
+    }
+}
