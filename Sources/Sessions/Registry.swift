@@ -280,7 +280,7 @@ public final class Registry: Sendable {
         var arguments: StatementArguments = [bootID]
         if var path {
             // What is below begins with the path and "/"; "0" is the next character.
-            let below = path.data
+            let below = path.components.isEmpty ? Data() : path.data
             var above: [Data] = []
             repeat { above.append(path.data) } while path.removeLastComponent()
             let places = repeatElement("?", count: above.count).joined(separator: ", ")

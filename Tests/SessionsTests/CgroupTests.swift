@@ -55,7 +55,7 @@ import Testing
             var claims = CgroupClaims()
             for (number, path) in paths.enumerated() { try claims.claim(path, session: UInt32(number)) }
         }
-        #expect(time < .seconds(5), "each against all would take far longer")
+        #expect(time < .seconds(30), "each against all would take far longer")
     }
 }
 
