@@ -103,7 +103,7 @@ let package = Package(
         // On this kernel, as root.
         .testTarget(
             name: "KernelTests",
-            dependencies: ["VipCommands", "vip-bpfctl", "vip-probe"],
+            dependencies: ["BPFLoader", "vip-bpfctl", "vip-probe"],
             exclude: ["janitor.sh"],
             swiftSettings: features
         ),

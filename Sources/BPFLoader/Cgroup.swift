@@ -120,8 +120,13 @@ public struct Cgroup: Sendable, Hashable {
     }
 
     /// Whether this cgroup is still there: the path leads to the same ID.
-    public var isSame: Bool {
-        (try? Self.inode(at: path)) == id
+    public var isSame: Bool { Self.isThere(path, id: id) }
+
+    /// Whether the cgroup that had this path and ID is still there. One call of stat(2).
+    ///
+    /// - Parameter path: of a cgroup as ``path`` has it.
+    public static func isThere(_ path: FilePath, id: UInt64) -> Bool {
+        (try? inode(at: path)) == id
     }
 
     /// Whether a process is in the cgroup or below it: `populated` of cgroup.events. A cgroup that has gone is not.

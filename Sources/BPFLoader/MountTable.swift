@@ -25,6 +25,14 @@ public struct MountTable: Sendable, Hashable {
     /// In the kernel's order, which is mostly that of mounting.
     public let mounts: [Mount]
 
+    /// The cgroup v2 mounts that can be reached, those of the whole hierarchy first, then in the table's order.
+    ///
+    /// A host has them at /sys/fs/cgroup, at /sys/fs/cgroup/unified beside cgroup v1, or where it likes.
+    public private(set) var cgroup2: [Mount] = []
+
+    /// The BPF file systems that can be reached, in the table's order.
+    public private(set) var bpffs: [Mount] = []
+
     /// Reads the text of a mountinfo file. Empty text is a table without mounts.
     ///
     /// - Throws: ``Failure`` for a line that proc_pid_mountinfo(5) does not allow: the table would be incomplete without it.
@@ -46,6 +54,9 @@ public struct MountTable: Sendable, Hashable {
             mounts.append(mount)
         }
         self.mounts = mounts
+        let cgroup2 = reachable(ofType: "cgroup2")
+        self.cgroup2 = cgroup2.filter { $0.root == "/" } + cgroup2.filter { $0.root != "/" }
+        bpffs = reachable(ofType: "bpf")
     }
 
     /// The mounts of the calling process's mount namespace.
@@ -87,17 +98,6 @@ public struct MountTable: Sendable, Hashable {
             found = next
         }
     }
-
-    /// The cgroup v2 mounts that can be reached, those of the whole hierarchy first, then in the table's order.
-    ///
-    /// A host has them at /sys/fs/cgroup, at /sys/fs/cgroup/unified beside cgroup v1, or where it likes.
-    public var cgroup2: [Mount] {
-        let reachable = reachable(ofType: "cgroup2")
-        return reachable.filter { $0.root == "/" } + reachable.filter { $0.root != "/" }
-    }
-
-    /// The BPF file systems that can be reached, in the table's order.
-    public var bpffs: [Mount] { reachable(ofType: "bpf") }
 
     /// The cgroup v2 mount to work with: the first of ``cgroup2``.
     ///

@@ -94,11 +94,7 @@ extension Change {
 
     /// Closes the sessions whose cgroup was removed.
     private func closeGone() throws(Failure) {
-        let mounts = try MountTable.current()
-        let gone = try registry.sessions().filter { record in
-            guard let cgroup = try? Cgroup(path: record.cgroupPath, mounts: mounts) else { return true }
-            return cgroup.id != record.cgroupID
-        }
+        let gone = try registry.sessions().filter { !$0.isCgroupThere }
         guard !gone.isEmpty else { return }
         for record in gone { logger.warning("closing session \(record.id): its cgroup \(record.cgroupPath) has gone") }
         try tearDown(gone)

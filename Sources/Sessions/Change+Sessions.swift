@@ -93,7 +93,7 @@ extension Change {
         }
         for record in records where record.createdCgroup {
             // Programs that are still in it keep it; it is of no harm without a session.
-            if let cgroup = try? Cgroup(path: record.cgroupPath), cgroup.id == record.cgroupID { try? cgroup.remove() }
+            if record.isCgroupThere, let cgroup = try? Cgroup(path: record.cgroupPath) { try? cgroup.remove() }
         }
     }
 
@@ -259,11 +259,12 @@ extension Change {
     /// The cgroups that the programs are attached to and that are still there.
     public func attachedCgroups() throws(Failure) -> [Cgroup] {
         let live = try pins.attachments()
+        let mounts = try MountTable.current()
         return try registry.attachments().compactMap { attachment in
-            guard live[attachment.cgroupID] != nil, let cgroup = try? Cgroup(path: attachment.path),
-                cgroup.id == attachment.cgroupID
-            else { return nil }
-            return cgroup
+            guard live[attachment.cgroupID] != nil, Cgroup.isThere(attachment.path, id: attachment.cgroupID) else {
+                return nil
+            }
+            return try? Cgroup(path: attachment.path, mounts: mounts)
         }
     }
 }

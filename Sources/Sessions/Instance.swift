@@ -97,7 +97,7 @@ public struct Change: ~Copyable {
     /// Whether the session belongs to a `run` that was killed, and nothing runs in it any more.
     private func isAbandoned(_ record: SessionRecord) -> Bool {
         guard record.keeper == .run, let keeper = record.keeperProcess, !keeper.isAlive else { return false }
-        guard let cgroup = try? Cgroup(path: record.cgroupPath), cgroup.id == record.cgroupID else { return true }
+        guard record.isCgroupThere, let cgroup = try? Cgroup(path: record.cgroupPath) else { return true }
         return (try? cgroup.isPopulated()) == false
     }
 

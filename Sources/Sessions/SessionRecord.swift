@@ -109,6 +109,11 @@ public struct SessionRecord: Sendable, Hashable {
     }
 }
 
+extension SessionRecord {
+    /// Whether its cgroup is still there, and not another one at the same path.
+    public var isCgroupThere: Bool { Cgroup.isThere(cgroupPath, id: cgroupID) }
+}
+
 /// Which boot of the kernel this is.
 public enum BootID {
     /// The random UUID that the kernel made at this boot: /proc/sys/kernel/random/boot_id, random(4).

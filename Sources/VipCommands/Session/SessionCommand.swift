@@ -150,9 +150,9 @@ struct SessionList: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        let mounts = try MountTable.current()
         let records = try options.instance.registry().sessions()
-        try output.print(SessionListPayload(sessions: records.map { SessionPayload($0, mounts: mounts) }))
+        let sessions = records.map { SessionPayload($0, isCgroupThere: $0.isCgroupThere) }
+        try output.print(SessionListPayload(sessions: sessions))
     }
 }
 
@@ -175,6 +175,6 @@ struct SessionShow: ParsableCommand {
         guard let record = try options.instance.registry().session(id: id) else {
             throw Failure(.failed, "show session \(id)", "there is no such session", try: "see vip-bpfctl session list")
         }
-        try output.print(SessionPayload(record, mounts: MountTable.current()))
+        try output.print(SessionPayload(record, isCgroupThere: record.isCgroupThere))
     }
 }

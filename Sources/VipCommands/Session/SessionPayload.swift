@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
 import PolicyMaps
 import Sessions
@@ -30,12 +29,6 @@ struct SessionPayload: Payload {
         policy = record.policy
         state = record.state == .open && !isCgroupThere ? "gone" : record.state.rawValue
         openedAt = record.openedAt
-    }
-
-    /// With the state of its cgroup as it is now.
-    init(_ record: SessionRecord, mounts: MountTable) {
-        let cgroup = try? Cgroup(path: record.cgroupPath, mounts: mounts)
-        self.init(record, isCgroupThere: cgroup?.id == record.cgroupID)
     }
 
     /// `ID VIRTUAL-IP… LOOPBACK`, for a shell's `read`.

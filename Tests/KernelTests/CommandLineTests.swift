@@ -1,0 +1,558 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import Foundation
+import Glibc
+import Testing
+
+/// The commands on a host of their own: what they do, what they refuse, what a killed one leaves to the next.
+@Suite(.serialized, .requiresRoot)
+struct CommandLineTests {
+    static let policy = """
+        virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: [198.51.100.16-198.51.100.23]}}
+        virtualLoopback: {enabled: true, programs: ["*"]}
+        """
+
+    /// A sandbox with the hooks attached to `attached` and the policy in force.
+    private func attached(_ policy: String = policy, _ body: (Sandbox) throws -> Void) throws {
+        try Sandbox.with { sandbox in
+            let path = try sandbox.cgroup("attached")
+            try sandbox.mustCtl("attach", "cgroup", path, "--policy", sandbox.policyFile(policy))
+            try body(sandbox)
+            try sandbox.mustCtl("detach", "--all")
+        }
+    }
+
+    // MARK: Bad input
+
+    /// Everything that a refused command must leave as it was: links, maps, registry, interface, cgroups.
+    private func snapshot(_ sandbox: Sandbox) throws -> [String] {
+        let status = try sandbox.ctl("status", "--json")
+        let isLoaded = status.stdout.contains("\"is_loaded\" : true")
+        return [
+            status.stdout, isLoaded ? try sandbox.mustCtl("map", "dump", "--json").stdout : "",
+            try sandbox.ctl("session", "list", "--json").stdout,
+            try sandbox.sh("ip -br addr; find '\(sandbox.cgroup)' -type d | sort"),
+        ]
+    }
+
+    /// Commands that must each fail in one line and change nothing.
+    private func refuses(
+        _ sandbox: Sandbox, _ commands: [(arguments: [String], code: Int32, fragments: [String])], input: String = "",
+        location: SourceLocation = #_sourceLocation
+    ) throws {
+        let before = try snapshot(sandbox)
+        for command in commands {
+            let result = try sandbox.ctl(command.arguments, input: input)
+            #expect(result.status == command.code, "\(result)", sourceLocation: location)
+            #expect(result.stdout.isEmpty, "\(result)", sourceLocation: location)
+            #expect(result.stderr.split(separator: "\n").count == 1, "\(result)", sourceLocation: location)
+            #expect(result.stderr.hasPrefix("vip-bpfctl: "), "\(result)", sourceLocation: location)
+            for fragment in command.fragments {
+                #expect(result.stderr.contains(fragment), "no '\(fragment)' in \(result)", sourceLocation: location)
+            }
+        }
+        #expect(try snapshot(sandbox) == before, "one of \(commands) changed something", sourceLocation: location)
+    }
+
+    private func refuses(
+        _ sandbox: Sandbox, _ arguments: [String], input: String = "", code: Int32, _ fragments: String...,
+        location: SourceLocation = #_sourceLocation
+    ) throws {
+        try refuses(sandbox, [(arguments, code, fragments)], input: input, location: location)
+    }
+
+    @Test func pathsThatAreNoCgroup() throws {
+        try attached { sandbox in
+            try sandbox.sh("touch '\(sandbox.directory)/file'")
+            for command in [["attach", "cgroup"], ["session", "open", "--cgroup"]] {
+                try refuses(
+                    sandbox,
+                    [
+                        (command + ["\(sandbox.cgroup)/nowhere"], 1, ["nowhere"]),
+                        (command + [sandbox.directory], 1, [sandbox.directory, "cgroup v2"]),
+                        (command + ["\(sandbox.directory)/file"], 1, ["director"]),
+                        (command + ["/proc"], 1, ["/proc"]),
+                        (command + [""], 1, []),
+                    ])
+            }
+        }
+    }
+
+    @Test func cgroupsThatAreInTheWay() throws {
+        try attached { sandbox in
+            let session = try sandbox.openSession("attached/ann", id: 7)
+            let below = try sandbox.cgroup("attached/ann/below")
+            let outside = try sandbox.cgroup("elsewhere")
+            try refuses(
+                sandbox,
+                [
+                    (["session", "open", "--cgroup", session.cgroup], 1, ["session 7", session.cgroup]),
+                    (["session", "open", "--cgroup", below], 1, ["session 7", "below"]),
+                    (["session", "open", "--cgroup", "\(sandbox.cgroup)/attached"], 1, ["session 7"]),
+                    (["session", "open", "--cgroup", outside], 1, ["attach"]),
+                    (["attach", "cgroup", below], 1, ["already"]),
+                    (["attach", "cgroup", sandbox.cgroup], 1, ["twice"]),
+                    (["detach", "cgroup", outside], 1, ["not attached"]),
+                    (["session", "close", "8"], 1, ["no such session"]),
+                    (["session", "show", "8"], 1, ["no such session"]),
+                ])
+        }
+    }
+
+    @Test func idsThatCannotBe() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/ann", id: 7)
+            let open = ["session", "open", "--cgroup", try sandbox.cgroup("attached/bob"), "--id"]
+            try refuses(
+                sandbox,
+                [(open + ["7"], 1, ["taken"]), (open + ["0", "--allow-reserved"], 1, ["127.0.0.1"])]
+                    + ["0", "1", "52", "53", "256"].map { (open + [$0], 1, ["reserved"]) }
+                    + ["16777214", "4294967295"].map { (open + [$0], 1, ["16777213"]) }
+                    + ["-1", "x", "4294967296", "1.5"].map { (open + [$0], 64, []) })
+
+            // What may be: a reserved one that is asked for in so many words, and the last.
+            try sandbox.mustCtl("session", "open", "--cgroup", open[3], "--id", "53", "--allow-reserved")
+            try sandbox.mustCtl("session", "close", "53")
+            try sandbox.mustCtl("session", "open", "--cgroup", open[3], "--id", "16777213")
+        }
+    }
+
+    @Test func addressesThatCannotBe() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/ann", id: 7, ip: "198.51.100.17")
+            let open = ["session", "open", "--cgroup", try sandbox.cgroup("attached/bob"), "--ip"]
+            try refuses(
+                sandbox,
+                [
+                    (open + ["198.51.100.17"], 1, ["session 7"]),
+                    (open + ["198.51.100.1"], 1, ["host's own", "eth0"]),
+                    (open + ["203.0.113.1"], 1, ["not ours", "198.51.100.1/24"]),
+                    (open + ["2001:db8::1"], 64, ["wrong family"]),
+                    (open + ["198.51.100.18", "--ip", "198.51.100.19"], 64, ["both IPv4"]),
+                ] + ["127.0.0.9", "224.0.0.1", "0.0.0.0", "255.255.255.255"].map { (open + [$0], 64, [$0]) }
+                    + ["198.51.100", "198.51.100.18/32", "x", ""].map { (open + [$0], 64, []) })
+        }
+    }
+
+    @Test func aPoolThatIsUsedUp() throws {
+        try attached("virtualIP: {enabled: true, mode: perSession, addresses: {pool: [198.51.100.16-198.51.100.17]}}") {
+            sandbox in
+            _ = try sandbox.openSession("attached/a", id: 7)
+            _ = try sandbox.openSession("attached/b", id: 8)
+            let third = try sandbox.cgroup("attached/c")
+            try refuses(sandbox, ["session", "open", "--cgroup", third], code: 1, "2 of 2")
+            // All or none: the first of the batch would have an address.
+            try sandbox.mustCtl("session", "close", "7")
+            let batch = "--cgroup \(third)\n--cgroup \(try sandbox.cgroup("attached/d"))\n"
+            try refuses(sandbox, ["session", "open", "--batch", "-"], input: batch, code: 1, "2 of 2")
+            try sandbox.mustCtl("session", "open", "--cgroup", third)
+        }
+    }
+
+    @Test func policiesThatAreBroken() throws {
+        try attached { sandbox in
+            let broken = try sandbox.policyFile("virtualIP:\n  mode: perUser\n", named: "broken.yaml")
+            for command in [["policy", "apply"], ["policy", "check"]] {
+                try refuses(sandbox, command + [broken], code: 1, "line 2", "virtualIP.mode", "perUser")
+                try refuses(sandbox, command + ["\(sandbox.directory)/none.yaml"], code: 1, "none.yaml")
+                try refuses(sandbox, command + [sandbox.directory], code: 1, sandbox.directory)
+            }
+            try refuses(
+                sandbox, ["attach", "cgroup", "\(sandbox.cgroup)/attached", "--policy", broken], code: 1, "line 2")
+            // Edits that make an impossible policy.
+            try refuses(sandbox, ["program", "add", "a/b", "--for", "loopback"], code: 64, "a/b")
+            try refuses(sandbox, ["program", "add", "java", "--for", "everything"], code: 64, "everything")
+            try refuses(sandbox, ["program", "remove", "java", "--for", "loopback"], code: 1, "java")
+            try refuses(sandbox, ["program", "add", "*", "--for", "loopback"], code: 1, "*")
+            try refuses(
+                sandbox, ["session", "open", "--cgroup", sandbox.cgroup("attached/a"), "--policy", "none"], code: 1,
+                "no override named none")
+        }
+    }
+
+    @Test func usageThatIsWrong() throws {
+        try attached { sandbox in
+            let wrong = [
+                ["frobnicate"], ["session", "open", "--frobnicate"], ["session", "close"], ["detach"],
+                ["detach", "cgroup"], ["run"], ["run", "--"], ["map", "dump", "nonsense"], ["session", "close", "x"],
+                ["attach", "cgroup"], ["--bpffs", "relative", "status"],
+                ["attach", "cgroup", "\(sandbox.cgroup)/attached", "--max-sessions", "0"],
+            ]
+            try refuses(sandbox, wrong.map { ($0, 64, []) })
+        }
+    }
+
+    @Test func nothingIsAttached() throws {
+        try Sandbox.with { sandbox in
+            let cgroup = try sandbox.cgroup("attached/a")
+            try refuses(sandbox, ["session", "open", "--cgroup", cgroup], code: 1, "attach")
+            try refuses(sandbox, ["policy", "apply", sandbox.policyFile(Self.policy)], code: 1, "attach")
+            try refuses(sandbox, ["run", "--", "true"], code: 1, "attach")
+            try refuses(sandbox, ["map", "list"], code: 1, "attach")
+            #expect(try sandbox.mustCtl("status").stdout.contains("nothing is attached"))
+        }
+    }
+
+    @Test func noBPFFileSystem() throws {
+        try Sandbox.with { sandbox in
+            let cgroup = try sandbox.cgroup("attached")
+            for arguments in [
+                ["attach", "cgroup", cgroup], ["session", "open", "--cgroup", cgroup], ["status"], ["map", "list"],
+            ] {
+                let result = try sandbox.ctl(arguments + ["--bpffs", "\(sandbox.directory)/nobpf/vip"])
+                #expect(result.status == 69, "\(result)")
+                #expect(result.stderr.contains("mount -t bpf"), "\(result)")
+                #expect(result.stderr.split(separator: "\n").count == 1, "\(result)")
+            }
+            #expect(!FileManager.default.fileExists(atPath: "\(sandbox.directory)/nobpf"))
+        }
+    }
+
+    /// Root by name, with none of the capabilities: what a user without privilege meets in the kernel.
+    @Test func noPrivilege() throws {
+        try Sandbox.with { sandbox in
+            let cgroup = try sandbox.cgroup("attached")
+            let powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--", Build.controller.path]
+            let own = ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory]
+            func run(_ arguments: [String]) throws -> (status: Int32, error: String) {
+                let program = try sandbox.start(
+                    powerless + arguments, in: "control", environment: own, errorOutput: true)
+                program.closeInput()
+                return (try program.wait(), program.errorText)
+            }
+            let attach = try run(["attach", "cgroup", cgroup])
+            #expect(attach.status == 77, "\(attach.error)")
+            #expect(attach.error.contains("CAP_BPF"), "\(attach.error)")
+            #expect(attach.error.split(separator: "\n").count == 1, "\(attach.error)")
+            #expect(!FileManager.default.fileExists(atPath: sandbox.bpffs))
+
+            try sandbox.mustCtl("attach", "cgroup", cgroup, "--policy", sandbox.policyFile(Self.policy))
+            let session = try sandbox.cgroup("attached/a")
+            let before = try snapshot(sandbox)
+            let open = try run(["session", "open", "--cgroup", session])
+            #expect(open.status == 77, "\(open.error)")
+            #expect(open.error.split(separator: "\n").count == 1, "\(open.error)")
+            #expect(try snapshot(sandbox) == before)
+        }
+    }
+
+    @Test func aKernelWithoutAHook() throws {
+        // An attach type that no kernel has stands for one that this kernel does not have yet.
+        let unknown = Hook(name: "bind4", attachType: 9999, number: 0, since: "99.0")
+        let support = HookSupport.probe(hooks: [unknown])
+        let failure = try #require(support.first?.failure)
+        #expect(failure.code == .unavailable)
+        #expect(failure.what.contains("bind4"))
+        #expect(!"\(failure)".contains("\n"))
+        #expect(failure.detail?.isEmpty == false)
+        #expect(HookSupport.probe().allSatisfy { $0.failure == nil })
+    }
+
+    // MARK: Layout of another version
+
+    @Test func aLayoutOfAnotherVersionIsNotTouched() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/ann", id: 7)
+            // Version 2, as a later build would write it: the first four bytes of the only row of config.
+            let pin = "\(sandbox.bpffs)/maps/config"
+            let hex = try sandbox.sh(
+                "bpftool -j map lookup pinned '\(pin)' key 0 0 0 0 | tr -d ' \\n' | sed 's/.*\"value\":\\[\\([^]]*\\)\\].*/\\1/'"
+            )
+            let bytes = hex.matches(of: /0x([0-9a-f]{2})/).map { String($0.1) }
+            #expect(bytes.count == 80)
+            let later = (["02", "00", "00", "00"] + bytes.dropFirst(4)).joined(separator: " ")
+            try sandbox.sh("bpftool map update pinned '\(pin)' key hex 00 00 00 00 value hex \(later)")
+
+            for arguments in [
+                ["session", "open", "--cgroup", try sandbox.cgroup("attached/b")], ["status"],
+                ["map", "dump"], ["policy", "apply", try sandbox.policyFile(Self.policy)],
+                ["attach", "cgroup", "\(sandbox.cgroup)/attached"],
+            ] {
+                let result = try sandbox.ctl(arguments)
+                #expect(result.status == 1, "\(result)")
+                #expect(result.stderr.contains("layout is version 2"), "\(result)")
+            }
+            try sandbox.mustCtl("detach", "--all")
+            #expect(try !sandbox.sh("ip -br addr show eth0").contains("198.51.100.16"))
+            try sandbox.mustCtl("attach", "cgroup", "\(sandbox.cgroup)/attached")
+        }
+    }
+
+    // MARK: What is done is done once, and goes
+
+    @Test func attachingAgainChangesNothing() throws {
+        try attached { sandbox in
+            let path = "\(sandbox.cgroup)/attached"
+            let before = try sandbox.mustCtl("status", "--json").stdout
+            let again = try sandbox.mustCtl("attach", "cgroup", path, "--json").stdout
+            #expect(!again.contains("\"attached\""))
+            #expect(try sandbox.mustCtl("status", "--json").stdout == before)
+        }
+    }
+
+    @Test func aCgroupMadeAnewIsAttachedAnew() throws {
+        try attached { sandbox in
+            let path = try sandbox.cgroup("second")
+            try sandbox.mustCtl("attach", "cgroup", path)
+            try sandbox.sh("rmdir '\(path)'")
+            #expect(try sandbox.mustCtl("status").stdout.contains("gone"))
+            _ = try sandbox.cgroup("second")
+            let again = try sandbox.mustCtl("attach", "cgroup", path, "--json").stdout
+            #expect(again.contains("\"attached\""))
+            try sandbox.mustCtl("detach", "cgroup", path)
+        }
+    }
+
+    @Test func detachAllLeavesNothing() throws {
+        try Sandbox.with { sandbox in
+            let path = try sandbox.cgroup("attached")
+            let before = try sandbox.sh("ip -br addr")
+            try sandbox.mustCtl("attach", "cgroup", path, "--policy", sandbox.policyFile(Self.policy))
+            for (number, name) in ["a", "b", "c"].enumerated() {
+                _ = try sandbox.openSession("attached/\(name)", id: UInt32(100 + number))
+            }
+            try sandbox.mustCtl("detach", "--all")
+            #expect(try sandbox.sh("ip -br addr") == before)
+            #expect(try sandbox.sh("ls -d '\(sandbox.bpffs)' 2>/dev/null || true").isEmpty)
+            #expect(try sandbox.sh("bpftool cgroup show '\(path)'").isEmpty)
+            #expect(try sandbox.mustCtl("session", "list").stdout.split(separator: "\n").count == 1)
+            try sandbox.mustCtl("detach", "--all")  // nothing there any more: fine
+        }
+    }
+
+    @Test func theOwnCgroupIsTheDefault() throws {
+        try attached { sandbox in
+            let program = try sandbox.start(
+                [Build.controller.path, "session", "open"], in: "attached/mine",
+                environment: ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory],
+                errorOutput: true)
+            program.closeInput()
+            #expect(try program.wait() == 0, "\(program.errorText)")
+            #expect(program.outputText == "2 198.51.100.16 127.0.0.3\n")
+            #expect(try sandbox.mustCtl("session", "show", "2").stdout.contains("\(sandbox.cgroup)/attached/mine"))
+        }
+    }
+
+    @Test func aBatchIsOneChange() throws {
+        try attached("virtualLoopback: {enabled: true, programs: [\"*\"]}") { sandbox in
+            let lines = try (0..<500).map { "--cgroup \(try sandbox.cgroup("attached/s\($0)")) --user u\($0)" }
+            let result = try sandbox.ctl(["session", "open", "--batch", "-"], input: lines.joined(separator: "\n"))
+            #expect(result.status == 0, "\(result.stderr)")
+            let ids = result.stdout.split(separator: "\n").compactMap { UInt32($0.split(separator: " ")[0]) }
+            #expect(ids.count == 500)
+            #expect(Set(ids).isDisjoint(with: [0, 1, 52, 53, 256]))
+            let again = try sandbox.ctl(["session", "open", "--batch", "-"], input: lines[7])
+            #expect(again.status == 1, "\(again)")
+        }
+    }
+
+    // MARK: policy and programs
+
+    @Test func thePolicyInForceIsWhatIsShown() throws {
+        try attached { sandbox in
+            let shown = try sandbox.mustCtl("policy", "show").stdout
+            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(shown, named: "shown.yaml"))
+            #expect(try sandbox.mustCtl("policy", "show").stdout == shown)
+            try sandbox.mustCtl("program", "add", "java", "--for", "virtual-ip")
+            try sandbox.mustCtl("program", "add", "/bin/sh", "--for", "loopback")
+            let list = try sandbox.mustCtl("program", "list").stdout
+            #expect(list.contains("java"))
+            #expect(list.contains("/bin/sh"))
+            #expect(try sandbox.mustCtl("map", "dump", "program_files").stdout.contains("inode"))
+            try sandbox.mustCtl("program", "remove", "java", "--for", "virtual-ip")
+            #expect(try !sandbox.mustCtl("program", "list").stdout.contains("java"))
+        }
+    }
+
+    /// While policies change, every bind gets what one of them gives, never what neither does.
+    @Test func noProgramIsUnprotectedWhileThePolicyChanges() throws {
+        let first = "virtualIP: {enabled: true, mode: perSession, addresses: {pool: [198.51.100.16-198.51.100.23]}}"
+        let second = """
+            virtualIP: {enabled: true, programs: [redis-like, other], addresses: {pool: [198.51.100.16-198.51.100.23]}}
+            virtualLoopback: {enabled: true, programs: [redis-like]}
+            """
+        try attached(first) { sandbox in
+            let session = try sandbox.openSession("attached/ann", id: 7)
+            let probe = try sandbox.probe("redis-like", in: "attached/ann")
+            let files = [
+                try sandbox.policyFile(first, named: "1.yaml"), try sandbox.policyFile(second, named: "2.yaml"),
+            ]
+            // The changes run beside the binds, and tell by ending that they are through.
+            let environment = ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory]
+            let changes = try sandbox.start(
+                [
+                    "/bin/sh", "-ec",
+                    "for i in $(seq 20); do \"$0\" policy apply \"$1\"; \"$0\" policy apply \"$2\"; done",
+                ]
+                    + [Build.controller.path] + files, in: "control", environment: environment, errorOutput: true)
+            changes.closeInput()
+            var binds = 0
+            var isChanging = true
+            while isChanging {
+                for _ in 0..<50 {
+                    try probe.must("socket a tcp")
+                    try probe.must("bind a 0.0.0.0 0")
+                    let name = try probe.must("getsockname a")
+                    #expect(name.address == session.virtualIps[0])
+                    try probe.must("close a")
+                    binds += 1
+                }
+                isChanging = kill(changes.pid, 0) == 0 && !Self.isZombie(changes.pid)
+            }
+            #expect(try changes.wait() == 0, "\(changes.errorText)")
+            #expect(binds >= 50)
+        }
+    }
+
+    private static func isZombie(_ pid: pid_t) -> Bool {
+        ((try? String(contentsOfFile: "/proc/\(pid)/stat", encoding: .utf8)) ?? ") Z").contains(") Z")
+    }
+
+    // MARK: run
+
+    @Test func runGivesTheCommandASession() throws {
+        try attached { sandbox in
+            let script = "cat /proc/self/cgroup; exit 7"
+            let result = try sandbox.ctl("run", "--id", "9", "--ip", "198.51.100.20", "--", "sh", "-c", script)
+            #expect(result.status == 7, "\(result)")
+            #expect(result.stdout.contains("/attached/run-"))
+            #expect(try sandbox.mustCtl("session", "list").stdout.split(separator: "\n").count == 1)
+            #expect(try !sandbox.sh("ip -br addr").contains("198.51.100.20"))
+            #expect(try sandbox.sh("ls -d '\(sandbox.cgroup)'/attached/*/ 2>/dev/null || true").isEmpty)
+            #expect(try sandbox.ctl("run", "--", "sh", "-c", "kill -TERM $$").status == 128 + SIGTERM)
+            let missing = try sandbox.ctl("run", "--", "no-such-command-at-all")
+            #expect(missing.status == 1, "\(missing)")
+            #expect(missing.stderr.contains("no-such-command-at-all"))
+            #expect(try sandbox.sh("ls -d '\(sandbox.cgroup)'/attached/*/ 2>/dev/null || true").isEmpty)
+        }
+    }
+
+    @Test func runBecomesTheUser() throws {
+        try attached { sandbox in
+            let result = try sandbox.ctl("run", "--user", "nobody", "--", "sh", "-c", "id -un; echo $HOME $USER")
+            #expect(result.status == 0, "\(result)")
+            #expect(result.stdout.hasPrefix("nobody\n"))
+            #expect(result.stdout.contains(" nobody\n"))
+            let unknown = try sandbox.ctl("run", "--user", "no-such-user", "--", "true")
+            #expect(unknown.status == 64, "\(unknown)")
+            #expect(unknown.stderr.contains("no-such-user"))
+        }
+    }
+
+    /// A daemon that the command leaves behind keeps the session; a signal reaches it.
+    @Test func runWaitsForTheLastProcess() throws {
+        try attached { sandbox in
+            let run = try sandbox.start(
+                [Build.controller.path, "run", "--id", "9", "--", "sh", "-c", "sleep 1000 & echo left $!"],
+                in: "control",
+                environment: ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory],
+                errorOutput: true)
+            #expect(try run.readLine().hasPrefix("left "))
+            #expect(try sandbox.mustCtl("session", "show", "9").stdout.contains("open"))
+            run.signal(SIGTERM)
+            #expect(try run.wait() == 0, "\(run.errorText)")
+            #expect(try sandbox.ctl("session", "show", "9").status == 1)
+        }
+    }
+
+    // MARK: Kills
+
+    /// Registry, interface and maps agree: as many sessions as rows, every virtual IP on the interface, none besides.
+    private func expectAgreement(_ sandbox: Sandbox, location: SourceLocation = #_sourceLocation) throws {
+        struct List: Decodable { var sessions: [OpenSession] }
+        let sessions: [OpenSession] = try sandbox.mustCtl("session", "list", "--json").decode(List.self).sessions
+        let rows = try sandbox.mustCtl("map", "dump", "sessions").stdout.split(separator: "\n").count
+        let ids = try sandbox.mustCtl("map", "dump", "ids").stdout.split(separator: "\n").count
+        let owned = try sandbox.mustCtl("map", "dump", "addresses").stdout.split(separator: "\n")
+            .count { $0.contains("owner session") }
+        let placed = Set(
+            try sandbox.sh("ip -o -4 addr show dev eth0").matches(of: /inet (198\.51\.100\.[0-9]+)\/32/).map {
+                String($0.1)
+            })
+        #expect(rows == sessions.count, sourceLocation: location)
+        #expect(ids == sessions.count, sourceLocation: location)
+        #expect(owned == sessions.count, sourceLocation: location)
+        #expect(placed == Set(sessions.flatMap(\.virtualIps)), sourceLocation: location)
+    }
+
+    /// Killed at whatever moment, the next command finds its trace and mends it.
+    @Test func killedCommandsAreMended() throws {
+        let policy =
+            "virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: [198.51.100.16/28]}}"
+        try attached(policy) { sandbox in
+            let file = try sandbox.policyFile(policy, named: "again.yaml")
+            for name in ["a", "b", "c", "d"] { _ = try sandbox.cgroup("attached/\(name)") }
+            let batch = ["a", "b", "c", "d"].map { "--cgroup \(sandbox.cgroup)/attached/\($0)" }.joined(separator: "\n")
+            try batch.write(toFile: "\(sandbox.directory)/batch", atomically: true, encoding: .utf8)
+            var killed = 0
+            for round in 0..<24 {
+                // Later in each round; opening four takes a few hundredths of a second.
+                let delay = String(format: "%.3f", 0.004 * Double(round + 1))
+                let script = """
+                    timeout -s KILL \(delay) "$0" session open --batch '\(sandbox.directory)/batch' >/dev/null 2>&1 \
+                    && echo done || echo killed
+                    for id in $("$0" session list | awk 'NR > 1 {print $1}'); do
+                        timeout -s KILL \(delay) "$0" session close $id 2>/dev/null || true
+                    done
+                    """
+                let run = try sandbox.start(
+                    ["/bin/sh", "-c", script, Build.controller.path], in: "control",
+                    environment: ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory])
+                run.closeInput()
+                #expect(try run.wait() == 0)
+                if run.outputText.contains("killed") { killed += 1 }
+                try sandbox.mustCtl("policy", "apply", file)
+                try expectAgreement(sandbox)
+            }
+            #expect(killed > 0, "no command was killed in time: the delays are too long")
+        }
+    }
+
+    /// Two commands at once wait for each other; none is lost.
+    @Test func commandsAtOnce() throws {
+        try attached { sandbox in
+            for number in 0..<8 { _ = try sandbox.cgroup("attached/s\(number)") }
+            let script = """
+                for i in 0 1 2 3 4 5 6 7; do "$0" session open --cgroup "$1/attached/s$i" >/dev/null & pids="$pids $!"; done
+                for pid in $pids; do wait $pid; done
+                """
+            let run = try sandbox.start(
+                ["/bin/sh", "-ec", script, Build.controller.path, sandbox.cgroup], in: "control",
+                environment: ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory],
+                errorOutput: true)
+            run.closeInput()
+            #expect(try run.wait() == 0, "\(run.errorText)")
+            try expectAgreement(sandbox)
+        }
+    }
+
+    /// What something else took off the interface comes back with the next policy apply.
+    @Test func addressesThatWereTakenAwayComeBack() throws {
+        try attached { sandbox in
+            let session = try sandbox.openSession("attached/ann", id: 7)
+            try sandbox.sh("ip addr del \(session.virtualIps[0])/32 dev eth0")
+            let check = try sandbox.ctl("check")
+            #expect(check.status == 69)
+            #expect(check.stdout.contains("\(session.virtualIps[0]) is not on eth0"), "\(check)")
+            let apply = try sandbox.mustCtl("policy", "apply", sandbox.policyFile(Self.policy))
+            #expect(apply.stderr.contains("is back"))
+            #expect(try sandbox.ctl("check").status == 0)
+            try expectAgreement(sandbox)
+        }
+    }
+
+    @Test func blockersAreNamed() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/ann", id: 7)
+            let outside = try sandbox.probe("blocker", in: "elsewhere")
+            try outside.must("socket a tcp")
+            try outside.must("bind a 0.0.0.0 9000")
+            try outside.must("listen a")
+            let check = try sandbox.ctl("check")
+            #expect(check.status == 0, "\(check)")
+            #expect(check.stdout.contains("blocker (PID \(outside.pid))"), "\(check)")
+            #expect(check.stdout.contains("TCP port 9000"), "\(check)")
+        }
+    }
+}
