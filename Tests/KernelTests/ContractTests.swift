@@ -633,8 +633,17 @@ struct ContractUnderChangeTests {
                 case .fastOpen: "fastopen c \(Place.remote.address) \(port) hello"
                 case .datagram: "sendto c \(Place.remote.address) \(port) hello"
                 }
-            // Of a datagram's source it is routing that finds out, in its own words.
-            expect(try program(call).errno, is: transport == .datagram ? "EINVAL" : "EADDRNOTAVAIL", call)
+            let answer = try program(call)
+            if transport == .datagram {
+                // Here it is routing that finds out, and kernels differ in the word for it.
+                #expect(["EADDRNOTAVAIL", "EINVAL", "ENETUNREACH"].contains(answer.errno), "\(answer)")
+            } else {
+                expect(answer.errno, is: "EADDRNOTAVAIL", call)
+            }
+            if !transport.isStream {
+                try remote.must("setsockopt l nonblock 1")
+                expect(try remote("recvfrom l").errno, is: "EAGAIN", "what came")
+            }
         }
     }
 
