@@ -38,7 +38,7 @@ all: $(CONTROLLER) ## build the controller: out/vip-bpfctl
 .PHONY: $(CONTROLLER)
 $(CONTROLLER): deps-build object
 	$(call say,SWIFT,$@)
-	$(Q)$(BUILDER) $(SWIFT_BUILD) -c release --static-swift-stdlib --product vip-bpfctl
+	$(Q)$(BUILDER) $(SWIFT_BUILD) -c release --static-swift-stdlib -Xlinker -s --product vip-bpfctl
 	$(Q)$(BUILDER) install -D "$$($(BUILDER) $(SWIFT) build -c release --show-bin-path)/vip-bpfctl" $@
 
 .PHONY: deps-%

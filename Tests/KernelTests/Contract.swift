@@ -114,7 +114,7 @@ enum Party: Sendable, CaseIterable {
 }
 
 /// An address by what it is to a party.
-enum Place: Hashable, Sendable {
+enum Place: Hashable, Sendable, CustomStringConvertible {
     case wildcard, localhost, host, remote
     /// systemd-resolved's stub: in 127/8, of no session.
     case stub
@@ -140,6 +140,15 @@ enum Place: Hashable, Sendable {
         case .loopback(let party): party.virtualLoopback ?? "no virtual loopback"
         }
     }
+}
+
+extension Place {
+    var description: String { address }
+}
+
+/// Compares, and says what it was about.
+func expect(_ got: String?, is wanted: String, _ what: String, sourceLocation: SourceLocation = #_sourceLocation) {
+    #expect(got == wanted, "\(what): \(got ?? "none"), not \(wanted)", sourceLocation: sourceLocation)
 }
 
 /// A program that is run by a party. What is in `first` it does before all else.

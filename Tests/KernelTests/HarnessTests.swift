@@ -37,7 +37,7 @@ struct HarnessTests {
         let mark = try #require(output.firstMatch(of: /<<(\S+) (\d+)>>/))
         try Sandbox.expectNothingLeft(of: String(mark.1))
         // Gone, or dead and not yet reaped by whoever adopted it: "PID (NAME) STATE …", proc(5).
-        let stat = (try? String(contentsOfFile: "/proc/\(mark.2)/stat", encoding: .utf8)) ?? ") Z"
+        let stat = (try? KernelFile.read("/proc/\(mark.2)/stat")) ?? ") Z"
         #expect(stat.contains(") Z"), "\(stat)")
     }
 
@@ -59,7 +59,7 @@ struct HarnessTests {
             let pid = try deep.must("pid")
             #expect(pid.pid == deep.pid)
             #expect(pid.name == "redis-like")
-            let cgroups = try String(contentsOfFile: "/proc/\(deep.pid)/cgroup", encoding: .utf8)
+            let cgroups = try KernelFile.read("/proc/\(deep.pid)/cgroup")
             #expect(cgroups.contains("0::/\(sandbox.name)/attached/ann/x/y\n"))
 
             let addresses = try sandbox.sh("ip -4 -brief address show dev eth0")

@@ -14,7 +14,7 @@ enum Privilege {
     /// Why these tests cannot run here; `nil` where they can.
     static let missing: String? = {
         guard geteuid() == 0 else { return "not root: build as yourself, then `sudo swift test --skip-build`" }
-        let status = (try? String(contentsOfFile: "/proc/self/status", encoding: .utf8)) ?? ""
+        let status = (try? KernelFile.read("/proc/self/status")) ?? ""
         let line = status.split(separator: "\n").first { $0.hasPrefix("CapEff:") }
         let effective =
             line.flatMap { UInt64($0.dropFirst("CapEff:".count).trimmingCharacters(in: .whitespaces), radix: 16) } ?? 0
@@ -32,13 +32,33 @@ enum Privilege {
 /// Where cgroup v2 is mounted: `/sys/fs/cgroup`, `/sys/fs/cgroup/unified` or elsewhere.
 enum CgroupMount {
     static let path: String? = {
-        let table = (try? String(contentsOfFile: "/proc/self/mounts", encoding: .utf8)) ?? ""
+        let table = (try? KernelFile.read("/proc/self/mounts")) ?? ""
         for line in table.split(separator: "\n") {
             let fields = line.split(separator: " ")
             if fields.count > 2, fields[2] == "cgroup2" { return String(fields[1]) }
         }
         return nil
     }()
+}
+
+/// Files that the kernel makes up as they are read.
+enum KernelFile {
+    /// All of it. Foundation takes a short read for the end, which it is not in /proc: one comes at each page.
+    static func read(_ path: String) throws -> String {
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw HarnessError.errno("open \(path)") }
+        defer { close(descriptor) }
+        var bytes: [UInt8] = []
+        while true {
+            let chunk = try [UInt8](unsafeUninitializedCapacity: 65536) { buffer, count in
+                let got = Glibc.read(descriptor, buffer.baseAddress, buffer.count)
+                guard got >= 0 else { throw HarnessError.errno("read \(path)") }
+                count = got
+            }
+            if chunk.isEmpty { return String(decoding: bytes, as: UTF8.self) }
+            bytes += chunk
+        }
+    }
 }
 
 extension Trait where Self == ConditionTrait {

@@ -95,7 +95,7 @@ final class Probe {
     func kernelView(_ socket: String) throws -> (local: String, remote: String)? {
         guard let inode = inodes[socket] else { throw HarnessError("no socket named \(socket)") }
         for table in ["tcp", "udp"] {
-            let text = try String(contentsOfFile: "/proc/\(pid)/net/\(table)", encoding: .utf8)
+            let text = try KernelFile.read("/proc/\(pid)/net/\(table)")
             for line in text.split(separator: "\n").dropFirst() {
                 let fields = line.split(separator: " ")
                 guard fields.count > 9, UInt64(fields[9]) == inode else { continue }

@@ -64,7 +64,7 @@ final class Sandbox: Sendable {
             "\(CgroupMount.path ?? "")/\(name)", "/run/netns/\(name)", "/run/netns/\(name)-out", "/tmp/\(name)",
         ]
         let left = places.filter { FileManager.default.fileExists(atPath: $0) }
-        let mounts = try String(contentsOfFile: "/proc/self/mounts", encoding: .utf8)
+        let mounts = try KernelFile.read("/proc/self/mounts")
         guard left.isEmpty else { throw HarnessError("left behind: \(left.joined(separator: ", "))") }
         guard !mounts.contains("/tmp/\(name)/") else { throw HarnessError("left behind: a mount in /tmp/\(name)") }
     }
