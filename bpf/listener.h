@@ -59,9 +59,16 @@ static __always_inline enum vip_answer vip_look4(struct bpf_sock_addr *ctx,
 
 		if (vip_listens4(ctx, loopback, loopback, whose))
 			return VIP_TO_LOOPBACK;
-		/* A UDP client that was sent to VIP4 in place of 127.0.0.1 hears nobody else. */
-		if (vip4 && from == vip4 && vip_listens4(ctx, vip4, loopback, VIP_CONNECTED))
+	}
+	/*
+	 * A UDP server's answer: its client may have got LO4 or 127.0.0.1, and if it is connected it hears
+	 * nobody but this very socket, so one that is found so is the one that is meant.
+	 */
+	if (from && ctx->type == SOCK_DGRAM) {
+		if (vip_listens4(ctx, from, loopback, VIP_CONNECTED))
 			return VIP_TO_LOOPBACK;
+		if (vip_listens4(ctx, from, VIP_LOCALHOST4, VIP_CONNECTED))
+			return VIP_TO_LOCALHOST;
 	}
 	if ((plan.probes & VIP_PROBE_OWN_ADDRESS) && vip_listens4(ctx, loopback, vip4, VIP_BOUND))
 		return VIP_TO_ADDRESS;

@@ -212,8 +212,8 @@ static __always_inline __be32 vip_datagram_source4(struct bpf_sock_addr *ctx,
 		return source == VIP_TO_LOOPBACK ? loopback : bound;
 	if (bound == loopback) {
 		/* Left over from an earlier connect, or P: from the loopback nothing leaves the host. */
-		if (is_local || asked == VIP_OWN_LOOPBACK || asked == VIP_OTHER_LOOPBACK ||
-		    asked == VIP_LOOPBACK_REST)
+		if (is_local || asked == VIP_OWN_ADDRESS || asked == VIP_OWN_LOOPBACK ||
+		    asked == VIP_OTHER_LOOPBACK || asked == VIP_LOOPBACK_REST)
 			return bound;
 		return vip_address4(source, 0, vip4, caller->session->id);
 	}
@@ -245,6 +245,8 @@ int vip_sendmsg4(struct bpf_sock_addr *ctx)
 	if (to == VIP_UNAVAILABLE)
 		return vip_refuse(VIP_HOOK_SENDMSG4, EADDRNOTAVAIL);
 
+	if (asked == VIP_OWN_ADDRESS && vip_is_127(bound)) /* as in connect */
+		vip_remember(ctx, VIP_SOCKET_NAMED_PEER);
 	granted = vip_address4(to, address, caller.session->vip4, caller.session->id);
 	from = vip_datagram_source4(ctx, &caller, asked, to, granted, bound, features);
 	if (granted != address)
@@ -265,8 +267,8 @@ int vip_recvmsg4(struct bpf_sock_addr *ctx)
 
 	if (!sk)
 		return VIP_PROCEED;
-	/* Only a connected socket's own end tells what its peer was asked for as. */
-	own = sk->dst_ip4 == peer ? sk->src_ip4 : 0;
+	/* On the wildcard the socket has no end of its own that would tell anything: 0. */
+	own = sk->src_ip4;
 	if (vip_name_is_plain4(peer, own) || !vip_find_session(&caller))
 		return VIP_PROCEED;
 	shown = vip_name4(peer, own, caller.session->vip4, caller.session->id);

@@ -44,12 +44,20 @@ extension Change {
         let levels = try DesiredRows.checked(Set(registry.levels(bootID: bootID)).union(newRows.map(\.level)))
 
         try registry.open(records)
+        var added: Set<IPAddress> = []
         do throws(Failure) {
-            try place(records)
+            try place(records, added: &added)
             try maps.addHostAddresses(placed.lazy.map(\.address).filter { owners[$0] == nil })
             try maps.open(newRows, allSessionLevels: levels)
             try registry.markOpen(records.map(\.id))
         } catch {
+            // Only what this call placed: taking off what it did not would fail for the same reason, without privilege.
+            for record in records.indices {
+                for address in records[record].addresses.indices {
+                    let isOurs = added.contains(records[record].addresses[address].address)
+                    records[record].addresses[address].placed = isOurs
+                }
+            }
             try? tearDown(records)
             throw error
         }
@@ -104,13 +112,21 @@ extension Change {
             virtualIPs: record.addresses.map(\.address))
     }
 
-    private func place(_ records: [SessionRecord]) throws(Failure) {
+    /// Puts the records' addresses on their interfaces; `added` has those that are on, also when it throws.
+    private func place(_ records: [SessionRecord], added: inout Set<IPAddress>) throws(Failure) {
         var byInterface: [String: [IPAddress]] = [:]
         for address in records.flatMap(\.addresses) where address.placed {
             byInterface[address.interface, default: []].append(address.address)
         }
         for (interface, addresses) in byInterface.sorted(by: { $0.key < $1.key }) {
-            for result in try netlink.add(addresses, to: interface) { _ = try result.get() }
+            var failure: Failure?
+            for (address, result) in zip(addresses, try netlink.add(addresses, to: interface)) {
+                switch result {
+                case .success: added.insert(address)
+                case .failure(let first): failure = failure ?? first
+                }
+            }
+            if let failure { throw failure }
         }
     }
 
