@@ -106,13 +106,17 @@ public struct DesiredRows: Sendable {
 
     /// The different depths of the sessions' cgroups: the kernel looks for a session at each of them.
     public static func levels(of sessions: some Sequence<SessionRow>) throws(Failure) -> [UInt32] {
-        let levels = Set(sessions.map(\.level)).sorted()
+        try checked(Set(sessions.map(\.level)))
+    }
+
+    /// Depths as the map has them, ascending; fails where there are more than it holds.
+    public static func checked(_ levels: Set<UInt32>) throws(Failure) -> [UInt32] {
         guard levels.count <= Int(VIP_LEVELS_MAX) else {
             throw Failure(
                 .failed, "set where sessions are", "their cgroups are at \(levels.count) different depths",
                 try: "keep them at \(VIP_LEVELS_MAX) depths at most")
         }
-        return levels
+        return levels.sorted()
     }
 
     /// Whose each address is. A session's address is the session's though it is on the host's interface too.

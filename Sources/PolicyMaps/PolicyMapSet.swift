@@ -195,13 +195,10 @@ public struct PolicyMapSet: ~Copyable {
         }
     }
 
-    /// Brings the host's own addresses up to date; the sessions' rows stay.
-    public func refreshHostAddresses(_ hostAddresses: Set<IPAddress>) throws(Failure) {
-        let live = try Dictionary(rowsOf: addresses)
-        let host = vip_address_owner(owner: VIP_OWNER_HOST.rawValue, id: 0)
-        let desired = Set(hostAddresses.lazy.filter { !$0.isLoopback }.map { vip_address($0) })
-        try addresses.set(desired.filter { live[$0] == nil }.map { (key: $0, value: host) })
-        try addresses.remove(live.filter { $0.value == host && !desired.contains($0.key) }.map(\.key))
+    /// Adds the host's own addresses. Those that it no longer has go with the next ``apply(_:)``: until then a program that
+    /// asks for one is treated as if the host had it, and the kernel refuses it by itself.
+    public func addHostAddresses(_ hostAddresses: some Sequence<IPAddress>) throws(Failure) {
+        try addresses.set(DesiredRows.owners(of: hostAddresses, sessions: []).map { (key: $0.key, value: $0.value) })
     }
 }
 

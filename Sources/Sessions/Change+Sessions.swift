@@ -40,15 +40,13 @@ extension Change {
         let placed = try hostAddresses()
         var records = try plan(requests, policy: policy, placed: placed)
         let newRows = try rows(of: records, under: policy)
-        let existing = try registry.sessions()
-        let levels = try DesiredRows.levels(of: newRows + existing.map(Self.bareRow))
+        let owners = try registry.usedAddresses()
+        let levels = try DesiredRows.checked(Set(registry.levels(bootID: bootID)).union(newRows.map(\.level)))
 
         try registry.open(records)
         do throws(Failure) {
             try place(records)
-            try maps.refreshHostAddresses(
-                Set(placed.map(\.address)).subtracting(existing.flatMap { $0.addresses.map(\.address) })
-                    .subtracting(newRows.flatMap(\.virtualIPs)))
+            try maps.addHostAddresses(placed.lazy.map(\.address).filter { owners[$0] == nil })
             try maps.open(newRows, allSessionLevels: levels)
             try registry.markOpen(records.map(\.id))
         } catch {
@@ -77,11 +75,8 @@ extension Change {
         let ids = records.map(\.id)
         try registry.beginClose(ids)
         if pins.isLoaded {
-            let closing = Set(ids)
-            let remaining = try registry.sessions().filter { !closing.contains($0.id) && $0.bootID == bootID }
             let maps = try PolicyMapSet(pins)
-            try maps.close(
-                records.map(Self.bareRow), remainingLevels: try DesiredRows.levels(of: remaining.map(Self.bareRow)))
+            try maps.close(records.map(Self.bareRow), remainingLevels: registry.levels(bootID: bootID, without: ids))
         }
         try withdraw(records)
         try registry.remove(ids)

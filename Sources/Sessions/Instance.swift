@@ -80,7 +80,7 @@ public struct Change: ~Copyable {
     /// sessions of an earlier boot, sessions of a `run` that is no more.
     fileprivate func repair() throws(Failure) {
         try settlePendingPolicy()
-        let left = try registry.sessions().filter { record in
+        let left = try registry.unsettledSessions(bootID: bootID).filter { record in
             record.state != .open || record.bootID != bootID || isAbandoned(record)
         }
         guard !left.isEmpty else { return }

@@ -226,14 +226,48 @@ public final class Registry: Sendable {
 
     /// Every session, by rising ID.
     public func sessions() throws(Failure) -> [SessionRecord] {
+        try sessions(where: "TRUE", [])
+    }
+
+    /// The sessions that a command may have to mend: not open, of another boot, or made by `run`. By rising ID.
+    func unsettledSessions(bootID: String) throws(Failure) -> [SessionRecord] {
+        try sessions(
+            where: "state <> 'open' OR boot_id <> ? OR keeper = ?", [bootID, SessionRecord.Keeper.run.rawValue])
+    }
+
+    /// The depths of the cgroups of the sessions of a boot, but for some sessions. Rising.
+    func levels(bootID: String, without ids: [UInt32] = []) throws(Failure) -> [UInt32] {
+        // One session is closed at a time, or a few; for very many it is no dearer to leave them out here.
+        let leftOut = Set(ids)
+        return try read { db in
+            if leftOut.isEmpty {
+                return try UInt32.fetchAll(
+                    db, sql: "SELECT DISTINCT cgroup_level FROM sessions WHERE boot_id = ? ORDER BY 1",
+                    arguments: [bootID])
+            }
+            var levels: Set<UInt32> = []
+            let rows = try Row.fetchCursor(
+                db, sql: "SELECT id, cgroup_level FROM sessions WHERE boot_id = ?", arguments: [bootID])
+            while let row = try rows.next() {
+                let id: UInt32 = try row.decode(atIndex: 0)
+                if !leftOut.contains(id) { levels.insert(try row.decode(atIndex: 1)) }
+            }
+            return levels.sorted()
+        }
+    }
+
+    private func sessions(where condition: String, _ arguments: StatementArguments) throws(Failure) -> [SessionRecord] {
         try read { db in
             var addresses: [UInt32: [SessionRecord.Address]] = [:]
-            let rows = try Row.fetchCursor(db, sql: Self.selectAddresses)
+            let rows = try Row.fetchCursor(
+                db, sql: "\(Self.selectAddresses) WHERE session_id IN (SELECT id FROM sessions WHERE \(condition))",
+                arguments: arguments)
             while let row = try rows.next() {
                 let (session, address) = try Self.address(row)
                 addresses[session, default: []].append(address)
             }
-            return try Self.records(db, Self.selectSessions + " ORDER BY id", [], addresses)
+            return try Self.records(
+                db, "\(Self.selectSessions) WHERE \(condition) ORDER BY id", arguments, addresses)
         }
     }
 
@@ -280,7 +314,7 @@ public final class Registry: Sendable {
         var arguments: StatementArguments = [bootID]
         if var path {
             // What is below begins with the path and "/"; "0" is the next character.
-            let below = path.data
+            let below = path.components.isEmpty ? Data() : path.data
             var above: [Data] = []
             repeat { above.append(path.data) } while path.removeLastComponent()
             let places = repeatElement("?", count: above.count).joined(separator: ", ")

@@ -119,36 +119,23 @@ import Testing
         }
     }
 
-    /// No answer is lost among many, and each is that of its address.
-    @Test(arguments: [IPAddress.Family.v4, .v6]) func tenThousand(family: IPAddress.Family) async throws {
+    /// No answer is lost among many, and each is that of its address. Fewer of IPv6: there the kernel's time to remove
+    /// one grows with how many there are.
+    @Test(arguments: [(IPAddress("10.30.0.0")!, 10_000), (IPAddress("2001:db8:30::1")!, 1000)])
+    func many(first: IPAddress, count: Int) async throws {
         try await inNetworkNamespace {
-            let first = family == .v4 ? IPAddress("10.30.0.0")! : IPAddress("2001:db8:30::1")!
-            let addresses = (0..<10_000).map { IPAddress(family, value: first.value + $0) }
+            let addresses = (0..<UInt128(count)).map { IPAddress(first.family, value: first.value + $0) }
             let netlink = try Netlink()
-            let third = stride(from: 0, to: addresses.count, by: 3).map { addresses[$0] }
+            let third = stride(from: 0, to: count, by: 3).map { addresses[$0] }
             _ = try netlink.add(third, to: "lo")
+            let additions = addresses.indices.map { $0.isMultiple(of: 3) ? Addition.alreadyThere : .added }
+            #expect(try netlink.add(addresses, to: "lo").map { try $0.get() } == additions)
+            #expect(try Set(addresses).isSubset(of: netlink.hostAddresses().map(\.address)))
+            #expect(try netlink.defaultRouteInterface() == nil)
             _ = try netlink.remove(third, from: "lo")
-            let clock = ContinuousClock()
-            var additions: [Result<Addition, Failure>] = []
-            let added = try clock.measure { additions = try netlink.add(addresses, to: "lo") }
-            #expect(additions.count == addresses.count && additions.allSatisfy { $0 == .success(.added) })
-            var found: [PlacedAddress] = []
-            let listed = try clock.measure { found = try netlink.hostAddresses() }
-            #expect(Set(addresses).isSubset(of: found.map(\.address)))
-
-            _ = try netlink.remove(third, from: "lo")
-            let expected = addresses.indices.map { $0.isMultiple(of: 3) ? Addition.added : .alreadyThere }
-            #expect(try netlink.add(addresses, to: "lo").map { try $0.get() } == expected)
-
-            var interface: String?
-            let route = try clock.measure { interface = try netlink.defaultRouteInterface() }
-            #expect(interface == nil)
-            var removals: [Result<Removal, Failure>] = []
-            let removed = try clock.measure { removals = try netlink.remove(addresses, from: "lo") }
-            #expect(removals.count == addresses.count && removals.allSatisfy { $0 == .success(.removed) })
-            print(
-                "netlink, 10,000 \(family.rawValue) addresses: add \(added), list \(listed), default route \(route), "
-                    + "remove \(removed)")
+            let removals = addresses.indices.map { $0.isMultiple(of: 3) ? Removal.alreadyGone : .removed }
+            #expect(try netlink.remove(addresses, from: "lo").map { try $0.get() } == removals)
+            #expect(try Set(addresses).isDisjoint(with: netlink.hostAddresses().map(\.address)))
         }
     }
 }

@@ -62,6 +62,6 @@ import Testing
         }
         #expect(found.first == 50_001 && found[1] == 50_003 && found.last == 60_001)
         #expect(Set(found).count == 10_000)
-        #expect(time < .seconds(1), "10,000 passes over 50,000 would take far longer")
+        #expect(time < .seconds(10), "10,000 passes over 50,000 would take far longer")
     }
 }

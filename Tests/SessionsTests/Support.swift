@@ -53,10 +53,18 @@ final class Child {
         defer { posix_spawn_file_actions_destroy(&actions) }
         posix_spawn_file_actions_adddup2(&actions, toChild.readEnd.rawValue, 0)
         posix_spawn_file_actions_adddup2(&actions, fromChild.writeEnd.rawValue, 1)
+        // The threads of the pool block signals, and a child inherits that: a shell would wait for its own children for ever.
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        var none = sigset_t()
+        sigemptyset(&none)
+        posix_spawnattr_setsigmask(&attributes, &none)
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
         var argv = arguments.map { strdup($0) } + [nil]
         defer { for argument in argv { free(argument) } }
         var child: pid_t = 0
-        let error = posix_spawnp(&child, arguments[0], &actions, nil, &argv, environ)
+        let error = posix_spawnp(&child, arguments[0], &actions, &attributes, &argv, environ)
         try toChild.readEnd.close()
         try fromChild.writeEnd.close()
         try #require(error == 0, "\(arguments[0]): \(String(cString: strerror(error)))")
