@@ -121,6 +121,14 @@ static double run_tcp(const struct target *target, long count)
 	return (end - start) / count;
 }
 
+static void receive(int sink)
+{
+	char buffer[PAYLOAD];
+
+	if (recv(sink, buffer, sizeof(buffer), MSG_DONTWAIT) != PAYLOAD)
+		die("recv");
+}
+
 /* sendto alone is timed. What arrives is read between the batches, and must be all of it. */
 static double run_sendto(const struct target *target, long count)
 {
@@ -134,7 +142,6 @@ static double run_sendto(const struct target *target, long count)
 	if (setsockopt(sink, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)))
 		die("SO_RCVBUFFORCE");
 	for (long batch = -(batches / 8 + 1); batch < batches; batch++) {
-		char buffer[PAYLOAD];
 		double start = now();
 
 		for (int i = 0; i < BATCH; i++)
@@ -144,12 +151,32 @@ static double run_sendto(const struct target *target, long count)
 		if (batch >= 0)
 			total += now() - start;
 		for (int i = 0; i < BATCH; i++)
-			if (recv(sink, buffer, sizeof(buffer), MSG_DONTWAIT) != PAYLOAD)
-				die("recv");
+			receive(sink);
 	}
 	close(source);
 	close(sink);
 	return total / (batches * BATCH);
+}
+
+static double run_sendto_recv(const struct target *target, long count)
+{
+	static const char payload[PAYLOAD];
+	struct sockaddr_in peer = address_of(target->peer);
+	int sink = open_bound(SOCK_DGRAM, target->server), source = open_socket(SOCK_DGRAM);
+	double start = 0, end;
+
+	for (long i = -(count / 8 + 1); i < count; i++) {
+		if (i == 0)
+			start = now();
+		if (sendto(source, payload, sizeof(payload), 0, (struct sockaddr *)&peer,
+			   sizeof(peer)) != PAYLOAD)
+			die("sendto");
+		receive(sink);
+	}
+	end = now();
+	close(source);
+	close(sink);
+	return (end - start) / count;
 }
 
 /* bind and close alone are timed: a batch of sockets is made before. */
@@ -235,6 +262,7 @@ static const struct bench_case {
 	{ "tcp-loopback", run_tcp, { LOCALHOST, LOCALHOST, 0 } },
 	{ "tcp-loopback-accept-name", run_tcp, { LOCALHOST, LOCALHOST, 1 } },
 	{ "tcp-loopback-wildcard", run_tcp, { WILDCARD, LOCALHOST, 0 } },
+	{ "sendto-recv", run_sendto_recv, { ELSEWHERE, ELSEWHERE, 0 } },
 	{ "sendto-loopback", run_sendto, { LOCALHOST, LOCALHOST, 0 } },
 	{ "bind-loopback", run_bind, { LOCALHOST, NULL, 0 } },
 	{ "socket-bind", run_socket_bind, { WILDCARD, NULL, 0 } },
