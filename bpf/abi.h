@@ -38,7 +38,9 @@
 
 #define VIP_BANKS 2
 #define VIP_POLICIES_PER_BANK \
-	32		 /* the base policy is number 0, overrides are 1…31: bits of a __u32 */
+	32 /* the base policy is number 0, overrides are 1…31: bits of a __u32 */
+#define VIP_HOST_ADDRESSES_MAX \
+	8		 /* of IPv4 that config holds itself; a host with more looks in the map */
 #define VIP_LEVELS_MAX 8 /* how many different depths of the cgroup tree sessions may be at */
 #define VIP_NAME_MAX 64	 /* an executable's name with its NUL; longer ones match by path only */
 #define VIP_COMM_MAX 16	 /* TASK_COMM_LEN, include/linux/sched.h: 15 bytes and a NUL */
@@ -63,8 +65,10 @@ struct vip_config {
 	__u32 flags;	  /* enum vip_config_flag */
 	__u32 level_count;	      /* entries of levels that are in use */
 	__u32 levels[VIP_LEVELS_MAX]; /* depths below the cgroup root at which sessions are */
-	__u8 object_id
-		[VIP_OBJECT_ID_MAX]; /* SHA-256 of the object that the pinned programs came from */
+	__u32 host4_count; /* entries of host4 in use; more than there are: look in addresses */
+	__u32 reserved;
+	__be32 host4[VIP_HOST_ADDRESSES_MAX]; /* the host's own IPv4 addresses, for connect */
+	__u8 object_id[VIP_OBJECT_ID_MAX]; /* SHA-256 of the object the pinned programs are from */
 };
 
 enum vip_config_flag {
@@ -154,9 +158,7 @@ struct vip_listing {
 struct vip_program {
 	__u64 inode;
 	__u32 name_hash; /* qstr.hash of the executable's directory entry: renaming changes it */
-	__u32 name_length;
 	__u32 device;
-	__u32 reserved;
 	char comm[VIP_COMM_MAX];
 };
 
@@ -186,7 +188,7 @@ struct vip_counters {
 
 #define VIP_ASSERT_SIZE(type, size) \
 	_Static_assert(sizeof(type) == (size), #type " changed its size")
-VIP_ASSERT_SIZE(struct vip_config, 80);
+VIP_ASSERT_SIZE(struct vip_config, 120);
 VIP_ASSERT_SIZE(struct vip_session, 32);
 VIP_ASSERT_SIZE(struct vip_address, 16);
 VIP_ASSERT_SIZE(struct vip_address_owner, 8);
@@ -195,7 +197,7 @@ VIP_ASSERT_SIZE(struct vip_program_name, 64);
 VIP_ASSERT_SIZE(struct vip_program_script, 16);
 VIP_ASSERT_SIZE(struct vip_program_file, 16);
 VIP_ASSERT_SIZE(struct vip_listing, 24);
-VIP_ASSERT_SIZE(struct vip_program, 40);
+VIP_ASSERT_SIZE(struct vip_program, 32);
 VIP_ASSERT_SIZE(struct vip_verdict, 16);
 VIP_ASSERT_SIZE(struct vip_socket, 4);
 VIP_ASSERT_SIZE(struct vip_counters, 24);

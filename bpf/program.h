@@ -6,36 +6,34 @@
 #include "kernel.h"
 #include "session.h"
 
+static __always_inline void vip_join(struct vip_verdict *verdict, const struct vip_listing *listing,
+				     __u32 bank)
+{
+	if (!listing)
+		return;
+	for (int i = 0; i < VIP_LIST_COUNT; i++)
+		verdict->lists[i] |= listing->lists[bank][i];
+}
+
 /*
- * The three look-ups of a program that has no verdict yet, or one of an older generation: by its
- * executable's name, by its thread-group leader's name (a script is known by no other), by its file.
- * Not inlined: it runs once for a program and generation, and must not weigh on the calls after it.
+ * The three look-ups of a program that has no verdict yet, or one of an older generation: by its file,
+ * by its thread-group leader's name (a script is known by no other), by its executable's name. Not
+ * inlined: it runs once for a program and generation, and must not weigh on the calls after it.
  */
 static __noinline int vip_judge(const struct vip_program *program, const unsigned char *name,
-				__u32 generation, struct vip_verdict *verdict)
+				__u32 name_length, __u32 generation, struct vip_verdict *verdict)
 {
 	struct vip_program_file file = { .inode = program->inode, .device = program->device };
 	struct vip_program_name by_name = {};
-	const struct vip_listing *listing;
 	__u32 bank = generation & 1;
 
 	verdict->generation = generation;
-	listing = bpf_map_lookup_elem(&program_files, &file);
-	if (listing)
-		for (int i = 0; i < VIP_LIST_COUNT; i++)
-			verdict->lists[i] |= listing->lists[bank][i];
-	listing = bpf_map_lookup_elem(&program_scripts, program->comm);
-	if (listing)
-		for (int i = 0; i < VIP_LIST_COUNT; i++)
-			verdict->lists[i] |= listing->lists[bank][i];
+	vip_join(verdict, bpf_map_lookup_elem(&program_files, &file), bank);
+	vip_join(verdict, bpf_map_lookup_elem(&program_scripts, program->comm), bank);
 	/* A longer name would match one that agrees in its first 63 bytes. */
-	if (program->name_length < VIP_NAME_MAX &&
-	    bpf_probe_read_kernel_str(&by_name, sizeof(by_name), name) > 0) {
-		listing = bpf_map_lookup_elem(&program_names, &by_name);
-		if (listing)
-			for (int i = 0; i < VIP_LIST_COUNT; i++)
-				verdict->lists[i] |= listing->lists[bank][i];
-	}
+	if (name_length < VIP_NAME_MAX &&
+	    bpf_probe_read_kernel_str(&by_name, sizeof(by_name), name) > 0)
+		vip_join(verdict, bpf_map_lookup_elem(&program_names, &by_name), bank);
 	bpf_map_update_elem(&verdicts, program, verdict, BPF_ANY);
 	return 0;
 }
@@ -51,6 +49,8 @@ static __always_inline __u32 vip_listed(const struct vip_caller *caller)
 	struct inode *inode;
 	struct mm_struct *mm;
 	struct file *exe;
+	const __u64 *comm;
+	__u64 name[2];
 	__u32 listed = 0;
 
 	mm = task->mm;
@@ -64,12 +64,19 @@ static __always_inline __u32 vip_listed(const struct vip_caller *caller)
 	program.inode = inode->i_ino;
 	program.device = inode->i_sb->s_dev;
 	program.name_hash = dentry->d_name.hash;
-	program.name_length = dentry->d_name.len;
-	bpf_probe_read_kernel(program.comm, sizeof(program.comm), task->group_leader->comm);
+	/*
+	 * The 16 bytes in two loads and no helper. A program that renames itself meanwhile may be seen
+	 * with half of each name, for this call.
+	 */
+	comm = (const __u64 *)task->group_leader->comm;
+	name[0] = comm[0];
+	name[1] = comm[1];
+	__builtin_memcpy(program.comm, name, sizeof(program.comm));
 
 	verdict = bpf_map_lookup_elem(&verdicts, &program);
 	if (!verdict || verdict->generation != caller->generation) {
-		vip_judge(&program, dentry->d_name.name, caller->generation, &fresh);
+		vip_judge(&program, dentry->d_name.name, dentry->d_name.len, caller->generation,
+			  &fresh);
 		verdict = &fresh;
 	}
 	for (int i = 0; i < VIP_LIST_COUNT; i++)

@@ -108,4 +108,26 @@ static __always_inline enum vip_place vip_place_of4(const struct vip_caller *cal
 	return vip_place_of_owner(place, owner);
 }
 
+/*
+ * The same for a destination, which need not know whose another session's address is: like any other
+ * host's, it is just connected to. So for nearly every host this is a compare or two in config, which
+ * is in the cache already, and no look-up.
+ */
+static __always_inline enum vip_place vip_destination_of4(const struct vip_caller *caller,
+							  __be32 address)
+{
+	enum vip_place place = vip_place4(caller->session->vip4, caller->session->id, address);
+	__u32 count = caller->config->host4_count;
+
+	if (place != VIP_SOME_ADDRESS || count > VIP_HOST_ADDRESSES_MAX)
+		return vip_place_of4(caller, address);
+	for (__u32 i = 0; i < VIP_HOST_ADDRESSES_MAX; i++) {
+		if (i >= count)
+			break;
+		if (caller->config->host4[i] == address)
+			return VIP_HOST_ADDRESS;
+	}
+	return VIP_ELSEWHERE;
+}
+
 #endif

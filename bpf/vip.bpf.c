@@ -157,7 +157,7 @@ int vip_connect4(struct bpf_sock_addr *ctx)
 		return VIP_PROCEED;
 	flags = caller.policy->flags;
 	features = vip_features_of(&caller);
-	asked = vip_place_of4(&caller, address);
+	asked = vip_destination_of4(&caller, address);
 	plan = vip_connect(asked, features, flags, caller.session->vip4 != 0,
 			   vip_is_excluded(&caller, ctx->user_port));
 	sk = vip_socket_of(ctx);
@@ -236,7 +236,7 @@ int vip_sendmsg4(struct bpf_sock_addr *ctx)
 	if (!vip_find_session(&caller) || !vip_find_policy(&caller))
 		return VIP_PROCEED;
 	features = vip_features_of(&caller);
-	asked = vip_place_of4(&caller, address);
+	asked = vip_destination_of4(&caller, address);
 	plan = vip_connect(asked, features, caller.policy->flags, caller.session->vip4 != 0,
 			   vip_is_excluded(&caller, ctx->user_port));
 	to = plan.probes ? vip_look4(ctx, &caller, plan, bound) : plan.otherwise;

@@ -39,6 +39,8 @@ public struct DesiredRows: Sendable {
     public var files: [vip_program_file: ListMasks] = [:]
     public var sessions: [SessionRow] = []
     public var addresses: [vip_address: vip_address_owner] = [:]
+    /// The host's own IPv4 addresses beside the loopback, as numbers in host byte order.
+    public var hostIPv4: [UInt32] = []
     /// Depths of the sessions' cgroups, ascending.
     public var levels: [UInt32] = []
     /// `enum vip_config_flag`.
@@ -72,7 +74,10 @@ public struct DesiredRows: Sendable {
         }
         self.sessions = sessions
         levels = try Self.levels(of: sessions)
+        let hostAddresses = Array(hostAddresses)
         addresses = Self.owners(of: hostAddresses, sessions: sessions)
+        let virtualIPs = Set(sessions.flatMap(\.virtualIPs))
+        hostIPv4 = hostAddresses.filter { !virtualIPs.contains($0) }.compactMap(\.hostIPv4)
     }
 
     private mutating func add(
@@ -135,4 +140,9 @@ public struct DesiredRows: Sendable {
         }
         return owners
     }
+}
+
+extension IPAddress {
+    /// The number of an IPv4 address outside 127/8; `nil` for any other.
+    var hostIPv4: UInt32? { isLoopback ? nil : v4 }
 }

@@ -78,6 +78,7 @@ public struct PolicyMapSet: ~Copyable {
         var levels = Set(row.levelsInUse).union(desired.levels).sorted()
         if levels.count > Int(VIP_LEVELS_MAX) { levels = desired.levels }
         row.setLevels(levels)
+        row.setHostAddresses(desired.hostIPv4)
         try config.set(0, to: row)
         let liveAddresses = try Dictionary(rowsOf: addresses)
         changes.written += try write(desired.addresses, over: liveAddresses, to: addresses)
@@ -165,14 +166,20 @@ public struct PolicyMapSet: ~Copyable {
     // MARK: Sessions
 
     /// Adds sessions to those there are: what can be known early first, the row that makes a session of a cgroup last.
-    public func open(_ opened: [SessionRow], allSessionLevels: [UInt32]) throws(Failure) {
-        var row = try configuration()
-        if row.levelsInUse != allSessionLevels {
-            row.setLevels(allSessionLevels)
-            try config.set(0, to: row)
+    ///
+    /// - Parameters:
+    ///   - levels: Depths of the cgroups of all sessions, these among them.
+    ///   - hostAddresses: The host's own addresses, brought up to date on the way. In the `addresses` map, those that it
+    ///     no longer has go with the next ``apply(_:)``: until then a bind to one is refused by the kernel by itself.
+    public func open(
+        _ opened: [SessionRow], levels: [UInt32], hostAddresses: [IPAddress]
+    ) throws(Failure) {
+        try configure { row in
+            row.setLevels(levels)
+            row.setHostAddresses(hostAddresses.compactMap(\.hostIPv4))
         }
-        let owners = DesiredRows.owners(of: [], sessions: opened)
-        try addresses.set(owners.map { (key: $0.key, value: $0.value) })
+        try addresses.set(
+            DesiredRows.owners(of: hostAddresses, sessions: opened).map { (key: $0.key, value: $0.value) })
         try ids.set(opened.map { (key: $0.id, value: $0.cgroupID) })
         try sessions.set(
             opened.map { session in
@@ -183,22 +190,20 @@ public struct PolicyMapSet: ~Copyable {
             })
     }
 
+    /// Changes the configuration, and writes it only where that makes a difference.
+    private func configure(_ change: (inout vip_config) -> Void) throws(Failure) {
+        let before = try configuration()
+        var row = before
+        change(&row)
+        if row != before { try config.set(0, to: row) }
+    }
+
     /// Takes sessions away, in the reverse order. What is not there any more does not matter.
     public func close(_ closed: [SessionRow], remainingLevels: [UInt32]) throws(Failure) {
         try sessions.remove(closed.map(\.cgroupID))
         try ids.remove(closed.map(\.id))
         try addresses.remove(closed.flatMap(\.virtualIPs).map { vip_address($0) })
-        var row = try configuration()
-        if row.levelsInUse != remainingLevels {
-            row.setLevels(remainingLevels)
-            try config.set(0, to: row)
-        }
-    }
-
-    /// Adds the host's own addresses. Those that it no longer has go with the next ``apply(_:)``: until then a program that
-    /// asks for one is treated as if the host had it, and the kernel refuses it by itself.
-    public func addHostAddresses(_ hostAddresses: some Sequence<IPAddress>) throws(Failure) {
-        try addresses.set(DesiredRows.owners(of: hostAddresses, sessions: []).map { (key: $0.key, value: $0.value) })
+        try configure { $0.setLevels(remainingLevels) }
     }
 }
 
@@ -218,6 +223,27 @@ extension vip_config {
             for index in words.indices { words[index] = index < new.count ? new[index] : 0 }
         }
         level_count = UInt32(new.count)
+    }
+
+    /// IPv4 addresses as numbers in host byte order; more than fit are left to the `addresses` map.
+    mutating func setHostAddresses(_ addresses: [UInt32]) {
+        let addresses = Set(addresses).sorted()
+        let fits = addresses.count <= Int(VIP_HOST_ADDRESSES_MAX)
+        withUnsafeMutableBytes(of: &host4) { bytes in
+            let words = bytes.bindMemory(to: UInt32.self)
+            for index in words.indices {
+                words[index] = fits && index < addresses.count ? addresses[index].bigEndian : 0
+            }
+        }
+        host4_count = fits ? UInt32(addresses.count) : UInt32.max
+    }
+
+    /// As ``setHostAddresses(_:)`` took them; `nil` where they did not fit.
+    public var hostAddresses: [IPAddress]? {
+        guard host4_count <= UInt32(VIP_HOST_ADDRESSES_MAX) else { return nil }
+        return withUnsafeBytes(of: host4) { bytes in
+            bytes.bindMemory(to: UInt32.self).prefix(Int(host4_count)).map { IPAddress(v4: UInt32(bigEndian: $0)) }
+        }
     }
 
     mutating func setObjectID(_ id: [UInt8]) {

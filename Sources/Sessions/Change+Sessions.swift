@@ -47,8 +47,7 @@ extension Change {
         var added: Set<IPAddress> = []
         do throws(Failure) {
             try place(records, added: &added)
-            try maps.addHostAddresses(placed.lazy.map(\.address).filter { owners[$0] == nil })
-            try maps.open(newRows, allSessionLevels: levels)
+            try maps.open(newRows, levels: levels, hostAddresses: placed.map(\.address).filter { owners[$0] == nil })
             try registry.markOpen(records.map(\.id))
         } catch {
             // Only what this call placed: taking off what it did not would fail for the same reason, without privilege.

@@ -260,7 +260,7 @@ struct CommandLineTests {
                 "bpftool -j map lookup pinned '\(pin)' key 0 0 0 0 | tr -d ' \\n' | sed 's/.*\"value\":\\[\\([^]]*\\)\\].*/\\1/'"
             )
             let bytes = hex.matches(of: /0x([0-9a-f]{2})/).map { String($0.1) }
-            #expect(bytes.count == 80)
+            #expect(bytes.count == 120)
             let later = (["02", "00", "00", "00"] + bytes.dropFirst(4)).joined(separator: " ")
             try sandbox.sh("bpftool map update pinned '\(pin)' key hex 00 00 00 00 value hex \(later)")
 

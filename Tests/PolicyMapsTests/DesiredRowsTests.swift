@@ -61,6 +61,18 @@ import Testing
         #expect(!vip_policy(Policy().rules(for: nil)).hasExcludedPorts)
     }
 
+    @Test func hostAddressesFitOrAreLeftToTheMap() {
+        var config = vip_config()
+        config.setHostAddresses([0x0a14_0001, 0xc000_0201, 0x0a14_0001])
+        #expect(config.hostAddresses?.map(\.description) == ["10.20.0.1", "192.0.2.1"])
+        config.setHostAddresses(Array(1...UInt32(VIP_HOST_ADDRESSES_MAX)))
+        #expect(config.hostAddresses?.count == Int(VIP_HOST_ADDRESSES_MAX))
+        config.setHostAddresses(Array(1...UInt32(VIP_HOST_ADDRESSES_MAX) + 1))
+        #expect(config.hostAddresses == nil)
+        config.setHostAddresses([])
+        #expect(config.hostAddresses == [])
+    }
+
     @Test func listingsKeepTheBanksApart() {
         var listing = vip_listing()
         var masks = ListMasks()
@@ -187,6 +199,7 @@ import Testing
         #expect(
             rows.addresses[vip_address(IPAddress("192.0.2.1")!)]
                 == vip_address_owner(owner: VIP_OWNER_HOST.rawValue, id: 0))
+        #expect(rows.hostIPv4 == [0xc000_0201])
         #expect(rows.addresses.count == 3)  // the loopback is nobody's row
         #expect(rows.levels == [3])
     }

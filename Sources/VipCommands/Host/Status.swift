@@ -40,7 +40,8 @@ struct Status: ParsableCommand {
             let noted = Dictionary(try registry.attachments().map { ($0.cgroupID, $0.path) }) { first, _ in first }
             for (id, links) in try instance.pins.attachments().sorted(by: { $0.key < $1.key }) {
                 let path = noted[id]
-                let isThere = path.map { Cgroup.isThere($0, id: id) } == true && links.values.allSatisfy { $0.cgroupID != 0 }
+                let isThere =
+                    path.map { Cgroup.isThere($0, id: id) } == true && links.values.allSatisfy { $0.cgroupID != 0 }
                 payload.attachments.append(
                     StatusPayload.Attachment(
                         path: path?.string, cgroupId: id, state: isThere ? "attached" : "gone",

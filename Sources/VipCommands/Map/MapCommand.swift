@@ -168,6 +168,10 @@ struct MapView: Sendable {
             [
                 ("abi", .number(UInt64(config.abi))), ("generation", .number(UInt64(config.generation))),
                 ("bank", .number(UInt64(config.bank))), ("levels", .list(config.levelsInUse.map { "\($0)" })),
+                (
+                    "host_addresses",
+                    config.hostAddresses.map { .list($0.map(\.description)) } ?? .text("too many, see addresses")
+                ),
                 ("as_requested", .text("\(config.flags & VIP_CONFIG_AS_REQUESTED.rawValue != 0)")),
                 ("object_id", .text(hex(config.objectID))),
             ]
