@@ -176,7 +176,8 @@ enum vip_socket_flag {
 	VIP_SOCKET_NAMED_ADDRESS =
 		1 << 0,		      /* it is on VIP4 because bind named that or a host address */
 	VIP_SOCKET_WILDCARD = 1 << 1, /* it is on LO4 because bind asked for the wildcard (P) */
-	VIP_SOCKET_NAMED_PEER = 1 << 2, /* bound to the loopback, connected to VIP4 by that name */
+	VIP_SOCKET_NAMED_PEER = 1 << 2, /* on the loopback, its peer VIP4 by that name */
+	VIP_SOCKET_LOCAL_PEER = 1 << 3, /* on VIP4, its peer VIP4 in place of 127.0.0.1 */
 };
 
 /* counters: PERCPU_ARRAY by enum vip_hook. Calls of sessions that came as far as a decision. */

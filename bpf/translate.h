@@ -250,11 +250,12 @@ static __always_inline __be32 vip_address4(enum vip_answer answer, __be32 asked,
 
 /*
  * Could a name need translation back? Only an address of 127/8 beside 127.0.0.1, or an end of a local
- * connection whose other end is one. Everything else leaves the hook here, before any look-up.
+ * connection: one whose other end is on the loopback, or is the same address. Everything else leaves
+ * the hook here, before any look-up.
  */
 static __always_inline int vip_name_is_plain4(__be32 name, __be32 other)
 {
-	return name == VIP_LOCALHOST4 || !(vip_is_127(name) || vip_is_127(other));
+	return name == VIP_LOCALHOST4 || !(vip_is_127(name) || vip_is_127(other) || name == other);
 }
 
 /*

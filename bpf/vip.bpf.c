@@ -52,7 +52,16 @@ static __always_inline void vip_remember(struct bpf_sock_addr *ctx, __u32 asked)
 		return;
 	row = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (row)
-		row->asked = asked;
+		row->asked |= asked;
+}
+
+/* What was said of an earlier peer: a UDP socket may have many, one after the other. */
+static __always_inline void vip_forget_peer(struct bpf_sock *sk)
+{
+	struct vip_socket *row = bpf_sk_storage_get(&sockets, sk, 0, 0);
+
+	if (row)
+		row->asked &= ~(VIP_SOCKET_NAMED_PEER | VIP_SOCKET_LOCAL_PEER);
 }
 
 static __always_inline __u32 vip_remembered(struct bpf_sock *sk)
@@ -142,6 +151,26 @@ static __always_inline int vip_bind_source4(struct bpf_sock_addr *ctx,
 	return bpf_bind(ctx, (void *)&address, sizeof(address)) == 0 || source != VIP_TO_ADDRESS;
 }
 
+/*
+ * What the two ends of the socket will not tell. A source on the loopback looks as if 127.0.0.1 had
+ * been asked for, and VIP4 to VIP4 as if it had not; here it is the other way round.
+ */
+static __always_inline void vip_note_peer4(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+					   const struct vip_caller *caller, enum vip_place asked,
+					   enum vip_answer to)
+{
+	__be32 source = sk->src_ip4;
+
+	if (!source) /* autobound: the source is the one that goes with the peer */
+		return;
+	vip_forget_peer(sk);
+	if (asked == VIP_OWN_ADDRESS && vip_is_127(source))
+		vip_remember(ctx, VIP_SOCKET_NAMED_PEER);
+	else if (to == VIP_TO_ADDRESS && asked != VIP_HOST_ADDRESS &&
+		 source == caller->session->vip4)
+		vip_remember(ctx, VIP_SOCKET_LOCAL_PEER);
+}
+
 SEC("cgroup/connect4")
 int vip_connect4(struct bpf_sock_addr *ctx)
 {
@@ -170,9 +199,8 @@ int vip_connect4(struct bpf_sock_addr *ctx)
 	source = vip_source(asked, to, features);
 	if (!vip_bind_source4(ctx, &caller, source) && !(flags & VIP_POLICY_USE_HOST_ADDRESS))
 		return vip_refuse(VIP_HOOK_CONNECT4, EADDRNOTAVAIL);
-	/* Both ends will look as if 127.0.0.1 had been asked for; it was not. */
-	if (asked == VIP_OWN_ADDRESS && sk && vip_is_127(sk->src_ip4))
-		vip_remember(ctx, VIP_SOCKET_NAMED_PEER);
+	if (sk)
+		vip_note_peer4(ctx, sk, &caller, asked, to);
 
 	granted = vip_address4(to, address, caller.session->vip4, caller.session->id);
 	if (granted != address)
@@ -181,6 +209,9 @@ int vip_connect4(struct bpf_sock_addr *ctx)
 		  granted != address || source != VIP_AS_ASKED ? VIP_REWRITTEN : VIP_SEEN);
 	return VIP_PROCEED;
 }
+
+/* Of a datagram that may not be sent: another session's address by IP_PKTINFO, under isolation. */
+#define VIP_NO_SOURCE4 0xffffffff /* 255.255.255.255, which the kernel lets nobody send from */
 
 /*
  * The source of one datagram, where the socket's own is `bound` (0: none; with IP_PKTINFO, that one).
@@ -217,10 +248,17 @@ static __always_inline __be32 vip_datagram_source4(struct bpf_sock_addr *ctx,
 			return bound;
 		return vip_address4(source, 0, vip4, caller->session->id);
 	}
-	if (source == VIP_TO_ADDRESS && bound != vip4 &&
-	    vip_place_of4(caller, bound) == VIP_HOST_ADDRESS)
-		return vip4;
-	return bound;
+	if (bound == vip4)
+		return bound;
+	switch (vip_place_of4(caller, bound)) {
+	case VIP_HOST_ADDRESS:
+		return source == VIP_TO_ADDRESS ? vip4 : bound;
+	case VIP_OTHER_ADDRESS:
+	case VIP_OTHER_LOOPBACK:
+		return caller->policy->flags & VIP_POLICY_ISOLATION ? VIP_NO_SOURCE4 : bound;
+	default:
+		return bound;
+	}
 }
 
 SEC("cgroup/sendmsg4")
@@ -249,6 +287,8 @@ int vip_sendmsg4(struct bpf_sock_addr *ctx)
 		vip_remember(ctx, VIP_SOCKET_NAMED_PEER);
 	granted = vip_address4(to, address, caller.session->vip4, caller.session->id);
 	from = vip_datagram_source4(ctx, &caller, asked, to, granted, bound, features);
+	if (from == VIP_NO_SOURCE4)
+		return vip_refuse(VIP_HOOK_SENDMSG4, EADDRNOTAVAIL);
 	if (granted != address)
 		ctx->user_ip4 = granted;
 	if (from != bound)
@@ -258,27 +298,49 @@ int vip_sendmsg4(struct bpf_sock_addr *ctx)
 	return VIP_PROCEED;
 }
 
-SEC("cgroup/recvmsg4")
-int vip_recvmsg4(struct bpf_sock_addr *ctx)
+/* The peer's name, where the socket's own end is `own`. */
+static __always_inline int vip_peer_name4(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+					  enum vip_hook hook)
 {
-	__be32 peer = ctx->user_ip4, own, shown;
+	__be32 peer = ctx->user_ip4, own = sk->src_ip4, shown;
 	struct vip_caller caller = {};
-	struct bpf_sock *sk = vip_socket_of(ctx);
 
-	if (!sk)
-		return VIP_PROCEED;
-	/* On the wildcard the socket has no end of its own that would tell anything: 0. */
-	own = sk->src_ip4;
 	if (vip_name_is_plain4(peer, own) || !vip_find_session(&caller))
 		return VIP_PROCEED;
 	shown = vip_name4(peer, own, caller.session->vip4, caller.session->id);
-	if (shown == peer || (!vip_is_127(peer) && (vip_remembered(sk) & VIP_SOCKET_NAMED_PEER))) {
-		vip_count(VIP_HOOK_RECVMSG4, VIP_SEEN);
+	/* The exceptions are all of VIP4. */
+	if (peer == caller.session->vip4) {
+		__u32 asked = vip_remembered(sk);
+
+		if (asked & VIP_SOCKET_NAMED_PEER)
+			shown = peer;
+		else if ((asked & VIP_SOCKET_LOCAL_PEER) && sk->dst_ip4 == peer)
+			shown = VIP_LOCALHOST4;
+	}
+	if (shown == peer) {
+		vip_count(hook, VIP_SEEN);
 		return VIP_PROCEED;
 	}
 	ctx->user_ip4 = shown;
-	vip_count(VIP_HOOK_RECVMSG4, VIP_REWRITTEN);
+	vip_count(hook, VIP_REWRITTEN);
 	return VIP_PROCEED;
+}
+
+SEC("cgroup/recvmsg4")
+int vip_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = vip_socket_of(ctx);
+
+	return sk ? vip_peer_name4(ctx, sk, VIP_HOOK_RECVMSG4) : VIP_PROCEED;
+}
+
+/* getpeername, and accept with an address. */
+SEC("cgroup/getpeername4")
+int vip_getpeername4(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = vip_socket_of(ctx);
+
+	return sk ? vip_peer_name4(ctx, sk, VIP_HOOK_GETPEERNAME4) : VIP_PROCEED;
 }
 
 /* 0.0.0.0, where bind asked for that and the policy wants names as they were asked for. */
@@ -322,26 +384,6 @@ int vip_getsockname4(struct bpf_sock_addr *ctx)
 	if (shown != name)
 		ctx->user_ip4 = shown;
 	vip_count(VIP_HOOK_GETSOCKNAME4, shown != name ? VIP_REWRITTEN : VIP_SEEN);
-	return VIP_PROCEED;
-}
-
-/* getpeername, and accept with an address. */
-SEC("cgroup/getpeername4")
-int vip_getpeername4(struct bpf_sock_addr *ctx)
-{
-	__be32 peer = ctx->user_ip4, shown;
-	struct vip_caller caller = {};
-	struct bpf_sock *sk = vip_socket_of(ctx);
-
-	if (!sk || vip_name_is_plain4(peer, sk->src_ip4) || !vip_find_session(&caller))
-		return VIP_PROCEED;
-	shown = vip_name4(peer, sk->src_ip4, caller.session->vip4, caller.session->id);
-	if (shown == peer || (!vip_is_127(peer) && (vip_remembered(sk) & VIP_SOCKET_NAMED_PEER))) {
-		vip_count(VIP_HOOK_GETPEERNAME4, VIP_SEEN);
-		return VIP_PROCEED;
-	}
-	ctx->user_ip4 = shown;
-	vip_count(VIP_HOOK_GETPEERNAME4, VIP_REWRITTEN);
 	return VIP_PROCEED;
 }
 
