@@ -8,17 +8,25 @@ public struct Failure: Error, Sendable, Hashable {
     /// What kind of failure it is; it decides the exit code. An extensible code, not an enum:
     /// a caller must be ready for one it does not know.
     public struct Code: Sendable, Hashable {
+        /// Tells codes of one exit code apart.
+        private let name: String
         /// The exit code of `vip-bpfctl`, from sysexits.h where there is one.
         public let exitCode: Int32
 
+        /// A code of another module's.
+        public init(_ name: String, exitCode: Int32) {
+            self.name = name
+            self.exitCode = exitCode
+        }
+
         /// Failed: state or input does not allow it.
-        public static let failed = Code(exitCode: 1)
+        public static let failed = Code("failed", exitCode: 1)
         /// Bad usage (EX_USAGE).
-        public static let usage = Code(exitCode: 64)
+        public static let usage = Code("usage", exitCode: 64)
         /// This kernel or host lacks what is needed (EX_UNAVAILABLE).
-        public static let unavailable = Code(exitCode: 69)
+        public static let unavailable = Code("unavailable", exitCode: 69)
         /// Not permitted (EX_NOPERM).
-        public static let notPermitted = Code(exitCode: 77)
+        public static let notPermitted = Code("not permitted", exitCode: 77)
     }
 
     public let code: Code

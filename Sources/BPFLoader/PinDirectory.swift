@@ -48,12 +48,16 @@ public struct PinDirectory: Sendable, Hashable {
         maps.appending("config").withPlatformString { access($0, F_OK) } == 0
     }
 
+    /// Fails where the caller may not see whether the maps are there: ``isLoaded`` is `false` for it either way.
+    public func requireReadable() throws(Failure) {
+        guard maps.appending("config").withPlatformString({ access($0, F_OK) }) != 0, errno == EACCES else { return }
+        throw .kernel(.permissionDenied, "look into \(path)")
+    }
+
     /// Fails unless the maps are there and have this build's layout.
     public func requireLoaded() throws(Failure) {
         guard isLoaded else {
-            if maps.appending("config").withPlatformString({ access($0, F_OK) }) != 0, errno == EACCES {
-                throw .kernel(.permissionDenied, "open the maps in \(maps)")
-            }
+            try requireReadable()
             try requireBPFFS()
             throw Failure(
                 .failed, "open the maps in \(maps)", "nothing is attached",

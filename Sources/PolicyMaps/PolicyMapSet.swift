@@ -69,6 +69,9 @@ public struct PolicyMapSet: ~Copyable {
     /// generation puts it in force for all sessions at once. A failure before that store leaves the old policy in
     /// force, untouched; what was written meanwhile is overwritten by the next try.
     public func apply(_ desired: DesiredRows) throws(Failure) -> Changes {
+        try requireRoom(for: desired.names, in: names)
+        try requireRoom(for: desired.scripts, in: scripts)
+        try requireRoom(for: desired.files, in: files)
         var changes = Changes()
         var row = try configuration()
         let bank = Int((row.generation &+ 1) & 1)
@@ -131,6 +134,18 @@ public struct PolicyMapSet: ~Copyable {
             try config.set(0, to: row)
         }
         return changes
+    }
+
+    /// A program list's rows of the policy in force and of the next one are in the map together for a moment.
+    private func requireRoom<Key: MapRow & BitwiseCopyable>(
+        for desired: [Key: ListMasks], in map: borrowing BPFMap<Key, vip_listing>
+    ) throws(Failure) {
+        let others = try map.rows().count { desired[$0.key] == nil }
+        guard desired.count + others > map.maxEntries else { return }
+        throw Failure(
+            .failed, "apply the policy",
+            "its \(desired.count) programs and the \(others) others in force do not fit map \(map.name) of \(map.maxEntries) rows",
+            try: others == 0 ? "list fewer programs, or '*'" : "list fewer programs, or change the lists in two steps")
     }
 
     /// Writes one bank of a program list; returns the rows that no list of the new policy needs.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 public import BPFLoader
+import CVipABI
+import Glibc
 public import PolicyMaps
 public import SystemPackage
 
@@ -44,6 +46,10 @@ extension Change {
         }
 
         let pinnedID = pins.isLoaded ? try pinnedObjectID() : nil
+        if pinnedID != nil, let live = try sessionLimit(), sizes != .default, sizes.sessions != live {
+            warnings.append(
+                "the maps are there already and hold \(live) sessions; --max-sessions counts when they are made")
+        }
         let loading = try pins.load(sizes: sizes, pinnedID: pinnedID)
         do throws(Failure) {
             if loading == .loaded { try PolicyMapSet.initialize(pins) }
@@ -63,11 +69,16 @@ extension Change {
                 try PolicyMapSet.initialize(pins)
             }
             try registry.addAttachment(cgroup)
+            try registry.set(.pins, to: pins.path.string)
             return Attached(cgroup: cgroup, loading: loading, hooks: hooks)
         } catch {
             if loading == .loaded { try? pins.removeAll() }
             throw error
         }
+    }
+
+    private func sessionLimit() throws(Failure) -> Int? {
+        try PolicyMapSet(pins).sessions.maxEntries
     }
 
     private func pinnedObjectID() throws(Failure) -> [UInt8] {
@@ -78,7 +89,7 @@ extension Change {
     /// Takes the links of one cgroup away; its sessions stay registered, and programs in them are no longer touched.
     ///
     /// - Parameter path: Of a cgroup that is attached, or of one that was and has gone.
-    public func detach(_ path: FilePath) throws(Failure) {
+    public mutating func detach(_ path: FilePath) throws(Failure) {
         let cgroup = try? Cgroup(path: path)
         let noted = try registry.attachments().first { $0.path == cgroup?.path ?? path }
         guard let id = noted?.cgroupID ?? cgroup?.id, try pins.detach(cgroupID: id) || noted != nil else {
@@ -86,11 +97,16 @@ extension Change {
             let cgroup = try Cgroup(path: path)
             throw Failure(.failed, "detach \(cgroup.path)", "it is not attached", try: "see vip-bpfctl status")
         }
-        if let noted { try registry.removeAttachment(noted.path) }
+        if let noted {
+            try registry.removeAttachment(noted.path)
+            let count = try registry.sessions().count { $0.cgroupPath.starts(with: noted.path) }
+            if count > 0 { warnings.append("\(count) open sessions below \(noted.path) are not served any more") }
+        }
     }
 
     /// Takes everything away: links, open sessions, their addresses and cgroups that `run` made, maps, programs.
     public func detachAll() throws(Failure) {
+        try pins.requireBPFFS()
         for id in try pins.attachments().keys.sorted() { try pins.detach(cgroupID: id) }
         for attachment in try registry.attachments() { try registry.removeAttachment(attachment.path) }
         let records = try registry.sessions()
@@ -101,5 +117,33 @@ extension Change {
         }
         try pins.removeAll()
         try registry.set(.policy, to: nil)
+        try registry.set(.pins, to: nil)
+    }
+}
+
+extension Instance {
+    /// ``Change/detachAll()`` where the registry cannot be read: links, maps and programs go by their pins, addresses by
+    /// what the maps say. The registry's file is moved aside, so that the next attach makes a new one.
+    ///
+    /// - Returns: where the registry's file is now.
+    public func detachAllWithoutRegistry() throws(Failure) -> FilePath {
+        let lock = try state.lock()
+        defer { _ = lock }
+        try pins.requireBPFFS()
+        for id in try pins.attachments().keys.sorted() { try pins.detach(cgroupID: id) }
+        if pins.isLoaded, let maps = try? PolicyMapSet(pins) {
+            let owned = Set(
+                try maps.addresses.rows().filter { $0.value.owner == VIP_OWNER_SESSION.rawValue }.map(\.key.address))
+            let netlink = try Netlink()
+            for placed in try netlink.hostAddresses()
+            where owned.contains(placed.address) && placed.prefixLength == placed.address.family.bits {
+                _ = try netlink.remove(placed.address, from: placed.interface)
+            }
+        }
+        try pins.removeAll()
+        let aside = state.path.appending("registry.sqlite.damaged")
+        let moved = state.registry.withPlatformString { old in aside.withPlatformString { new in rename(old, new) } }
+        guard moved == 0 else { throw .kernel(.current, "move \(state.registry) to \(aside)") }
+        return aside
     }
 }

@@ -18,6 +18,15 @@ extension Change {
         let maps = try PolicyMapSet(pins)
         try closeGone()
         let records = try registry.sessions()
+        let known = Set(records.map(\.cgroupID))
+        let unknown = try maps.sessions.rows().count { !known.contains($0.key) }
+        guard unknown == 0 else {
+            throw Failure(
+                .failed, "apply the policy",
+                "the kernel has \(unknown) sessions that registry \(instance.state.registry) "
+                    + "does not know: it is not the one that they were opened with, or it was lost",
+                try: "name the right one with --state, or start over: vip-bpfctl detach --all")
+        }
         let mounts = try MountTable.current()
         let hostAddresses = try hostAddresses()
         let desired = try DesiredRows(
@@ -93,10 +102,14 @@ extension Change {
     }
 
     /// Closes the sessions whose cgroup was removed.
-    private func closeGone() throws(Failure) {
+    ///
+    /// - Returns: whether there were any.
+    @discardableResult
+    func closeGone() throws(Failure) -> Bool {
         let gone = try registry.sessions().filter { !$0.isCgroupThere }
-        guard !gone.isEmpty else { return }
+        guard !gone.isEmpty else { return false }
         for record in gone { logger.warning("closing session \(record.id): its cgroup \(record.cgroupPath) has gone") }
         try tearDown(gone)
+        return true
     }
 }

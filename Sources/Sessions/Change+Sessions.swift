@@ -38,7 +38,14 @@ extension Change {
         let maps = try PolicyMapSet(pins)
         let policy = try instance.policy(registry)
         let placed = try hostAddresses()
-        var records = try plan(requests, policy: policy, placed: placed)
+        var records: [SessionRecord]
+        do throws(Failure) {
+            records = try plan(requests, policy: policy, placed: placed)
+        } catch {
+            // What is in the way may be a session whose cgroup has gone.
+            guard error.code == .failed, try closeGone() else { throw error }
+            records = try plan(requests, policy: policy, placed: hostAddresses())
+        }
         let newRows = try rows(of: records, under: policy)
         let owners = try registry.usedAddresses()
         let levels = try DesiredRows.checked(Set(registry.levels(bootID: bootID)).union(newRows.map(\.level)))
@@ -201,7 +208,10 @@ extension Change {
                     pools[number] = try AddressPool(virtualIP.addresses.pool.map { $0.first...$0.last })
                 }
                 if var pool = pools[number], pool.has(.v4) {
-                    let address = try pool.pick(.v4) { owners[$0] != nil || hostAddresses[$0] != nil }
+                    let address = try pool.pick(.v4) { address in
+                        owners[address] != nil || hostAddresses[address] != nil
+                            || placed.contains { $0.isNetworkOrBroadcast(address) }
+                    }
                     pools[number] = pool
                     chosen.append((address, true))
                 }
@@ -246,6 +256,12 @@ extension Change {
             throw Failure(
                 .usage, what, "\(address) cannot be a virtual IP", try: "give a unicast address of this host's network")
         }
+        if let network = placed.first(where: { $0.isNetworkOrBroadcast(address) }) {
+            throw Failure(
+                .failed, what,
+                "\(address) is the network's or the broadcast address of \(network.address)/\(network.prefixLength)",
+                try: "give another address of it")
+        }
         if let owner = owners[address] {
             throw Failure(
                 .failed, what, "\(address) is session \(owner)'s",
@@ -285,6 +301,16 @@ extension Change {
 }
 
 extension PlacedAddress {
+    /// Whether `other` is the first or the last address of this one's IPv4 network: the kernel has a broadcast route for
+    /// both. Networks of one or two addresses have neither (RFC 3021).
+    func isNetworkOrBroadcast(_ other: IPAddress) -> Bool {
+        guard address.family == .v4, !address.isLoopback, prefixLength <= 30, network(contains: other) else {
+            return false
+        }
+        let host = (UInt128(1) << UInt128(32 - prefixLength)) - 1
+        return other.value & host == 0 || other.value & host == host
+    }
+
     /// Whether `other` is in the network that this address has with its prefix length.
     func network(contains other: IPAddress) -> Bool {
         guard other.family == address.family else { return false }

@@ -32,6 +32,11 @@ public struct Instance: Sendable {
     /// - Parameter logger: told what was mended.
     public func change(_ logger: Logger) throws(Failure) -> Change {
         let change = try Change(self, logger)
+        if let other = try change.registry.value(of: .pins), other != pins.path.string {
+            throw Failure(
+                .failed, "use state directory \(state.path)", "it belongs to the pins in \(other), not in \(pins.path)",
+                try: "name the other of the two with --state or --bpffs")
+        }
         try change.repair()
         return change
     }
@@ -46,6 +51,8 @@ public struct Instance: Sendable {
 extension Registry.Setting {
     /// The YAML text of a policy that is being put in force, after the generation that it will be: `7\n…`.
     static let pendingPolicy = Registry.Setting(rawValue: "pending_policy")
+    /// The directory of pins that the registry belongs to, since the first attach.
+    static let pins = Registry.Setting(rawValue: "pins")
 }
 
 /// A change of an instance that is under way: the holder of its lock.
@@ -84,13 +91,15 @@ public struct Change: ~Copyable {
             record.state != .open || record.bootID != bootID || isAbandoned(record)
         }
         guard !left.isEmpty else { return }
-        for record in left {
+        let few = 3  // more would hide what else the command has to say
+        for record in left.prefix(few) {
             let reason =
                 record.bootID != bootID
                 ? "it is of an earlier boot"
                 : record.state == .open ? "its run command was killed" : "a command was killed while \(record.state) it"
             logger.warning("closing session \(record.id): \(reason)")
         }
+        if left.count > few { logger.warning("closing \(left.count - few) more sessions for the like") }
         try tearDown(left)
     }
 

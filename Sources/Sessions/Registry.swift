@@ -537,11 +537,12 @@ public final class Registry: Sendable {
         switch error.resultCode {
         case .SQLITE_NOTADB:
             return Failure(
-                .failed, what, "\(file) is not a database", try: "move it away; open sessions are lost", detail: detail)
+                .damagedRegistry, what, "\(file) is not a database",
+                try: "start over: vip-bpfctl detach --all; open sessions are lost", detail: detail)
         case .SQLITE_CORRUPT:
             return Failure(
-                .failed, what, "\(file) is damaged",
-                try: "detach --all as far as it goes, then move the file away; open sessions are lost", detail: detail)
+                .damagedRegistry, what, "\(file) is damaged",
+                try: "start over: vip-bpfctl detach --all; open sessions are lost", detail: detail)
         case .SQLITE_BUSY, .SQLITE_LOCKED:
             return Failure(
                 .failed, what, "\(file) has been locked by another process for \(Int(busyTimeout)) s",
@@ -582,4 +583,9 @@ extension FilePath {
     fileprivate init(data: Data) {
         self.init(platformString: data.map(CChar.init(bitPattern:)) + [0])
     }
+}
+
+extension Failure.Code {
+    /// The registry's file is there, and is none that can be read.
+    public static let damagedRegistry = Failure.Code("damaged registry", exitCode: 1)
 }

@@ -5,33 +5,27 @@ import BPFLoader
 import Foundation
 import Glibc
 import Logging
+import SystemPackage
 
 /// Standard output: data only.
 enum StandardOutput {
-    static func text(_ text: String) {
-        write(text, to: STDOUT_FILENO)
-    }
-
-    static func line(_ line: String) { text(line + "\n") }
-
-    static var isTerminal: Bool { isatty(STDOUT_FILENO) == 1 }
-
-    /// write(2) until all is written; a reader that has gone ends the process quietly, as it ends `ip`.
-    fileprivate static func write(_ text: String, to descriptor: CInt) {
+    /// Writes all of it (write(2)); fails where that cannot be, a reader that has gone (EPIPE) included.
+    static func text(_ text: String) throws(Failure) {
         var bytes = Array(text.utf8)[...]
         while !bytes.isEmpty {
-            let count = bytes.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
+            let count = bytes.withUnsafeBytes { write(STDOUT_FILENO, $0.baseAddress, $0.count) }
             if count < 0 {
-                if errno == EINTR { continue }
-                if descriptor == STDOUT_FILENO, errno != EPIPE {
-                    StandardError.line(
-                        "vip-bpfctl: write standard output: \(String(cString: strerror(errno))); free space")
-                }
-                exit(1)
+                let error = Errno.current
+                if error == .interrupted { continue }
+                throw .kernel(error, "write standard output", try: "see where it goes")
             }
             bytes = bytes.dropFirst(count)
         }
     }
+
+    static func line(_ line: String) throws(Failure) { try text(line + "\n") }
+
+    static var isTerminal: Bool { isatty(STDOUT_FILENO) == 1 }
 }
 
 /// Standard error: everything that is no data.
@@ -92,10 +86,10 @@ struct OutputOptions: ParsableArguments {
 
     func print(_ payload: some Payload) throws(Failure) {
         if json {
-            StandardOutput.text(try Self.json(payload) + "\n")
+            try StandardOutput.text(Self.json(payload) + "\n")
         } else {
             let isBold = StandardOutput.isTerminal && ProcessInfo.processInfo.environment["NO_COLOR"] == nil
-            StandardOutput.text(payload.table.rendered(bold: isBold))
+            try StandardOutput.text(payload.table.rendered(bold: isBold))
         }
     }
 

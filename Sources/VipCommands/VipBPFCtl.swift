@@ -70,8 +70,7 @@ public struct VipBPFCtl: ParsableCommand {
         } catch {
             let code = exitCode(for: error)
             guard !code.isSuccess else {  // --help, --version, --generate-completion-script
-                StandardOutput.text(fullMessage(for: error) + "\n")
-                return 0
+                return (try? StandardOutput.text(fullMessage(for: error) + "\n")) == nil ? 1 : 0
             }
             let message = message(for: error).split(whereSeparator: \.isNewline).joined(separator: " ")
             StandardError.line("vip-bpfctl: \(arguments.first ?? "vip-bpfctl"): \(message); see vip-bpfctl --help")

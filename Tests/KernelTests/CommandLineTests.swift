@@ -127,6 +127,7 @@ struct CommandLineTests {
                 [
                     (open + ["198.51.100.17"], 1, ["session 7"]),
                     (open + ["198.51.100.1"], 1, ["host's own", "eth0"]),
+                    (open + ["198.51.100.0"], 1, ["network's"]), (open + ["198.51.100.255"], 1, ["broadcast"]),
                     (open + ["203.0.113.1"], 1, ["not ours", "198.51.100.1/24"]),
                     (open + ["2001:db8::1"], 64, ["wrong family"]),
                     (open + ["198.51.100.18", "--ip", "198.51.100.19"], 64, ["both IPv4"]),
@@ -347,7 +348,100 @@ struct CommandLineTests {
         }
     }
 
+    @Test func aSessionWhoseCgroupWentIsInNobodysWay() throws {
+        try attached("virtualIP: {enabled: true, mode: perSession, addresses: {pool: [198.51.100.16-198.51.100.17]}}") {
+            sandbox in
+            _ = try sandbox.openSession("attached/a", id: 7)
+            _ = try sandbox.openSession("attached/b", id: 8)
+            try sandbox.sh("rmdir '\(sandbox.cgroup)/attached/a'")
+            #expect(try sandbox.mustCtl("session", "show", "7").stdout.contains("gone"))
+            // The same path, and the last address of the pool.
+            _ = try sandbox.openSession("attached/a", id: 9)
+            #expect(try sandbox.ctl("session", "show", "7").status == 1)
+            try expectAgreement(sandbox)
+        }
+    }
+
+    @Test func whatCannotBePrintedIsNotDone() throws {
+        try attached { sandbox in
+            let path = try sandbox.cgroup("attached/a")
+            let before = try snapshot(sandbox)
+            let open =
+                "'\(Build.controller.path)' --bpffs '\(sandbox.bpffs)' --state '\(sandbox.stateDirectory)' session open"
+            let full = try sandbox.sh("\(open) --cgroup '\(path)' 2>&1 >/dev/full || echo code $?")
+            #expect(full.contains("write standard output: no space left on device"), "\(full)")
+            #expect(full.hasSuffix("code 1\n"), "\(full)")
+            #expect(try snapshot(sandbox) == before)
+        }
+    }
+
+    @Test func aStateDirectoryBelongsToItsPins() throws {
+        try attached { sandbox in
+            try refuses(
+                sandbox,
+                [(["detach", "--all", "--bpffs", "\(sandbox.directory)/bpf/other"], 1, ["belongs to the pins"])])
+            let nowhere = try sandbox.ctl("detach", "--all", "--bpffs", "\(sandbox.directory)/nobpf/vip")
+            #expect(nowhere.status != 0)
+        }
+    }
+
+    @Test func aLostRegistryIsNoticed() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/a", id: 7)
+            try sandbox.sh("mv '\(sandbox.stateDirectory)/registry.sqlite' '\(sandbox.directory)/kept'")
+            let apply = try sandbox.ctl("policy", "apply", sandbox.policyFile(Self.policy))
+            #expect(apply.status == 1, "\(apply)")
+            #expect(apply.stderr.contains("does not know"), "\(apply)")
+            try sandbox.sh("mv '\(sandbox.directory)/kept' '\(sandbox.stateDirectory)/registry.sqlite'")
+            try expectAgreement(sandbox)
+        }
+    }
+
+    /// What a damaged registry's error says to do, works.
+    @Test func aDamagedRegistryIsClearedAway() throws {
+        try attached { sandbox in
+            let session = try sandbox.openSession("attached/a", id: 7)
+            try sandbox.sh("head -c 5000 /dev/urandom >'\(sandbox.stateDirectory)/registry.sqlite'")
+            let list = try sandbox.ctl("session", "list")
+            #expect(list.status == 1, "\(list)")
+            #expect(list.stderr.contains("detach --all"), "\(list)")
+            try sandbox.mustCtl("detach", "--all")
+            #expect(try !sandbox.sh("ip -br addr").contains(session.virtualIps[0]))
+            #expect(try sandbox.sh("bpftool cgroup show '\(sandbox.cgroup)/attached'").isEmpty)
+            try sandbox.mustCtl("attach", "cgroup", "\(sandbox.cgroup)/attached")
+            _ = try sandbox.openSession("attached/a", id: 7)
+        }
+    }
+
     // MARK: policy and programs
+
+    @Test func aPolicyThatDoesNotFitChangesNothing() throws {
+        try attached { sandbox in
+            let names = (0..<20_000).map { "p\($0)" }.joined(separator: ",")
+            let file = try sandbox.policyFile(
+                "virtualIP: {enabled: true, programs: [\(names)]}", named: "large.yaml")
+            try refuses(sandbox, ["policy", "apply", file], code: 1, "do not fit map", "16384")
+        }
+    }
+
+    @Test func aHostWithManyAddresses() throws {
+        try attached { sandbox in
+            let session = try sandbox.openSession("attached/ann", id: 7)
+            for number in 101...110 { try sandbox.sh("ip addr add 198.51.100.\(number)/24 dev eth0") }
+            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(Self.policy))
+            #expect(try sandbox.mustCtl("map", "dump", "config").stdout.contains("too many"))
+            let server = try sandbox.probe("server", in: "attached/ann")
+            for command in ["socket a tcp", "bind a 0.0.0.0 9000", "listen a"] { try server.must(command) }
+            // Whichever of the host's addresses is asked for, the session's own server answers.
+            let client = try sandbox.probe("client", in: "attached/ann")
+            for number in [1, 101, 110] {
+                try client.must("socket c tcp")
+                try client.must("connect c 198.51.100.\(number) 9000")
+                #expect(try client.kernelView("c")?.remote == "\(session.virtualIps[0]):9000")
+                try client.must("close c")
+            }
+        }
+    }
 
     @Test func thePolicyInForceIsWhatIsShown() throws {
         try attached { sandbox in
@@ -437,6 +531,20 @@ struct CommandLineTests {
             let unknown = try sandbox.ctl("run", "--user", "no-such-user", "--", "true")
             #expect(unknown.status == 64, "\(unknown)")
             #expect(unknown.stderr.contains("no-such-user"))
+        }
+    }
+
+    @Test func runTakesItsCgroupAwayThoughTheSessionWasClosed() throws {
+        try attached { sandbox in
+            let run = try sandbox.start(
+                [Build.controller.path, "run", "--id", "9", "--", "sh", "-c", "echo up; read line"], in: "control",
+                environment: ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory],
+                errorOutput: true)
+            #expect(try run.readLine() == "up")
+            try sandbox.mustCtl("session", "close", "9")
+            try run.write("\n")
+            #expect(try run.wait() == 0, "\(run.errorText)")
+            #expect(try sandbox.sh("ls -d '\(sandbox.cgroup)'/attached/*/ 2>/dev/null || true").isEmpty)
         }
     }
 

@@ -95,6 +95,11 @@ struct HostCheck {
         }
     }
 
+    private static func failure(of body: () throws(Failure) -> Void) -> Failure? {
+        do throws(Failure) { try body() } catch { return error }
+        return nil
+    }
+
     private func kernel() -> CheckPayload.Fact {
         var name = utsname()
         uname(&name)
@@ -135,6 +140,9 @@ struct HostCheck {
     }
 
     private func attached() -> [CheckPayload.Fact] {
+        if case .some(let unreadable) = Self.failure(of: instance.pins.requireReadable) {
+            return [.init(subject: "attached", verdict: .bad, fact: unreadable.why, mend: unreadable.remedy)]
+        }
         guard instance.pins.isLoaded else {
             return [
                 .init(

@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import BPFLoader
+import Logging
 import Sessions
 import SystemPackage
 
@@ -34,10 +35,29 @@ struct Detach: ParsableCommand {
     }
 
     func run() throws {
-        let all = all
-        let words = words
-        try options.change { change throws(Failure) in
-            if all { try change.detachAll() } else { try change.detach(FilePath(words[1])) }
+        if all {
+            try detachAll()
+        } else {
+            let path = FilePath(words[1])
+            try options.change { change throws(Failure) in try change.detach(path) }
+        }
+    }
+
+    private func detachAll() throws(Failure) {
+        guard let damage = registryDamage() else {
+            return try options.change { change throws(Failure) in try change.detachAll() }
+        }
+        let aside = try options.instance.detachAllWithoutRegistry()
+        options.logger.warning("the registry could not be read (\(damage.why)); it is now \(aside)")
+    }
+
+    /// Why the registry cannot be used, where its file is damaged; nothing else is a reason to go without it.
+    private func registryDamage() -> Failure? {
+        do throws(Failure) {
+            _ = try options.instance.registry().sessions()
+            return nil
+        } catch {
+            return error.code == .damagedRegistry ? error : nil
         }
     }
 }

@@ -49,6 +49,7 @@ struct Status: ParsableCommand {
             }
             payload.programs = Hook.all.map { StatusPayload.Program(hook: $0.name, id: programs[$0.name]) }
         } else {
+            try instance.pins.requireReadable()
             // Tells a missing BPF file system from one on which nothing is pinned yet.
             try instance.pins.requireBPFFS()
         }

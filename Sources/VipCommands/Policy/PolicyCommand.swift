@@ -79,7 +79,7 @@ struct PolicyCheck: ParsableCommand {
 
     func run() throws {
         let policy = try Policy.read(contentsOf: FilePath(file))
-        if output.json { StandardOutput.line(try OutputOptions.json(["file": file, "verdict": "good"])) }
+        if output.json { try StandardOutput.line(OutputOptions.json(["file": file, "verdict": "good"])) }
         _ = policy
     }
 }
@@ -102,7 +102,7 @@ struct PolicyShow: ParsableCommand {
     func run() throws {
         let instance = options.instance
         let policy = try instance.policy(instance.registry())
-        StandardOutput.text(
+        try StandardOutput.text(
             output.json ? try OutputOptions.json(policy, keys: .useDefaultKeys) + "\n" : try policy.yaml())
     }
 }

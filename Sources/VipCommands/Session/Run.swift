@@ -74,7 +74,11 @@ struct Run: ParsableCommand {
         }
         _ = try options.change { change throws(Failure) in
             // Another command may have closed it meanwhile.
-            if try change.registry.session(id: record.id)?.cgroupID == record.cgroupID { try change.close(record.id) }
+            if try change.registry.session(id: record.id)?.cgroupID == record.cgroupID {
+                try change.close(record.id)
+            } else if record.isCgroupThere {
+                try Cgroup(path: record.cgroupPath).remove()
+            }
         }
         throw ExitCode(try result.get())
     }

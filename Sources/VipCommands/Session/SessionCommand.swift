@@ -100,9 +100,21 @@ struct SessionOpen: ParsableCommand {
             requests = [request]
         }
         let records = try options.change { change throws(Failure) in try change.open(requests) }
+        do throws(Failure) {
+            try print(records)
+        } catch {
+            // Nobody would know of them.
+            try options.change { change throws(Failure) in
+                for record in records { try change.close(record.id) }
+            }
+            throw error
+        }
+    }
+
+    private func print(_ records: [SessionRecord]) throws(Failure) {
         let sessions = records.map { SessionPayload($0) }
         if !output.json {
-            StandardOutput.text(sessions.map { $0.line + "\n" }.joined())
+            try StandardOutput.text(sessions.map { $0.line + "\n" }.joined())
         } else if batch != nil {
             try output.print(SessionListPayload(sessions: sessions))
         } else if let session = sessions.first {
