@@ -403,6 +403,17 @@ struct ContractTests {
             vl, [(.app, .localhost)], .app, bound: .wildcard, .localhost, meets: .local(.annLO, from: nil), [.datagram]),
         ConnectRow.rows(
             vl, [(.app, .wildcard)], .app, bound: .wildcard, .localhost, meets: .local(.annVIP, from: nil), [.datagram]),
+        // both ends on VIP4: the client knows what it asked for, but for MPTCP, whose storage is out of reach; the server does not
+        ConnectRow.rows(
+            vl, [(.app, .wildcard)], .app, bound: .wildcard, .localhost,
+            meets: Meeting(
+                source: .annVIP, destination: .annVIP, clientName: .annVIP, clientPeer: .localhost, serverPeer: .annVIP,
+                serverName: .annVIP), [.tcp, .fastOpen, .connectedDatagram]),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard)], .app, bound: .wildcard, .localhost,
+            meets: Meeting(
+                source: .annVIP, destination: .annVIP, clientName: .annVIP, clientPeer: .annVIP, serverPeer: .annVIP,
+                serverName: .annVIP), [.mptcp]),
         ConnectRow.rows(
             vl, [(.app, .localhost)], .app, bound: .localhost, .localhost, meets: .local(.annLO, from: .annLO)),
         // another session
@@ -540,6 +551,24 @@ struct ContractTests {
             expect(try server.must("recvfrom l").address, is: "127.0.0.1", "the source of sendto, near")
             try client.must("sendto c \(Place.remote) \(port) far")
             expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP)", "the source of sendto, far")
+        }
+    }
+
+    /// A source given for one datagram is granted or refused as bind would.
+    @Test func sourcesByPacketInfo() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let remote = try stage.start(.remote)
+        for command in ["socket l udp", "bind l 0.0.0.0 \(port)"] { try remote.must(command) }
+        let client = try stage.start(.app)
+        try client.must("socket c udp")
+        for source in [Place.host, Place.annVIP] {
+            try client.must("sendmsg-pktinfo c \(Place.remote.address) \(port) \(source.address) far")
+            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP)", "the source \(source)")
+        }
+        for source in [Place.benVIP, Place.benLO] {
+            let answer = try client("sendmsg-pktinfo c \(Place.remote.address) \(port) \(source.address) far")
+            #expect(answer.errno == "EADDRNOTAVAIL", "\(source): \(answer)")
         }
     }
 
