@@ -96,10 +96,11 @@ format: ## put Swift and C into the form that `check` wants
 test: deps-test object ## every test; those on the kernel as root (FILTER=Contract for some)
 	$(call say,SWIFT,tests)
 	$(Q)$(BUILDER) $(SWIFT_BUILD) --build-tests $(STRICT)
+	$(Q)scripts/fuzz 10
 	$(Q)$(PRIVILEGED) $(SWIFT) test --skip-build $(STRICT) $(if $(FILTER),--filter '$(FILTER)')
 
 .PHONY: fuzz
-fuzz: deps-test ## the translation and the parsers, for a bounded time
+fuzz: deps-test ## the translation, for a bounded time
 	$(Q)scripts/fuzz
 
 .PHONY: bench
@@ -109,6 +110,10 @@ bench: deps-test $(CONTROLLER) ## what the hooks cost
 .PHONY: demo
 demo: deps-demo $(CONTROLLER) ## two redis servers, one port, one host
 	$(Q)VIP_BPFCTL=$(CURDIR)/$(CONTROLLER) scripts/demo
+
+.PHONY: test-61
+test-61: deps-vm $(CONTROLLER) ## two sessions on Debian's stock 6.1 kernel, in QEMU
+	$(Q)VIP_BPFCTL=$(CURDIR)/$(CONTROLLER) scripts/test-61
 
 .PHONY: install
 install: ## put the controller and its completions below DESTDIR and PREFIX

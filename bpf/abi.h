@@ -2,7 +2,7 @@
 /*
  * What the in-kernel programs and vip-bpfctl agree on: keys, values, flags and limits of every map.
  * It compiles as BPF, as host C and as a Swift module. No padding is left to the compiler; every
- * size is asserted below and once more in Swift (PolicyMaps/MapLayout.swift).
+ * size is asserted below and once more in Swift (PolicyMaps/MapRow.swift).
  *
  * Byte order: an address is kept as it stands in a sockaddr (network order); all else is the host's.
  *
@@ -16,7 +16,7 @@
  *   policies    [bank * 32 + number]   -> { flags, excluded ports }
  *   program_names   ["java"]           -> lists[bank][list], bit n = "on that list of policy n"
  *   program_scripts ["run.sh"]         -> the same, by the process's name (15 bytes)
- *   program_files   [{ inode, device }] -> the same, by file
+ *   program_files   [{ inode, device, name }] -> the same, by file
  *   verdicts    [which program this is] -> what the three look-ups above came to, for a generation
  *   sockets     (on the socket)        -> what cannot be computed from its addresses
  *   counters    [hook]                 -> seen, rewritten, refused, on each CPU
@@ -42,8 +42,9 @@
 #define VIP_HOST_ADDRESSES_MAX \
 	8		 /* of IPv4 that config holds itself; a host with more looks in the map */
 #define VIP_LEVELS_MAX 8 /* how many different depths of the cgroup tree sessions may be at */
-#define VIP_NAME_MAX 64	 /* an executable's name with its NUL; longer ones match by path only */
-#define VIP_COMM_MAX 16	 /* TASK_COMM_LEN, include/linux/sched.h: 15 bytes and a NUL */
+#define VIP_LEVEL_NONE 0xffffffff /* as an int -1: bpf_get_current_ancestor_cgroup_id says 0 */
+#define VIP_NAME_MAX 64	     /* an executable's name with its NUL; longer ones match by path only */
+#define VIP_COMM_MAX 16	     /* TASK_COMM_LEN, include/linux/sched.h: 15 bytes and a NUL */
 #define VIP_OBJECT_ID_MAX 32 /* SHA-256 */
 
 #define VIP_ID_LAST 16777213 /* ID + 1 = 127.255.255.254; .255 is 127/8's broadcast address */
@@ -63,8 +64,12 @@ struct vip_config {
 	__u32 abi;	  /* VIP_ABI_VERSION. First, so that any version can read it of any other */
 	__u32 generation; /* of the policy in force; its low bit is the bank */
 	__u32 flags;	  /* enum vip_config_flag */
-	__u32 level_count;	      /* entries of levels that are in use */
-	__u32 levels[VIP_LEVELS_MAX]; /* depths below the cgroup root at which sessions are */
+	__u32 level_count; /* up to the last slot of levels that is in use */
+	/*
+	 * Depths below the cgroup root at which sessions are. A depth keeps its slot as long as a session
+	 * is at it, so that a hook that is reading meanwhile misses none; a free slot is VIP_LEVEL_NONE.
+	 */
+	__u32 levels[VIP_LEVELS_MAX];
 	__u32 host4_count; /* entries of host4 in use; more than there are: look in addresses */
 	__u32 reserved;
 	__be32 host4[VIP_HOST_ADDRESSES_MAX]; /* the host's own IPv4 addresses, for connect */
@@ -142,11 +147,15 @@ struct vip_program_script {
 	char comm[VIP_COMM_MAX];
 };
 
-/* program_files: HASH by the file behind /proc/PID/exe. */
+/*
+ * program_files: HASH by the file behind /proc/PID/exe. With its name, NUL-padded and cut to 63 bytes:
+ * file systems give a deleted file's inode number to the next new file.
+ */
 struct vip_program_file {
 	__u64 inode;
 	__u32 device; /* the kernel's own dev_t: major << 20 | minor (include/linux/kdev_t.h) */
 	__u32 reserved;
+	char name[VIP_NAME_MAX];
 };
 
 /* The value of all three. */
@@ -196,7 +205,7 @@ VIP_ASSERT_SIZE(struct vip_address_owner, 8);
 VIP_ASSERT_SIZE(struct vip_policy, 8200);
 VIP_ASSERT_SIZE(struct vip_program_name, 64);
 VIP_ASSERT_SIZE(struct vip_program_script, 16);
-VIP_ASSERT_SIZE(struct vip_program_file, 16);
+VIP_ASSERT_SIZE(struct vip_program_file, 80);
 VIP_ASSERT_SIZE(struct vip_listing, 24);
 VIP_ASSERT_SIZE(struct vip_program, 32);
 VIP_ASSERT_SIZE(struct vip_verdict, 16);

@@ -48,8 +48,8 @@ static __always_inline enum vip_answer vip_look4(struct bpf_sock_addr *ctx,
 						 const struct vip_caller *caller,
 						 struct vip_plan plan, __be32 from)
 {
-	__be32 vip4 = caller->session->vip4;
-	__be32 loopback = vip_loopback4(caller->session->id);
+	__be32 vip4 = caller->vip4;
+	__be32 loopback = vip_loopback4(caller->id);
 
 	if ((plan.probes & VIP_PROBE_LOCALHOST) &&
 	    vip_listens4(ctx, VIP_LOCALHOST4, VIP_LOCALHOST4, VIP_ANYONE))
@@ -64,7 +64,7 @@ static __always_inline enum vip_answer vip_look4(struct bpf_sock_addr *ctx,
 	 * A UDP server's answer: its client may have got LO4 or 127.0.0.1, and if it is connected it hears
 	 * nobody but this very socket, so one that is found so is the one that is meant.
 	 */
-	if (from && ctx->type == SOCK_DGRAM) {
+	if ((plan.probes & VIP_PROBE_ANSWERED) && from && ctx->type == SOCK_DGRAM) {
 		if (vip_listens4(ctx, from, loopback, VIP_CONNECTED))
 			return VIP_TO_LOOPBACK;
 		if (vip_listens4(ctx, from, VIP_LOCALHOST4, VIP_CONNECTED))

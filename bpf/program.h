@@ -16,24 +16,24 @@ static __always_inline void vip_join(struct vip_verdict *verdict, const struct v
 }
 
 /*
- * The three look-ups of a program that has no verdict yet, or one of an older generation: by its file,
- * by its thread-group leader's name (a script is known by no other), by its executable's name. Not
+ * The three look-ups of a program that has no verdict yet, or one of an older generation: by its
+ * thread-group leader's name (a script is known by no other), by its file, by its executable's name. Not
  * inlined: it runs once for a program and generation, and must not weigh on the calls after it.
  */
 static __noinline int vip_judge(const struct vip_program *program, const unsigned char *name,
 				__u32 name_length, __u32 generation, struct vip_verdict *verdict)
 {
 	struct vip_program_file file = { .inode = program->inode, .device = program->device };
-	struct vip_program_name by_name = {};
 	__u32 bank = generation & 1;
 
 	verdict->generation = generation;
-	vip_join(verdict, bpf_map_lookup_elem(&program_files, &file), bank);
 	vip_join(verdict, bpf_map_lookup_elem(&program_scripts, program->comm), bank);
-	/* A longer name would match one that agrees in its first 63 bytes. */
-	if (name_length < VIP_NAME_MAX &&
-	    bpf_probe_read_kernel_str(&by_name, sizeof(by_name), name) > 0)
-		vip_join(verdict, bpf_map_lookup_elem(&program_names, &by_name), bank);
+	if (bpf_probe_read_kernel_str(file.name, sizeof(file.name), name) > 0) {
+		vip_join(verdict, bpf_map_lookup_elem(&program_files, &file), bank);
+		/* A longer name would match one that agrees in its first 63 bytes. */
+		if (name_length < VIP_NAME_MAX)
+			vip_join(verdict, bpf_map_lookup_elem(&program_names, file.name), bank);
+	}
 	bpf_map_update_elem(&verdicts, program, verdict, BPF_ANY);
 	return 0;
 }
@@ -89,7 +89,7 @@ static __always_inline __u32 vip_features_of(const struct vip_caller *caller)
 	__u32 flags = caller->policy->flags;
 
 	return vip_features(flags, flags & VIP_POLICY_LISTS ? vip_listed(caller) : 0,
-			    caller->session->vip4 != 0);
+			    caller->vip4 != 0);
 }
 
 #endif

@@ -8,11 +8,16 @@
 
 struct vip_caller {
 	const struct vip_config *config;
-	const struct vip_session *session;
+	__u32 generation; /* read once, and first: a policy applied meanwhile does not mix with it */
+	/*
+	 * Of the session's row, copied at once: a row that is replaced may be used again for another
+	 * session before this program ends.
+	 */
+	__be32 vip4;
+	__u32 id;
+	__u32 number; /* of its policy in the bank in force */
 	/* Set by vip_find_policy(). */
 	const struct vip_policy *policy;
-	__u32 generation; /* read once: a policy applied meanwhile does not mix with this one */
-	__u32 number;	  /* of the policy in the bank in force */
 };
 
 /*
@@ -49,30 +54,34 @@ static __always_inline int vip_find_session(struct vip_caller *caller)
 	if (!in_force)
 		return 0;
 	caller->config = in_force;
+	caller->generation = *(const volatile __u32 *)&in_force->generation;
 	count = in_force->level_count;
 	for (__u32 i = 0; i < VIP_LEVELS_MAX; i++) {
+		const struct vip_session *session;
 		__u64 cgroup;
 
 		if (i >= count)
 			break;
 		cgroup = bpf_get_current_ancestor_cgroup_id(in_force->levels[i]);
-		if (!cgroup) /* the task is not that deep */
+		if (!cgroup) /* the task is not that deep, or the slot is free */
 			continue;
-		caller->session = bpf_map_lookup_elem(&sessions, &cgroup);
-		if (caller->session)
+		session = bpf_map_lookup_elem(&sessions, &cgroup);
+		if (session) {
+			caller->vip4 = session->vip4;
+			caller->id = session->id;
+			caller->number = session->policy[caller->generation & 1];
 			return 1;
+		}
 	}
 	return 0;
 }
 
 static __always_inline int vip_find_policy(struct vip_caller *caller)
 {
-	__u32 bank, key;
+	__u32 key;
 
-	caller->generation = *(const volatile __u32 *)&caller->config->generation;
-	bank = caller->generation & 1;
-	caller->number = caller->session->policy[bank] & (VIP_POLICIES_PER_BANK - 1);
-	key = bank * VIP_POLICIES_PER_BANK + caller->number;
+	caller->number &= VIP_POLICIES_PER_BANK - 1;
+	key = (caller->generation & 1) * VIP_POLICIES_PER_BANK + caller->number;
 	caller->policy = bpf_map_lookup_elem(&policies, &key);
 	return caller->policy != 0;
 }
@@ -90,7 +99,7 @@ static __always_inline int vip_is_excluded(const struct vip_caller *caller, __u3
 /* What an IPv4 address is to the session. At most one look-up, and none for the common loopback ones. */
 static __always_inline enum vip_place vip_place_of4(const struct vip_caller *caller, __be32 address)
 {
-	enum vip_place place = vip_place4(caller->session->vip4, caller->session->id, address);
+	enum vip_place place = vip_place4(caller->vip4, caller->id, address);
 	enum vip_owner owner = VIP_OWNER_NOBODY;
 
 	if (place == VIP_SOME_LOOPBACK) {
@@ -116,7 +125,7 @@ static __always_inline enum vip_place vip_place_of4(const struct vip_caller *cal
 static __always_inline enum vip_place vip_destination_of4(const struct vip_caller *caller,
 							  __be32 address)
 {
-	enum vip_place place = vip_place4(caller->session->vip4, caller->session->id, address);
+	enum vip_place place = vip_place4(caller->vip4, caller->id, address);
 	__u32 count = caller->config->host4_count;
 
 	if (place != VIP_SOME_ADDRESS || count > VIP_HOST_ADDRESSES_MAX)

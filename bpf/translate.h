@@ -77,7 +77,9 @@ enum vip_probe {
 	VIP_PROBE_LOCALHOST = 1 << 0,	 /* anyone on 127.0.0.1 -> as asked */
 	VIP_PROBE_LOOPBACK = 1 << 1,	 /* anyone whom LO4 reaches -> LO4 */
 	VIP_PROBE_OWN_LOOPBACK = 1 << 2, /* something bound to LO4 itself -> LO4 */
-	VIP_PROBE_OWN_ADDRESS = 1 << 3,	 /* something bound to VIP4 itself -> VIP4 */
+	VIP_PROBE_ANSWERED =
+		1 << 3, /* UDP: a peer on the loopback that is connected to the sender */
+	VIP_PROBE_OWN_ADDRESS = 1 << 4, /* something bound to VIP4 itself -> VIP4 */
 };
 
 struct vip_plan {
@@ -172,7 +174,7 @@ static __always_inline enum vip_answer vip_bind(enum vip_place asked, __u32 feat
 static __always_inline struct vip_plan vip_connect(enum vip_place asked, __u32 features,
 						   __u32 flags, int has_address, int excluded)
 {
-	__u32 own_address = has_address ? VIP_PROBE_OWN_ADDRESS : 0;
+	__u32 always = VIP_PROBE_ANSWERED | (has_address ? VIP_PROBE_OWN_ADDRESS : 0);
 	struct vip_plan plan = { 0, VIP_AS_ASKED };
 
 	switch (asked) {
@@ -181,14 +183,14 @@ static __always_inline struct vip_plan vip_connect(enum vip_place asked, __u32 f
 		if (excluded)
 			return plan;
 		if (features & VIP_L) {
-			plan.probes = VIP_PROBE_LOOPBACK | own_address;
+			plan.probes = VIP_PROBE_LOOPBACK | always;
 			plan.otherwise = flags & VIP_POLICY_FALLBACK_HOST ? VIP_TO_LOCALHOST :
 									    VIP_TO_LOOPBACK;
 		} else if (features & VIP_V) {
-			plan.probes = own_address;
+			plan.probes = always;
 		} else if (flags & (VIP_POLICY_VIRTUAL_IP | VIP_POLICY_LOOPBACK)) {
 			/* Not listed itself, but a server of its session may be. */
-			plan.probes = VIP_PROBE_LOCALHOST | VIP_PROBE_OWN_LOOPBACK | own_address;
+			plan.probes = VIP_PROBE_LOCALHOST | VIP_PROBE_OWN_LOOPBACK | always;
 		}
 		return plan;
 	case VIP_OTHER_LOOPBACK:

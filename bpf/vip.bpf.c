@@ -55,13 +55,12 @@ static __always_inline void vip_remember(struct bpf_sock_addr *ctx, __u32 asked)
 		row->asked |= asked;
 }
 
-/* What was said of an earlier peer: a UDP socket may have many, one after the other. */
-static __always_inline void vip_forget_peer(struct bpf_sock *sk)
+static __always_inline void vip_forget(struct bpf_sock *sk, __u32 asked)
 {
-	struct vip_socket *row = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	struct vip_socket *row = sk ? bpf_sk_storage_get(&sockets, sk, 0, 0) : 0;
 
 	if (row)
-		row->asked &= ~(VIP_SOCKET_NAMED_PEER | VIP_SOCKET_LOCAL_PEER);
+		row->asked &= ~asked;
 }
 
 static __always_inline __u32 vip_remembered(struct bpf_sock *sk)
@@ -78,13 +77,13 @@ int vip_bind4(struct bpf_sock_addr *ctx)
 	struct vip_caller caller = {};
 	enum vip_answer answer;
 	enum vip_place asked;
-	__u32 features = 0, flags;
+	__u32 features = 0, flags, remember = 0;
 	int has_address;
 
 	if (!vip_find_session(&caller) || !vip_find_policy(&caller))
 		return VIP_PROCEED;
 	flags = caller.policy->flags;
-	has_address = caller.session->vip4 != 0;
+	has_address = caller.vip4 != 0;
 	asked = vip_place_of4(&caller, address);
 	if (asked == VIP_WILDCARD || asked == VIP_LOCALHOST || asked == VIP_HOST_ADDRESS)
 		features = vip_features_of(&caller);
@@ -93,13 +92,16 @@ int vip_bind4(struct bpf_sock_addr *ctx)
 	if (answer == VIP_REFUSE_BIND || answer == VIP_UNAVAILABLE)
 		return vip_refuse(VIP_HOOK_BIND4, EADDRNOTAVAIL);
 
-	/* What getsockname could not tell from the address alone. */
+	/* What getsockname could not tell from the address alone; of this bind, not of one that failed. */
 	if (asked == VIP_OWN_ADDRESS || (asked == VIP_HOST_ADDRESS && answer == VIP_TO_ADDRESS))
-		vip_remember(ctx, VIP_SOCKET_NAMED_ADDRESS);
+		remember = VIP_SOCKET_NAMED_ADDRESS;
 	else if (asked == VIP_WILDCARD && answer == VIP_TO_LOOPBACK)
-		vip_remember(ctx, VIP_SOCKET_WILDCARD);
+		remember = VIP_SOCKET_WILDCARD;
+	vip_forget(vip_socket_of(ctx), VIP_SOCKET_NAMED_ADDRESS | VIP_SOCKET_WILDCARD);
+	if (remember)
+		vip_remember(ctx, remember);
 
-	granted = vip_address4(answer, address, caller.session->vip4, caller.session->id);
+	granted = vip_address4(answer, address, caller.vip4, caller.id);
 	if (granted == address) {
 		vip_count(VIP_HOOK_BIND4, VIP_SEEN);
 		return VIP_PROCEED;
@@ -116,7 +118,7 @@ int vip_bind4(struct bpf_sock_addr *ctx)
 static __always_inline int vip_bind_source4(struct bpf_sock_addr *ctx,
 					    const struct vip_caller *caller, enum vip_answer source)
 {
-	__be32 vip4 = caller->session->vip4, loopback = vip_loopback4(caller->session->id);
+	__be32 vip4 = caller->vip4, loopback = vip_loopback4(caller->id);
 	struct sockaddr_in {
 		__u16 sin_family;
 		__be16 sin_port;
@@ -138,14 +140,14 @@ static __always_inline int vip_bind_source4(struct bpf_sock_addr *ctx,
 		return bound || source != VIP_TO_ADDRESS;
 	}
 	/*
-	 * An address and no port: IP_BIND_ADDRESS_NO_PORT, or a UDP socket that was connected before and
-	 * still has the source that we gave it then. Ours to replace; anybody else's stays.
+	 * An address and no port: IP_BIND_ADDRESS_NO_PORT, or what an earlier connect (which failed, or was
+	 * undone) got from us. Ours to replace, with the wildcard if need be; anybody else's stays.
 	 */
 	if (bound && bound != loopback && bound != vip4 && bound != VIP_LOCALHOST4)
 		return 1;
-	if (source == VIP_AS_ASKED && (!bound || ctx->type != SOCK_DGRAM))
+	if (source == VIP_AS_ASKED && !bound)
 		return 1;
-	address.sin_addr = vip_address4(source, 0, vip4, caller->session->id);
+	address.sin_addr = vip_address4(source, 0, vip4, caller->id);
 	if (address.sin_addr == bound)
 		return 1;
 	return bpf_bind(ctx, (void *)&address, sizeof(address)) == 0 || source != VIP_TO_ADDRESS;
@@ -163,11 +165,11 @@ static __always_inline void vip_note_peer4(struct bpf_sock_addr *ctx, struct bpf
 
 	if (!source) /* autobound: the source is the one that goes with the peer */
 		return;
-	vip_forget_peer(sk);
+	/* Of an earlier peer: a UDP socket may have many, one after the other. */
+	vip_forget(sk, VIP_SOCKET_NAMED_PEER | VIP_SOCKET_LOCAL_PEER);
 	if (asked == VIP_OWN_ADDRESS && vip_is_127(source))
 		vip_remember(ctx, VIP_SOCKET_NAMED_PEER);
-	else if (to == VIP_TO_ADDRESS && asked != VIP_HOST_ADDRESS &&
-		 source == caller->session->vip4)
+	else if (to == VIP_TO_ADDRESS && asked != VIP_HOST_ADDRESS && source == caller->vip4)
 		vip_remember(ctx, VIP_SOCKET_LOCAL_PEER);
 }
 
@@ -187,7 +189,7 @@ int vip_connect4(struct bpf_sock_addr *ctx)
 	flags = caller.policy->flags;
 	features = vip_features_of(&caller);
 	asked = vip_destination_of4(&caller, address);
-	plan = vip_connect(asked, features, flags, caller.session->vip4 != 0,
+	plan = vip_connect(asked, features, flags, caller.vip4 != 0,
 			   vip_is_excluded(&caller, ctx->user_port));
 	sk = vip_socket_of(ctx);
 	to = plan.probes ? vip_look4(ctx, &caller, plan, sk ? sk->src_ip4 : 0) : plan.otherwise;
@@ -202,7 +204,7 @@ int vip_connect4(struct bpf_sock_addr *ctx)
 	if (sk)
 		vip_note_peer4(ctx, sk, &caller, asked, to);
 
-	granted = vip_address4(to, address, caller.session->vip4, caller.session->id);
+	granted = vip_address4(to, address, caller.vip4, caller.id);
 	if (granted != address)
 		ctx->user_ip4 = granted;
 	vip_count(VIP_HOOK_CONNECT4,
@@ -222,12 +224,12 @@ static __always_inline __be32 vip_datagram_source4(struct bpf_sock_addr *ctx,
 						   enum vip_place asked, enum vip_answer to,
 						   __be32 destination, __be32 bound, __u32 features)
 {
-	__be32 vip4 = caller->session->vip4, loopback = vip_loopback4(caller->session->id);
+	__be32 vip4 = caller->vip4, loopback = vip_loopback4(caller->id);
 	enum vip_answer source = vip_source(asked, to, features);
 	int is_local = asked == VIP_WILDCARD || asked == VIP_LOCALHOST;
 
 	if (!bound)
-		return vip_address4(source, 0, vip4, caller->session->id);
+		return vip_address4(source, 0, vip4, caller->id);
 	if (bound == vip4 && is_local) {
 		/*
 		 * Outside a session a socket on the wildcard sends to 127.0.0.1 from 127.0.0.1, so this one
@@ -235,9 +237,8 @@ static __always_inline __be32 vip_datagram_source4(struct bpf_sock_addr *ctx,
 		 */
 		if (vip_listens4(ctx, vip4, destination, VIP_CONNECTED))
 			return bound;
-		return source == VIP_AS_ASKED ?
-			       VIP_LOCALHOST4 :
-			       vip_address4(source, bound, vip4, caller->session->id);
+		return source == VIP_AS_ASKED ? VIP_LOCALHOST4 :
+						vip_address4(source, bound, vip4, caller->id);
 	}
 	if (bound == VIP_LOCALHOST4)
 		return source == VIP_TO_LOOPBACK ? loopback : bound;
@@ -246,7 +247,7 @@ static __always_inline __be32 vip_datagram_source4(struct bpf_sock_addr *ctx,
 		if (is_local || asked == VIP_OWN_ADDRESS || asked == VIP_OWN_LOOPBACK ||
 		    asked == VIP_OTHER_LOOPBACK || asked == VIP_LOOPBACK_REST)
 			return bound;
-		return vip_address4(source, 0, vip4, caller->session->id);
+		return vip_address4(source, 0, vip4, caller->id);
 	}
 	if (bound == vip4)
 		return bound;
@@ -275,7 +276,7 @@ int vip_sendmsg4(struct bpf_sock_addr *ctx)
 		return VIP_PROCEED;
 	features = vip_features_of(&caller);
 	asked = vip_destination_of4(&caller, address);
-	plan = vip_connect(asked, features, caller.policy->flags, caller.session->vip4 != 0,
+	plan = vip_connect(asked, features, caller.policy->flags, caller.vip4 != 0,
 			   vip_is_excluded(&caller, ctx->user_port));
 	to = plan.probes ? vip_look4(ctx, &caller, plan, bound) : plan.otherwise;
 	if (to == VIP_REFUSE_PEER)
@@ -285,7 +286,7 @@ int vip_sendmsg4(struct bpf_sock_addr *ctx)
 
 	if (asked == VIP_OWN_ADDRESS && vip_is_127(bound)) /* as in connect */
 		vip_remember(ctx, VIP_SOCKET_NAMED_PEER);
-	granted = vip_address4(to, address, caller.session->vip4, caller.session->id);
+	granted = vip_address4(to, address, caller.vip4, caller.id);
 	from = vip_datagram_source4(ctx, &caller, asked, to, granted, bound, features);
 	if (from == VIP_NO_SOURCE4)
 		return vip_refuse(VIP_HOOK_SENDMSG4, EADDRNOTAVAIL);
@@ -307,9 +308,9 @@ static __always_inline int vip_peer_name4(struct bpf_sock_addr *ctx, struct bpf_
 
 	if (vip_name_is_plain4(peer, own) || !vip_find_session(&caller))
 		return VIP_PROCEED;
-	shown = vip_name4(peer, own, caller.session->vip4, caller.session->id);
+	shown = vip_name4(peer, own, caller.vip4, caller.id);
 	/* The exceptions are all of VIP4. */
-	if (peer == caller.session->vip4) {
+	if (peer == caller.vip4) {
 		__u32 asked = vip_remembered(sk);
 
 		if (asked & VIP_SOCKET_NAMED_PEER)
@@ -347,15 +348,14 @@ int vip_getpeername4(struct bpf_sock_addr *ctx)
 static __always_inline __be32 vip_name_as_requested4(struct vip_caller *caller, struct bpf_sock *sk,
 						     __be32 name, __be32 shown)
 {
-	__be32 vip4 = caller->session->vip4;
+	__be32 vip4 = caller->vip4;
 
 	if (sk->dst_ip4 || !vip_find_policy(caller) ||
 	    !(caller->policy->flags & VIP_POLICY_AS_REQUESTED))
 		return shown;
 	if (vip4 && name == vip4)
 		return vip_remembered(sk) & VIP_SOCKET_NAMED_ADDRESS ? shown : 0;
-	if (name == vip_loopback4(caller->session->id) &&
-	    (vip_remembered(sk) & VIP_SOCKET_WILDCARD))
+	if (name == vip_loopback4(caller->id) && (vip_remembered(sk) & VIP_SOCKET_WILDCARD))
 		return 0;
 	return shown;
 }
@@ -378,7 +378,7 @@ int vip_getsockname4(struct bpf_sock_addr *ctx)
 		return VIP_PROCEED;
 	if (!vip_find_session(&caller))
 		return VIP_PROCEED;
-	shown = vip_name4(name, peer, caller.session->vip4, caller.session->id);
+	shown = vip_name4(name, peer, caller.vip4, caller.id);
 	if (as_requested)
 		shown = vip_name_as_requested4(&caller, sk, name, shown);
 	if (shown != name)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import CLibBPF
+internal import CVipABI
 internal import CVipObject
 import Glibc
 public import SystemPackage
@@ -122,6 +123,17 @@ public struct BPFObject: ~Copyable {
             throw Failure(
                 .unavailable, what, tellingLine(ofVerifierLog: log) ?? Errno(rawValue: -error).text,
                 try: "run vip-bpfctl check", detail: log)
+        }
+    }
+
+    /// Writes the layout's version into the `config` map of the loaded object, before anybody can open its pin.
+    public func writeLayoutVersion() throws(Failure) {
+        var key: UInt32 = 0
+        var row = vip_config()
+        row.abi = UInt32(VIP_ABI_VERSION)
+        let map = bpf_object__find_map_by_name(object, "config")
+        guard bpf_map_update_elem(bpf_map__fd(map), &key, &row, UInt64(BPF_ANY)) == 0 else {
+            throw .kernel(.current, "write map config")
         }
     }
 

@@ -79,7 +79,7 @@ public struct PinDirectory: Sendable, Hashable {
         }
     }
 
-    /// The layout version of the pinned maps; 0 where they were made and never written.
+    /// The layout version of the pinned maps.
     public func layoutVersion() throws(Failure) -> UInt32 {
         let raw = maps.appending("config").withPlatformString { bpf_obj_get($0) }
         guard raw >= 0 else { throw .kernel(.current, "open map \(maps.appending("config"))") }
@@ -146,6 +146,7 @@ public struct PinDirectory: Sendable, Hashable {
                 for name in names { try unlinkIfThere(maps.appending(name)) }
                 for name in names where name != "config" { try object.pin(map: name, at: maps.appending(name)) }
                 for hook in hooks { try object.pin(programOf: hook, at: programs.appending(hook.name)) }
+                try object.writeLayoutVersion()
                 try object.pin(map: "config", at: maps.appending("config"))
             } catch {
                 try? removeAll()

@@ -18,6 +18,13 @@ struct report {
 	int error;
 };
 
+static int is_ignored(int number)
+{
+	struct sigaction action;
+
+	return sigaction(number, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
 static void fail(int fd, enum vip_spawn_step step)
 {
 	struct report report = { step, errno };
@@ -64,7 +71,8 @@ pid_t vip_spawn(int procs, const char *user, char *const argv[], char *const env
 	}
 	if (child == 0) {
 		for (int number = 1; number < NSIG; number++)
-			signal(number, SIG_DFL);
+			if (number == SIGPIPE || !is_ignored(number))
+				signal(number, SIG_DFL);
 		sigemptyset(&none);
 		sigprocmask(SIG_SETMASK, &none, NULL);
 		if (write(procs, "0", 1) != 1)
@@ -95,21 +103,25 @@ int vip_signal_fd(const int *signals, int count)
 
 	sigemptyset(&set);
 	for (int i = 0; i < count; i++)
-		sigaddset(&set, signals[i]);
+		if (!is_ignored(signals[i])) /* blocked ones would be queued all the same */
+			sigaddset(&set, signals[i]);
 	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
 		return -errno;
 	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	return fd < 0 ? -errno : fd;
 }
 
-int vip_read_signal(int fd)
+int vip_read_signal(int fd, int *from_kernel)
 {
 	struct signalfd_siginfo info;
 	ssize_t length = read(fd, &info, sizeof(info));
 
 	if (length < 0)
 		return errno == EAGAIN ? 0 : -errno;
-	return length == sizeof(info) ? (int)info.ssi_signo : 0;
+	if (length != sizeof(info))
+		return 0;
+	*from_kernel = info.ssi_code == SI_KERNEL;
+	return (int)info.ssi_signo;
 }
 
 int vip_pidfd(pid_t pid)

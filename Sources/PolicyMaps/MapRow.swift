@@ -37,7 +37,7 @@ enum MapLayout {
     static let sizes: [(name: String, size: Int, stride: Int, expected: Int)] = [
         row(vip_config.self, 120), row(vip_session.self, 32), row(vip_address.self, 16),
         row(vip_address_owner.self, 8), row(vip_policy.self, 8200), row(vip_program_name.self, 64),
-        row(vip_program_script.self, 16), row(vip_program_file.self, 16), row(vip_listing.self, 24),
+        row(vip_program_script.self, 16), row(vip_program_file.self, 80), row(vip_listing.self, 24),
         row(vip_program.self, 32), row(vip_verdict.self, 16), row(vip_counters.self, 24),
     ]
 
@@ -203,6 +203,18 @@ extension vip_program_script {
     }
 
     public var text: String { cString(of: comm) }
+}
+
+extension vip_program_file {
+    /// - Parameter name: The last component of the file's path, links followed; cut to 63 bytes.
+    public init(inode: UInt64, device: UInt32, name: [UInt8]) {
+        self.init()
+        self.inode = inode
+        self.device = device
+        withUnsafeMutableBytes(of: &self.name) { $0.copyBytes(from: name.prefix(Int(VIP_NAME_MAX) - 1)) }
+    }
+
+    public var fileName: String { cString(of: name) }
 }
 
 extension vip_program {

@@ -45,11 +45,10 @@ public struct PolicyMapSet: ~Copyable {
         try config.value(of: 0) ?? vip_config()
     }
 
-    /// Writes the first configuration of freshly made maps: a version, an object, no policy, no sessions.
-    public static func initialize(_ directory: PinDirectory) throws(Failure) {
+    /// Notes that the pinned programs are this build's, all of them, and in force everywhere: the last step of an attach.
+    public static func noteObject(_ directory: PinDirectory) throws(Failure) {
         let config: BPFMap<UInt32, vip_config> = try directory.map("config")
         var row = try config.value(of: 0) ?? vip_config()
-        row.abi = UInt32(VIP_ABI_VERSION)
         row.setObjectID(BPFObject.embeddedID)
         try config.set(0, to: row)
     }
@@ -78,9 +77,7 @@ public struct PolicyMapSet: ~Copyable {
 
         // 1. Facts that may be known early: where to look for sessions, whose an address is. New rows only; what
         //    goes, goes last.
-        var levels = Set(row.levelsInUse).union(desired.levels).sorted()
-        if levels.count > Int(VIP_LEVELS_MAX) { levels = desired.levels }
-        row.setLevels(levels)
+        row.setLevels(Set(row.levelsInUse).union(desired.levels))
         row.setHostAddresses(desired.hostIPv4)
         try config.set(0, to: row)
         let liveAddresses = try Dictionary(rowsOf: addresses)
@@ -129,10 +126,7 @@ public struct PolicyMapSet: ~Copyable {
         changes.removed += try remove(staleNames, from: names)
         changes.removed += try remove(staleScripts, from: scripts)
         changes.removed += try remove(staleFiles, from: files)
-        if row.levelsInUse != desired.levels {
-            row.setLevels(desired.levels)
-            try config.set(0, to: row)
-        }
+        try configure { $0.setLevels(Set(desired.levels)) }
         return changes
     }
 
@@ -190,7 +184,7 @@ public struct PolicyMapSet: ~Copyable {
         _ opened: [SessionRow], levels: [UInt32], hostAddresses: [IPAddress]
     ) throws(Failure) {
         try configure { row in
-            row.setLevels(levels)
+            row.setLevels(Set(levels))
             row.setHostAddresses(hostAddresses.compactMap(\.hostIPv4))
         }
         try addresses.set(
@@ -218,7 +212,7 @@ public struct PolicyMapSet: ~Copyable {
         try sessions.remove(closed.map(\.cgroupID))
         try ids.remove(closed.map(\.id))
         try addresses.remove(closed.flatMap(\.virtualIPs).map { vip_address($0) })
-        try configure { $0.setLevels(remainingLevels) }
+        try configure { $0.setLevels(Set(remainingLevels)) }
     }
 }
 
@@ -226,18 +220,31 @@ extension vip_config {
     /// The bank in force: the generation's low bit.
     public var bank: Int { Int(generation & 1) }
 
+    /// The depths in use, ascending.
     public var levelsInUse: [UInt32] {
-        withUnsafeBytes(of: levels) { Array($0.bindMemory(to: UInt32.self).prefix(Int(level_count))) }
+        withUnsafeBytes(of: levels) { bytes in
+            bytes.bindMemory(to: UInt32.self).prefix(Int(level_count)).filter { $0 != VIP_LEVEL_NONE }.sorted()
+        }
     }
 
     public var objectID: [UInt8] { withUnsafeBytes(of: object_id) { Array($0) } }
 
-    mutating func setLevels(_ new: [UInt32]) {
+    /// Sets which depths are in use. One that stays keeps its slot: a hook that reads them one by one meanwhile must not
+    /// miss it. A new one takes a free slot; where there is none, those that are not wanted any more were to go first.
+    mutating func setLevels(_ wanted: Set<UInt32>) {
+        var count = Int(level_count)
         withUnsafeMutableBytes(of: &levels) { bytes in
-            let words = bytes.bindMemory(to: UInt32.self)
-            for index in words.indices { words[index] = index < new.count ? new[index] : 0 }
+            let slots = bytes.bindMemory(to: UInt32.self)
+            for index in slots.indices where index >= count || !wanted.contains(slots[index]) {
+                slots[index] = VIP_LEVEL_NONE
+            }
+            for level in wanted.subtracting(slots).sorted() {
+                guard let free = slots.firstIndex(of: VIP_LEVEL_NONE) else { break }  // checked by DesiredRows
+                slots[free] = level
+            }
+            count = (slots.lastIndex { $0 != VIP_LEVEL_NONE } ?? -1) + 1
         }
-        level_count = UInt32(new.count)
+        level_count = UInt32(count)
     }
 
     /// IPv4 addresses as numbers in host byte order; more than fit are left to the `addresses` map.

@@ -7,7 +7,7 @@ public import SystemPackage
 
 /// Which file a program list's path means, as the kernel knows a running program's file.
 public enum ProgramFile {
-    /// The inode number and device of the file at `path`, links followed.
+    /// The inode number, device and name of the file at `path`, links followed.
     ///
     /// The device is that of the file system's superblock, which is what a BPF program can read. `stat(2)` gives
     /// another one on btrfs (a device for each subvolume), so it is taken from the mount table instead, by the mount
@@ -32,10 +32,18 @@ public enum ProgramFile {
         guard let mountID = mountID(of: file), let mount = mounts.mounts.last(where: { $0.id == mountID }) else {
             throw Failure(.failed, what, "its mount is not in the mount table", try: "try again")
         }
-        var identity = vip_program_file()
-        identity.inode = UInt64(status.st_ino)
-        identity.device = mount.device
-        return identity
+        // The name by which the kernel opened it, whatever links led there: a file of that inode and another name is
+        // not the one that was listed.
+        guard let real = name(of: file) else { throw Failure(.failed, what, "it has gone meanwhile", try: "try again") }
+        return vip_program_file(inode: UInt64(status.st_ino), device: mount.device, name: real)
+    }
+
+    /// The last component of the path of an open file: the target of /proc/self/fd/N, proc_pid_fd(5).
+    private static func name(of file: borrowing Descriptor) -> [UInt8]? {
+        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let count = readlink("/proc/self/fd/\(file.raw)", &buffer, buffer.count)
+        guard count > 0 else { return nil }
+        return buffer[..<count].map(UInt8.init(bitPattern:)).split(separator: UInt8(ascii: "/")).last.map(Array.init)
     }
 
     /// Whether the file at `path` begins with `#!`: the kernel runs its interpreter, so that its path never matches.

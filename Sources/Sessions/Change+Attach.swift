@@ -45,36 +45,47 @@ extension Change {
             }
         }
 
+        // Links of cgroups that were removed: nothing runs by them any more.
+        for (id, links) in live where links.values.allSatisfy({ $0.cgroupID == 0 }) { try pins.detach(cgroupID: id) }
+
         let pinnedID = pins.isLoaded ? try pinnedObjectID() : nil
-        if pinnedID != nil, let live = try sessionLimit(), sizes != .default, sizes.sessions != live {
+        if pinnedID != nil, let limit = try sessionLimit(), sizes != .default, sizes.sessions != limit {
             warnings.append(
-                "the maps are there already and hold \(live) sessions; --max-sessions counts when they are made")
+                "the maps are there already and hold \(limit) sessions; --max-sessions counts when they are made")
         }
         let loading = try pins.load(sizes: sizes, pinnedID: pinnedID)
+        let wasNoted = try registry.attachments().contains { $0.path == cgroup.path && $0.cgroupID == cgroup.id }
+        var hooks: [Hook: PinDirectory.AttachOutcome] = [:]
         do throws(Failure) {
-            if loading == .loaded { try PolicyMapSet.initialize(pins) }
-            if let policy {
-                try apply(policy)
-            } else if loading == .loaded {
-                try apply(try instance.policy(registry))
-            }
-            let hooks = try pins.attach(to: cgroup)
+            // Noted before it is done: what is linked and not noted would be missed by every other command.
+            try registry.addAttachment(cgroup)
+            try registry.set(.pins, to: pins.path.string)
+            hooks = try pins.attach(to: cgroup)
             if loading == .updated {
                 for attachment in try registry.attachments() where attachment.cgroupID != cgroup.id {
                     if let other = try? Cgroup(path: attachment.path), live[other.id] != nil {
                         _ = try pins.attach(to: other)
                     }
                 }
-                // Last: until here a killed update is not taken for a finished one.
-                try PolicyMapSet.initialize(pins)
             }
-            try registry.addAttachment(cgroup)
-            try registry.set(.pins, to: pins.path.string)
-            return Attached(cgroup: cgroup, loading: loading, hooks: hooks)
+            // Generation 0 is that of maps that were made by a command that did not come this far.
+            if let policy {
+                try apply(policy)
+            } else if try PolicyMapSet(pins).configuration().generation == 0 {
+                try apply(instance.policy(registry))
+            }
+            // Last: until here a killed attach is not taken for a finished one.
+            if loading != .unchanged { try PolicyMapSet.noteObject(pins) }
         } catch {
-            if loading == .loaded { try? pins.removeAll() }
+            if loading == .loaded {
+                try? pins.removeAll()
+            } else if hooks.values.contains(.attached) {
+                _ = try? pins.detach(cgroupID: cgroup.id)
+            }
+            if !wasNoted { try? registry.removeAttachment(cgroup.path) }
             throw error
         }
+        return Attached(cgroup: cgroup, loading: loading, hooks: hooks)
     }
 
     private func sessionLimit() throws(Failure) -> Int? {
@@ -116,8 +127,7 @@ extension Change {
             try registry.remove(records.map(\.id))
         }
         try pins.removeAll()
-        try registry.set(.policy, to: nil)
-        try registry.set(.pins, to: nil)
+        for setting in [Registry.Setting.policy, .pendingPolicy, .pins, .network] { try registry.set(setting, to: nil) }
     }
 }
 

@@ -50,6 +50,7 @@ extension Change {
         let owners = try registry.usedAddresses()
         let levels = try DesiredRows.checked(Set(registry.levels(bootID: bootID)).union(newRows.map(\.level)))
 
+        try registry.set(.network, to: networkNamespace())
         try registry.open(records)
         var added: Set<IPAddress> = []
         do throws(Failure) {
@@ -128,7 +129,13 @@ extension Change {
             var failure: Failure?
             for (address, result) in zip(addresses, try netlink.add(addresses, to: interface)) {
                 switch result {
-                case .success: added.insert(address)
+                case .success(.added): added.insert(address)
+                case .success(.alreadyThere):
+                    failure =
+                        failure
+                        ?? Failure(
+                            .failed, "place \(address) on \(interface)", "something else has placed it meanwhile",
+                            try: "try again, or give another address")
                 case .failure(let first): failure = failure ?? first
                 }
             }

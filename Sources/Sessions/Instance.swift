@@ -29,15 +29,13 @@ public struct Instance: Sendable {
 
     /// Takes the lock, opens the registry and mends what a killed command has left.
     ///
-    /// - Parameter logger: told what was mended.
-    public func change(_ logger: Logger) throws(Failure) -> Change {
+    /// - Parameters:
+    ///   - logger: told what was mended.
+    ///   - repairing: `false` for the one change that takes everything away, and so must work with whatever there is.
+    public func change(_ logger: Logger, repairing: Bool = true) throws(Failure) -> Change {
         let change = try Change(self, logger)
-        if let other = try change.registry.value(of: .pins), other != pins.path.string {
-            throw Failure(
-                .failed, "use state directory \(state.path)", "it belongs to the pins in \(other), not in \(pins.path)",
-                try: "name the other of the two with --state or --bpffs")
-        }
-        try change.repair()
+        try change.requireSamePlace()
+        if repairing { try change.repair() }
         return change
     }
 
@@ -53,6 +51,8 @@ extension Registry.Setting {
     static let pendingPolicy = Registry.Setting(rawValue: "pending_policy")
     /// The directory of pins that the registry belongs to, since the first attach.
     static let pins = Registry.Setting(rawValue: "pins")
+    /// The network namespace that the sessions' addresses are in, and the boot: `BOOT-ID INODE`.
+    static let network = Registry.Setting(rawValue: "network")
 }
 
 /// A change of an instance that is under way: the holder of its lock.
@@ -80,6 +80,32 @@ public struct Change: ~Copyable {
     }
 
     var pins: PinDirectory { instance.pins }
+
+    // MARK: The right place
+
+    /// Fails where the registry belongs to other pins, or the sessions' addresses are in another network namespace: what
+    /// is taken away there would be forgotten and left where it is.
+    fileprivate func requireSamePlace() throws(Failure) {
+        if let other = try registry.value(of: .pins), other != pins.path.string {
+            throw Failure(
+                .failed, "use state directory \(instance.state.path)",
+                "it belongs to the pins in \(other), not in \(pins.path)",
+                try: "name the other of the two with --state or --bpffs")
+        }
+        guard let noted = try registry.value(of: .network), noted.hasPrefix(bootID), noted != (try networkNamespace()),
+            !(try registry.usedIDs().isEmpty)
+        else { return }
+        throw Failure(
+            .failed, "use state directory \(instance.state.path)", "its sessions are in another network namespace",
+            try: "run in that one: nsenter --net=FILE vip-bpfctl …")
+    }
+
+    /// The calling process's network namespace: the inode of /proc/self/ns/net, namespaces(7), of this boot.
+    func networkNamespace() throws(Failure) -> String {
+        var status = stat()
+        guard stat("/proc/self/ns/net", &status) == 0 else { throw .kernel(.current, "read /proc/self/ns/net") }
+        return "\(bootID) \(status.st_ino)"
+    }
 
     // MARK: Repair
 

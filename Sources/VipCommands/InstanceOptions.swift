@@ -34,8 +34,10 @@ struct InstanceOptions: ParsableArguments {
     }
 
     /// Runs a change under the lock; warnings come out on standard error when it has succeeded.
-    func change<T>(_ body: (inout Change) throws(Failure) -> T) throws(Failure) -> T {
-        var change = try instance.change(logger)
+    func change<T>(
+        repairing: Bool = true, _ body: (inout Change) throws(Failure) -> T
+    ) throws(Failure) -> T {
+        var change = try instance.change(logger, repairing: repairing)
         let result = try body(&change)
         for warning in change.warnings { logger.warning("\(warning)") }
         return result

@@ -61,6 +61,29 @@ import Testing
         #expect(!vip_policy(Policy().rules(for: nil)).hasExcludedPorts)
     }
 
+    /// A hook reads the slots one by one; what stays must not move meanwhile.
+    @Test func aDepthKeepsItsSlot() {
+        func slots(_ config: vip_config) -> [UInt32] {
+            withUnsafeBytes(of: config.levels) { Array($0.bindMemory(to: UInt32.self).prefix(Int(config.level_count))) }
+        }
+        var config = vip_config()
+        config.setLevels([3])
+        #expect(slots(config) == [3])
+        config.setLevels([2, 3, 5])
+        #expect(slots(config) == [3, 2, 5])
+        config.setLevels([2, 5])
+        #expect(slots(config) == [VIP_LEVEL_NONE, 2, 5])
+        #expect(config.levelsInUse == [2, 5])
+        config.setLevels([2, 5, 7])
+        #expect(slots(config) == [7, 2, 5])
+        config.setLevels([7])
+        #expect(slots(config) == [7])
+        config.setLevels(Set(1...UInt32(VIP_LEVELS_MAX)))
+        #expect(config.levelsInUse == Array(1...UInt32(VIP_LEVELS_MAX)))
+        config.setLevels([])
+        #expect(config.level_count == 0)
+    }
+
     @Test func hostAddressesFitOrAreLeftToTheMap() {
         var config = vip_config()
         config.setHostAddresses([0x0a14_0001, 0xc000_0201, 0x0a14_0001])
@@ -131,7 +154,7 @@ import Testing
 }
 
 @Suite struct DesiredRowsTests {
-    private let file = vip_program_file(inode: 42, device: 254 << 20, reserved: 0)
+    private let file = vip_program_file(inode: 42, device: 254 << 20, name: Array("crm".utf8))
 
     private func rows(
         _ policy: Policy, sessions: [SessionRow] = [], host: [String] = [], scripts: Set<FilePath> = []

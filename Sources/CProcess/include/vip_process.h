@@ -15,7 +15,8 @@ enum vip_spawn_step {
 };
 
 /*
- * Starts argv[0], looked up in PATH, with default signal handling and an empty signal mask.
+ * Starts argv[0], looked up in PATH, with an empty signal mask and default signal handling, but that
+ * what the caller was started to ignore (nohup(1)) stays ignored; SIGPIPE apart.
  *
  * procs: an open cgroup.procs of the cgroup to start in.
  * user:  NULL to stay who the caller is; else the process gets that user's IDs and groups.
@@ -25,11 +26,14 @@ enum vip_spawn_step {
 pid_t vip_spawn(int procs, const char *user, char *const argv[], char *const envp[],
 		enum vip_spawn_step *step);
 
-/* Blocks the signals in the list, and returns a signalfd(2) for them, or -errno. */
+/* Blocks the signals in the list, those that are ignored left out, and returns a signalfd(2) or -errno. */
 int vip_signal_fd(const int *signals, int count);
 
-/* Reads one signal number from a signalfd(2); 0 where there is none, or -errno. */
-int vip_read_signal(int fd);
+/*
+ * Reads one signal number from a signalfd(2); 0 where there is none, or -errno. *from_kernel is set
+ * where the kernel itself sent it: a terminal's ^C, which goes to all of the foreground processes.
+ */
+int vip_read_signal(int fd, int *from_kernel);
 
 /* pidfd_open(2), Linux 5.3; -errno on failure. */
 int vip_pidfd(pid_t pid);

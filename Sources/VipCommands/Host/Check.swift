@@ -13,7 +13,8 @@ struct Check: ParsableCommand {
         abstract: "Say whether this host can do it, and what stands in the way.",
         discussion: """
             A line for each fact, with the mend where it is bad. Nothing is changed; the hooks are tried by loading the \
-            real programs and dropping them again. Exit code 69 where something is missing without which it cannot work.
+            real programs and dropping them again. Exit code 69 where the host lacks something without which it cannot work, 77 where only \
+            privileges are missing, 1 where something is wrong that a command can mend.
 
             EXAMPLES
               vip-bpfctl check
@@ -27,7 +28,7 @@ struct Check: ParsableCommand {
     func run() throws {
         let payload = CheckPayload(facts: HostCheck(options.instance).facts())
         try output.print(payload)
-        if payload.facts.contains(where: { $0.verdict == .bad }) { throw ExitCode(Failure.Code.unavailable.exitCode) }
+        if let code = payload.code { throw ExitCode(code.exitCode) }
     }
 }
 
@@ -41,14 +42,21 @@ struct CheckPayload: Payload {
             case bad
         }
 
+        /// What a bad fact is a matter of.
+        enum Kind { case host, privilege, state }
+
+        private enum CodingKeys: CodingKey { case subject, verdict, fact, mend }
+
         var subject: String
+        var kind: Kind
         var verdict: Verdict
         var fact: String
         /// What to do about it.
         @Nullable var mend: String?
 
-        init(subject: String, verdict: Verdict, fact: String, mend: String? = nil) {
+        init(subject: String, kind: Kind = .state, verdict: Verdict, fact: String, mend: String? = nil) {
             self.subject = subject
+            self.kind = kind
             self.verdict = verdict
             self.fact = fact
             self.mend = mend
@@ -56,6 +64,13 @@ struct CheckPayload: Payload {
     }
 
     var facts: [Fact]
+
+    /// What the bad facts come to: the host lacks something, else the caller's privileges, else what a command can mend.
+    var code: Failure.Code? {
+        let bad = Set(facts.filter { $0.verdict == .bad }.map(\.kind))
+        return bad.contains(.host)
+            ? .unavailable : bad.contains(.privilege) ? .notPermitted : bad.isEmpty ? nil : .failed
+    }
 
     var table: Table {
         Table(
@@ -91,8 +106,15 @@ struct HostCheck {
         do throws(Failure) {
             return [.init(subject: subject, verdict: .good, fact: try body())]
         } catch {
-            return [.init(subject: subject, verdict: .bad, fact: "\(error.what): \(error.why)", mend: error.remedy)]
+            return [Self.bad(subject, error)]
         }
+    }
+
+    private static func bad(_ subject: String, _ failure: Failure) -> CheckPayload.Fact {
+        let kind: CheckPayload.Fact.Kind =
+            failure.code == .unavailable ? .host : failure.code == .notPermitted ? .privilege : .state
+        return .init(
+            subject: subject, kind: kind, verdict: .bad, fact: "\(failure.what): \(failure.why)", mend: failure.remedy)
     }
 
     private static func failure(of body: () throws(Failure) -> Void) -> Failure? {
@@ -106,7 +128,7 @@ struct HostCheck {
         let release = withUnsafeBytes(of: name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
         let hasBTF = FileStatus.exists("/sys/kernel/btf/vmlinux")
         var fact = CheckPayload.Fact(
-            subject: "kernel", verdict: hasBTF ? .good : .bad,
+            subject: "kernel", kind: .host, verdict: hasBTF ? .good : .bad,
             fact: hasBTF ? "\(release), with BTF" : "\(release) has no BTF")
         if !hasBTF { fact.mend = "use a kernel with CONFIG_DEBUG_INFO_BTF" }
         return fact
@@ -121,7 +143,7 @@ struct HostCheck {
         let missing = names.filter { effective >> $0.bit & 1 == 0 }.map(\.name)
         guard !missing.isEmpty else { return .init(subject: "privileges", verdict: .good, fact: "all that are needed") }
         var fact = CheckPayload.Fact(
-            subject: "privileges", verdict: .bad, fact: "\(missing.joined(separator: ", ")) missing")
+            subject: "privileges", kind: .privilege, verdict: .bad, fact: "\(missing.joined(separator: ", ")) missing")
         fact.mend = "run as root"
         return fact
     }
@@ -133,7 +155,8 @@ struct HostCheck {
                     subject: "hook \(support.hook.name)", verdict: .good, fact: "this kernel takes its program")
             }
             return .init(
-                subject: "hook \(support.hook.name)", verdict: .bad, fact: failure.why,
+                subject: "hook \(support.hook.name)", kind: failure.code == .notPermitted ? .privilege : .host,
+                verdict: .bad, fact: failure.why,
                 mend: failure.code == .notPermitted
                     ? failure.remedy : "it came with Linux \(support.hook.since); update the kernel")
         }
@@ -141,7 +164,7 @@ struct HostCheck {
 
     private func attached() -> [CheckPayload.Fact] {
         if case .some(let unreadable) = Self.failure(of: instance.pins.requireReadable) {
-            return [.init(subject: "attached", verdict: .bad, fact: unreadable.why, mend: unreadable.remedy)]
+            return [Self.bad("attached", unreadable)]
         }
         guard instance.pins.isLoaded else {
             return [
@@ -190,7 +213,7 @@ struct HostCheck {
                     fact: "all \(wanted.count) virtual IPs are on their interfaces")
             ]
         } catch {
-            return [.init(subject: "addresses", verdict: .bad, fact: "\(error.what): \(error.why)", mend: error.remedy)]
+            return [Self.bad("addresses", error)]
         }
     }
 
@@ -214,7 +237,7 @@ struct HostCheck {
                     mend: "no session can have that port: run it in a session, or bind it to one address")
             }
         } catch {
-            return [.init(subject: "blockers", verdict: .bad, fact: "\(error.what): \(error.why)", mend: error.remedy)]
+            return [Self.bad("blockers", error)]
         }
     }
 }

@@ -45,7 +45,7 @@ struct Detach: ParsableCommand {
 
     private func detachAll() throws(Failure) {
         guard let damage = registryDamage() else {
-            return try options.change { change throws(Failure) in try change.detachAll() }
+            return try options.change(repairing: false) { change throws(Failure) in try change.detachAll() }
         }
         let aside = try options.instance.detachAllWithoutRegistry()
         options.logger.warning("the registry could not be read (\(damage.why)); it is now \(aside)")

@@ -213,7 +213,8 @@ struct MapView: Sendable {
             [("name", .text(key.text))] + listFields(lists)
         },
         view("program_files", "programs by file") { (key: vip_program_file, lists: vip_listing) in
-            [("inode", .number(key.inode)), ("device", .text(device(key.device)))] + listFields(lists)
+            [("name", .text(key.fileName)), ("inode", .number(key.inode)), ("device", .text(device(key.device)))]
+                + listFields(lists)
         },
         view("verdicts", "cached: which lists a program is on") { (key: vip_program, verdict: vip_verdict) in
             [

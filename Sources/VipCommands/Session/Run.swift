@@ -4,6 +4,7 @@ import ArgumentParser
 import BPFLoader
 import CProcess
 import Glibc
+import Logging
 import PolicyMaps
 import Sessions
 import SystemPackage
@@ -72,7 +73,17 @@ struct Run: ParsableCommand {
         } catch {
             result = .failure(error)
         }
-        _ = try options.change { change throws(Failure) in
+        do throws(Failure) {
+            try close(record)
+        } catch {
+            // The command's own exit code counts for more; the next command finds the session and closes it.
+            options.logger.warning("\(error)")
+        }
+        throw ExitCode(try result.get())
+    }
+
+    private func close(_ record: SessionRecord) throws(Failure) {
+        try options.change { change throws(Failure) in
             // Another command may have closed it meanwhile.
             if try change.registry.session(id: record.id)?.cgroupID == record.cgroupID {
                 try change.close(record.id)
@@ -80,7 +91,6 @@ struct Run: ParsableCommand {
                 try Cgroup(path: record.cgroupPath).remove()
             }
         }
-        throw ExitCode(try result.get())
     }
 
     /// Starts the command, passes signals on, and returns its exit code once the cgroup is empty.
@@ -104,13 +114,16 @@ struct Run: ParsableCommand {
             guard poll(&ready, nfds_t(ready.count), -1) >= 0 || errno == EINTR else {
                 throw .kernel(.current, "wait for process \(child)")
             }
-            while let signal = signals.next() { kill(child, signal) }
+            // A terminal's ^C has reached the command already: it is in the foreground like this process.
+            while let signal = signals.next() {
+                if !signal.isFromKernel { kill(child, signal.number) }
+            }
             if waitpid(child, &status, WNOHANG) == child { isRunning = false }
         }
         // Daemons that it left: signals go to all of them now.
         while try cgroup.waitUntilEmpty(interruptedBy: FileDescriptor(rawValue: signals.descriptor)) != .empty {
             while let signal = signals.next() {
-                for process in try cgroup.processes(subtree: true) { kill(process, signal) }
+                for process in try cgroup.processes(subtree: true) { kill(process, signal.number) }
             }
         }
         let signalNumber = status & 0x7f  // WTERMSIG of sys/wait.h, a macro that does not import
@@ -123,27 +136,21 @@ struct Run: ParsableCommand {
         guard rawProcs >= 0 else { throw .kernel(.current, what) }
         let procs = Descriptor(owning: rawProcs)
 
-        var environment: [String: String] = [:]
-        var entry = environ
-        while let text = entry.pointee {
-            let pair = String(cString: text).split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-            if pair.count == 2 { environment[String(pair[0])] = String(pair[1]) }
-            entry += 1
-        }
+        // As they came, byte by byte: neither need be UTF-8.
+        let arguments = CStrings(copying: CommandLine.unsafeArgv + Int(CommandLine.argc) - command.count)
+        let variables = CStrings(copying: environ)
         if let user {
             guard let account = getpwnam(user) else {
                 throw Failure(.usage, what, "there is no user \(user)", try: "see getent passwd")
             }
-            environment["USER"] = user
-            environment["LOGNAME"] = user
-            environment["HOME"] = String(cString: account.pointee.pw_dir)
-            environment["SHELL"] = String(cString: account.pointee.pw_shell)
+            variables.set("USER", to: user)
+            variables.set("LOGNAME", to: user)
+            variables.set("HOME", to: String(cString: account.pointee.pw_dir))
+            variables.set("SHELL", to: String(cString: account.pointee.pw_shell))
         }
-        let arguments = CStrings(command)
-        let variables = CStrings(environment.map { "\($0.key)=\($0.value)" })
         var step = VIP_SPAWN_FORK
         let pid = withExtendedLifetime((arguments, variables)) {
-            vip_spawn(procs.raw, user, arguments.pointers, variables.pointers, &step)
+            vip_spawn(procs.raw, user, arguments.array, variables.array, &step)
         }
         if pid > 0 { return pid }
         let error = Errno(rawValue: -pid)
@@ -159,19 +166,41 @@ struct Run: ParsableCommand {
 
 /// A NULL-terminated array of C strings, as execve(2) takes it.
 private final class CStrings {
-    let pointers: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>
-    private let count: Int
+    private var pointers: [UnsafeMutablePointer<CChar>?] = [nil]
 
-    init(_ strings: [String]) {
-        count = strings.count
-        pointers = .allocate(capacity: count + 1)
-        for (index, string) in strings.enumerated() { (pointers + index).initialize(to: strdup(string)) }
-        (pointers + count).initialize(to: nil)
+    /// Copies an array that ends with NULL.
+    init(copying strings: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) {
+        var next = strings
+        while let string = next.pointee {
+            pointers.insert(strdup(string), at: pointers.count - 1)
+            next += 1
+        }
+    }
+
+    /// Gives an environment variable a value, in place of one that it has.
+    func set(_ name: String, to value: String) {
+        let entry = strdup("\(name)=\(value)")
+        let old = pointers.firstIndex { pointer in
+            pointer.map { strncmp($0, "\(name)=", name.utf8.count + 1) == 0 } ?? false
+        }
+        if let old {
+            free(pointers[old])
+            pointers[old] = entry
+        } else {
+            pointers.insert(entry, at: pointers.count - 1)
+        }
+    }
+
+    /// Valid until the next ``set(_:to:)``, as long as this object lives.
+    var array: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?> {
+        pointers.withUnsafeMutableBufferPointer { buffer in
+            // Never empty: the NULL is there.
+            buffer.baseAddress.unsafelyUnwrapped
+        }
     }
 
     deinit {
-        for index in 0..<count { free(pointers[index]) }
-        pointers.deallocate()
+        for pointer in pointers { free(pointer) }
     }
 }
 
@@ -187,8 +216,9 @@ private struct SignalReader: ~Copyable {
     }
 
     /// The next signal that has come, `nil` where none has.
-    func next() -> CInt? {
-        let signal = vip_read_signal(descriptor)
-        return signal > 0 ? signal : nil
+    func next() -> (number: CInt, isFromKernel: Bool)? {
+        var fromKernel: CInt = 0
+        let number = vip_read_signal(descriptor, &fromKernel)
+        return number > 0 ? (number, fromKernel != 0) : nil
     }
 }
