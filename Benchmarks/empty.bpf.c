@@ -3,11 +3,11 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-#define EMPTY(hook)                                 \
-	SEC("cgroup/" #hook)                        \
-	int empty_##hook(struct bpf_sock_addr *ctx) \
-	{                                           \
-		return 1;                           \
+#define EMPTY(hook)                                                         \
+	SEC("cgroup/" #hook)                                                \
+	int empty_##hook(struct bpf_sock_addr *ctx __attribute__((unused))) \
+	{                                                                   \
+		return 1;                                                   \
 	}
 
 EMPTY(bind4)
