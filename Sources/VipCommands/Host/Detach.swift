@@ -27,6 +27,7 @@ struct Detach: ParsableCommand {
     var all = false
 
     @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
 
     func validate() throws {
         if all ? !words.isEmpty : words.count != 2 || words[0] != "cgroup" {
@@ -41,6 +42,7 @@ struct Detach: ParsableCommand {
             let path = FilePath(words[1])
             try options.change { change throws(Failure) in try change.detach(path) }
         }
+        if output.json { try output.print(DetachedPayload(all: all, cgroup: all ? nil : words[1])) }
     }
 
     private func detachAll() throws(Failure) {
@@ -60,4 +62,16 @@ struct Detach: ParsableCommand {
             return error.code == .damagedRegistry ? error : nil
         }
     }
+}
+
+struct DetachedPayload: Payload {
+    var detached = "cgroup"
+    @Nullable var cgroup: String?
+
+    init(all: Bool, cgroup: String?) {
+        if all { detached = "all" }
+        self.cgroup = cgroup
+    }
+
+    var table: Table { Table() }
 }

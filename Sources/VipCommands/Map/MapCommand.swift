@@ -105,10 +105,12 @@ struct MapDumpPayload: Payload {
 
     var maps: [Map]
 
+    /// Aligned within each map: the fields of different maps have nothing to do with one another.
     var table: Table {
         Table(
             rows: maps.flatMap { map in
-                map.rows.map { row in [map.map] + row.fields.map { "\($0.key) \($0.value.text)" } }
+                let rows = map.rows.map { row in [map.map] + row.fields.map { "\($0.key) \($0.value.text)" } }
+                return Table(rows: rows).rendered(bold: false).split(separator: "\n").map { [String($0)] }
             })
     }
 }

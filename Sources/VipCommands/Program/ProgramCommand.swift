@@ -37,11 +37,13 @@ struct ProgramAdd: ParsableCommand {
     @Option(name: .customLong("for"), help: listHelp)
     var list: ProgramList
     @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
 
     func run() throws {
         let entry = try ProgramEntry(entry)
         let list = list
-        try options.edit { policy throws(Failure) in try policy.add(entry, to: list) }
+        let changes = try options.edit { policy throws(Failure) in try policy.add(entry, to: list) }
+        if output.json { try output.print(AppliedPayload(changes)) }
     }
 }
 
@@ -60,23 +62,25 @@ struct ProgramRemove: ParsableCommand {
     @Option(name: .customLong("for"), help: listHelp)
     var list: ProgramList
     @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
 
     func run() throws {
         let entry = try ProgramEntry(entry)
         let list = list
-        try options.edit { policy throws(Failure) in try policy.remove(entry, from: list) }
+        let changes = try options.edit { policy throws(Failure) in try policy.remove(entry, from: list) }
+        if output.json { try output.print(AppliedPayload(changes)) }
     }
 }
 
 extension InstanceOptions {
     /// Applies the policy in force with one edit.
-    fileprivate func edit(_ body: (inout Policy) throws(Failure) -> Void) throws(Failure) {
+    fileprivate func edit(_ body: (inout Policy) throws(Failure) -> Void) throws(Failure) -> PolicyMapSet.Changes {
         let instance = instance
-        try change { change throws(Failure) in
+        return try change { change throws(Failure) in
             var policy = try instance.policy(change.registry)
             try body(&policy)
             // Together they may be impossible; the reader is the one judge of that.
-            try change.apply(Policy.read(yaml: policy.yaml(), file: "(policy in force, edited)"))
+            return try change.apply(Policy.read(yaml: policy.yaml(), file: "(policy in force, edited)"))
         }
     }
 }

@@ -128,7 +128,8 @@ struct SessionClose: ParsableCommand {
         commandName: "close",
         abstract: "End a session: its addresses are released, its programs no longer touched.",
         discussion: """
-            Programs in its cgroup go on; sockets on its virtual IP lose their address.
+            Programs in its cgroup go on; sockets on its virtual IP lose their address. Prints nothing, or with --json what \
+            the session was.
 
             EXAMPLES
               vip-bpfctl session close 7
@@ -138,10 +139,12 @@ struct SessionClose: ParsableCommand {
     @Argument(help: ArgumentHelp("The session ID.", valueName: "id"))
     var id: UInt32
     @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
 
     func run() throws {
         let id = id
-        _ = try options.change { change throws(Failure) in try change.close(id) }
+        let record = try options.change { change throws(Failure) in try change.close(id) }
+        if output.json { try output.print(SessionPayload(record, state: "closed")) }
     }
 }
 

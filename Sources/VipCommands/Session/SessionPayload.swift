@@ -15,11 +15,12 @@ struct SessionPayload: Payload {
     var virtualLoopback: String
     /// The override named when it was opened.
     @Nullable var policy: String?
-    /// `open`; `gone` where its cgroup was removed; `opening` or `closing` while a command is at it.
+    /// `open`; `gone` where its cgroup was removed; `opening` or `closing` while a command is at it; `closed` of one that was.
     var state: String
     var openedAt: Date
 
-    init(_ record: SessionRecord, isCgroupThere: Bool = true) {
+    /// - Parameter state: in place of the record's own.
+    init(_ record: SessionRecord, isCgroupThere: Bool = true, state: String? = nil) {
         id = record.id
         user = record.user
         cgroup = record.cgroupPath.string
@@ -27,7 +28,7 @@ struct SessionPayload: Payload {
         virtualIps = record.addresses.map(\.address.description)
         virtualLoopback = SessionIDs.loopback(of: record.id).description
         policy = record.policy
-        state = record.state == .open && !isCgroupThere ? "gone" : record.state.rawValue
+        self.state = state ?? (record.state == .open && !isCgroupThere ? "gone" : record.state.rawValue)
         openedAt = record.openedAt
     }
 
