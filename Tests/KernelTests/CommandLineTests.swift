@@ -250,20 +250,76 @@ struct CommandLineTests {
         #expect(HookSupport.probe().allSatisfy { $0.failure == nil })
     }
 
-    // MARK: Layout of another version
+    // MARK: Programs and layouts of other builds
+
+    /// Changes the only row of the `config` map behind the controller's back.
+    private func editConfig(_ sandbox: Sandbox, _ edit: (inout [UInt8]) -> Void) throws {
+        let pin = "\(sandbox.bpffs)/maps/config"
+        let row = try sandbox.sh("bpftool -j map lookup pinned '\(pin)' key 0 0 0 0")
+        let document = try JSONSerialization.jsonObject(with: Data(row.utf8)) as? [String: Any]
+        let value = try #require(document?["value"] as? [String])
+        var bytes = value.compactMap { UInt8($0.dropFirst(2), radix: 16) }
+        try #require(bytes.count == 120)
+        edit(&bytes)
+        let hex = bytes.map { String(format: "%02x", $0) }.joined(separator: " ")
+        try sandbox.sh("bpftool map update pinned '\(pin)' key hex 00 00 00 00 value hex \(hex)")
+    }
+
+    /// An upgrade: the pinned programs are of another build. They are replaced in every attached cgroup, under a program
+    /// that binds all the while, with no bind that is not rewritten.
+    @Test func programsAreUpdatedInPlace() throws {
+        try attached { sandbox in
+            let session = try sandbox.openSession("attached/ann", id: 7)
+            try sandbox.mustCtl("attach", "cgroup", sandbox.cgroup("second"))
+            let before = try sandbox.mustCtl("status", "--json").stdout
+            // Another object's ID, in the last 32 bytes of the row.
+            try editConfig(sandbox) { $0.replaceSubrange(88..<120, with: [UInt8](repeating: 7, count: 32)) }
+            #expect(try sandbox.mustCtl("status").stdout.contains("another build's"))
+            let probe = try sandbox.probe("server", in: "attached/ann")
+            let update = try sandbox.start(
+                [Build.controller.path, "attach", "cgroup", "\(sandbox.cgroup)/attached", "--json"], in: "control",
+                environment: ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory],
+                errorOutput: true)
+            update.closeInput()
+            var isUpdating = true
+            while isUpdating {
+                for _ in 0..<20 {
+                    for call in ["socket a tcp", "bind a 0.0.0.0 0"] { try probe.must(call) }
+                    #expect(try probe.must("getsockname a").address == session.virtualIps[0])
+                    try probe.must("close a")
+                }
+                isUpdating = kill(update.pid, 0) == 0 && !Self.isZombie(update.pid)
+            }
+            #expect(try update.wait() == 0, "\(update.errorText)")
+            #expect(update.outputText.contains("\"updated\""), "\(update.outputText)")
+            let after = try sandbox.mustCtl("status", "--json").stdout
+            // The links are the same, the programs are not: in both cgroups.
+            struct Status: Decodable {
+                struct Attachment: Decodable {
+                    struct Hook: Decodable { var hook: String, linkId: Int, programId: Int }
+                    var cgroup: String, hooks: [Hook]
+                }
+                var attachments: [Attachment], isThisBuild: Bool
+            }
+            let decoder = JSONDecoder()
+            decoder.keyDecodingStrategy = .convertFromSnakeCase
+            let old = try decoder.decode(Status.self, from: Data(before.utf8))
+            let new = try decoder.decode(Status.self, from: Data(after.utf8))
+            #expect(new.isThisBuild)
+            #expect(new.attachments.count == 2)
+            for (old, new) in zip(old.attachments, new.attachments) {
+                #expect(old.hooks.map(\.linkId) == new.hooks.map(\.linkId))
+                #expect(zip(old.hooks, new.hooks).allSatisfy { $0.programId != $1.programId })
+            }
+            try expectAgreement(sandbox)
+        }
+    }
 
     @Test func aLayoutOfAnotherVersionIsNotTouched() throws {
         try attached { sandbox in
             _ = try sandbox.openSession("attached/ann", id: 7)
             // Version 2, as a later build would write it: the first four bytes of the only row of config.
-            let pin = "\(sandbox.bpffs)/maps/config"
-            let hex = try sandbox.sh(
-                "bpftool -j map lookup pinned '\(pin)' key 0 0 0 0 | tr -d ' \\n' | sed 's/.*\"value\":\\[\\([^]]*\\)\\].*/\\1/'"
-            )
-            let bytes = hex.matches(of: /0x([0-9a-f]{2})/).map { String($0.1) }
-            #expect(bytes.count == 120)
-            let later = (["02", "00", "00", "00"] + bytes.dropFirst(4)).joined(separator: " ")
-            try sandbox.sh("bpftool map update pinned '\(pin)' key hex 00 00 00 00 value hex \(later)")
+            try editConfig(sandbox) { $0.replaceSubrange(0..<4, with: [2, 0, 0, 0]) }
 
             for arguments in [
                 ["session", "open", "--cgroup", try sandbox.cgroup("attached/b")], ["status"],
