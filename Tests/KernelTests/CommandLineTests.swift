@@ -215,7 +215,7 @@ struct CommandLineTests {
         try Sandbox.with { sandbox in
             let cgroup = try sandbox.cgroup("attached")
             let powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--", Build.controller.path]
-            let own = ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory]
+            let own = sandbox.controlEnvironment
             func run(_ arguments: [String]) throws -> (status: Int32, error: String) {
                 let program = try sandbox.start(
                     powerless + arguments, in: "control", environment: own, errorOutput: true)
@@ -278,7 +278,7 @@ struct CommandLineTests {
             let probe = try sandbox.probe("server", in: "attached/ann")
             let update = try sandbox.start(
                 [Build.controller.path, "attach", "cgroup", "\(sandbox.cgroup)/attached", "--json"], in: "control",
-                environment: ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory],
+                environment: sandbox.controlEnvironment,
                 errorOutput: true)
             update.closeInput()
             var isUpdating = true
@@ -382,7 +382,7 @@ struct CommandLineTests {
         try attached { sandbox in
             let program = try sandbox.start(
                 [Build.controller.path, "session", "open"], in: "attached/mine",
-                environment: ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory],
+                environment: sandbox.controlEnvironment,
                 errorOutput: true)
             program.closeInput()
             #expect(try program.wait() == 0, "\(program.errorText)")
@@ -551,7 +551,7 @@ struct CommandLineTests {
                 try sandbox.policyFile(first, named: "1.yaml"), try sandbox.policyFile(second, named: "2.yaml"),
             ]
             // The changes run beside the binds, and tell by ending that they are through.
-            let environment = ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory]
+            let environment = sandbox.controlEnvironment
             let changes = try sandbox.start(
                 [
                     "/bin/sh", "-ec",
@@ -616,7 +616,7 @@ struct CommandLineTests {
         try attached { sandbox in
             let run = try sandbox.start(
                 [Build.controller.path, "run", "--id", "9", "--", "sh", "-c", "echo up; read line"], in: "control",
-                environment: ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory],
+                environment: sandbox.controlEnvironment,
                 errorOutput: true)
             #expect(try run.readLine() == "up")
             try sandbox.mustCtl("session", "close", "9")
@@ -632,7 +632,7 @@ struct CommandLineTests {
             let run = try sandbox.start(
                 [Build.controller.path, "run", "--id", "9", "--", "sh", "-c", "sleep 1000 & echo left $!"],
                 in: "control",
-                environment: ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory],
+                environment: sandbox.controlEnvironment,
                 errorOutput: true)
             #expect(try run.readLine().hasPrefix("left "))
             #expect(try sandbox.mustCtl("session", "show", "9").stdout.contains("open"))
@@ -684,7 +684,7 @@ struct CommandLineTests {
                     """
                 let run = try sandbox.start(
                     ["/bin/sh", "-c", script, Build.controller.path], in: "control",
-                    environment: ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory])
+                    environment: sandbox.controlEnvironment)
                 run.closeInput()
                 #expect(try run.wait() == 0)
                 if run.outputText.contains("killed") { killed += 1 }
@@ -752,7 +752,7 @@ struct CommandLineTests {
                     "for i in $(seq 40); do \"$0\" session open --cgroup \"$1\" --id 8; \"$0\" session close 8; done",
                 ]
                     + [Build.controller.path, path], in: "control",
-                environment: ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory],
+                environment: sandbox.controlEnvironment,
                 errorOutput: true)
             changes.closeInput()
             var isChanging = true
@@ -800,7 +800,7 @@ struct CommandLineTests {
                 """
             let run = try sandbox.start(
                 ["/bin/sh", "-ec", script, Build.controller.path, sandbox.cgroup], in: "control",
-                environment: ["VIP_BPF_BPFFS": sandbox.bpffs, "VIP_BPF_STATE": sandbox.stateDirectory],
+                environment: sandbox.controlEnvironment,
                 errorOutput: true)
             run.closeInput()
             #expect(try run.wait() == 0, "\(run.errorText)")

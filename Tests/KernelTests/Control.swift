@@ -49,12 +49,15 @@ extension Sandbox {
     /// What tests attach the hooks to.
     var attached: String { "\(cgroup)/attached" }
 
+    /// What tells vip-bpfctl that it is this sandbox's.
+    var controlEnvironment: [String: String] { ["VIP_BPF_BPFFS": bpffs, "VIP_BPF_STATE": stateDirectory] }
+
     /// Runs vip-bpfctl on the inner host, with pins and state of this sandbox's own.
     func ctl(
         _ arguments: [String], input: String = "", environment: [String: String] = [:],
         within patience: Duration = Program.patience
     ) throws -> ControlResult {
-        let own = ["VIP_BPF_BPFFS": bpffs, "VIP_BPF_STATE": stateDirectory].merging(environment) { _, new in new }
+        let own = controlEnvironment.merging(environment) { _, new in new }
         let program = try start([Build.controller.path] + arguments, in: "control", environment: own, errorOutput: true)
         // What it does not read, it does not want: an early error is told by exit code and standard error.
         if !input.isEmpty { try? program.write(input) }
