@@ -100,6 +100,7 @@ enum vip_owner {
 	VIP_OWNER_NOBODY, /* not in the map */
 	VIP_OWNER_HOST,
 	VIP_OWNER_SESSION,
+	VIP_OWNER_BROADCAST, /* of a network of the host's: may be bound, and is no source */
 };
 
 struct vip_address_owner {

@@ -96,6 +96,14 @@ static __always_inline int vip_is_excluded(const struct vip_caller *caller, __u3
 	return (caller->policy->excluded_ports[number / 64] >> (number % 64)) & 1;
 }
 
+static __always_inline enum vip_owner vip_owner_of4(__be32 address)
+{
+	struct vip_address key = { { 0, 0, bpf_htonl(0xffff), address } };
+	const struct vip_address_owner *row = bpf_map_lookup_elem(&addresses, &key);
+
+	return row ? row->owner : VIP_OWNER_NOBODY;
+}
+
 /* What an IPv4 address is to the session. At most one look-up, and none for the common loopback ones. */
 static __always_inline enum vip_place vip_place_of4(const struct vip_caller *caller, __be32 address)
 {
@@ -108,11 +116,7 @@ static __always_inline enum vip_place vip_place_of4(const struct vip_caller *cal
 		if (bpf_map_lookup_elem(&ids, &id))
 			owner = VIP_OWNER_SESSION;
 	} else if (place == VIP_SOME_ADDRESS) {
-		struct vip_address key = { { 0, 0, bpf_htonl(0xffff), address } };
-		const struct vip_address_owner *row = bpf_map_lookup_elem(&addresses, &key);
-
-		if (row)
-			owner = row->owner;
+		owner = vip_owner_of4(address);
 	}
 	return vip_place_of_owner(place, owner);
 }

@@ -97,6 +97,12 @@ static __always_inline int vip_is_127(__be32 address)
 	return (vip_swap32(address) >> 24) == 127;
 }
 
+/* 224.0.0.0/4, and all above it: what a socket may be bound to and cannot send from. */
+static __always_inline int vip_is_multicast4(__be32 address)
+{
+	return (vip_swap32(address) >> 28) >= 14;
+}
+
 /* The session ID whose LO4 the address would be; of 127.0.0.0, an ID that no session has. */
 static __always_inline __u32 vip_id_of_loopback4(__be32 address)
 {

@@ -126,6 +126,7 @@ static __always_inline int vip_bind_source4(struct bpf_sock_addr *ctx,
 		__u8 zero[8];
 	} address = { .sin_family = AF_INET };
 	struct bpf_sock *sk = vip_socket_of(ctx);
+	enum vip_owner owner = VIP_OWNER_NOBODY;
 	__be32 bound;
 
 	if (!sk)
@@ -133,11 +134,21 @@ static __always_inline int vip_bind_source4(struct bpf_sock_addr *ctx,
 	bound = sk->src_ip4;
 	if (sk->src_port) {
 		/*
-		 * The program keeps what it bound. But a socket that has a port and no address (a datagram
-		 * was sent from it, or it came from outside the session) would now take the host's address,
-		 * and the kernel gives us no way to bind it.
+		 * The program keeps what it bound. But a socket that has a port and no source (a datagram was
+		 * sent from it, or it is bound to a group or a broadcast address, or came from outside the
+		 * session) would now take the host's address, and the kernel gives us no way to bind it. Nor
+		 * does a socket that was bound in another session bring that one's address here.
 		 */
-		return bound || source != VIP_TO_ADDRESS;
+		if (bound == vip4 || bound == loopback || bound == VIP_LOCALHOST4)
+			return 1;
+		if (!bound || vip_is_multicast4(bound))
+			return source != VIP_TO_ADDRESS;
+		if (!vip_is_127(bound))
+			owner = vip_owner_of4(bound);
+		if (owner == VIP_OWNER_BROADCAST)
+			return source != VIP_TO_ADDRESS;
+		return owner != VIP_OWNER_SESSION ||
+		       !(caller->policy->flags & VIP_POLICY_ISOLATION);
 	}
 	/*
 	 * An address and no port: IP_BIND_ADDRESS_NO_PORT, or what an earlier connect (which failed, or was
@@ -262,6 +273,41 @@ static __always_inline __be32 vip_datagram_source4(struct bpf_sock_addr *ctx,
 	}
 }
 
+/*
+ * A connected socket's datagram with control messages comes to the hook with no destination at all: it
+ * goes where the socket is connected to, from where it is, unless IP_PKTINFO says otherwise.
+ */
+static __always_inline int vip_sendmsg_connected4(struct bpf_sock_addr *ctx,
+						  const struct vip_caller *caller, __be32 own)
+{
+	__be32 bound = ctx->msg_src_ip4;
+	enum vip_place place;
+
+	if (bound == own)
+		return VIP_PROCEED;
+	place = bound ? vip_place_of4(caller, bound) : VIP_WILDCARD;
+	switch (place) {
+	case VIP_HOST_ADDRESS:
+		if (own != caller->vip4)
+			return VIP_PROCEED;
+		break;
+	case VIP_WILDCARD:
+	case VIP_LOCALHOST:
+		break;
+	case VIP_OTHER_ADDRESS:
+	case VIP_OTHER_LOOPBACK:
+		if (caller->policy->flags & VIP_POLICY_ISOLATION)
+			return vip_refuse(VIP_HOOK_SENDMSG4, EADDRNOTAVAIL);
+		return VIP_PROCEED;
+	default:
+		return VIP_PROCEED;
+	}
+	/* As the socket's own bind or connect was answered. */
+	ctx->msg_src_ip4 = own;
+	vip_count(VIP_HOOK_SENDMSG4, VIP_REWRITTEN);
+	return VIP_PROCEED;
+}
+
 SEC("cgroup/sendmsg4")
 int vip_sendmsg4(struct bpf_sock_addr *ctx)
 {
@@ -274,6 +320,11 @@ int vip_sendmsg4(struct bpf_sock_addr *ctx)
 
 	if (!vip_find_session(&caller) || !vip_find_policy(&caller))
 		return VIP_PROCEED;
+	if (!ctx->user_family && !ctx->user_port) {
+		struct bpf_sock *sk = vip_socket_of(ctx);
+
+		return sk ? vip_sendmsg_connected4(ctx, &caller, sk->src_ip4) : VIP_PROCEED;
+	}
 	features = vip_features_of(&caller);
 	asked = vip_destination_of4(&caller, address);
 	plan = vip_connect(asked, features, caller.policy->flags, caller.vip4 != 0,

@@ -49,9 +49,10 @@ public struct DesiredRows: Sendable {
     public var warnings: [String] = []
 
     /// - Parameters:
+    ///   - broadcasts: Network and broadcast addresses of the host's IPv4 networks.
     ///   - identity: The file that a listed path means now, `nil` where there is none.
     public init(
-        policy: Policy, sessions: [SessionRow], hostAddresses: some Sequence<IPAddress>,
+        policy: Policy, sessions: [SessionRow], hostAddresses: some Sequence<IPAddress>, broadcasts: [IPAddress] = [],
         isScript: (FilePath) -> Bool = ProgramFile.isScript,
         identity: (FilePath) throws(Failure) -> vip_program_file?
     ) throws(Failure) {
@@ -75,7 +76,7 @@ public struct DesiredRows: Sendable {
         self.sessions = sessions
         levels = try Self.levels(of: sessions)
         let hostAddresses = Array(hostAddresses)
-        addresses = Self.owners(of: hostAddresses, sessions: sessions)
+        addresses = Self.owners(of: hostAddresses, broadcasts: broadcasts, sessions: sessions)
         let virtualIPs = Set(sessions.flatMap(\.virtualIPs))
         hostIPv4 = hostAddresses.filter { !virtualIPs.contains($0) }.compactMap(\.hostIPv4)
     }
@@ -126,9 +127,12 @@ public struct DesiredRows: Sendable {
 
     /// Whose each address is. A session's address is the session's though it is on the host's interface too.
     public static func owners(
-        of hostAddresses: some Sequence<IPAddress>, sessions: some Sequence<SessionRow>
+        of hostAddresses: some Sequence<IPAddress>, broadcasts: [IPAddress] = [], sessions: some Sequence<SessionRow>
     ) -> [vip_address: vip_address_owner] {
         var owners: [vip_address: vip_address_owner] = [:]
+        for address in broadcasts {
+            owners[vip_address(address)] = vip_address_owner(owner: VIP_OWNER_BROADCAST.rawValue, id: 0)
+        }
         // 127/8 and ::1 are nobody's: the kernel side knows them by their numbers.
         for address in hostAddresses where !address.isLoopback {
             owners[vip_address(address)] = vip_address_owner(owner: VIP_OWNER_HOST.rawValue, id: 0)

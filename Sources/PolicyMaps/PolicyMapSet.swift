@@ -181,14 +181,16 @@ public struct PolicyMapSet: ~Copyable {
     ///   - hostAddresses: The host's own addresses, brought up to date on the way. In the `addresses` map, those that it
     ///     no longer has go with the next ``apply(_:)``: until then a bind to one is refused by the kernel by itself.
     public func open(
-        _ opened: [SessionRow], levels: [UInt32], hostAddresses: [IPAddress]
+        _ opened: [SessionRow], levels: [UInt32], hostAddresses: [IPAddress], broadcasts: [IPAddress]
     ) throws(Failure) {
         try configure { row in
             row.setLevels(Set(levels))
             row.setHostAddresses(hostAddresses.compactMap(\.hostIPv4))
         }
         try addresses.set(
-            DesiredRows.owners(of: hostAddresses, sessions: opened).map { (key: $0.key, value: $0.value) })
+            DesiredRows.owners(of: hostAddresses, broadcasts: broadcasts, sessions: opened).map {
+                (key: $0.key, value: $0.value)
+            })
         try ids.set(opened.map { (key: $0.id, value: $0.cgroupID) })
         try sessions.set(
             opened.map { session in

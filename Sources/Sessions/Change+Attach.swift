@@ -119,10 +119,14 @@ extension Change {
     public func detachAll() throws(Failure) {
         try pins.requireBPFFS()
         for id in try pins.attachments().keys.sorted() { try pins.detach(cgroupID: id) }
+        try removeAbandonedRunCgroups()
         for attachment in try registry.attachments() { try registry.removeAttachment(attachment.path) }
         let records = try registry.sessions()
         if !records.isEmpty {
             try registry.beginClose(records.map(\.id))
+            // Before the registry forgets them, and where the maps can be read: a kill here must not leave the kernel
+            // sessions that nobody knows.
+            if let maps = try? PolicyMapSet(pins) { try maps.close(records.map(Self.bareRow), remainingLevels: []) }
             try withdraw(records)
             try registry.remove(records.map(\.id))
         }

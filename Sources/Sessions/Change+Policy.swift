@@ -31,7 +31,7 @@ extension Change {
         let hostAddresses = try hostAddresses()
         let desired = try DesiredRows(
             policy: policy, sessions: rows(of: records, under: policy),
-            hostAddresses: hostAddresses.map(\.address)
+            hostAddresses: hostAddresses.map(\.address), broadcasts: hostAddresses.flatMap(\.networkAndBroadcast)
         ) { path throws(Failure) in try ProgramFile.identity(of: path, mounts: mounts) }
         warnings += desired.warnings
         for record in records {

@@ -55,7 +55,9 @@ extension Change {
         var added: Set<IPAddress> = []
         do throws(Failure) {
             try place(records, added: &added)
-            try maps.open(newRows, levels: levels, hostAddresses: placed.map(\.address).filter { owners[$0] == nil })
+            try maps.open(
+                newRows, levels: levels, hostAddresses: placed.map(\.address).filter { owners[$0] == nil },
+                broadcasts: placed.flatMap(\.networkAndBroadcast))
             try registry.markOpen(records.map(\.id))
         } catch {
             // Only what this call placed: taking off what it did not would fail for the same reason, without privilege.
@@ -113,7 +115,7 @@ extension Change {
     }
 
     /// What the maps need for taking a session away: its policy does not matter.
-    private static func bareRow(_ record: SessionRecord) -> SessionRow {
+    static func bareRow(_ record: SessionRecord) -> SessionRow {
         SessionRow(
             id: record.id, cgroupID: record.cgroupID, level: record.cgroupLevel,
             virtualIPs: record.addresses.map(\.address))
@@ -308,15 +310,15 @@ extension Change {
 }
 
 extension PlacedAddress {
-    /// Whether `other` is the first or the last address of this one's IPv4 network: the kernel has a broadcast route for
-    /// both. Networks of one or two addresses have neither (RFC 3021).
-    func isNetworkOrBroadcast(_ other: IPAddress) -> Bool {
-        guard address.family == .v4, !address.isLoopback, prefixLength <= 30, network(contains: other) else {
-            return false
-        }
-        let host = (UInt128(1) << UInt128(32 - prefixLength)) - 1
-        return other.value & host == 0 || other.value & host == host
+    /// The first and the last address of this one's IPv4 network: the kernel has a broadcast route for both. Networks of
+    /// one or two addresses have neither (RFC 3021).
+    var networkAndBroadcast: [IPAddress] {
+        guard let number = address.v4, !address.isLoopback, prefixLength <= 30 else { return [] }
+        let host = prefixLength == 0 ? UInt32.max : (UInt32(1) << UInt32(32 - prefixLength)) - 1
+        return [IPAddress(v4: number & ~host), IPAddress(v4: number | host)]
     }
+
+    func isNetworkOrBroadcast(_ other: IPAddress) -> Bool { networkAndBroadcast.contains(other) }
 
     /// Whether `other` is in the network that this address has with its prefix length.
     func network(contains other: IPAddress) -> Bool {

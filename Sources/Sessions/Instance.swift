@@ -113,6 +113,7 @@ public struct Change: ~Copyable {
     /// sessions of an earlier boot, sessions of a `run` that is no more.
     fileprivate func repair() throws(Failure) {
         try settlePendingPolicy()
+        try removeAbandonedRunCgroups()
         let left = try registry.unsettledSessions(bootID: bootID).filter { record in
             record.state != .open || record.bootID != bootID || isAbandoned(record)
         }
@@ -127,6 +128,28 @@ public struct Change: ~Copyable {
         }
         if left.count > few { logger.warning("closing \(left.count - few) more sessions for the like") }
         try tearDown(left)
+    }
+
+    /// Removes cgroups that a `run` made before it was killed, empty and with no session on them: `run-PID-STARTTIME`.
+    func removeAbandonedRunCgroups() throws(Failure) {
+        for attachment in try registry.attachments() {
+            guard let stream = attachment.path.withPlatformString({ opendir($0) }) else { continue }
+            defer { closedir(stream) }
+            while let entry = readdir(stream) {
+                let name = withUnsafeBytes(of: entry.pointee.d_name) {
+                    String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+                }
+                let parts = name.split(separator: "-", omittingEmptySubsequences: false)
+                guard parts.count == 3, parts[0] == "run", let pid = pid_t(parts[1]), let started = UInt64(parts[2]),
+                    !ProcessIdentity(pid: pid, startTime: started).isAlive
+                else { continue }
+                guard let cgroup = try? Cgroup(path: attachment.path.appending(name)),
+                    try registry.session(cgroupID: cgroup.id, bootID: bootID) == nil,
+                    (try? cgroup.isPopulated()) == false
+                else { continue }
+                try? cgroup.remove()
+            }
+        }
     }
 
     /// Whether the session belongs to a `run` that was killed, and nothing runs in it any more.

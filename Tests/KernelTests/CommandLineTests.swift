@@ -740,6 +740,21 @@ struct CommandLineTests {
         }
     }
 
+    /// A run that is killed before its session is open leaves a cgroup, for the next command.
+    @Test func aKilledRunLeavesNoCgroup() throws {
+        try attached { sandbox in
+            let common = "--bpffs '\(sandbox.bpffs)' --state '\(sandbox.stateDirectory)'"
+            for step in [1, 4, 8] {
+                try sandbox.sh(
+                    "! strace -f -o /dev/null -e trace=pwrite64 -e inject=pwrite64:signal=KILL:when=\(step) "
+                        + "'\(Build.controller.path)' \(common) run -- true 2>/dev/null")
+                try sandbox.mustCtl("program", "add", "p\(step)", "--for", "virtual-ip")
+                #expect(try sandbox.sh("ls -d '\(sandbox.cgroup)'/attached/*/ 2>/dev/null || true").isEmpty, "\(step)")
+                try expectAgreement(sandbox)
+            }
+        }
+    }
+
     /// Opening and closing a session at another depth must not take another session's protection away for a moment.
     @Test func depthsComeAndGo() throws {
         try attached { sandbox in

@@ -572,6 +572,33 @@ struct ContractTests {
         }
     }
 
+    /// Control messages on a connected socket come to the hook with no destination; its source must stay the session's.
+    @Test func sourcesByPacketInfoWhereConnected() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let remote = try stage.start(.remote)
+        for command in ["socket l udp", "bind l 0.0.0.0 \(port)"] { try remote.must(command) }
+        let client = try stage.start(.app)
+        for command in ["socket c udp", "connect c \(Place.remote.address) \(port)"] { try client.must(command) }
+        for source in ["0.0.0.0", Place.host.address, Place.annVIP.address] {
+            try client.must("sendmsg-pktinfo c - 0 \(source) far")
+            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP)", "the source \(source)")
+        }
+        #expect(try client("sendmsg-pktinfo c - 0 \(Place.benVIP.address) far").errno == "EADDRNOTAVAIL")
+    }
+
+    /// Bound to what is no source, a socket would take the host's address: refused.
+    @Test(arguments: ["224.0.0.251", "255.255.255.255", "198.51.100.255"])
+    func boundToWhatIsNoSource(address: String) throws {
+        try stage.enforce(Self.vl)
+        let client = try stage.start(.app)
+        for type in ["tcp", "udp"] {
+            for command in ["socket c \(type)", "bind c \(address) 0"] { try client.must(command) }
+            #expect(try client("connect c \(Place.remote.address) 9").errno == "EADDRNOTAVAIL", "\(type)")
+            try client.must("close c")
+        }
+    }
+
     /// One unconnected socket that speaks with many, as a resolver or a telephone does.
     @Test func oneSocketToManyPeers() throws {
         try stage.enforce(Self.vl)

@@ -440,15 +440,17 @@ static void do_sendmsg_pktinfo(char **words, int count)
 	struct iovec part = { .iov_base = words[5], .iov_len = strlen(words[5]) };
 	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
 	struct cmsghdr *header;
-	int fd = descriptor(words[1]);
+	int fd = descriptor(words[1]), is_connected = !strcmp(words[2], "-");
 
 	(void)count;
-	if (fd < 0 || !parse_address(words[2], words[3], &address, &length) ||
+	if (fd < 0 || (!is_connected && !parse_address(words[2], words[3], &address, &length)) ||
 	    !parse_address(words[4], "0", &source, &source_length))
 		return;
 	memset(&control, 0, sizeof(control));
-	message.msg_name = &address;
-	message.msg_namelen = length;
+	if (!is_connected) {
+		message.msg_name = &address;
+		message.msg_namelen = length;
+	}
 	message.msg_control = &control;
 	message.msg_controllen = sizeof(control);
 	header = CMSG_FIRSTHDR(&message);
@@ -901,7 +903,7 @@ static const struct command {
 	{ "sendto", "NAME ADDRESS PORT TEXT", 5, 5, do_sendto },
 	{ "fastopen", "NAME ADDRESS PORT TEXT", 5, 5, do_sendto },
 	{ "sendmsg", "NAME [ADDRESS PORT] TEXT", 3, 5, do_sendmsg },
-	{ "sendmsg-pktinfo", "NAME ADDRESS PORT SOURCE TEXT", 6, 6, do_sendmsg_pktinfo },
+	{ "sendmsg-pktinfo", "NAME ADDRESS|- PORT SOURCE TEXT", 6, 6, do_sendmsg_pktinfo },
 	{ "sendmmsg", "NAME COUNT ADDRESS PORT TEXT", 6, 6, do_sendmmsg },
 	{ "recv", "NAME", 2, 2, do_recv },
 	{ "recvfrom", "NAME", 2, 2, do_recv },

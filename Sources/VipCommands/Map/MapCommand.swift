@@ -194,8 +194,9 @@ struct MapView: Sendable {
         },
         view("addresses", "whose an address of this host is") { (address: vip_address, owner: vip_address_owner) in
             let isSession = owner.owner == VIP_OWNER_SESSION.rawValue
+            let other = owner.owner == VIP_OWNER_BROADCAST.rawValue ? "broadcast" : "host"
             return [
-                ("address", .text("\(address.address)")), ("owner", .text(isSession ? "session" : "host")),
+                ("address", .text("\(address.address)")), ("owner", .text(isSession ? "session" : other)),
                 ("id", isSession ? .number(UInt64(owner.id)) : .none),
             ]
         },
