@@ -697,7 +697,7 @@ struct CommandLineTests {
 
     /// Killed at every few of its calls of bpf(2), by number: whatever an attach, an apply or a detach leaves, a plain
     /// attach makes whole again, and a program's bind is what the policy says.
-    @Test(arguments: ["attach", "apply", "detach"])
+    @Test(arguments: ["attach", "attach after a boot", "apply", "detach"])
     func killedAtAnyStep(command: String) throws {
         try Sandbox.with { sandbox in
             let path = try sandbox.cgroup("attached")
@@ -705,6 +705,7 @@ struct CommandLineTests {
             let file = try sandbox.policyFile(Self.policy)
             let arguments =
                 switch command {
+                case "attach after a boot": "attach cgroup '\(path)'"
                 case "attach": "attach cgroup '\(path)' --policy '\(file)'"
                 case "apply": "policy apply '\(file)'"
                 default: "detach --all"
@@ -717,12 +718,18 @@ struct CommandLineTests {
                     try sandbox.mustCtl("attach", "cgroup", path, "--policy", file)
                     try sandbox.mustCtl("session", "open", "--cgroup", ann, "--id", "7")
                 }
+                // What a boot takes away: pins, links, maps. The registry still has the policy.
+                if command == "attach after a boot" { try sandbox.sh("rm -r '\(sandbox.bpffs)'") }
                 let script = """
                     strace -f -o /dev/null -e trace=bpf,rename,unlink -e inject=bpf,rename,unlink:signal=KILL:when=\(step) \
                     '\(Build.controller.path)' \(common) \(arguments) >/dev/null 2>&1 && echo done || echo killed
                     """
                 isKilled = try sandbox.sh(script).contains("killed")
-                try sandbox.mustCtl("attach", "cgroup", path, "--policy", file)
+                if command == "attach after a boot" {
+                    try sandbox.mustCtl("attach", "cgroup", path)
+                } else {
+                    try sandbox.mustCtl("attach", "cgroup", path, "--policy", file)
+                }
                 if try sandbox.ctl("session", "show", "7").status != 0 {
                     try sandbox.mustCtl("session", "open", "--cgroup", ann, "--id", "7")
                 }
@@ -734,7 +741,7 @@ struct CommandLineTests {
                 try sandbox.mustCtl("detach", "--all")
                 #expect(try sandbox.sh("ls -d '\(sandbox.bpffs)' 2>/dev/null || true").isEmpty)
                 try probe.send("quit")
-                step += command == "attach" ? 9 : 7  // primes to the groups of calls: each kind of step is met
+                step += command.hasPrefix("attach") ? 9 : 7  // primes to the groups of calls: each kind of step is met
             }
             #expect(step > 10, "no step was met")
         }
