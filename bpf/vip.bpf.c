@@ -112,11 +112,12 @@ int vip_bind4(struct bpf_sock_addr *ctx)
 }
 
 /*
- * Gives a socket that is about to connect its source, as the kernel's own autobind would later. Says
- * whether the connection may go on.
+ * Gives a socket that is about to connect its source, as the kernel's own autobind would later.
+ * VIP_AS_ASKED: it may go on. VIP_UNAVAILABLE: it would leave from the host's address. VIP_REFUSE_BIND:
+ * it would leave from another session's.
  */
-static __always_inline int vip_bind_source4(struct bpf_sock_addr *ctx,
-					    const struct vip_caller *caller, enum vip_answer source)
+static __always_inline enum vip_answer
+vip_bind_source4(struct bpf_sock_addr *ctx, const struct vip_caller *caller, enum vip_answer source)
 {
 	__be32 vip4 = caller->vip4, loopback = vip_loopback4(caller->id);
 	struct sockaddr_in {
@@ -126,11 +127,12 @@ static __always_inline int vip_bind_source4(struct bpf_sock_addr *ctx,
 		__u8 zero[8];
 	} address = { .sin_family = AF_INET };
 	struct bpf_sock *sk = vip_socket_of(ctx);
-	enum vip_owner owner = VIP_OWNER_NOBODY;
+	enum vip_answer without = source == VIP_TO_ADDRESS ? VIP_UNAVAILABLE : VIP_AS_ASKED;
+	enum vip_place place;
 	__be32 bound;
 
 	if (!sk)
-		return 1;
+		return VIP_AS_ASKED;
 	bound = sk->src_ip4;
 	if (sk->src_port) {
 		/*
@@ -140,28 +142,29 @@ static __always_inline int vip_bind_source4(struct bpf_sock_addr *ctx,
 		 * does a socket that was bound in another session bring that one's address here.
 		 */
 		if (bound == vip4 || bound == loopback || bound == VIP_LOCALHOST4)
-			return 1;
+			return VIP_AS_ASKED;
 		if (!bound || vip_is_multicast4(bound))
-			return source != VIP_TO_ADDRESS;
-		if (!vip_is_127(bound))
-			owner = vip_owner_of4(bound);
-		if (owner == VIP_OWNER_BROADCAST)
-			return source != VIP_TO_ADDRESS;
-		return owner != VIP_OWNER_SESSION ||
-		       !(caller->policy->flags & VIP_POLICY_ISOLATION);
+			return without;
+		place = vip_place_of4(caller, bound);
+		if (place == VIP_OTHER_ADDRESS || place == VIP_OTHER_LOOPBACK)
+			return caller->policy->flags & VIP_POLICY_ISOLATION ? VIP_REFUSE_BIND :
+									      VIP_AS_ASKED;
+		if (place == VIP_ELSEWHERE && vip_owner_of4(bound) == VIP_OWNER_BROADCAST)
+			return without;
+		return VIP_AS_ASKED;
 	}
 	/*
 	 * An address and no port: IP_BIND_ADDRESS_NO_PORT, or what an earlier connect (which failed, or was
 	 * undone) got from us. Ours to replace, with the wildcard if need be; anybody else's stays.
 	 */
 	if (bound && bound != loopback && bound != vip4 && bound != VIP_LOCALHOST4)
-		return 1;
+		return VIP_AS_ASKED;
 	if (source == VIP_AS_ASKED && !bound)
-		return 1;
+		return VIP_AS_ASKED;
 	address.sin_addr = vip_address4(source, 0, vip4, caller->id);
 	if (address.sin_addr == bound)
-		return 1;
-	return bpf_bind(ctx, (void *)&address, sizeof(address)) == 0 || source != VIP_TO_ADDRESS;
+		return VIP_AS_ASKED;
+	return bpf_bind(ctx, (void *)&address, sizeof(address)) ? without : VIP_AS_ASKED;
 }
 
 /*
@@ -189,7 +192,7 @@ int vip_connect4(struct bpf_sock_addr *ctx)
 {
 	__be32 address = ctx->user_ip4, granted;
 	struct vip_caller caller = {};
-	enum vip_answer to, source;
+	enum vip_answer to, source, answer;
 	struct vip_plan plan;
 	enum vip_place asked;
 	struct bpf_sock *sk;
@@ -210,7 +213,9 @@ int vip_connect4(struct bpf_sock_addr *ctx)
 		return vip_refuse(VIP_HOOK_CONNECT4, EADDRNOTAVAIL);
 
 	source = vip_source(asked, to, features);
-	if (!vip_bind_source4(ctx, &caller, source) && !(flags & VIP_POLICY_USE_HOST_ADDRESS))
+	answer = vip_bind_source4(ctx, &caller, source);
+	if (answer == VIP_REFUSE_BIND ||
+	    (answer == VIP_UNAVAILABLE && !(flags & VIP_POLICY_USE_HOST_ADDRESS)))
 		return vip_refuse(VIP_HOOK_CONNECT4, EADDRNOTAVAIL);
 	if (sk)
 		vip_note_peer4(ctx, sk, &caller, asked, to);

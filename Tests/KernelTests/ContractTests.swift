@@ -587,6 +587,22 @@ struct ContractTests {
         #expect(try client("sendmsg-pktinfo c - 0 \(Place.benVIP.address) far").errno == "EADDRNOTAVAIL")
     }
 
+    /// A socket that was bound in another session does not bring that one's address: isolation, whatever the policy says
+    /// of sessions without an address.
+    @Test(arguments: ["deny", "useHostAddress"])
+    func boundInAnotherSession(whenUnavailable: String) throws {
+        try stage.enforce(Self.vl.with { $0.whenUnavailable = whenUnavailable })
+        let owner = try stage.start(.benApp)
+        let taker = try stage.start(.app)
+        let path = "\(stage.sandbox.directory)/mailbox-\(whenUnavailable)"
+        try taker.must("mailbox \(path)")
+        for command in ["socket a tcp", "bind a 0.0.0.0 0"] { try owner.must(command) }
+        #expect(try owner.must("getsockname a").address == Place.benVIP.address)
+        try owner.must("pass a \(path)")
+        try taker.must("take c")
+        #expect(try taker("connect c \(Place.remote.address) 9").errno == "EADDRNOTAVAIL")
+    }
+
     /// Bound to what is no source, a socket would take the host's address: refused.
     @Test(arguments: ["224.0.0.251", "255.255.255.255", "198.51.100.255"])
     func boundToWhatIsNoSource(address: String) throws {
