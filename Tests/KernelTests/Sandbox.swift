@@ -127,18 +127,16 @@ final class Sandbox: Sendable {
     /// Starts a script of that name which answers like a probe: the kernel runs its interpreter, python3.
     func script(_ name: String, in cgroup: String) throws -> Probe {
         let path = "\(directory)/bin/\(name)"
-        if !FileManager.default.fileExists(atPath: path) {
-            try Probe.script.write(toFile: path, atomically: true, encoding: .utf8)
-            guard chmod(path, 0o755) == 0 else { throw HarnessError.errno("chmod \(path)") }
-        }
+        try Probe.script.write(toFile: "\(path).text", atomically: true, encoding: .utf8)
+        try install(copyOf: "\(path).text", at: path)
         return try Probe(start([path], in: cgroup))
     }
 
     private func install(copyOf source: String, at path: String) throws {
         guard !FileManager.default.fileExists(atPath: path) else { return }
-        let folder = URL(filePath: path).deletingLastPathComponent().path
-        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-        try FileManager.default.copyItem(atPath: source, toPath: path)
+        // By a process of its own: a child that another test forks just then would inherit this process's descriptor, and
+        // executing a file that somebody has open for writing fails (ETXTBSY).
+        try sh("install -D -m 755 '\(source)' '\(path)'")
     }
 }
 
