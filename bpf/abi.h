@@ -19,10 +19,12 @@
  *   program_files   [{ inode, device, name }] -> the same, by file
  *   verdicts    [which program this is] -> what the three look-ups above came to, for a generation
  *   sockets     (on the socket)        -> what cannot be computed from its addresses
+ *   listeners   [{ 8121, port 9000 }]  -> the session's dual-stack TCP server on that port
  *   counters    [hook]                 -> seen, rewritten, refused, on each CPU
  *
- * The virtual loopback is in no map: it is 127.0.0.0 + (id + 1), so 127.0.0.8 here, and the way back
- * is a subtraction. `ids` says only whether a session has that ID now.
+ * The virtual loopbacks are in no map: they are 127.0.0.0 + (id + 1), so 127.0.0.8 here, and
+ * PREFIX::(id + 1) with the prefix in config, so PREFIX::8; the way back is a subtraction. `ids` says
+ * only whether a session has that ID now, and which cgroup it is.
  *
  * Generation and bank: a policy is applied by writing it into the bank not in force, then storing
  * generation + 1. The low bit of the generation is the bank in force, so one store of four bytes
@@ -34,13 +36,13 @@
 #include <linux/types.h>
 
 /* Raised by any change of a key, a value or the meaning of either. Pinned in config. */
-#define VIP_ABI_VERSION 1
+#define VIP_ABI_VERSION 2
 
 #define VIP_BANKS 2
 #define VIP_POLICIES_PER_BANK \
 	32 /* the base policy is number 0, overrides are 1…31: bits of a __u32 */
 #define VIP_HOST_ADDRESSES_MAX \
-	8		 /* of IPv4 that config holds itself; a host with more looks in the map */
+	8 /* of a family that config holds itself; a host with more looks in the map */
 #define VIP_LEVELS_MAX 8 /* how many different depths of the cgroup tree sessions may be at */
 #define VIP_LEVEL_NONE 0xffffffff /* as an int -1: bpf_get_current_ancestor_cgroup_id says 0 */
 #define VIP_NAME_MAX 64	     /* an executable's name with its NUL; longer ones match by path only */
@@ -56,7 +58,20 @@ enum vip_hook {
 	VIP_HOOK_RECVMSG4,
 	VIP_HOOK_GETSOCKNAME4,
 	VIP_HOOK_GETPEERNAME4,
+	VIP_HOOK_BIND6,
+	VIP_HOOK_CONNECT6,
+	VIP_HOOK_SENDMSG6,
+	VIP_HOOK_RECVMSG6,
+	VIP_HOOK_GETSOCKNAME6,
+	VIP_HOOK_GETPEERNAME6,
+	VIP_HOOK_SOCK_OPS,  /* notes dual-stack listeners; "seen" is how many */
+	VIP_HOOK_SK_LOOKUP, /* finds them again; of the network namespace, not of a cgroup */
 	VIP_HOOK_COUNT,
+};
+
+/* An address of either family as 16 bytes: IPv4 in mapped form. */
+struct vip_address {
+	__be32 word[4];
 };
 
 /* config: ARRAY of one. */
@@ -71,8 +86,12 @@ struct vip_config {
 	 */
 	__u32 levels[VIP_LEVELS_MAX];
 	__u32 host4_count; /* entries of host4 in use; more than there are: look in addresses */
-	__u32 reserved;
+	__u32 host6_count; /* the same of host6 */
 	__be32 host4[VIP_HOST_ADDRESSES_MAX]; /* the host's own IPv4 addresses, for connect */
+	struct vip_address
+		host6[VIP_HOST_ADDRESSES_MAX]; /* its IPv6 addresses, link-local ones too */
+	__be32 loopback6[3]; /* the 96 bits before each session's ID + 1; 0: there is no LO6 */
+	__u32 reserved;
 	__u8 object_id[VIP_OBJECT_ID_MAX]; /* SHA-256 of the object the pinned programs are from */
 };
 
@@ -82,19 +101,16 @@ enum vip_config_flag {
 
 /* sessions: HASH by cgroup ID (__u64), the inode number of the cgroup's directory. */
 struct vip_session {
-	__be32 vip4;		/* 0: the session has no IPv4 virtual IP */
-	__u32 id;		/* 0…VIP_ID_LAST */
-	__be32 vip6[4];		/* ::  the session has no IPv6 virtual IP */
-	__u8 policy[VIP_BANKS]; /* number of the session's policy in each bank */
+	__be32 vip4;		 /* 0: the session has no IPv4 virtual IP */
+	__u32 id;		 /* 0…VIP_ID_LAST */
+	struct vip_address vip6; /* ::  the session has no IPv6 virtual IP */
+	__u8 policy[VIP_BANKS];	 /* number of the session's policy in each bank */
 	__u8 reserved[6];
 };
 
 /* ids: HASH by session ID (__u32) -> cgroup ID (__u64). */
 
-/* addresses: HASH by 16 bytes, IPv4 in mapped form. Whose an address of this host is. */
-struct vip_address {
-	__be32 word[4];
-};
+/* addresses: HASH by struct vip_address. Whose an address of this host is. */
 
 enum vip_owner {
 	VIP_OWNER_NOBODY, /* not in the map */
@@ -180,6 +196,8 @@ struct vip_verdict {
 /* sockets: SK_STORAGE. Most sockets never have one. */
 struct vip_socket {
 	__u32 asked; /* enum vip_socket_flag */
+	__u32 reserved;
+	__u64 cgroup; /* of the session, with VIP_SOCKET_DUAL */
 };
 
 enum vip_socket_flag {
@@ -188,6 +206,20 @@ enum vip_socket_flag {
 	VIP_SOCKET_WILDCARD = 1 << 1, /* it is on LO4 because bind asked for the wildcard (P) */
 	VIP_SOCKET_NAMED_PEER = 1 << 2, /* on the loopback, its peer VIP4 by that name */
 	VIP_SOCKET_LOCAL_PEER = 1 << 3, /* on VIP4, its peer VIP4 in place of 127.0.0.1 */
+	VIP_SOCKET_DUAL =
+		1 << 4, /* on ::ffff:VIP4 or ::ffff:LO4 because bind asked for ::, not V6ONLY */
+	VIP_SOCKET_MAPPED_PEER =
+		1 << 5, /* its peer's mapped address stands for ::1, and its own too */
+};
+
+/*
+ * listeners: SOCKHASH. TCP servers that asked for :: without V6ONLY: they are bound to an IPv4 address of
+ * the session, and an sk_lookup program leads to them what comes in for its VIP6 and LO6.
+ */
+struct vip_listener {
+	__u64 cgroup; /* of the session */
+	__u32 port;   /* host order */
+	__u32 reserved;
 };
 
 /* counters: PERCPU_ARRAY by enum vip_hook. Calls of sessions that came as far as a decision. */
@@ -199,7 +231,7 @@ struct vip_counters {
 
 #define VIP_ASSERT_SIZE(type, size) \
 	_Static_assert(sizeof(type) == (size), #type " changed its size")
-VIP_ASSERT_SIZE(struct vip_config, 120);
+VIP_ASSERT_SIZE(struct vip_config, 264);
 VIP_ASSERT_SIZE(struct vip_session, 32);
 VIP_ASSERT_SIZE(struct vip_address, 16);
 VIP_ASSERT_SIZE(struct vip_address_owner, 8);
@@ -210,7 +242,8 @@ VIP_ASSERT_SIZE(struct vip_program_file, 80);
 VIP_ASSERT_SIZE(struct vip_listing, 24);
 VIP_ASSERT_SIZE(struct vip_program, 32);
 VIP_ASSERT_SIZE(struct vip_verdict, 16);
-VIP_ASSERT_SIZE(struct vip_socket, 4);
+VIP_ASSERT_SIZE(struct vip_socket, 16);
+VIP_ASSERT_SIZE(struct vip_listener, 16);
 VIP_ASSERT_SIZE(struct vip_counters, 24);
 
 #endif

@@ -88,6 +88,14 @@ struct {
 	__type(value, struct vip_socket);
 } sockets SEC(".maps");
 
+/* The kernel takes a socket out when it is closed. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKHASH);
+	__uint(max_entries, 65536);
+	__type(key, struct vip_listener);
+	__type(value, __u64);
+} listeners SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, VIP_HOOK_COUNT);

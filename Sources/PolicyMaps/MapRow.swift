@@ -35,7 +35,7 @@ extension vip_counters: @retroactive Equatable, @retroactive Hashable, MapRow {}
 /// The sizes that bpf/abi.h asserts for C, asserted for Swift: size and stride alike, so no padding at the end.
 enum MapLayout {
     static let sizes: [(name: String, size: Int, stride: Int, expected: Int)] = [
-        row(vip_config.self, 120), row(vip_session.self, 32), row(vip_address.self, 16),
+        row(vip_config.self, 264), row(vip_session.self, 32), row(vip_address.self, 16),
         row(vip_address_owner.self, 8), row(vip_policy.self, 8200), row(vip_program_name.self, 64),
         row(vip_program_script.self, 16), row(vip_program_file.self, 80), row(vip_listing.self, 24),
         row(vip_program.self, 32), row(vip_verdict.self, 16), row(vip_counters.self, 24),
