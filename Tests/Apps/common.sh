@@ -3,10 +3,16 @@
 #
 # What the files of the programs share; each of them may define its own instead.
 
-# The client's answer within bounds: a client that hangs is one that was not answered.
-bounded_client() {
-    timeout -k 1 5 bash -euo pipefail -c 'source "$1" && source "$2" && client "$3"' "$app" "${BASH_SOURCE[0]}" \
-        "${BASH_SOURCE[0]%/*}/$app.sh" "$1" || echo "(exit code $?)"
+# Reads who is asked, their working directory, the variant and the host; writes what the client was answered, as one line.
+agent() {
+    local host answer words
+    export who work variant
+    while IFS=$'\t' read -r who work variant host; do
+        cd "$work" || return
+        answer=$(client "$host" 2>&1 </dev/null) || answer+=" (exit code $?)"
+        IFS=$' \r\n\t' read -r -d '' -a words <<<"$answer" || true
+        printf '%s\n' "${words[*]}"
+    done
 }
 
 # Why a check of that title may fail: a limit that the README states.
@@ -26,4 +32,16 @@ bracketed() {
 # What an HTTP server answers, and between which addresses curl says it was.
 http() {
     curl -sS --max-time 4 -w ' curl: from %{local_ip} to %{remote_ip}' "http://$(bracketed "$1"):$port/${2-}"
+}
+
+# What socat says, without what differs from run to run, and its addresses as others write them: it writes all the digits.
+plain() {
+    local line
+    while IFS= read -r line; do
+        while [[ $line =~ (0000:){5}ffff:(..)(..):(..)(..) ]]; do
+            set -- "${BASH_REMATCH[@]:2}"
+            line=${line/"0000:0000:0000:0000:0000:ffff:$1$2:$3$4"/"::ffff:$((16#$1)).$((16#$2)).$((16#$3)).$((16#$4))"}
+        done
+        printf '%s\n' "$line"
+    done | sed -E 's/^.* socat\[[0-9]+\] //; s/0x[0-9a-f]+/buffer/; s/\b0{1,3}([0-9a-f]{1,3}:)/\1/g; s/:0{1,3}([0-9a-f]{1,3})\b/:\1/g; s/\[0(:0)*/[:/g; s/\b(0:)+/:/g; s/:::/::/g'
 }

@@ -18,7 +18,7 @@ targets() {
 server() {
     local options=()
     case $variant in
-    addresses) options=(--bind-interfaces --listen-address=127.0.0.1,::1) ;;
+    addresses) options=(--bind-interfaces --listen-address=127.0.0.1 --listen-address=::1) ;;
     interface) options=(--bind-interfaces --interface=lo) ;;
     esac
     exec dnsmasq --keep-in-foreground --conf-file=/dev/null --pid-file= --port="$port" --no-resolv --no-hosts --user= \

@@ -86,9 +86,9 @@ END
 machine() {
     local options=(-Xshare:auto -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-UsePerfData -cp "$shared")
     [ "$variant" != ipv4 ] || options+=(-Djava.net.preferIPv4Stack=true)
-    exec java "${options[@]}" "$@"
+    exec timeout "$1" java "${options[@]}" "${@:2}"
 }
 
-server() { machine Server "$who" "$variant" "$port"; }
-client() { machine Client "$1" "$variant" "$port"; }
+server() { machine 0 Server "$who" "$variant" "$port"; }
+client() { machine 8 Client "$1" "$variant" "$port"; }
 logged() { sed -n 's/^client //p' output; }

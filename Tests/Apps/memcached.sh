@@ -32,14 +32,11 @@ client() {
         # A request's number, then datagram 0 of 1 (doc/protocol.txt). The answer's second line is the value.
         {
             read -r line && read -r line && echo "$line"
-        } < <(printf '\0\1\0\0\0\1\0\0get who\r\n' | socat -t 2 - "UDP:$(bracketed "$1"):$port" 2>&1 | tr -d '\0')
+        } < <(printf '\0\1\0\0\0\1\0\0get who\r\n' | socat -t 2 - "UDP:$(bracketed "$1"):$port" 2>&1 | tr -d '\0' | plain)
         ;;
     *)
-        {
-            tcp "$1" 'get who' | sed '1d; /^END/d' &&
-                tcp "$1" 'stats conns' | sed -nE '/conn_listening/d; s/.*:addr (tcp6?:.*):[0-9]+\r/\1/p; s/.*:listen_addr (.*)\r/at \1/p' |
-                grep -v 'at .*\(0\.0\.0\.0\|::\)\]*:[0-9]*$'
-        } 2>&1 | sed -E 's/^.* socat\[[0-9]+\] //'
+        tcp "$1" 'get who' 'stats conns' 2>&1 | plain | sed -nE '2s/\r//p; /^E /p
+            s/.*:addr (.*):[0-9]+\r/\1/; T listen; h; :listen; s/.*:listen_addr (.*)\r/at \1/; T; x; G; p'
         ;;
     esac
 }

@@ -17,6 +17,7 @@ targets() {
 }
 
 server() {
+    # shellcheck disable=SC2016 # JavaScript's
     exec node -e '
         const [who, variant, port] = process.argv.slice(1)
         require("http").createServer((request, response) => {
@@ -28,7 +29,8 @@ server() {
 }
 
 client() {
-    node -e '
+    # shellcheck disable=SC2016 # JavaScript's
+    timeout 5 node -e '
         const [host, port] = process.argv.slice(1)
         require("http").get({ host, port, agent: false, timeout: 3000 }, async response => {
             let { localAddress, remoteAddress } = response.socket

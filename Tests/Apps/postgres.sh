@@ -26,7 +26,7 @@ server() {
 }
 
 client() {
-    PGCONNECT_TIMEOUT=3 psql -XAtq -F ' ' -U postgres -h "$1" -p "$port" -d postgres -c \
+    PGCONNECT_TIMEOUT=3 timeout 6 psql -XAtq -F ' ' -U postgres -h "$1" -p "$port" -d postgres -c \
         "select current_setting('cluster_name'), host(inet_client_addr()), 'at', host(inet_server_addr())"
 }
 

@@ -48,19 +48,7 @@ client() {
     # An answer has no end: the first line is all of it.
     udp4-unconnected) { read -r line && echo "$line"; } < <(echo | socat -t 2 - "UDP-SENDTO:$to${family:+,pf=ip$family}" 2>&1) ;;
     udp*) { read -r line && echo "$line"; } < <(echo | socat -t 2 - "UDP$family:$to" 2>&1) ;;
-    esac 2>&1 | sed -E 's/^.* socat\[[0-9]+\] //; s/0x[0-9a-f]+/buffer/' | short
+    esac 2>&1 | plain
 }
 
-# The addresses as others write them; socat writes all the digits.
-short() {
-    local line
-    while IFS= read -r line; do
-        while [[ $line =~ (0000:){5}ffff:(..)(..):(..)(..) ]]; do
-            set -- "${BASH_REMATCH[@]:2}"
-            line=${line/"0000:0000:0000:0000:0000:ffff:$1$2:$3$4"/"::ffff:$((16#$1)).$((16#$2)).$((16#$3)).$((16#$4))"}
-        done
-        printf '%s\n' "$line"
-    done | sed -E 's/\b0{1,3}([0-9a-f]{1,3}:)/\1/g; s/:0{1,3}([0-9a-f]{1,3})\b/:\1/g; s/\[0(:0)*/[:/g; s/\b(0:)+/:/g; s/:::/::/g'
-}
-
-logged() { sed -nE 's/.* (accepting connection|receiving packet) from AF=[0-9]+ ([^ ]*):[0-9]+.*$/\2/p' output | short; }
+logged() { sed -nE 's/.* (accepting connection|receiving packet) from AF=[0-9]+ ([^ ]*):[0-9]+.*$/\2/p' output | plain; }

@@ -50,11 +50,12 @@ options=(-F /dev/null -p "$port" -o BatchMode=yes -o StrictHostKeyChecking=no -o
     -o LogLevel=ERROR -o ConnectTimeout=3 -o IdentitiesOnly=yes -o IdentityAgent=none)
 
 client() {
-    options+=(-i "$shared/client_key")
+    local options=("${options[@]}" -i "$shared/client_key")
     # SSH_CONNECTION is the client's address and port, the server's address and port.
     if [ "$variant" = forward ]; then
         ssh "${options[@]}" -o ProxyCommand="ssh ${options[*]} -W localhost:$port root@$1" root@localhost
     else
+        # shellcheck disable=SC2029 # no command is given
         ssh "${options[@]}" "root@$1"
     fi | awk '{ print $1, $2, "at", $4 }'
 }
