@@ -7,9 +7,11 @@
 agent() {
     local host answer words
     export who work variant
-    while IFS=$'\t' read -r who work variant host; do
+    while IFS='|' read -r who work variant host; do
         cd "$work" || return
         answer=$(client "$host" 2>&1 </dev/null) || answer+=" (exit code $?)"
+        # How long curl tried.
+        [[ ! $answer =~ ' after '[0-9]+' ms' ]] || answer=${answer/"${BASH_REMATCH[0]}"/}
         IFS=$' \r\n\t' read -r -d '' -a words <<<"$answer" || true
         printf '%s\n' "${words[*]}"
     done

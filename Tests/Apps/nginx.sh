@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2154
 #
-# nginx with a socket for each family, with one for both, on the loopback alone, and as a proxy of itself on localhost.
+# nginx with a socket for each family, with one for both, on the loopback alone, and as a proxy of itself on
+# 127.0.0.1, which is a proxy of itself on ::1.
 
 needs=(nginx curl)
 port=8080
@@ -22,8 +23,10 @@ server() {
     *) listen="listen $port; listen [::]:$port;" ;;
     esac
     if [ "$variant" = proxy ]; then
-        behind="server { listen 127.0.0.1:8081; listen [::1]:8081; location / { $content } }"
-        content="proxy_pass http://localhost:8081;"
+        behind="server { listen [::1]:8082; location / { return 200 '$who \$remote_addr for \$http_x_via'; } }
+            server { listen 127.0.0.1:8081; location / {
+                proxy_set_header X-Via '\$remote_addr for \$http_x_via'; proxy_pass http://[::1]:8082; } }"
+        content="proxy_set_header X-Via \$remote_addr; proxy_pass http://127.0.0.1:8081;"
     fi
     cat >nginx.conf <<END
 daemon off;

@@ -5,11 +5,11 @@
 
 needs=(python3 curl)
 port=8000
-variants=('' :: 127.0.0.1 ::1)
+variants=(default :: 127.0.0.1 ::1)
 
 targets() {
     case $variant in
-    '') echo localhost 127.0.0.1 VIP4 ;;
+    default) echo localhost 127.0.0.1 VIP4 ;;
     ::) echo localhost 127.0.0.1 ::1 VIP4 VIP6 ;;
     127.0.0.1) echo localhost 127.0.0.1 ;;
     ::1) echo localhost ::1 ;;
@@ -18,7 +18,9 @@ targets() {
 
 server() {
     echo "$who" >index.html
-    exec python3 -u -m http.server "$port" ${variant:+--bind "$variant"}
+    local options=()
+    [ "$variant" = default ] || options=(--bind "$variant")
+    exec python3 -u -m http.server "$port" "${options[@]}"
 }
 
 # Both curl's and the server's idea of who is who.

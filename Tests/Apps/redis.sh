@@ -30,7 +30,7 @@ ready() { redis-cli -p "$port" set who "$who" | grep -qx OK; }
 # The name that the server was given, and where it sees both ends.
 # Where redis refuses and closes, redis-cli may or may not have written its second line before: that says nothing.
 client() {
-    timeout 5 redis-cli -h "$1" -p "$port" <<<$'get who\nclient info' |
+    timeout 5 redis-cli -h "$1" -p "$port" 2>&1 <<<$'get who\nclient info' |
         sed -E '/^Error: (Broken pipe|Connection reset by peer)$/d; s/^id=.* addr=(.*):[0-9]+ laddr=([^ ]*) .*/\1 at \2/'
 }
 
