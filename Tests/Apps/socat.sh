@@ -9,7 +9,7 @@ variants=(tcp4 tcp6 tcp6only udp4 udp4-unconnected udp6 udp6only)
 
 limit() {
     case "$variant $1" in
-    'udp6 '*VIP6*) echo 'nothing leads IPv6 datagrams to a UDP socket that is on both families' ;;
+    'udp6 '*VIP6* | 'udp6 '*::1*) echo 'nothing leads IPv6 datagrams to a UDP socket that is on both families' ;;
     esac
 }
 
