@@ -7,7 +7,7 @@ import Testing
 @testable import PolicyMaps
 
 @Suite struct LoopbackPrefixTests {
-    @Test(arguments: ["fdd2:9088:43af::/96", "fdd2:9088:43af::/48", "fc00::/64", "fd00:0:0:1:2:3::/96"])
+    @Test(arguments: ["fdd2:9088:43af::/96", "fdd2:9088:43af::/48", "fc00::/64", "fd00::1:2:3:0:0/96"])
     func reads(text: String) throws {
         let prefix = try LoopbackPrefix(text)
         #expect(prefix.description == text)
