@@ -497,17 +497,32 @@ struct ContractTests6 {
         ConnectRow.rows(vl, [(.remote, .wildcard6)], .tool, .remote6, meets: .plain(.remote6, from: .host6)),
         ConnectRow.rows(
             vl, [(.app.only6, .wildcard6)], .remote, .annVIP6, meets: .plain(.annVIP6, from: .remote6)),
-        // both families through one kind of socket, from one that is bound to :: for both
+        // one that is bound to :: for both families, with port 0: UDP sends to either
         ConnectRow.rows(
-            vl, [(.remote, .wildcard6)], .app, bound: .wildcard6, .remote6, meets: .plain(.remote6, from: .annVIP6)),
+            vl, [(.remote, .wildcard6)], .app, bound: .wildcard6, .remote6, meets: .plain(.remote6, from: .annVIP6),
+            [.datagram]),
         ConnectRow.rows(
             vl, [(.remote, .wildcard)], .app, bound: .wildcard6, .mapped(.remote),
-            meets: .plain(.remote, from: .annVIP).mapped(client: true)),
+            meets: .plain(.remote, from: .annVIP).mapped(client: true), Transport.streams + [.datagram]),
         ConnectRow.rows(
-            vl, [(.app, .localhost6)], .app, bound: .wildcard6, .localhost6, meets: .local6(.annLO6, from: nil)),
+            vl, [(.app, .localhost6)], .app, bound: .wildcard6, .localhost6, meets: .local6(.annLO6, from: nil),
+            Transport.datagrams),
         ConnectRow.rows(
             vl, [(.app, .localhost)], .app, bound: .wildcard6, .mapped(.localhost),
             meets: .local(.annLO, from: nil).mapped(client: true)),
+        // (limits: a stream is on ::ffff:VIP4, and the kernel connects that to no IPv6; a datagram socket that has a port and no
+        // address cannot be given one by connect)
+        ConnectRow.rows(
+            vl, [(.remote, .wildcard6)], .app, bound: .wildcard6, .remote6, refused: "EAFNOSUPPORT", Transport.streams),
+        ConnectRow.rows(
+            vl, [(.app, .localhost6)], .app, bound: .wildcard6, .localhost6, refused: "EAFNOSUPPORT",
+            Transport.streams),
+        ConnectRow.rows(
+            vl, [(.remote, .wildcard6)], .app, bound: .wildcard6, .remote6, refused: "EADDRNOTAVAIL",
+            [.connectedDatagram]),
+        ConnectRow.rows(
+            vl, [(.remote, .wildcard)], .app, bound: .wildcard6, .mapped(.remote), refused: "EADDRNOTAVAIL",
+            [.connectedDatagram]),
         // a source that the program bound stays, and both ends see a local peer
         ConnectRow.rows(
             vl, [(.app, .localhost6)], .app.only6, bound: .wildcard6, .localhost6,
