@@ -130,8 +130,8 @@ struct CommandLineTests {
     @Test func addressesThatCannotBe() throws {
         try attached { sandbox in
             try sandbox.sh("ip addr add 2001:db8:1::1/64 dev eth0 nodad")
-            _ = try sandbox.openSession("attached/ann", id: 7, ip: "198.51.100.17")
-            _ = try sandbox.openSession("attached/eve", id: 8, ip: "2001:db8:1::17")
+            _ = try sandbox.openSession("attached/ann", id: 7, ips: ["198.51.100.17"])
+            _ = try sandbox.openSession("attached/eve", id: 8, ips: ["2001:db8:1::17"])
             let open = ["session", "open", "--cgroup", try sandbox.cgroup("attached/bob"), "--ip"]
             try refuses(
                 sandbox,
