@@ -49,10 +49,20 @@ struct task_struct {
 	char comm[16];
 };
 
+/* What every socket begins with: a struct sock, tcp6_sock and udp6_sock too. */
+struct sock_common {
+	unsigned char skc_ipv6only : 1;
+};
+
+struct tcp_sock {
+	__u8 is_mptcp; /* bool: a subflow of MPTCP. Not there with CONFIG_MPTCP=n */
+};
+
 #pragma clang attribute pop
 
 /* <sys/socket.h> does not compile for BPF. Values of the user-space ABI: include/linux/socket.h, net.h. */
-enum { AF_INET = 2 };
+enum { AF_INET = 2, AF_INET6 = 10 };
 enum { SOCK_STREAM = 1, SOCK_DGRAM = 2 };
+enum { IPPROTO_TCP = 6 };
 
 #endif

@@ -84,12 +84,14 @@ static __always_inline __u32 vip_listed(const struct vip_caller *caller)
 	return listed;
 }
 
-static __always_inline __u32 vip_features_of(const struct vip_caller *caller)
+/* What holds for the calling program, in a call that asks for `asked`. */
+static __always_inline __u32 vip_features_of(const struct vip_caller *caller,
+					     const struct vip_own *own, enum vip_place asked)
 {
 	__u32 flags = caller->policy->flags;
 
 	return vip_features(flags, flags & VIP_POLICY_LISTS ? vip_listed(caller) : 0,
-			    caller->vip4 != 0);
+			    vip_has_address(asked, own->has));
 }
 
 #endif

@@ -14,25 +14,13 @@ struct vip_caller {
 	 * session before this program ends.
 	 */
 	__be32 vip4;
+	struct vip_address vip6; /* for an IPv6 call only */
 	__u32 id;
+	__u64 cgroup;
 	__u32 number; /* of its policy in the bank in force */
 	/* Set by vip_find_policy(). */
 	const struct vip_policy *policy;
 };
-
-/*
- * ctx->sk. In assembly, because clang may otherwise keep the field's address in a register and load
- * through that, which the verifier refuses ("dereference of modified ctx ptr").
- */
-static __always_inline struct bpf_sock *vip_socket_of(struct bpf_sock_addr *ctx)
-{
-	struct bpf_sock *sk;
-
-	asm volatile("%[sk] = *(u64 *)(%[ctx] + %[offset])"
-		     : [sk] "=r"(sk)
-		     : [ctx] "r"(ctx), [offset] "i"(__builtin_offsetof(struct bpf_sock_addr, sk)));
-	return sk;
-}
 
 static __always_inline const struct vip_config *vip_config(void)
 {
@@ -46,7 +34,7 @@ static __always_inline const struct vip_config *vip_config(void)
  * nearly always they are all at one depth, so this is one helper and one look-up however deep the task.
  * It goes by the task, not by the socket: a socket passed to another session's process is that one's.
  */
-static __always_inline int vip_find_session(struct vip_caller *caller)
+static __always_inline int vip_find_session(enum vip_family family, struct vip_caller *caller)
 {
 	const struct vip_config *in_force = vip_config();
 	__u32 count;
@@ -68,6 +56,9 @@ static __always_inline int vip_find_session(struct vip_caller *caller)
 		session = bpf_map_lookup_elem(&sessions, &cgroup);
 		if (session) {
 			caller->vip4 = session->vip4;
+			if (family == VIP_INET6)
+				caller->vip6 = session->vip6;
+			caller->cgroup = cgroup;
 			caller->id = session->id;
 			caller->number = session->policy[caller->generation & 1];
 			return 1;
@@ -96,27 +87,49 @@ static __always_inline int vip_is_excluded(const struct vip_caller *caller, __u3
 	return (caller->policy->excluded_ports[number / 64] >> (number % 64)) & 1;
 }
 
-static __always_inline enum vip_owner vip_owner_of4(__be32 address)
+static __always_inline struct vip_own vip_own_of(enum vip_family family,
+						 const struct vip_caller *caller)
 {
-	struct vip_address key = { { 0, 0, bpf_htonl(0xffff), address } };
-	const struct vip_address_owner *row = bpf_map_lookup_elem(&addresses, &key);
+	struct vip_own own = {};
+
+	if (family == VIP_INET6) {
+		own.address = caller->vip6;
+		own.loopback = vip_loopback6(caller->config->loopback6, caller->id);
+		if (caller->config->loopback6[0])
+			own.has |= VIP_HAS_LOOPBACK;
+		if (caller->vip4)
+			own.has |= VIP_HAS_IPV4;
+	} else {
+		own.address = vip_mapped(caller->vip4);
+		own.loopback = vip_mapped(vip_loopback4(caller->id));
+		own.has = VIP_HAS_LOOPBACK;
+	}
+	if (!vip_is_wildcard(family, own.address))
+		own.has |= VIP_HAS_ADDRESS;
+	return own;
+}
+
+static __always_inline enum vip_owner vip_owner_of(const struct vip_address *address)
+{
+	const struct vip_address_owner *row = bpf_map_lookup_elem(&addresses, address);
 
 	return row ? row->owner : VIP_OWNER_NOBODY;
 }
 
-/* What an IPv4 address is to the session. At most one look-up, and none for the common loopback ones. */
-static __always_inline enum vip_place vip_place_of4(const struct vip_caller *caller, __be32 address)
+/* What an address is to the session. At most one look-up, and none for the common loopback ones. */
+static __always_inline enum vip_place
+vip_place_of(enum vip_family family, const struct vip_own *own, struct vip_address address)
 {
-	enum vip_place place = vip_place4(caller->vip4, caller->id, address);
+	enum vip_place place = vip_place(family, own, address);
 	enum vip_owner owner = VIP_OWNER_NOBODY;
 
 	if (place == VIP_SOME_LOOPBACK) {
-		__u32 id = vip_id_of_loopback4(address);
+		__u32 id = vip_id_of_loopback(family, address);
 
 		if (bpf_map_lookup_elem(&ids, &id))
 			owner = VIP_OWNER_SESSION;
 	} else if (place == VIP_SOME_ADDRESS) {
-		owner = vip_owner_of4(address);
+		owner = vip_owner_of(&address);
 	}
 	return vip_place_of_owner(place, owner);
 }
@@ -126,18 +139,22 @@ static __always_inline enum vip_place vip_place_of4(const struct vip_caller *cal
  * host's, it is just connected to. So for nearly every host this is a compare or two in config, which
  * is in the cache already, and no look-up.
  */
-static __always_inline enum vip_place vip_destination_of4(const struct vip_caller *caller,
-							  __be32 address)
+static __always_inline enum vip_place vip_destination_of(enum vip_family family,
+							 const struct vip_caller *caller,
+							 const struct vip_own *own,
+							 struct vip_address address)
 {
-	enum vip_place place = vip_place4(caller->vip4, caller->id, address);
-	__u32 count = caller->config->host4_count;
+	const struct vip_config *in_force = caller->config;
+	enum vip_place place = vip_place(family, own, address);
+	__u32 count = family == VIP_INET6 ? in_force->host6_count : in_force->host4_count;
 
 	if (place != VIP_SOME_ADDRESS || count > VIP_HOST_ADDRESSES_MAX)
-		return vip_place_of4(caller, address);
+		return vip_place_of(family, own, address);
 	for (__u32 i = 0; i < VIP_HOST_ADDRESSES_MAX; i++) {
 		if (i >= count)
 			break;
-		if (caller->config->host4[i] == address)
+		if (family == VIP_INET6 ? vip_same(family, in_force->host6[i], address) :
+					  in_force->host4[i] == address.word[3])
 			return VIP_HOST_ADDRESS;
 	}
 	return VIP_ELSEWHERE;

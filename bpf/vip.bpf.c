@@ -5,9 +5,13 @@
  *
  * They run on every call below the cgroups that they are attached to, so they leave at the first sign
  * that nothing is to be done: the name hooks before any look-up, the others where the task has no session.
+ *
+ * One body serves both families: it is inlined with a constant enum vip_family, three times in all, since
+ * an AF_INET6 socket's call may name a mapped IPv4 address.
  */
 #include <linux/bpf.h>
 #include <linux/errno.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -15,6 +19,7 @@
 #include "maps.h"
 #include "program.h"
 #include "session.h"
+#include "socket.h"
 #include "translate.h"
 
 enum { VIP_REFUSE = 0, VIP_PROCEED = 1 }; /* what a sock_addr program returns */
@@ -43,72 +48,117 @@ static __always_inline int vip_refuse(enum vip_hook hook, int error)
 	return VIP_REFUSE;
 }
 
-static __always_inline void vip_remember(struct bpf_sock_addr *ctx, __u32 asked)
+/* The family of a call of an AF_INET6 socket. */
+static __always_inline enum vip_family vip_family6(struct bpf_sock_addr *ctx)
 {
+	return vip_is_mapped(vip_asked(ctx, VIP_INET6)) ? VIP_MAPPED : VIP_INET6;
+}
+
+/* ---- bind ---- */
+
+static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_family family,
+				       enum vip_hook hook)
+{
+	struct vip_address address = vip_asked(ctx, family), granted;
 	struct bpf_sock *sk = vip_socket_of(ctx);
-	struct vip_socket *row;
-
-	if (!sk)
-		return;
-	row = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (row)
-		row->asked |= asked;
-}
-
-static __always_inline void vip_forget(struct bpf_sock *sk, __u32 asked)
-{
-	struct vip_socket *row = sk ? bpf_sk_storage_get(&sockets, sk, 0, 0) : 0;
-
-	if (row)
-		row->asked &= ~asked;
-}
-
-static __always_inline __u32 vip_remembered(struct bpf_sock *sk)
-{
-	struct vip_socket *row = bpf_sk_storage_get(&sockets, sk, 0, 0);
-
-	return row ? row->asked : 0;
-}
-
-SEC("cgroup/bind4")
-int vip_bind4(struct bpf_sock_addr *ctx)
-{
-	__be32 address = ctx->user_ip4, granted;
 	struct vip_caller caller = {};
+	__u32 features = 0, remember = 0;
 	enum vip_answer answer;
 	enum vip_place asked;
-	__u32 features = 0, flags, remember = 0;
-	int has_address;
+	struct vip_own own;
 
-	if (!vip_find_session(&caller) || !vip_find_policy(&caller))
+	if (!vip_find_session(family, &caller) || !vip_find_policy(&caller))
 		return VIP_PROCEED;
-	flags = caller.policy->flags;
-	has_address = caller.vip4 != 0;
-	asked = vip_place_of4(&caller, address);
-	if (asked == VIP_WILDCARD || asked == VIP_LOCALHOST || asked == VIP_HOST_ADDRESS)
-		features = vip_features_of(&caller);
-	answer = vip_bind(asked, features, flags, has_address,
+	own = vip_own_of(family, &caller);
+	asked = vip_place_of(family, &own, address);
+	if (family == VIP_INET6 && asked == VIP_WILDCARD && !vip_is_v6only(ctx))
+		asked = VIP_DUAL_WILDCARD;
+	if (asked == VIP_WILDCARD || asked == VIP_DUAL_WILDCARD || asked == VIP_LOCALHOST ||
+	    asked == VIP_HOST_ADDRESS)
+		features = vip_features_of(&caller, &own, asked);
+	answer = vip_bind(asked, features, caller.policy->flags, own.has,
 			  vip_is_excluded(&caller, ctx->user_port));
 	if (answer == VIP_REFUSE_BIND || answer == VIP_UNAVAILABLE)
-		return vip_refuse(VIP_HOOK_BIND4, EADDRNOTAVAIL);
+		return vip_refuse(hook, EADDRNOTAVAIL);
+	/*
+	 * No port to clash on, and a socket on a mapped address could send no IPv6: left on ::, and each
+	 * datagram gets its source when it is sent.
+	 */
+	if (asked == VIP_DUAL_WILDCARD && ctx->type == SOCK_DGRAM && !ctx->user_port)
+		answer = VIP_AS_ASKED;
 
 	/* What getsockname could not tell from the address alone; of this bind, not of one that failed. */
 	if (asked == VIP_OWN_ADDRESS || (asked == VIP_HOST_ADDRESS && answer == VIP_TO_ADDRESS))
 		remember = VIP_SOCKET_NAMED_ADDRESS;
 	else if (asked == VIP_WILDCARD && answer == VIP_TO_LOOPBACK)
 		remember = VIP_SOCKET_WILDCARD;
-	vip_forget(vip_socket_of(ctx), VIP_SOCKET_NAMED_ADDRESS | VIP_SOCKET_WILDCARD);
-	if (remember)
-		vip_remember(ctx, remember);
+	else if (answer == VIP_TO_MAPPED_LOOPBACK || answer == VIP_TO_MAPPED_ADDRESS)
+		remember = VIP_SOCKET_DUAL;
+	if (sk) {
+		vip_forget(sk, VIP_SOCKET_NAMED_ADDRESS | VIP_SOCKET_WILDCARD | VIP_SOCKET_DUAL);
+		if (remember)
+			vip_remember(sk, remember, caller.cgroup);
+	}
 
-	granted = vip_address4(answer, address, caller.vip4, caller.id);
-	if (granted == address) {
-		vip_count(VIP_HOOK_BIND4, VIP_SEEN);
+	if (remember == VIP_SOCKET_DUAL) {
+		vip_store_whole(ctx, vip_mapped(answer == VIP_TO_MAPPED_ADDRESS ?
+							caller.vip4 :
+							vip_loopback4(caller.id)));
+		vip_count(hook, VIP_REWRITTEN);
 		return VIP_PROCEED;
 	}
-	ctx->user_ip4 = granted;
-	vip_count(VIP_HOOK_BIND4, VIP_REWRITTEN);
+	granted = vip_address_of(family, answer, address, &own);
+	if (vip_same(family, granted, address)) {
+		vip_count(hook, VIP_SEEN);
+		return VIP_PROCEED;
+	}
+	vip_store(ctx, family, granted);
+	vip_count(hook, VIP_REWRITTEN);
 	return VIP_PROCEED;
+}
+
+SEC("cgroup/bind4")
+int vip_bind4(struct bpf_sock_addr *ctx)
+{
+	return vip_on_bind(ctx, VIP_INET4, VIP_HOOK_BIND4);
+}
+
+SEC("cgroup/bind6")
+int vip_bind6(struct bpf_sock_addr *ctx)
+{
+	if (vip_family6(ctx) == VIP_MAPPED)
+		return vip_on_bind(ctx, VIP_MAPPED, VIP_HOOK_BIND6);
+	return vip_on_bind(ctx, VIP_INET6, VIP_HOOK_BIND6);
+}
+
+/* ---- connect ---- */
+
+/* bpf_bind() to `address` and no port. */
+static __always_inline int vip_bind_to(struct bpf_sock_addr *ctx, enum vip_family family,
+				       struct vip_address address)
+{
+	struct {
+		__u16 family;
+		__be16 port;
+		__be32 address;
+		__u8 zero[8];
+	} in = { .family = AF_INET }; /* struct sockaddr_in */
+	struct {
+		__u16 family;
+		__be16 port;
+		__be32 flow;
+		struct vip_address address;
+		__u32 scope;
+	} in6 = { .family = AF_INET6 }; /* struct sockaddr_in6 */
+
+	/* An AF_INET6 socket may connect by a sockaddr_in, too. */
+	if (family == VIP_INET4 && ctx->family == AF_INET) {
+		in.address = address.word[3];
+		return bpf_bind(ctx, (void *)&in, sizeof(in));
+	}
+	if (family == VIP_INET6 || address.word[3])
+		in6.address = address;
+	return bpf_bind(ctx, (void *)&in6, sizeof(in6));
 }
 
 /*
@@ -117,23 +167,33 @@ int vip_bind4(struct bpf_sock_addr *ctx)
  * it would leave from another session's.
  */
 static __always_inline enum vip_answer
-vip_bind_source4(struct bpf_sock_addr *ctx, const struct vip_caller *caller, enum vip_answer source)
+vip_give_source(struct bpf_sock_addr *ctx, enum vip_family family, const struct vip_caller *caller,
+		const struct vip_own *own, enum vip_answer source)
 {
-	__be32 vip4 = caller->vip4, loopback = vip_loopback4(caller->id);
-	struct sockaddr_in {
-		__u16 sin_family;
-		__be16 sin_port;
-		__be32 sin_addr;
-		__u8 zero[8];
-	} address = { .sin_family = AF_INET };
-	struct bpf_sock *sk = vip_socket_of(ctx);
 	enum vip_answer without = source == VIP_TO_ADDRESS ? VIP_UNAVAILABLE : VIP_AS_ASKED;
+	struct vip_address bound, address, none = vip_wildcard(family);
+	struct bpf_sock *sk = vip_socket_of(ctx);
 	enum vip_place place;
-	__be32 bound;
+	int is_ours;
 
 	if (!sk)
 		return VIP_AS_ASKED;
-	bound = sk->src_ip4;
+	bound = vip_own_end(sk, family);
+	if (family == VIP_INET6 && vip_is_mapped(bound)) {
+		/* With a port, it is a dual-stack socket's, and the kernel says EAFNOSUPPORT. */
+		if (sk->src_port)
+			return VIP_AS_ASKED;
+		is_ours = bound.word[3] == caller->vip4 || bound.word[3] == VIP_LOCALHOST4 ||
+			  bound.word[3] == vip_loopback4(caller->id);
+		place = VIP_ELSEWHERE;
+	} else if (family != VIP_INET6 && ctx->family == AF_INET6 && sk->src_ip4 &&
+		   sk->src_ip6[2] != VIP_MAPPED_WORD) {
+		return VIP_AS_ASKED; /* on an IPv6 address: the kernel says ENETUNREACH */
+	} else {
+		place = vip_place(family, own, bound);
+		is_ours = place == VIP_OWN_ADDRESS || place == VIP_OWN_LOOPBACK ||
+			  place == VIP_LOCALHOST;
+	}
 	if (sk->src_port) {
 		/*
 		 * The program keeps what it bound. But a socket that has a port and no source (a datagram was
@@ -141,15 +201,16 @@ vip_bind_source4(struct bpf_sock_addr *ctx, const struct vip_caller *caller, enu
 		 * session) would now take the host's address, and the kernel gives us no way to bind it. Nor
 		 * does a socket that was bound in another session bring that one's address here.
 		 */
-		if (bound == vip4 || bound == loopback || bound == VIP_LOCALHOST4)
+		if (is_ours)
 			return VIP_AS_ASKED;
-		if (!bound || vip_is_multicast4(bound))
+		if (place == VIP_WILDCARD || vip_is_multicast(family, bound))
 			return without;
-		place = vip_place_of4(caller, bound);
+		place = vip_place_of(family, own, bound);
 		if (place == VIP_OTHER_ADDRESS || place == VIP_OTHER_LOOPBACK)
 			return caller->policy->flags & VIP_POLICY_ISOLATION ? VIP_REFUSE_BIND :
 									      VIP_AS_ASKED;
-		if (place == VIP_ELSEWHERE && vip_owner_of4(bound) == VIP_OWNER_BROADCAST)
+		if (family != VIP_INET6 && place == VIP_ELSEWHERE &&
+		    vip_owner_of(&bound) == VIP_OWNER_BROADCAST)
 			return without;
 		return VIP_AS_ASKED;
 	}
@@ -157,143 +218,204 @@ vip_bind_source4(struct bpf_sock_addr *ctx, const struct vip_caller *caller, enu
 	 * An address and no port: IP_BIND_ADDRESS_NO_PORT, or what an earlier connect (which failed, or was
 	 * undone) got from us. Ours to replace, with the wildcard if need be; anybody else's stays.
 	 */
-	if (bound && bound != loopback && bound != vip4 && bound != VIP_LOCALHOST4)
+	if (place != VIP_WILDCARD && !is_ours)
 		return VIP_AS_ASKED;
-	if (source == VIP_AS_ASKED && !bound)
+	if (source == VIP_AS_ASKED && place == VIP_WILDCARD)
 		return VIP_AS_ASKED;
-	address.sin_addr = vip_address4(source, 0, vip4, caller->id);
-	if (address.sin_addr == bound)
+	address = vip_address_of(family, source, none, own);
+	if (vip_same(family, address, bound))
 		return VIP_AS_ASKED;
-	return bpf_bind(ctx, (void *)&address, sizeof(address)) ? without : VIP_AS_ASKED;
+	return vip_bind_to(ctx, family, address) ? without : VIP_AS_ASKED;
 }
 
 /*
  * What the two ends of the socket will not tell. A source on the loopback looks as if 127.0.0.1 had
  * been asked for, and VIP4 to VIP4 as if it had not; here it is the other way round.
  */
-static __always_inline void vip_note_peer4(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
-					   const struct vip_caller *caller, enum vip_place asked,
-					   enum vip_answer to)
+static __always_inline void vip_note_peer(struct bpf_sock *sk, enum vip_family family,
+					  const struct vip_own *own, enum vip_place asked,
+					  enum vip_answer to, __u32 stands_for)
 {
-	__be32 source = sk->src_ip4;
+	enum vip_place source = vip_place(family, own, vip_own_end(sk, family));
+	__u32 remember = stands_for;
 
-	if (!source) /* autobound: the source is the one that goes with the peer */
+	if (source == VIP_WILDCARD) /* autobound: the source is the one that goes with the peer */
 		return;
 	/* Of an earlier peer: a UDP socket may have many, one after the other. */
-	vip_forget(sk, VIP_SOCKET_NAMED_PEER | VIP_SOCKET_LOCAL_PEER);
-	if (asked == VIP_OWN_ADDRESS && vip_is_127(source))
-		vip_remember(ctx, VIP_SOCKET_NAMED_PEER);
-	else if (to == VIP_TO_ADDRESS && asked != VIP_HOST_ADDRESS && source == caller->vip4)
-		vip_remember(ctx, VIP_SOCKET_LOCAL_PEER);
+	vip_forget(sk, VIP_SOCKET_NAMED_PEER | VIP_SOCKET_LOCAL_PEER | VIP_SOCKET_MAPPED_PEER);
+	if (asked == VIP_OWN_ADDRESS &&
+	    (source == VIP_LOCALHOST || source == VIP_OWN_LOOPBACK || source == VIP_SOME_LOOPBACK))
+		remember |= VIP_SOCKET_NAMED_PEER;
+	else if (to == VIP_TO_ADDRESS && asked != VIP_HOST_ADDRESS && source == VIP_OWN_ADDRESS)
+		remember |= VIP_SOCKET_LOCAL_PEER;
+	if (remember)
+		vip_remember(sk, remember, 0);
+}
+
+/* Connects to an answer that is not a refusal. `stands_for`: VIP_SOCKET_MAPPED_PEER or none. */
+static __always_inline int vip_go(struct bpf_sock_addr *ctx, enum vip_family family,
+				  enum vip_hook hook, const struct vip_caller *caller,
+				  const struct vip_own *own, enum vip_place asked,
+				  enum vip_answer to, __u32 features, __u32 stands_for)
+{
+	struct vip_address address = vip_asked(ctx, family), granted;
+	enum vip_answer source = vip_source(asked, to, features), answer;
+	struct bpf_sock *sk = vip_socket_of(ctx);
+
+	answer = vip_give_source(ctx, family, caller, own, source);
+	if (answer == VIP_REFUSE_BIND ||
+	    (answer == VIP_UNAVAILABLE && !(caller->policy->flags & VIP_POLICY_USE_HOST_ADDRESS)))
+		return vip_refuse(hook, EADDRNOTAVAIL);
+	if (sk)
+		vip_note_peer(sk, family, own, asked, to, stands_for);
+
+	granted = vip_address_of(family, to, address, own);
+	if (stands_for) {
+		vip_store_whole(ctx, granted);
+	} else if (!vip_same(family, granted, address)) {
+		vip_store(ctx, family, granted);
+	} else if (source == VIP_AS_ASKED) {
+		vip_count(hook, VIP_SEEN);
+		return VIP_PROCEED;
+	}
+	vip_count(hook, VIP_REWRITTEN);
+	return VIP_PROCEED;
+}
+
+static __always_inline int vip_on_connect(struct bpf_sock_addr *ctx, enum vip_family family,
+					  enum vip_hook hook)
+{
+	struct vip_address address = vip_asked(ctx, family);
+	struct vip_caller caller = {};
+	struct vip_plan plan;
+	enum vip_place asked;
+	enum vip_answer to;
+	struct bpf_sock *sk;
+	struct vip_own own;
+	__u32 features;
+
+	if (!vip_find_session(family, &caller) || !vip_find_policy(&caller))
+		return VIP_PROCEED;
+	own = vip_own_of(family, &caller);
+	asked = vip_destination_of(family, &caller, &own, address);
+	if (family == VIP_INET6 && (asked == VIP_LOCALHOST || asked == VIP_WILDCARD) &&
+	    !vip_is_v6only(ctx))
+		own.has |= VIP_HAS_MAPPED;
+	features = vip_features_of(&caller, &own, asked);
+	plan = vip_connect(asked, features, caller.policy->flags, own.has,
+			   vip_is_excluded(&caller, ctx->user_port));
+	sk = vip_socket_of(ctx);
+	to = plan.probes ? vip_look(ctx, family, &caller, &own, plan,
+				    sk ? vip_own_end(sk, family) : vip_wildcard(family)) :
+			   plan.otherwise;
+	if (to == VIP_REFUSE_PEER)
+		return vip_refuse(hook, ECONNREFUSED);
+	if (to == VIP_UNAVAILABLE)
+		return vip_refuse(hook, EADDRNOTAVAIL);
+	if (family == VIP_INET6 && (to == VIP_TO_MAPPED_LOOPBACK || to == VIP_TO_MAPPED_ADDRESS)) {
+		struct vip_own own4 = vip_own_of(VIP_MAPPED, &caller);
+
+		return vip_go(ctx, VIP_MAPPED, hook, &caller, &own4, VIP_LOCALHOST,
+			      to == VIP_TO_MAPPED_LOOPBACK ? VIP_TO_LOOPBACK : VIP_TO_ADDRESS,
+			      features, VIP_SOCKET_MAPPED_PEER);
+	}
+	return vip_go(ctx, family, hook, &caller, &own, asked, to, features, 0);
 }
 
 SEC("cgroup/connect4")
 int vip_connect4(struct bpf_sock_addr *ctx)
 {
-	__be32 address = ctx->user_ip4, granted;
-	struct vip_caller caller = {};
-	enum vip_answer to, source, answer;
-	struct vip_plan plan;
-	enum vip_place asked;
-	struct bpf_sock *sk;
-	__u32 features = 0, flags;
-
-	if (!vip_find_session(&caller) || !vip_find_policy(&caller))
-		return VIP_PROCEED;
-	flags = caller.policy->flags;
-	features = vip_features_of(&caller);
-	asked = vip_destination_of4(&caller, address);
-	plan = vip_connect(asked, features, flags, caller.vip4 != 0,
-			   vip_is_excluded(&caller, ctx->user_port));
-	sk = vip_socket_of(ctx);
-	to = plan.probes ? vip_look4(ctx, &caller, plan, sk ? sk->src_ip4 : 0) : plan.otherwise;
-	if (to == VIP_REFUSE_PEER)
-		return vip_refuse(VIP_HOOK_CONNECT4, ECONNREFUSED);
-	if (to == VIP_UNAVAILABLE)
-		return vip_refuse(VIP_HOOK_CONNECT4, EADDRNOTAVAIL);
-
-	source = vip_source(asked, to, features);
-	answer = vip_bind_source4(ctx, &caller, source);
-	if (answer == VIP_REFUSE_BIND ||
-	    (answer == VIP_UNAVAILABLE && !(flags & VIP_POLICY_USE_HOST_ADDRESS)))
-		return vip_refuse(VIP_HOOK_CONNECT4, EADDRNOTAVAIL);
-	if (sk)
-		vip_note_peer4(ctx, sk, &caller, asked, to);
-
-	granted = vip_address4(to, address, caller.vip4, caller.id);
-	if (granted != address)
-		ctx->user_ip4 = granted;
-	vip_count(VIP_HOOK_CONNECT4,
-		  granted != address || source != VIP_AS_ASKED ? VIP_REWRITTEN : VIP_SEEN);
-	return VIP_PROCEED;
+	return vip_on_connect(ctx, VIP_INET4, VIP_HOOK_CONNECT4);
 }
 
-/* Of a datagram that may not be sent: another session's address by IP_PKTINFO, under isolation. */
-#define VIP_NO_SOURCE4 0xffffffff /* 255.255.255.255, which the kernel lets nobody send from */
+SEC("cgroup/connect6")
+int vip_connect6(struct bpf_sock_addr *ctx)
+{
+	if (vip_family6(ctx) == VIP_MAPPED)
+		return vip_on_connect(ctx, VIP_MAPPED, VIP_HOOK_CONNECT6);
+	return vip_on_connect(ctx, VIP_INET6, VIP_HOOK_CONNECT6);
+}
+
+/* ---- datagrams ---- */
 
 /*
- * The source of one datagram, where the socket's own is `bound` (0: none; with IP_PKTINFO, that one).
- * `asked` and `to` are the destination's.
+ * The source of one datagram, where the socket's own is `bound` (the wildcard: none; with IP_PKTINFO,
+ * that one). `asked` is the destination's place, `source` what vip_source says of it. Zero: it may not
+ * be sent from there, which is another session's address.
  */
-static __always_inline __be32 vip_datagram_source4(struct bpf_sock_addr *ctx,
-						   const struct vip_caller *caller,
-						   enum vip_place asked, enum vip_answer to,
-						   __be32 destination, __be32 bound, __u32 features)
+static __always_inline int vip_datagram_source(struct bpf_sock_addr *ctx, enum vip_family family,
+					       const struct vip_caller *caller,
+					       const struct vip_own *own, enum vip_place asked,
+					       enum vip_answer source,
+					       struct vip_address destination,
+					       struct vip_address *bound)
 {
-	__be32 vip4 = caller->vip4, loopback = vip_loopback4(caller->id);
-	enum vip_answer source = vip_source(asked, to, features);
 	int is_local = asked == VIP_WILDCARD || asked == VIP_LOCALHOST;
+	enum vip_place place = vip_place(family, own, *bound);
 
-	if (!bound)
-		return vip_address4(source, 0, vip4, caller->id);
-	if (bound == vip4 && is_local) {
+	/* A dual-stack socket's mapped address: no source of IPv6. */
+	if (family == VIP_INET6 && vip_is_mapped(*bound))
+		place = VIP_WILDCARD;
+	switch (place) {
+	case VIP_WILDCARD:
+		break;
+	case VIP_OWN_ADDRESS:
 		/*
 		 * Outside a session a socket on the wildcard sends to 127.0.0.1 from 127.0.0.1, so this one
 		 * must, or its peer would see VIP4; unless the peer is connected to VIP4, not knowing it.
 		 */
-		if (vip_listens4(ctx, vip4, destination, VIP_CONNECTED))
-			return bound;
-		return source == VIP_AS_ASKED ? VIP_LOCALHOST4 :
-						vip_address4(source, bound, vip4, caller->id);
-	}
-	if (bound == VIP_LOCALHOST4)
-		return source == VIP_TO_LOOPBACK ? loopback : bound;
-	if (bound == loopback) {
+		if (!is_local || vip_listens(ctx, family, own->address, destination, VIP_CONNECTED))
+			return 1;
+		*bound = source == VIP_AS_ASKED ? vip_localhost(family) :
+						  vip_address_of(family, source, *bound, own);
+		return 1;
+	case VIP_LOCALHOST:
+		if (source == VIP_TO_LOOPBACK)
+			*bound = own->loopback;
+		return 1;
+	case VIP_OWN_LOOPBACK:
 		/* Left over from an earlier connect, or P: from the loopback nothing leaves the host. */
 		if (is_local || asked == VIP_OWN_ADDRESS || asked == VIP_OWN_LOOPBACK ||
 		    asked == VIP_OTHER_LOOPBACK || asked == VIP_LOOPBACK_REST)
-			return bound;
-		return vip_address4(source, 0, vip4, caller->id);
-	}
-	if (bound == vip4)
-		return bound;
-	switch (vip_place_of4(caller, bound)) {
-	case VIP_HOST_ADDRESS:
-		return source == VIP_TO_ADDRESS ? vip4 : bound;
-	case VIP_OTHER_ADDRESS:
-	case VIP_OTHER_LOOPBACK:
-		return caller->policy->flags & VIP_POLICY_ISOLATION ? VIP_NO_SOURCE4 : bound;
+			return 1;
+		break;
 	default:
-		return bound;
+		switch (vip_place_of(family, own, *bound)) {
+		case VIP_HOST_ADDRESS:
+			if (source == VIP_TO_ADDRESS)
+				*bound = own->address;
+			return 1;
+		case VIP_OTHER_ADDRESS:
+		case VIP_OTHER_LOOPBACK:
+			return !(caller->policy->flags & VIP_POLICY_ISOLATION);
+		default:
+			return 1;
+		}
 	}
+	*bound = vip_address_of(family, source, vip_wildcard(family), own);
+	return 1;
 }
 
 /*
  * A connected socket's datagram with control messages comes to the hook with no destination at all: it
  * goes where the socket is connected to, from where it is, unless IP_PKTINFO says otherwise.
  */
-static __always_inline int vip_sendmsg_connected4(struct bpf_sock_addr *ctx,
-						  const struct vip_caller *caller, __be32 own)
+static __always_inline int vip_on_connected_sendmsg(struct bpf_sock_addr *ctx,
+						    enum vip_family family, enum vip_hook hook,
+						    const struct vip_caller *caller)
 {
-	__be32 bound = ctx->msg_src_ip4;
-	enum vip_place place;
+	struct vip_address bound = vip_message_source(ctx, family), end;
+	struct vip_own own = vip_own_of(family, caller);
+	struct bpf_sock *sk = vip_socket_of(ctx);
 
-	if (bound == own)
+	if (!sk)
 		return VIP_PROCEED;
-	place = bound ? vip_place_of4(caller, bound) : VIP_WILDCARD;
-	switch (place) {
+	end = vip_own_end(sk, family);
+	if (vip_same(family, bound, end))
+		return VIP_PROCEED;
+	switch (vip_place_of(family, &own, bound)) {
 	case VIP_HOST_ADDRESS:
-		if (own != caller->vip4)
+		if (!vip_same(family, end, own.address))
 			return VIP_PROCEED;
 		break;
 	case VIP_WILDCARD:
@@ -302,83 +424,122 @@ static __always_inline int vip_sendmsg_connected4(struct bpf_sock_addr *ctx,
 	case VIP_OTHER_ADDRESS:
 	case VIP_OTHER_LOOPBACK:
 		if (caller->policy->flags & VIP_POLICY_ISOLATION)
-			return vip_refuse(VIP_HOOK_SENDMSG4, EADDRNOTAVAIL);
+			return vip_refuse(hook, EADDRNOTAVAIL);
 		return VIP_PROCEED;
 	default:
 		return VIP_PROCEED;
 	}
 	/* As the socket's own bind or connect was answered. */
-	ctx->msg_src_ip4 = own;
-	vip_count(VIP_HOOK_SENDMSG4, VIP_REWRITTEN);
+	vip_store_message_source(ctx, family, end);
+	vip_count(hook, VIP_REWRITTEN);
+	return VIP_PROCEED;
+}
+
+static __always_inline int vip_on_sendmsg(struct bpf_sock_addr *ctx, enum vip_family family,
+					  enum vip_hook hook)
+{
+	struct vip_address address = vip_asked(ctx, family), granted, bound, from;
+	struct vip_caller caller = {};
+	struct vip_plan plan;
+	enum vip_place asked;
+	enum vip_answer to;
+	struct vip_own own;
+	__u32 features;
+
+	if (!vip_find_session(family, &caller) || !vip_find_policy(&caller))
+		return VIP_PROCEED;
+	if (!ctx->user_family && !ctx->user_port)
+		return vip_on_connected_sendmsg(ctx, family, hook, &caller);
+	own = vip_own_of(family, &caller);
+	bound = vip_message_source(ctx, family);
+	asked = vip_destination_of(family, &caller, &own, address);
+	features = vip_features_of(&caller, &own, asked);
+	plan = vip_connect(asked, features, caller.policy->flags, own.has,
+			   vip_is_excluded(&caller, ctx->user_port));
+	to = plan.probes ? vip_look(ctx, family, &caller, &own, plan, bound) : plan.otherwise;
+	if (to == VIP_REFUSE_PEER)
+		return vip_refuse(hook, ECONNREFUSED);
+	if (to == VIP_UNAVAILABLE)
+		return vip_refuse(hook, EADDRNOTAVAIL);
+
+	if (asked == VIP_OWN_ADDRESS) { /* as in connect */
+		enum vip_place source = vip_place(family, &own, bound);
+		struct bpf_sock *sk = vip_socket_of(ctx);
+
+		if (sk && (source == VIP_LOCALHOST || source == VIP_OWN_LOOPBACK ||
+			   source == VIP_SOME_LOOPBACK))
+			vip_remember(sk, VIP_SOCKET_NAMED_PEER, 0);
+	}
+	granted = vip_address_of(family, to, address, &own);
+	from = bound;
+	if (!vip_datagram_source(ctx, family, &caller, &own, asked, vip_source(asked, to, features),
+				 granted, &from))
+		return vip_refuse(hook, EADDRNOTAVAIL);
+	if (vip_same(family, granted, address) && vip_same(family, from, bound)) {
+		vip_count(hook, VIP_SEEN);
+		return VIP_PROCEED;
+	}
+	if (!vip_same(family, granted, address))
+		vip_store(ctx, family, granted);
+	if (!vip_same(family, from, bound))
+		vip_store_message_source(ctx, family, from);
+	vip_count(hook, VIP_REWRITTEN);
 	return VIP_PROCEED;
 }
 
 SEC("cgroup/sendmsg4")
 int vip_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	__be32 address = ctx->user_ip4, bound = ctx->msg_src_ip4, granted, from;
-	struct vip_caller caller = {};
-	struct vip_plan plan;
-	enum vip_place asked;
-	enum vip_answer to;
-	__u32 features;
-
-	if (!vip_find_session(&caller) || !vip_find_policy(&caller))
-		return VIP_PROCEED;
-	if (!ctx->user_family && !ctx->user_port) {
-		struct bpf_sock *sk = vip_socket_of(ctx);
-
-		return sk ? vip_sendmsg_connected4(ctx, &caller, sk->src_ip4) : VIP_PROCEED;
-	}
-	features = vip_features_of(&caller);
-	asked = vip_destination_of4(&caller, address);
-	plan = vip_connect(asked, features, caller.policy->flags, caller.vip4 != 0,
-			   vip_is_excluded(&caller, ctx->user_port));
-	to = plan.probes ? vip_look4(ctx, &caller, plan, bound) : plan.otherwise;
-	if (to == VIP_REFUSE_PEER)
-		return vip_refuse(VIP_HOOK_SENDMSG4, ECONNREFUSED);
-	if (to == VIP_UNAVAILABLE)
-		return vip_refuse(VIP_HOOK_SENDMSG4, EADDRNOTAVAIL);
-
-	if (asked == VIP_OWN_ADDRESS && vip_is_127(bound)) /* as in connect */
-		vip_remember(ctx, VIP_SOCKET_NAMED_PEER);
-	granted = vip_address4(to, address, caller.vip4, caller.id);
-	from = vip_datagram_source4(ctx, &caller, asked, to, granted, bound, features);
-	if (from == VIP_NO_SOURCE4)
-		return vip_refuse(VIP_HOOK_SENDMSG4, EADDRNOTAVAIL);
-	if (granted != address)
-		ctx->user_ip4 = granted;
-	if (from != bound)
-		ctx->msg_src_ip4 = from;
-	vip_count(VIP_HOOK_SENDMSG4,
-		  granted != address || from != bound ? VIP_REWRITTEN : VIP_SEEN);
-	return VIP_PROCEED;
+	return vip_on_sendmsg(ctx, VIP_INET4, VIP_HOOK_SENDMSG4);
 }
 
-/* The peer's name, where the socket's own end is `own`. */
-static __always_inline int vip_peer_name4(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
-					  enum vip_hook hook)
+/* Never of a mapped address: the kernel hands those to sendmsg4, and refuses one that a hook put here. */
+SEC("cgroup/sendmsg6")
+int vip_sendmsg6(struct bpf_sock_addr *ctx)
 {
-	__be32 peer = ctx->user_ip4, own = sk->src_ip4, shown;
+	return vip_on_sendmsg(ctx, VIP_INET6, VIP_HOOK_SENDMSG6);
+}
+
+/* ---- names ---- */
+
+/* The peer's name: getpeername, accept with an address, recvmsg with one. */
+static __always_inline int vip_on_peer_name(struct bpf_sock_addr *ctx, enum vip_family family,
+					    enum vip_hook hook)
+{
+	struct vip_address peer = vip_asked(ctx, family), end, shown;
+	struct bpf_sock *sk = vip_socket_of(ctx);
 	struct vip_caller caller = {};
+	struct vip_own own;
+	__u32 asked = 0;
 
-	if (vip_name_is_plain4(peer, own) || !vip_find_session(&caller))
+	if (!sk)
 		return VIP_PROCEED;
-	shown = vip_name4(peer, own, caller.vip4, caller.id);
-	/* The exceptions are all of VIP4. */
-	if (peer == caller.vip4) {
-		__u32 asked = vip_remembered(sk);
-
+	end = vip_own_end(sk, family);
+	if (vip_name_is_plain(family, peer, end) || !vip_find_session(family, &caller))
+		return VIP_PROCEED;
+	own = vip_own_of(family, &caller);
+	shown = vip_name(family, &own, peer, end);
+	if (family == VIP_MAPPED || vip_same(family, peer, own.address))
+		asked = vip_remembered(sk);
+	/* The exceptions are all of the virtual IP, */
+	if (vip_same(family, peer, own.address)) {
 		if (asked & VIP_SOCKET_NAMED_PEER)
 			shown = peer;
-		else if ((asked & VIP_SOCKET_LOCAL_PEER) && sk->dst_ip4 == peer)
-			shown = VIP_LOCALHOST4;
+		else if ((asked & VIP_SOCKET_LOCAL_PEER) &&
+			 vip_same(family, vip_peer_end(sk, family), peer))
+			shown = vip_localhost(family);
 	}
-	if (shown == peer) {
+	/* but for this one. */
+	if (family == VIP_MAPPED && (asked & VIP_SOCKET_MAPPED_PEER)) {
+		vip_store_whole(ctx, vip_localhost(VIP_INET6));
+		vip_count(hook, VIP_REWRITTEN);
+		return VIP_PROCEED;
+	}
+	if (vip_same(family, shown, peer)) {
 		vip_count(hook, VIP_SEEN);
 		return VIP_PROCEED;
 	}
-	ctx->user_ip4 = shown;
+	vip_store(ctx, family, shown);
 	vip_count(hook, VIP_REWRITTEN);
 	return VIP_PROCEED;
 }
@@ -386,61 +547,186 @@ static __always_inline int vip_peer_name4(struct bpf_sock_addr *ctx, struct bpf_
 SEC("cgroup/recvmsg4")
 int vip_recvmsg4(struct bpf_sock_addr *ctx)
 {
-	struct bpf_sock *sk = vip_socket_of(ctx);
-
-	return sk ? vip_peer_name4(ctx, sk, VIP_HOOK_RECVMSG4) : VIP_PROCEED;
+	return vip_on_peer_name(ctx, VIP_INET4, VIP_HOOK_RECVMSG4);
 }
 
-/* getpeername, and accept with an address. */
+SEC("cgroup/recvmsg6")
+int vip_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	if (vip_family6(ctx) == VIP_MAPPED)
+		return vip_on_peer_name(ctx, VIP_MAPPED, VIP_HOOK_RECVMSG6);
+	return vip_on_peer_name(ctx, VIP_INET6, VIP_HOOK_RECVMSG6);
+}
+
 SEC("cgroup/getpeername4")
 int vip_getpeername4(struct bpf_sock_addr *ctx)
 {
-	struct bpf_sock *sk = vip_socket_of(ctx);
-
-	return sk ? vip_peer_name4(ctx, sk, VIP_HOOK_GETPEERNAME4) : VIP_PROCEED;
+	return vip_on_peer_name(ctx, VIP_INET4, VIP_HOOK_GETPEERNAME4);
 }
 
-/* 0.0.0.0, where bind asked for that and the policy wants names as they were asked for. */
-static __always_inline __be32 vip_name_as_requested4(struct vip_caller *caller, struct bpf_sock *sk,
-						     __be32 name, __be32 shown)
+SEC("cgroup/getpeername6")
+int vip_getpeername6(struct bpf_sock_addr *ctx)
 {
-	__be32 vip4 = caller->vip4;
+	if (vip_family6(ctx) == VIP_MAPPED)
+		return vip_on_peer_name(ctx, VIP_MAPPED, VIP_HOOK_GETPEERNAME6);
+	return vip_on_peer_name(ctx, VIP_INET6, VIP_HOOK_GETPEERNAME6);
+}
 
-	if (sk->dst_ip4 || !vip_find_policy(caller) ||
-	    !(caller->policy->flags & VIP_POLICY_AS_REQUESTED))
-		return shown;
-	if (vip4 && name == vip4)
-		return vip_remembered(sk) & VIP_SOCKET_NAMED_ADDRESS ? shown : 0;
-	if (name == vip_loopback4(caller->id) && (vip_remembered(sk) & VIP_SOCKET_WILDCARD))
+/* Whether bind asked for the wildcard, and the policy wants names as they were asked for. */
+static __always_inline int vip_was_wildcard(struct vip_caller *caller, enum vip_family family,
+					    const struct vip_own *own, struct vip_address name,
+					    __u32 asked)
+{
+	if (!vip_find_policy(caller) || !(caller->policy->flags & VIP_POLICY_AS_REQUESTED))
 		return 0;
-	return shown;
+	if (asked & VIP_SOCKET_DUAL)
+		return 1;
+	if ((own->has & VIP_HAS_ADDRESS) && vip_same(family, name, own->address))
+		return !(asked & VIP_SOCKET_NAMED_ADDRESS);
+	return vip_same(family, name, own->loopback) && (asked & VIP_SOCKET_WILDCARD);
+}
+
+static __always_inline int vip_on_own_name(struct bpf_sock_addr *ctx, enum vip_family family,
+					   enum vip_hook hook)
+{
+	struct vip_address name = vip_asked(ctx, family), peer, shown;
+	struct bpf_sock *sk = vip_socket_of(ctx);
+	const struct vip_config *in_force;
+	struct vip_caller caller = {};
+	struct vip_own own;
+	int as_requested;
+	__u32 asked = 0;
+
+	if (!sk || vip_is_wildcard(family, name))
+		return VIP_PROCEED;
+	peer = vip_peer_end(sk, family);
+	in_force = vip_config();
+	as_requested = in_force && (in_force->flags & VIP_CONFIG_AS_REQUESTED) &&
+		       vip_is_wildcard(family, peer);
+	if (!as_requested && vip_name_is_plain(family, name, peer))
+		return VIP_PROCEED;
+	if (!vip_find_session(family, &caller))
+		return VIP_PROCEED;
+	own = vip_own_of(family, &caller);
+	shown = vip_name(family, &own, name, peer);
+	if (family == VIP_MAPPED || as_requested)
+		asked = vip_remembered(sk);
+	if (family == VIP_MAPPED && (asked & VIP_SOCKET_MAPPED_PEER)) {
+		vip_store_whole(ctx, vip_localhost(VIP_INET6));
+		vip_count(hook, VIP_REWRITTEN);
+		return VIP_PROCEED;
+	}
+	if (as_requested && vip_was_wildcard(&caller, family, &own, name, asked)) {
+		if (family == VIP_MAPPED && (asked & VIP_SOCKET_DUAL)) {
+			vip_store_whole(ctx, vip_wildcard(VIP_INET6));
+			vip_count(hook, VIP_REWRITTEN);
+			return VIP_PROCEED;
+		}
+		shown = vip_wildcard(family);
+	}
+	if (vip_same(family, shown, name)) {
+		vip_count(hook, VIP_SEEN);
+		return VIP_PROCEED;
+	}
+	vip_store(ctx, family, shown);
+	vip_count(hook, VIP_REWRITTEN);
+	return VIP_PROCEED;
 }
 
 SEC("cgroup/getsockname4")
 int vip_getsockname4(struct bpf_sock_addr *ctx)
 {
-	__be32 name = ctx->user_ip4, peer, shown;
-	const struct vip_config *in_force;
-	struct vip_caller caller = {};
-	struct bpf_sock *sk = vip_socket_of(ctx);
-	int as_requested;
+	return vip_on_own_name(ctx, VIP_INET4, VIP_HOOK_GETSOCKNAME4);
+}
 
-	if (!sk || !name)
-		return VIP_PROCEED;
-	peer = sk->dst_ip4;
+SEC("cgroup/getsockname6")
+int vip_getsockname6(struct bpf_sock_addr *ctx)
+{
+	if (vip_family6(ctx) == VIP_MAPPED)
+		return vip_on_own_name(ctx, VIP_MAPPED, VIP_HOOK_GETSOCKNAME6);
+	return vip_on_own_name(ctx, VIP_INET6, VIP_HOOK_GETSOCKNAME6);
+}
+
+/* ---- dual-stack listeners ---- */
+
+/*
+ * Notes a TCP server that asked for :: as it begins to listen. Runs at every state of every TCP socket
+ * below the attached cgroups, so all others leave at the first compare.
+ */
+SEC("sockops")
+int vip_sock_ops(struct bpf_sock_ops *ctx)
+{
+	struct vip_listener key = {};
+	struct vip_socket *memory;
+	struct tcp_sock *tcp;
+	struct bpf_sock *sk;
+
+	if (ctx->op != BPF_SOCK_OPS_TCP_LISTEN_CB || ctx->family != AF_INET6)
+		return 1;
+	sk = ctx->sk;
+	if (!sk)
+		return 1;
+	memory = vip_memory(sk);
+	if (!memory || !(memory->asked & VIP_SOCKET_DUAL))
+		return 1;
+	/* A subflow of MPTCP in a socket map breaks it (kernels before the one that forbids it). */
+	tcp = bpf_skc_to_tcp_sock(sk);
+	if (!tcp || (bpf_core_field_exists(tcp->is_mptcp) && tcp->is_mptcp))
+		return 1;
+	key.cgroup = memory->cgroup;
+	key.port = ctx->local_port;
+	vip_count(VIP_HOOK_SOCK_OPS,
+		  bpf_sock_hash_update(ctx, &listeners, &key, BPF_ANY) ? VIP_REFUSED : VIP_SEEN);
+	return 1;
+}
+
+/*
+ * Leads an IPv6 connection for a session's VIP6 or LO6 to its dual-stack listener on that port, which is
+ * bound to ::ffff:VIP4. Runs where the kernel looks for a listener or an unconnected UDP socket, in the
+ * whole network namespace, so it looks at TCP over IPv6 alone.
+ */
+SEC("sk_lookup")
+int vip_sk_lookup(struct bpf_sk_lookup *ctx)
+{
+	volatile struct bpf_sk_lookup *packet = ctx;
+	struct vip_listener key = {};
+	const struct vip_config *in_force;
+	struct vip_address to;
+	struct bpf_sock *sk;
+	const __u64 *cgroup;
+	__u32 id;
+
+	if (packet->family != AF_INET6 || packet->protocol != IPPROTO_TCP)
+		return SK_PASS;
 	in_force = vip_config();
-	as_requested = in_force && (in_force->flags & VIP_CONFIG_AS_REQUESTED) && !peer;
-	if (!as_requested && vip_name_is_plain4(name, peer))
-		return VIP_PROCEED;
-	if (!vip_find_session(&caller))
-		return VIP_PROCEED;
-	shown = vip_name4(name, peer, caller.vip4, caller.id);
-	if (as_requested)
-		shown = vip_name_as_requested4(&caller, sk, name, shown);
-	if (shown != name)
-		ctx->user_ip4 = shown;
-	vip_count(VIP_HOOK_GETSOCKNAME4, shown != name ? VIP_REWRITTEN : VIP_SEEN);
-	return VIP_PROCEED;
+	if (!in_force)
+		return SK_PASS;
+	to.word[0] = packet->local_ip6[0];
+	to.word[1] = packet->local_ip6[1];
+	to.word[2] = packet->local_ip6[2];
+	to.word[3] = packet->local_ip6[3];
+	if (to.word[0] == in_force->loopback6[0] && to.word[1] == in_force->loopback6[1] &&
+	    to.word[2] == in_force->loopback6[2]) {
+		id = vip_id_of_loopback(VIP_INET6, to);
+	} else {
+		const struct vip_address_owner *row = bpf_map_lookup_elem(&addresses, &to);
+
+		if (!row || row->owner != VIP_OWNER_SESSION)
+			return SK_PASS;
+		id = row->id;
+	}
+	cgroup = bpf_map_lookup_elem(&ids, &id);
+	if (!cgroup)
+		return SK_PASS;
+	key.cgroup = *cgroup;
+	key.port = packet->local_port;
+	sk = bpf_map_lookup_elem(&listeners, &key);
+	if (!sk)
+		return SK_PASS;
+	if (!bpf_sk_assign(ctx, sk, 0))
+		vip_count(VIP_HOOK_SK_LOOKUP, VIP_REWRITTEN);
+	bpf_sk_release(sk);
+	return SK_PASS;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -162,6 +162,36 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
         }
     }
 
+    /// Every row, one after the other (`BPF_MAP_GET_NEXT_KEY`): for a map that knows no batches, such as a socket hash.
+    ///
+    /// Rows that are written or taken away meanwhile may or may not be among them.
+    public func rowsOneByOne() throws(Failure) -> [(key: Key, value: Value)] where Key: Hashable {
+        var result: [(key: Key, value: Value)] = []
+        var seen: Set<Key> = []
+        var last: Key?
+        // After a row that has gone the kernel begins anew: more steps than rows, but never without end.
+        for _ in 0..<2 * maxEntries {
+            var error = Errno(rawValue: 0)
+            let next = [Key](unsafeUninitializedCapacity: 1) { buffer, count in
+                let status =
+                    if var key = last {
+                        bpf_map_get_next_key(descriptor.raw, &key, buffer.baseAddress)
+                    } else {
+                        bpf_map_get_next_key(descriptor.raw, nil, buffer.baseAddress)
+                    }
+                if status != 0 { error = .current }
+                count = status == 0 ? 1 : 0
+            }
+            guard let key = next.first else {
+                if error == .noSuchFileOrDirectory { return result }
+                throw .kernel(error, "read map \(name)")
+            }
+            if seen.insert(key).inserted, let value = try value(of: key) { result.append((key: key, value: value)) }
+            last = key
+        }
+        return result
+    }
+
     private func updateFailure(_ error: Errno) -> Failure {
         switch error.rawValue {
         case E2BIG, ENOSPC:

@@ -57,6 +57,12 @@ public struct BPFObject: ~Copyable {
         guard let opened else {
             throw .kernel(Errno(rawValue: -error), "open the embedded BPF object", detail: log)
         }
+        for hook in hooks where bpf_object__find_program_by_name(opened, hook.programName) == nil {
+            bpf_object__close(opened)
+            throw Failure(
+                .failed, "open the embedded BPF object", "it has no program \(hook.programName)",
+                try: "build vip-bpfctl again: make object all")
+        }
         object = opened
         self.hooks = hooks
         var program = bpf_object__next_program(object, nil)

@@ -10,6 +10,7 @@ public import SystemPackage
 ///     DIR/maps/NAME               the maps, by their names in bpf/maps.h
 ///     DIR/programs/HOOK           the programs, by hook
 ///     DIR/links/CGROUP-ID/HOOK    a link for each hook of each attached cgroup
+///     DIR/links/network/HOOK      the links to the network namespace, as long as any cgroup is attached
 ///
 /// Pins keep what they name alive without a process. Callers that change anything hold the state lock.
 public struct PinDirectory: Sendable, Hashable {
@@ -18,6 +19,7 @@ public struct PinDirectory: Sendable, Hashable {
     public var maps: FilePath { path.appending("maps") }
     public var programs: FilePath { path.appending("programs") }
     public var links: FilePath { path.appending("links") }
+    private var networkLinks: FilePath { links.appending("network") }
 
     /// Names the directory; nothing is made and nothing is looked at.
     public init(_ path: FilePath) {
@@ -169,22 +171,30 @@ public struct PinDirectory: Sendable, Hashable {
         case updated
     }
 
-    /// Links every pinned program to `cgroup`: `bpf_link_create(2)`, multi mode, pinned.
+    /// Links every pinned program to `cgroup`, or to the caller's network namespace: `bpf_link_create(2)`, multi mode,
+    /// pinned.
     ///
-    /// A pinned link is updated in place; a defunct one (its cgroup went) is replaced. Where one hook fails, the
-    /// links that this call made are taken away again.
+    /// A pinned link is updated in place; one that is defunct (its cgroup or namespace went), or in another network
+    /// namespace, is replaced. Where one hook fails, the links that this call made are taken away again.
     public func attach(to cgroup: Cgroup, hooks: [Hook] = Hook.attachOrder) throws(Failure) -> [Hook: AttachOutcome] {
         let directory = links.appending("\(cgroup.id)")
         try makeDirectory(links)
         try makeDirectory(directory)
         var outcome: [Hook: AttachOutcome] = [:]
         do throws(Failure) {
-            for hook in hooks { outcome[hook] = try attach(hook, to: cgroup, at: directory.appending(hook.name)) }
+            for hook in hooks {
+                switch hook.place {
+                case .cgroup: outcome[hook] = try attach(hook, to: cgroup, at: directory.appending(hook.name))
+                case .network: outcome[hook] = try attachToNetwork(hook)
+                }
+            }
         } catch {
             for (hook, done) in outcome where done == .attached {
-                _ = directory.appending(hook.name).withPlatformString { unlink($0) }
+                let parent = hook.place == .cgroup ? directory : networkLinks
+                _ = parent.appending(hook.name).withPlatformString { unlink($0) }
             }
-            _ = directory.withPlatformString { rmdir($0) }  // stays where older links are in it
+            _ = networkLinks.withPlatformString { rmdir($0) }  // stay where older links are in them
+            _ = directory.withPlatformString { rmdir($0) }
             throw error
         }
         return outcome
@@ -192,46 +202,92 @@ public struct PinDirectory: Sendable, Hashable {
 
     private func attach(_ hook: Hook, to cgroup: Cgroup, at pin: FilePath) throws(Failure) -> AttachOutcome {
         let what = "attach \(hook.name) to \(cgroup.path)"
-        let rawProgram = programs.appending(hook.name).withPlatformString { bpf_obj_get($0) }
-        guard rawProgram >= 0 else { throw .kernel(.current, "\(what): open its program") }
-        let program = Descriptor(owning: rawProgram)
-
+        let program = try program(of: hook, what)
         if let link = try link(at: pin) {
             let isDefunct = link.cgroupID == 0
-            if !isDefunct {
-                guard link.programID != (try programID(program)) else { return .unchanged }
-                let raw = pin.withPlatformString { bpf_obj_get($0) }
-                guard raw >= 0 else { throw .kernel(.current, "\(what): open its link") }
-                let pinned = Descriptor(owning: raw)
-                guard bpf_link_update(pinned.raw, program.raw, nil) == 0 else { throw .kernel(.current, what) }
-                return .updated
-            }
+            if !isDefunct { return try update(pin, link.programID, to: program, what) }
             try unlinkIfThere(pin)
         }
-        let rawDirectory = cgroup.path.withPlatformString { open($0, O_RDONLY | O_DIRECTORY | O_CLOEXEC) }
-        guard rawDirectory >= 0 else { throw .kernel(.current, what) }
-        let directory = Descriptor(owning: rawDirectory)
-        let rawLink = bpf_link_create(program.raw, directory.raw, bpf_attach_type(rawValue: hook.attachType), nil)
-        guard rawLink >= 0 else {
-            throw .kernel(
-                .current, what, try: "see what else is attached there: bpftool cgroup show \(cgroup.path)")
+        try create(
+            hook, program, on: cgroup.path, O_DIRECTORY, at: pin, what,
+            try: "see what else is attached there: bpftool cgroup show \(cgroup.path)")
+        return .attached
+    }
+
+    private func attachToNetwork(_ hook: Hook) throws(Failure) -> AttachOutcome {
+        let what = "attach \(hook.name) to the network namespace"
+        let program = try program(of: hook, what)
+        try makeDirectory(networkLinks)
+        let pin = networkLinks.appending(hook.name)
+        if let link = try networkLink(at: pin), link.namespace == (try Self.ownNamespace()) {
+            return try update(pin, link.programID, to: program, what)
         }
+        // None, or one of another namespace or of one that has gone (0), which stays until the new one is there.
+        let fresh = networkLinks.appending("\(hook.name)_new")
+        try unlinkIfThere(fresh)
+        try create(
+            hook, program, on: Self.namespaceFile, 0, at: fresh, what,
+            try: "see what else is attached there: bpftool link list")
+        let renamed = fresh.withPlatformString { old in pin.withPlatformString { new in rename(old, new) } }
+        guard renamed == 0 else { throw .kernel(.current, "\(what): pin its link at \(pin)") }
+        return .attached
+    }
+
+    private func program(of hook: Hook, _ what: String) throws(Failure) -> Descriptor {
+        let raw = programs.appending(hook.name).withPlatformString { bpf_obj_get($0) }
+        guard raw >= 0 else { throw .kernel(.current, "\(what): open its program") }
+        return Descriptor(owning: raw)
+    }
+
+    /// Has the link at `pin`, which runs program `programID`, run `program`.
+    private func update(
+        _ pin: FilePath, _ programID: UInt32, to program: borrowing Descriptor, _ what: String
+    ) throws(Failure) -> AttachOutcome {
+        guard programID != (try self.programID(program)) else { return .unchanged }
+        let raw = pin.withPlatformString { bpf_obj_get($0) }
+        guard raw >= 0 else { throw .kernel(.current, "\(what): open its link") }
+        let pinned = Descriptor(owning: raw)
+        guard bpf_link_update(pinned.raw, program.raw, nil) == 0 else { throw .kernel(.current, what) }
+        return .updated
+    }
+
+    /// Links `program` to the cgroup or namespace whose file is `target`, and pins the link.
+    private func create(
+        _ hook: Hook, _ program: borrowing Descriptor, on target: FilePath, _ flags: CInt, at pin: FilePath,
+        _ what: String, try remedy: String
+    ) throws(Failure) {
+        let rawTarget = target.withPlatformString { open($0, O_RDONLY | O_CLOEXEC | flags) }
+        guard rawTarget >= 0 else { throw .kernel(.current, what) }
+        let target = Descriptor(owning: rawTarget)
+        let rawLink = bpf_link_create(program.raw, target.raw, bpf_attach_type(rawValue: hook.attachType), nil)
+        guard rawLink >= 0 else { throw .kernel(.current, what, try: remedy) }
         let created = Descriptor(owning: rawLink)
         guard pin.withPlatformString({ bpf_obj_pin(created.raw, $0) }) == 0 else {
             throw .kernel(.current, "\(what): pin its link at \(pin)")
         }
-        return .attached
     }
 
-    /// Takes the links of one cgroup away, in the reverse order of attaching; `false` where there were none.
+    /// Takes the links of one cgroup away, in the reverse order of attaching, and with the last cgroup's those to the
+    /// network namespace; `false` where there were none.
     @discardableResult
     public func detach(cgroupID: UInt64) throws(Failure) -> Bool {
         let directory = links.appending("\(cgroupID)")
         guard directory.withPlatformString({ access($0, F_OK) }) == 0 else { return false }
         for hook in Hook.attachOrder.reversed() { try unlinkIfThere(directory.appending(hook.name)) }
         for name in try entries(of: directory) { try unlinkIfThere(directory.appending(name)) }
+        // The cgroup's directory goes last: by it, what a killed detach has left is found.
+        let others = try entries(of: links).contains { UInt64($0).map { $0 != cgroupID } ?? false }
+        if !others { try removeNetworkLinks() }
         guard directory.withPlatformString({ rmdir($0) }) == 0 else { throw .kernel(.current, "remove \(directory)") }
         return true
+    }
+
+    private func removeNetworkLinks() throws(Failure) {
+        for name in try entries(of: networkLinks) { try unlinkIfThere(networkLinks.appending(name)) }
+        if networkLinks.withPlatformString({ rmdir($0) }) != 0 {
+            let error = Errno.current
+            guard error == .noSuchFileOrDirectory else { throw .kernel(error, "remove \(networkLinks)") }
+        }
     }
 
     /// Takes everything away: links, programs, maps, the directory itself.
@@ -239,6 +295,7 @@ public struct PinDirectory: Sendable, Hashable {
         for name in try entries(of: links) {
             if let id = UInt64(name) { try detach(cgroupID: id) }
         }
+        try removeNetworkLinks()
         for directory in [links, programs, maps, path] {
             for name in try entries(of: directory) { try unlinkIfThere(directory.appending(name)) }
             if directory.withPlatformString({ rmdir($0) }) != 0 {
@@ -257,6 +314,35 @@ public struct PinDirectory: Sendable, Hashable {
         /// 0 where the link is defunct: its cgroup was removed.
         public let cgroupID: UInt64
         public let attachType: UInt32
+    }
+
+    /// One pinned link to a network namespace.
+    public struct NetworkLink: Sendable, Hashable {
+        public let id: UInt32
+        public let programID: UInt32
+        /// The inode of its file, namespaces(7); 0 where the link is defunct: its namespace has gone.
+        public let namespace: UInt64
+        /// Whether it is the caller's.
+        public let isHere: Bool
+    }
+
+    /// The links to a network namespace by hook name, defunct ones among them.
+    public func networkAttachments() throws(Failure) -> [String: NetworkLink] {
+        var hooks: [String: NetworkLink] = [:]
+        for hook in try entries(of: networkLinks) where !hook.hasSuffix("_new") {
+            hooks[hook] = try networkLink(at: networkLinks.appending(hook))
+        }
+        return hooks
+    }
+
+    private static let namespaceFile = FilePath("/proc/self/ns/net")
+
+    private static func ownNamespace() throws(Failure) -> UInt64 {
+        var status = stat()
+        guard namespaceFile.withPlatformString({ stat($0, &status) }) == 0 else {
+            throw .kernel(.current, "read \(namespaceFile)")
+        }
+        return UInt64(status.st_ino)
     }
 
     /// The attached cgroups' IDs and their links by hook name, defunct ones among them.
@@ -285,6 +371,19 @@ public struct PinDirectory: Sendable, Hashable {
     }
 
     private func link(at pin: FilePath) throws(Failure) -> Link? {
+        guard let info = try linkInfo(at: pin) else { return nil }
+        return Link(
+            id: info.id, programID: info.prog_id, cgroupID: info.cgroup.cgroup_id, attachType: info.cgroup.attach_type)
+    }
+
+    private func networkLink(at pin: FilePath) throws(Failure) -> NetworkLink? {
+        guard let info = try linkInfo(at: pin) else { return nil }
+        let namespace = UInt64(info.netns.netns_ino)
+        return NetworkLink(
+            id: info.id, programID: info.prog_id, namespace: namespace, isHere: namespace == (try Self.ownNamespace()))
+    }
+
+    private func linkInfo(at pin: FilePath) throws(Failure) -> bpf_link_info? {
         let raw = pin.withPlatformString { bpf_obj_get($0) }
         if raw < 0 {
             let error = Errno.current
@@ -297,8 +396,7 @@ public struct PinDirectory: Sendable, Hashable {
         guard bpf_obj_get_info_by_fd(descriptor.raw, &info, &length) == 0 else {
             throw .kernel(.current, "read what link \(pin) is")
         }
-        return Link(
-            id: info.id, programID: info.prog_id, cgroupID: info.cgroup.cgroup_id, attachType: info.cgroup.attach_type)
+        return info
     }
 
     private func programID(_ program: borrowing Descriptor) throws(Failure) -> UInt32 {

@@ -259,7 +259,7 @@ struct CommandLineTests {
         let document = try JSONSerialization.jsonObject(with: Data(row.utf8)) as? [String: Any]
         let value = try #require(document?["value"] as? [String])
         var bytes = value.compactMap { UInt8($0.dropFirst(2), radix: 16) }
-        try #require(bytes.count == 120)
+        try #require(bytes.count == 264)
         edit(&bytes)
         let hex = bytes.map { String(format: "%02x", $0) }.joined(separator: " ")
         try sandbox.sh("bpftool map update pinned '\(pin)' key hex 00 00 00 00 value hex \(hex)")
@@ -273,7 +273,7 @@ struct CommandLineTests {
             try sandbox.mustCtl("attach", "cgroup", sandbox.cgroup("second"))
             let before = try sandbox.mustCtl("status", "--json").stdout
             // Another object's ID, in the last 32 bytes of the row.
-            try editConfig(sandbox) { $0.replaceSubrange(88..<120, with: [UInt8](repeating: 7, count: 32)) }
+            try editConfig(sandbox) { $0.replaceSubrange(232..<264, with: [UInt8](repeating: 7, count: 32)) }
             #expect(try sandbox.mustCtl("status").stdout.contains("another build's"))
             let probe = try sandbox.probe("server", in: "attached/ann")
             let update = try sandbox.start(
@@ -318,8 +318,8 @@ struct CommandLineTests {
     @Test func aLayoutOfAnotherVersionIsNotTouched() throws {
         try attached { sandbox in
             _ = try sandbox.openSession("attached/ann", id: 7)
-            // Version 2, as a later build would write it: the first four bytes of the only row of config.
-            try editConfig(sandbox) { $0.replaceSubrange(0..<4, with: [2, 0, 0, 0]) }
+            // Version 3, as a later build would write it: the first four bytes of the only row of config.
+            try editConfig(sandbox) { $0.replaceSubrange(0..<4, with: [3, 0, 0, 0]) }
 
             for arguments in [
                 ["session", "open", "--cgroup", try sandbox.cgroup("attached/b")], ["status"],
@@ -328,7 +328,7 @@ struct CommandLineTests {
             ] {
                 let result = try sandbox.ctl(arguments)
                 #expect(result.status == 1, "\(result)")
-                #expect(result.stderr.contains("layout is version 2"), "\(result)")
+                #expect(result.stderr.contains("layout is version 3"), "\(result)")
             }
             try sandbox.mustCtl("detach", "--all")
             #expect(try !sandbox.sh("ip -br addr show eth0").contains("198.51.100.16"))

@@ -183,13 +183,20 @@ struct HostCheck {
             }
             let links = try instance.pins.attachments()
             for (id, hooks) in links {
-                for hook in Hook.all where hooks[hook.name] == nil {
+                for hook in Hook.ofCgroups where hooks[hook.name] == nil {
                     throw Failure(
                         .failed, "look at cgroup \(id)", "hook \(hook.name) is not attached",
                         try: "attach it again: vip-bpfctl attach cgroup PATH")
                 }
             }
-            return "\(links.count) cgroups, \(Hook.all.count) hooks each, policy generation \(config.generation)"
+            let network = try instance.pins.networkAttachments()
+            for hook in Hook.ofNetwork where !links.isEmpty && network[hook.name]?.isHere != true {
+                throw Failure(
+                    .failed, "look at the network namespace",
+                    "hook \(hook.name) is \(network[hook.name] == nil ? "not attached" : "attached to another one")",
+                    try: "attach it again: vip-bpfctl attach cgroup PATH")
+            }
+            return "\(links.count) cgroups, \(Hook.ofCgroups.count) hooks each, policy generation \(config.generation)"
         }
     }
 

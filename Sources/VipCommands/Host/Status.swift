@@ -45,8 +45,10 @@ struct Status: ParsableCommand {
                 payload.attachments.append(
                     StatusPayload.Attachment(
                         path: path?.string, cgroupId: id, state: isThere ? "attached" : "gone",
-                        hooks: Hook.all.map { StatusPayload.HookLink(hook: $0.name, link: links[$0.name]) }))
+                        hooks: Hook.ofCgroups.map { StatusPayload.HookLink(hook: $0.name, link: links[$0.name]) }))
             }
+            let network = try instance.pins.networkAttachments()
+            payload.network = Hook.ofNetwork.map { StatusPayload.NetworkLink(hook: $0.name, link: network[$0.name]) }
             payload.programs = Hook.all.map { StatusPayload.Program(hook: $0.name, id: programs[$0.name]) }
         } else {
             try instance.pins.requireReadable()
@@ -67,6 +69,24 @@ struct StatusPayload: Payload {
             self.hook = hook
             linkId = link?.id
             programId = link?.programID
+        }
+    }
+
+    struct NetworkLink: Encodable {
+        var hook: String
+        @Nullable var linkId: UInt32?
+        @Nullable var programId: UInt32?
+        /// The inode of the network namespace.
+        @Nullable var namespace: UInt64?
+        /// `attached`, `elsewhere` where that is not the caller's namespace, `gone` where it is no more, or `none`.
+        var state: String
+
+        init(hook: String, link: PinDirectory.NetworkLink?) {
+            self.hook = hook
+            linkId = link?.id
+            programId = link?.programID
+            namespace = link.flatMap { $0.namespace == 0 ? nil : $0.namespace }
+            state = link.map { $0.isHere ? "attached" : $0.namespace == 0 ? "gone" : "elsewhere" } ?? "none"
         }
     }
 
@@ -103,6 +123,8 @@ struct StatusPayload: Payload {
     @Nullable var isThisBuild: Bool?
     var sessions: Int
     var attachments: [Attachment] = []
+    /// The hooks of the network namespace.
+    var network: [NetworkLink] = []
     var programs: [Program] = []
     var counters: [HookCounters] = []
 
@@ -114,9 +136,10 @@ struct StatusPayload: Payload {
         guard isLoaded else { return Table(rows: [["nothing is attached; \(sessions) sessions"]]) }
         let rows = counters.map { row -> [String] in
             let program = programs.first { $0.hook == row.hook }?.programId
-            let links = attachments.count { attachment in
-                attachment.hooks.contains { $0.hook == row.hook && $0.linkId != nil }
-            }
+            let links =
+                attachments.count { attachment in
+                    attachment.hooks.contains { $0.hook == row.hook && $0.linkId != nil }
+                } + network.count { $0.hook == row.hook && $0.linkId != nil }
             return [
                 row.hook, program.map { "\($0)" } ?? "-", "\(links)", "\(row.seen)", "\(row.rewritten)",
                 "\(row.refused)",
@@ -127,6 +150,9 @@ struct StatusPayload: Payload {
             headings: ["HOOK", "PROGRAM", "LINKS", "SEEN", "REWRITTEN", "REFUSED"], rows: rows,
             notes: attachments.map { attachment in
                 "cgroup \(attachment.cgroup.map(Table.printable) ?? "(unknown path)") (ID \(attachment.cgroupId)): \(attachment.state)"
-            } + ["\(sessions) sessions, policy generation \(generation ?? 0), programs are \(build)"])
+            }
+                + network.filter { !attachments.isEmpty && $0.state != "attached" }.map {
+                    "\($0.hook) of the network namespace: \($0.state)"
+                } + ["\(sessions) sessions, policy generation \(generation ?? 0), programs are \(build)"])
     }
 }

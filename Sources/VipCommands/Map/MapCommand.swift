@@ -228,6 +228,22 @@ struct MapView: Sendable {
             ]
         },
         MapView(
+            name: "listeners", about: "dual-stack TCP servers that sk_lookup finds again, by session and port",
+            count: { pins throws(Failure) in
+                let map: BPFMap<vip_listener, UInt64> = try pins.map("listeners")
+                return (try map.rowsOneByOne().count, map.maxEntries)
+            },
+            rows: { pins throws(Failure) in
+                let map: BPFMap<vip_listener, UInt64> = try pins.map("listeners")
+                return try map.rowsOneByOne().map { row in
+                    // What a look-up from user space says of a socket: its cookie, SO_COOKIE of socket(7).
+                    Row(fields: [
+                        ("cgroup_id", .number(row.key.cgroup)), ("port", .number(UInt64(row.key.port))),
+                        ("cookie", .number(row.value)),
+                    ])
+                }
+            }),
+        MapView(
             name: "counters", about: "calls of sessions by hook: seen, rewritten, refused",
             count: { _ throws(Failure) in (Hook.all.count, Hook.all.count) },
             rows: { pins throws(Failure) in
