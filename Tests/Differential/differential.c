@@ -280,7 +280,10 @@ static struct {
 	uint8_t v6;
 	union endpoint peer; /* last told */
 	socklen_t peer_length;
+	uint8_t file; /* the same for those that dup made of one */
 } slots[SLOTS];
+static bool is_bound_any[CALLS_MAX + 1]; /* by file */
+static uint8_t files;
 static bool is_session, is_slow;
 static uint16_t port_base;
 
@@ -303,7 +306,7 @@ static socklen_t make_endpoint(const struct call *call, union endpoint *endpoint
 		if (endpoint->any.sa_family == AF_UNSPEC)
 			endpoint->any.sa_family = AF_INET;
 		/* In the session such a name is the virtual IP, so here it must be what stands for that. */
-		if (mode == VIRTUAL && !is_session) {
+		if (mode == VIRTUAL && !is_session && is_bound_any[slots[call->other].file]) {
 			struct in6_addr name = plain_address(endpoint);
 
 			if (is_any(&name))
@@ -420,6 +423,8 @@ static void keep(uint8_t slot, int fd, uint8_t v6)
 	memset(&slots[slot], 0, sizeof(slots[slot]));
 	slots[slot].fd = fd;
 	slots[slot].v6 = v6;
+	slots[slot].file = ++files;
+	is_bound_any[files] = false;
 }
 
 static void make_call(const struct call *call, struct result *result)
@@ -446,6 +451,11 @@ static void make_call(const struct call *call, struct result *result)
 		length = make_endpoint(call, &endpoint);
 		errno = 0;
 		result->value = bind(fd, &endpoint.any, length);
+		if (!result->value) {
+			struct in6_addr bound = plain_address(&endpoint);
+
+			is_bound_any[slots[call->slot].file] = is_any(&bound);
+		}
 		break;
 	case LISTEN:
 		result->value = listen(fd, 8);
@@ -514,6 +524,7 @@ static void make_call(const struct call *call, struct result *result)
 	case DUP:
 		result->value = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 		keep(call->other, result->value, slots[call->slot].v6);
+		slots[call->other].file = slots[call->slot].file;
 		break;
 	case CLOSE:
 		result->value = close(fd);
@@ -570,6 +581,7 @@ static void serve(int channel)
 	while (transfer(channel, &request, sizeof(request), read)) {
 		port_base = (uint16_t)request.port_base;
 		is_slow = request.is_slow;
+		files = 0;
 		for (uint32_t i = 0; i < request.sequence.count; i++)
 			make_call(&request.sequence.calls[i], &results[i]);
 		for (int i = 0; i < SLOTS; i++) {
@@ -670,6 +682,7 @@ static void perform(const struct sequence *sequence, bool slow, struct outcome *
 
 /* What is known of a socket from how the calls came out outside of the session. */
 struct socket_state {
+	uint8_t id; /* 0: none */
 	bool is_connected, is_listening, is_accepted;
 	bool is_bound;	   /* by bind */
 	bool is_bound_any; /* by bind, to a wildcard */
@@ -714,11 +727,14 @@ static void follow(struct world *world, const struct call *call, const struct re
 		if (result->error && !s->is_connected && !s->is_bound)
 			s->was_left = true;
 	}
+	if (call->kind == SEND || call->kind == SENDTO || call->kind == SENDMSG_PKTINFO)
+		s->is_autobound |= !s->is_bound && !s->is_connected; /* by one that fails, too */
 	if (result->error)
 		return;
 	switch (call->kind) {
 	case SOCKET:
 		s = world->of[call->slot] = &world->sockets[world->count++];
+		s->id = (uint8_t)world->count;
 		s->transport = call->transport;
 		s->v6 = call->v6;
 		break;
@@ -739,10 +755,6 @@ static void follow(struct world *world, const struct call *call, const struct re
 	case FASTOPEN:
 		s->is_connected = true;
 		break;
-	case SENDTO:
-	case SENDMSG_PKTINFO:
-		s->is_autobound |= !s->is_bound;
-		break;
 	case DISCONNECT:
 		s->was_left |= !s->is_bound;
 		s->is_connected = false;
@@ -751,6 +763,7 @@ static void follow(struct world *world, const struct call *call, const struct re
 	case ACCEPT_NOADDR:
 		made = world->of[call->other] = &world->sockets[world->count++];
 		*made = *s;
+		made->id = (uint8_t)world->count;
 		made->is_accepted = made->is_connected = true;
 		made->is_listening = false;
 		break;

@@ -14,6 +14,16 @@ static bool is_any_name(const struct result *result)
 	return !result->error && result->address_length && is_any(&address);
 }
 
+static bool is_host(uint8_t address)
+{
+	return address == HOST4 || address == HOST6 || address == MAPPED_HOST;
+}
+
+static bool is_group(uint8_t address)
+{
+	return address == GROUP4 || address == BROADCAST4 || address == GROUP6;
+}
+
 static bool is_send(const struct call *call)
 {
 	return call->kind == SEND || call->kind == SENDTO || call->kind == FASTOPEN ||
@@ -101,12 +111,18 @@ static bool leaves_loopback(const struct difference *d)
 	return earlier(d, sends_beyond_loopback) || sends_beyond_loopback(d, d->call, d->socket);
 }
 
+/* A port, and no address of its own: a datagram was tried (even one that failed), or it is bound to no one's. */
+static bool has_port(const struct socket_state *socket)
+{
+	return socket->is_autobound || socket->is_bound_any ||
+	       (socket->is_bound && is_group(socket->bound_address));
+}
+
 static bool connects_autobound(const struct difference *d, const struct call *call,
 			       const struct socket_state *socket)
 {
 	(void)d;
-	return socket->transport == UDP && call->kind == CONNECT &&
-	       (socket->is_autobound || socket->is_bound_any);
+	return socket->transport == UDP && call->kind == CONNECT && has_port(socket);
 }
 
 static bool connected_after_port(const struct difference *d)
@@ -116,9 +132,18 @@ static bool connected_after_port(const struct difference *d)
 
 /* ---- a socket that connects to itself ---- */
 
+static bool names_own_port(const struct difference *d, const struct call *call,
+			   const struct socket_state *socket)
+{
+	(void)d;
+	return (call->kind == CONNECT || call->kind == FASTOPEN) && socket->transport != UDP && socket->is_bound &&
+	       !is_localhost(socket->bound_address) && !is_host(socket->bound_address) &&
+	       (call->port == socket->bound_port || call->address >= ADDRESSES);
+}
+
 static bool connects_to_itself(const struct difference *d)
 {
-	return d->call->kind == CONNECT && d->socket->is_bound_any && d->call->port == d->socket->bound_port;
+	return earlier(d, names_own_port) || names_own_port(d, d->call, d->socket);
 }
 
 /* ---- bad input ---- */
@@ -126,13 +151,70 @@ static bool connects_to_itself(const struct difference *d)
 static bool had_wrong_family(const struct difference *d, const struct call *call,
 			     const struct socket_state *socket)
 {
-	(void)socket;
-	return d->call->slot == call->slot && call->kind == CONNECT && call->form != WHOLE;
+	return d->socket->id == socket->id && has_destination(call) && call->form != WHOLE;
 }
 
 static bool acted_on_wrong_family(const struct difference *d)
 {
-	return d->call->kind == GETSOCKNAME && earlier(d, had_wrong_family);
+	return earlier(d, had_wrong_family);
+}
+
+/* A bind that fails must not change what is remembered of the one before. */
+static bool was_bound_again(const struct difference *d, const struct call *call,
+			    const struct socket_state *socket)
+{
+	return call->kind == BIND && socket->id == d->socket->id && socket->is_bound;
+}
+
+static bool forgot_what_was_bound(const struct difference *d)
+{
+	return mode == REQUESTED && d->call->kind == GETSOCKNAME && earlier(d, was_bound_again);
+}
+
+/* ---- virtual IP: what the wildcard was, is one address ---- */
+
+/* The contract lets V-programs' wildcard be refused with another family: README, Limits. */
+static bool binds_unspec(const struct difference *d)
+{
+	return mode != LOOPBACK && d->call->kind == BIND && d->call->form == UNSPEC &&
+	       d->session->error == EAFNOSUPPORT;
+}
+
+/* A port and no source: bound to a group or the broadcast address, or has sent already. README, Limits. */
+static bool cannot_be_given_source(const struct difference *d)
+{
+	return mode != LOOPBACK && (d->call->kind == CONNECT || d->call->kind == FASTOPEN) &&
+	       d->session->error == EADDRNOTAVAIL &&
+	       (d->socket->is_autobound || d->socket->was_left ||
+		(d->socket->is_bound && is_group(d->socket->bound_address)));
+}
+
+/* The wildcard's port is taken on the virtual IP alone, and free on the loopback, and the other way round. */
+static bool is_free_beside_wildcard(const struct difference *d)
+{
+	return mode != LOOPBACK && (d->call->kind == BIND || d->call->kind == LISTEN) &&
+	       d->outside->error == EADDRINUSE && !d->session->error;
+}
+
+/* A socket that is on the host's address because it asked for it, and one that is there by the wildcard, are alike. */
+static bool is_on_host(const struct socket_state *socket)
+{
+	return (socket->is_bound && is_host(socket->bound_address)) ||
+	       (!socket->is_bound && socket->is_connected && !is_localhost(socket->peer_address));
+}
+
+static bool mixes_host_and_loopback(const struct difference *d, const struct call *call,
+				    const struct socket_state *socket)
+{
+	(void)d;
+	return has_destination(call) && is_on_host(socket) &&
+	       (is_localhost(call->address) || call->address == REST4 || call->address >= ADDRESSES);
+}
+
+static bool is_host_and_wildcard(const struct difference *d)
+{
+	return mode != LOOPBACK &&
+	       (earlier(d, mixes_host_and_loopback) || mixes_host_and_loopback(d, d->call, d->socket));
 }
 
 enum { LIMIT, OPEN_DEFECT };
@@ -151,6 +233,12 @@ static const struct {
 	  "a UDP socket with a port and no address hears no answer once it is connected to 127.0.0.1" },
 	{ connects_to_itself, OPEN_DEFECT, "a socket on the wildcard cannot connect to itself" },
 	{ acted_on_wrong_family, OPEN_DEFECT, "connect with another family binds a source" },
+	{ forgot_what_was_bound, OPEN_DEFECT,
+	  "a second bind, which fails, changes what getsockname says under asRequested" },
+	{ binds_unspec, LIMIT, "bind with AF_UNSPEC is refused for V-programs" },
+	{ cannot_be_given_source, LIMIT, "a socket with a port and no address cannot be given the virtual IP" },
+	{ is_free_beside_wildcard, LIMIT, "the wildcard is one address, and the loopback another" },
+	{ is_host_and_wildcard, LIMIT, "who asked for the host's address looks like who asked for the wildcard" },
 };
 
 /* The row that explains the difference; −1: none does. */
