@@ -207,7 +207,7 @@ union endpoint {
 struct result {
 	int32_t value, error;
 	uint32_t address_length, data_length;
-	union endpoint address;
+	union endpoint address, asked; /* told, and what the call was given */
 	char data[DATA_MAX];
 };
 
@@ -449,6 +449,7 @@ static void make_call(const struct call *call, struct result *result)
 		break;
 	case BIND:
 		length = make_endpoint(call, &endpoint);
+		result->asked = endpoint;
 		errno = 0;
 		result->value = bind(fd, &endpoint.any, length);
 		if (!result->value) {
@@ -462,6 +463,7 @@ static void make_call(const struct call *call, struct result *result)
 		break;
 	case CONNECT:
 		length = make_endpoint(call, &endpoint);
+		result->asked = endpoint;
 		errno = 0;
 		call_connect(fd, &endpoint, length, result);
 		break;
@@ -495,6 +497,7 @@ static void make_call(const struct call *call, struct result *result)
 	case FASTOPEN:
 	case SENDMSG_PKTINFO:
 		length = make_endpoint(call, &endpoint);
+		result->asked = endpoint;
 		errno = 0;
 		result->value = (int)call_send(fd, call, call->address == NONE ? NULL : &endpoint, length);
 		break;
@@ -653,6 +656,15 @@ struct outcome {
 	uint32_t compared;
 };
 
+/* The real ports are of this run alone. */
+static void show_port(union endpoint *endpoint, uint32_t base)
+{
+	uint32_t port = ntohs(endpoint->v4.sin_port);
+
+	if (port >= base && port < base + 3)
+		endpoint->v4.sin_port = htons((in_port_t)(PORT_SHOWN + port - base));
+}
+
 static void perform(const struct sequence *sequence, bool slow, struct outcome *outcome)
 {
 	struct request request = { .port_base = PORT_FIRST + port_block * 3,
@@ -669,13 +681,10 @@ static void perform(const struct sequence *sequence, bool slow, struct outcome *
 			      sequence->count * sizeof(struct result), read))
 			fail("the process %s is gone", sides[side]);
 		for (uint32_t i = 0; i < sequence->count; i++) {
-			/* The real ports are of this run alone. */
-			union endpoint *address = &outcome->results[side][i].address;
-			unsigned int port = ntohs(address->v4.sin_port);
+			struct result *result = &outcome->results[side][i];
 
-			if (port >= request.port_base && port < request.port_base + 3)
-				address->v4.sin_port =
-					htons((in_port_t)(PORT_SHOWN + port - request.port_base));
+			show_port(&result->address, request.port_base);
+			show_port(&result->asked, request.port_base);
 		}
 	}
 }
@@ -691,6 +700,7 @@ struct socket_state {
 	uint8_t transport, v6, is_v6only;
 	uint8_t bound_address, bound_port;
 	uint8_t peer_address, peer_port; /* of the last connect */
+	uint8_t connects;		 /* how many */
 	uint8_t set;			 /* options that are on: 1 << enum option */
 };
 
@@ -698,6 +708,7 @@ struct world {
 	struct socket_state sockets[CALLS_MAX + 1]; /* the last is that of a slot with nothing in it */
 	struct socket_state *of[SLOTS];		    /* two names, after dup, may mean one socket */
 	uint32_t count;
+	bool uses_left_name; /* a call was given the name of a socket that was left */
 };
 
 static void begin(struct world *world)
@@ -717,11 +728,46 @@ static bool is_localhost(uint8_t address)
 	return address == LOCALHOST4 || address == LOCALHOST6 || address == MAPPED_LOCALHOST;
 }
 
-static void follow(struct world *world, const struct call *call, const struct result *result)
+/* The call with what its references came to: address and port are in the words of the tables, or NONE. */
+static struct call resolved(const struct call *call, const struct result *result)
 {
-	struct socket_state *s = world->of[call->slot], *made;
+	struct call plain = *call;
+	struct in6_addr asked = plain_address(&result->asked), address;
+	struct in_addr address4;
+	unsigned int port;
 
+	if (!strchr(kinds[call->kind].arguments, 'a') || call->address < ADDRESSES || call->address == NONE)
+		return plain;
+	plain.address = NONE;
+	for (uint8_t i = 0; i < ADDRESSES; i++) {
+		if ((result->asked.any.sa_family == AF_INET6) != (i >= LOCALHOST6))
+			continue;
+		if (i < LOCALHOST6) {
+			inet_pton(AF_INET, addresses[i], &address4);
+			address = mapped(address4);
+		} else {
+			inet_pton(AF_INET6, addresses[i], &address);
+		}
+		if (is_same(&address, &asked))
+			plain.address = i;
+	}
+	port = ntohs(result->asked.v4.sin_port);
+	plain.port = port >= PORT_SHOWN && port < PORT_SHOWN + 3 ? (uint8_t)(port - PORT_SHOWN + 1) :
+		     port					  ? PORT_OF_OTHER :
+								    PORT_ANY;
+	return plain;
+}
+
+static void follow(struct world *world, const struct call *literal, const struct result *result)
+{
+	struct socket_state *s = world->of[literal->slot], *made;
+	struct call plain = resolved(literal, result), *call = &plain;
+
+	if (literal->address == NAME_OF && strchr(kinds[call->kind].arguments, 'a') &&
+	    world->of[literal->other]->was_left)
+		world->uses_left_name = true;
 	if (call->kind == CONNECT || call->kind == FASTOPEN) {
+		s->connects++;
 		s->peer_address = call->address;
 		s->peer_port = call->port;
 		if (result->error && !s->is_connected && !s->is_bound)
@@ -779,7 +825,7 @@ static void follow(struct world *world, const struct call *call, const struct re
 struct difference {
 	const struct sequence *sequence;
 	uint32_t at; /* the call that differs */
-	const struct call *call;
+	const struct call *call;    /* resolved */
 	const struct world *before; /* the call */
 	const struct socket_state *socket, *other; /* of the call */
 	const struct result *outside, *session;
@@ -881,10 +927,11 @@ static void compare(const struct sequence *sequence, struct outcome *outcome)
 		if (outcome->differs < 0 && outcome->excuse < 0 &&
 		    (strcmp(outcome->shown[OUTSIDE][i], outcome->shown[SESSION][i]) ||
 		     outside->address_length != session->address_length)) {
+			struct call plain = resolved(call, outside);
 			struct difference difference = {
 				.sequence = sequence,
 				.at = i,
-				.call = call,
+				.call = &plain,
 				.before = &world,
 				.socket = world.of[call->slot],
 				.other = world.of[call->other],
@@ -1211,6 +1258,48 @@ static bool drop_calls(struct sequence *sequence, const struct signature *wanted
 	return changed;
 }
 
+/* Of all calls at once: one port for another, one socket for another. */
+static bool simplify_all(struct sequence *sequence, const struct signature *wanted, bool slow)
+{
+	bool changed = false;
+
+	for (uint8_t from = 2; from <= 3; from++) {
+		for (uint8_t to = 1; to < from; to++) {
+			struct sequence candidate = *sequence;
+
+			for (uint32_t i = 0; i < candidate.count; i++) {
+				if (candidate.calls[i].port == from)
+					candidate.calls[i].port = to;
+			}
+			if (memcmp(&candidate, sequence, sizeof(candidate)))
+				changed |= try_instead(sequence, &candidate, wanted, slow);
+		}
+	}
+	for (uint8_t from = 0; from < SLOTS; from++) {
+		for (uint8_t to = 0; to < SLOTS; to++) {
+			struct sequence candidate = *sequence;
+			uint32_t kept = 0;
+
+			for (uint32_t i = 0; i < candidate.count && from != to; i++) {
+				struct call call = candidate.calls[i];
+
+				if (call.kind == DUP && call.other == from)
+					continue;
+				if (call.slot == from)
+					call.slot = to;
+				if (call.other == from)
+					call.other = to;
+				candidate.calls[kept++] = call;
+			}
+			if (kept && kept < candidate.count) {
+				candidate.count = kept;
+				changed |= try_instead(sequence, &candidate, wanted, slow);
+			}
+		}
+	}
+	return changed;
+}
+
 /* One argument after the other to the plainest value that still shows the difference. */
 static bool simplify_calls(struct sequence *sequence, const struct signature *wanted, bool slow)
 {
@@ -1331,7 +1420,9 @@ static void shrink(struct sequence *sequence, const struct signature *wanted, bo
 	for (int round = 0; round < 8; round++) {
 		bool changed = drop_calls(sequence, wanted, slow);
 
-		if (!(simplify_calls(sequence, wanted, slow) || changed))
+		changed |= simplify_calls(sequence, wanted, slow);
+		changed |= simplify_all(sequence, wanted, slow);
+		if (!changed)
 			break;
 	}
 	rename_sockets(sequence);

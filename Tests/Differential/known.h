@@ -7,6 +7,8 @@
  * what it lets pass is no longer tested. An open defect is a row that goes when the defect does.
  */
 
+/* ---- words for the rows ---- */
+
 static bool is_any_name(const struct result *result)
 {
 	struct in6_addr address = plain_address(&result->address);
@@ -24,6 +26,12 @@ static bool is_group(uint8_t address)
 	return address == GROUP4 || address == BROADCAST4 || address == GROUP6;
 }
 
+/* What the kernel takes for the loopback as a destination. */
+static bool is_local(uint8_t address)
+{
+	return is_localhost(address) || is_any_address(address);
+}
+
 static bool is_send(const struct call *call)
 {
 	return call->kind == SEND || call->kind == SENDTO || call->kind == FASTOPEN ||
@@ -35,6 +43,16 @@ static bool is_receive(const struct call *call)
 	return call->kind == RECV || call->kind == RECVFROM;
 }
 
+static bool is_name(const struct call *call)
+{
+	return call->kind == GETSOCKNAME || call->kind == GETPEERNAME;
+}
+
+static bool is_connect(const struct call *call)
+{
+	return call->kind == CONNECT || call->kind == FASTOPEN;
+}
+
 /* A call that tells of an error, or of data, that an earlier datagram was the cause of. */
 static bool tells_later(const struct call *call)
 {
@@ -44,36 +62,54 @@ static bool tells_later(const struct call *call)
 
 static bool has_destination(const struct call *call)
 {
-	return call->kind == CONNECT || call->kind == SENDTO || call->kind == FASTOPEN ||
-	       call->kind == SENDMSG_PKTINFO;
+	return (is_connect(call) || call->kind == SENDTO || call->kind == SENDMSG_PKTINFO) &&
+	       !(call->kind == SENDMSG_PKTINFO && call->address == NONE);
 }
 
-/* Was there an earlier call (of any socket) of which this holds? */
-static bool earlier(const struct difference *d,
-		    bool (*holds)(const struct difference *now, const struct call *call,
-				  const struct socket_state *socket))
+typedef bool fact(const struct difference *d, const struct call *call, const struct socket_state *socket);
+
+/* Was there a call of which this holds, on whatever socket, this one or an earlier? */
+static bool happened(const struct difference *d, fact *holds)
 {
 	struct world world;
 
 	begin(&world);
-	for (uint32_t i = 0; i < d->at; i++) {
-		const struct call *call = &d->sequence->calls[i];
+	for (uint32_t i = 0; i <= d->at; i++) {
+		struct call call = resolved(&d->sequence->calls[i], &d->outcome->results[OUTSIDE][i]);
 
-		if (holds(d, call, world.of[call->slot]))
+		if (holds(d, &call, world.of[call.slot]))
 			return true;
-		follow(&world, call, &d->outcome->results[OUTSIDE][i]);
+		follow(&world, &d->sequence->calls[i], &d->outcome->results[OUTSIDE][i]);
 	}
 	return false;
 }
 
-/* ---- a source that a connect left behind ---- */
+/* A port, and no address of one's own. */
+static bool has_port_alone(const struct socket_state *socket)
+{
+	return socket->is_autobound || socket->is_bound_any ||
+	       (socket->is_bound && is_group(socket->bound_address));
+}
 
-/* bpf_bind is a bind like the program's own: the kernel undoes neither when the connect fails or is undone. */
+/* ---- what a connect leaves behind ---- */
+
+/*
+ * bpf_bind is a bind like the program's own: the kernel undoes neither when the connect fails or is undone.
+ */
 static bool keeps_source(const struct difference *d)
 {
-	if (d->call->kind == GETSOCKNAME && d->socket->was_left && is_any_name(d->outside))
+	if (d->before->uses_left_name)
 		return true;
-	return (d->call->kind == BIND || has_destination(d->call)) && d->call->address == NAME_OF &&
+	if (!d->socket->was_left)
+		return false;
+	return d->call->kind == GETSOCKNAME && (is_any_name(d->outside) || d->socket->connects > 1);
+}
+
+static bool gives_left_name(const struct difference *d)
+{
+	const struct call *literal = &d->sequence->calls[d->at];
+
+	return strchr(kinds[literal->kind].arguments, 'a') && literal->address == NAME_OF &&
 	       d->other->was_left;
 }
 
@@ -83,15 +119,14 @@ static bool goes_to_any_with_source(const struct difference *d, const struct cal
 				    const struct socket_state *socket)
 {
 	(void)d;
-	return has_destination(call) &&
-	       (is_any_address(call->address) || call->address == PEER_OF || call->address == NAME_OF) &&
-	       ((socket->is_bound && !socket->is_bound_any) || socket->is_connected);
+	return has_destination(call) && is_any_address(call->address) &&
+	       ((socket->is_bound && !socket->is_bound_any) || socket->is_connected ||
+		socket->was_left || call->kind == SENDMSG_PKTINFO);
 }
 
 static bool any_is_own_address(const struct difference *d)
 {
-	return earlier(d, goes_to_any_with_source) ||
-	       goes_to_any_with_source(d, d->call, d->socket);
+	return happened(d, goes_to_any_with_source);
 }
 
 /* ---- datagrams from the loopback ---- */
@@ -100,103 +135,99 @@ static bool sends_beyond_loopback(const struct difference *d, const struct call 
 				  const struct socket_state *socket)
 {
 	(void)d;
-	return socket->transport == UDP && is_send(call) && call->kind != SEND &&
-	       !is_localhost(call->address) && !is_any_address(call->address) &&
+	if (socket->transport != UDP || !is_send(call) || call->kind == SEND)
+		return false;
+	if (call->kind == SENDMSG_PKTINFO && is_localhost(call->source) && socket->is_connected)
+		return true;
+	return !is_local(call->address) &&
 	       ((socket->is_bound && is_localhost(socket->bound_address)) || socket->is_connected ||
 		socket->was_left);
 }
 
 static bool leaves_loopback(const struct difference *d)
 {
-	return earlier(d, sends_beyond_loopback) || sends_beyond_loopback(d, d->call, d->socket);
+	return happened(d, sends_beyond_loopback);
 }
 
-/* A port, and no address of its own: a datagram was tried (even one that failed), or it is bound to no one's. */
-static bool has_port(const struct socket_state *socket)
-{
-	return socket->is_autobound || socket->is_bound_any ||
-	       (socket->is_bound && is_group(socket->bound_address));
-}
+/* ---- sockets that have a port, and no address that could be replaced ---- */
 
-static bool connects_autobound(const struct difference *d, const struct call *call,
+/* Its source is 127.0.0.1, where its peer is on the session's loopback. */
+static bool connects_with_port(const struct difference *d, const struct call *call,
 			       const struct socket_state *socket)
 {
 	(void)d;
-	return socket->transport == UDP && call->kind == CONNECT && has_port(socket);
+	return is_connect(call) && (is_local(call->address) || call->address == REST4) &&
+	       (has_port_alone(socket) ||
+		(socket->connects && (socket->peer_address == REST4 || socket->was_left)));
 }
 
-static bool connected_after_port(const struct difference *d)
+static bool hears_no_answer(const struct difference *d)
 {
-	return tells_later(d->call) && earlier(d, connects_autobound);
+	return d->socket->transport == UDP && tells_later(d->call) && happened(d, connects_with_port);
 }
 
-/* ---- a socket that connects to itself ---- */
-
-static bool names_own_port(const struct difference *d, const struct call *call,
-			   const struct socket_state *socket)
+static bool is_on_other_loopback(const struct difference *d)
 {
-	(void)d;
-	return (call->kind == CONNECT || call->kind == FASTOPEN) && socket->transport != UDP && socket->is_bound &&
-	       !is_localhost(socket->bound_address) && !is_host(socket->bound_address) &&
-	       (call->port == socket->bound_port || call->address >= ADDRESSES);
-}
-
-static bool connects_to_itself(const struct difference *d)
-{
-	return earlier(d, names_own_port) || names_own_port(d, d->call, d->socket);
+	return (is_connect(d->call) || d->call->kind == BIND || d->call->kind == LISTEN || is_name(d->call) ||
+		is_receive(d->call) || is_send(d->call)) &&
+	       d->call->kind != SEND && happened(d, connects_with_port);
 }
 
 /* ---- bad input ---- */
 
-static bool had_wrong_family(const struct difference *d, const struct call *call,
+static bool has_wrong_family(const struct difference *d, const struct call *call,
 			     const struct socket_state *socket)
 {
-	return d->socket->id == socket->id && has_destination(call) && call->form != WHOLE;
+	return d->socket->id == socket->id && is_connect(call) && call->form != WHOLE;
 }
 
 static bool acted_on_wrong_family(const struct difference *d)
 {
-	return earlier(d, had_wrong_family);
+	return happened(d, has_wrong_family);
 }
 
 /* A bind that fails must not change what is remembered of the one before. */
-static bool was_bound_again(const struct difference *d, const struct call *call,
-			    const struct socket_state *socket)
+static bool is_bound_again(const struct difference *d, const struct call *call,
+			   const struct socket_state *socket)
 {
 	return call->kind == BIND && socket->id == d->socket->id && socket->is_bound;
 }
 
 static bool forgot_what_was_bound(const struct difference *d)
 {
-	return mode == REQUESTED && d->call->kind == GETSOCKNAME && earlier(d, was_bound_again);
+	return mode == REQUESTED && d->call->kind == GETSOCKNAME && happened(d, is_bound_again);
+}
+
+/* The kernel does not clear the address of the peer when a TCP connect fails, or is undone. */
+static bool has_stale_peer(const struct difference *d)
+{
+	return mode != LOOPBACK && d->call->kind == GETSOCKNAME && d->socket->is_bound &&
+	       !d->socket->is_connected && d->socket->connects && d->socket->transport != UDP;
 }
 
 /* ---- virtual IP: what the wildcard was, is one address ---- */
 
-/* The contract lets V-programs' wildcard be refused with another family: README, Limits. */
 static bool binds_unspec(const struct difference *d)
 {
 	return mode != LOOPBACK && d->call->kind == BIND && d->call->form == UNSPEC &&
 	       d->session->error == EAFNOSUPPORT;
 }
 
-/* A port and no source: bound to a group or the broadcast address, or has sent already. README, Limits. */
+/* Bound to a group or the broadcast address, or has sent already. README, Limits. */
 static bool cannot_be_given_source(const struct difference *d)
 {
-	return mode != LOOPBACK && (d->call->kind == CONNECT || d->call->kind == FASTOPEN) &&
-	       d->session->error == EADDRNOTAVAIL &&
+	return mode != LOOPBACK && is_connect(d->call) && d->session->error == EADDRNOTAVAIL &&
 	       (d->socket->is_autobound || d->socket->was_left ||
 		(d->socket->is_bound && is_group(d->socket->bound_address)));
 }
 
-/* The wildcard's port is taken on the virtual IP alone, and free on the loopback, and the other way round. */
 static bool is_free_beside_wildcard(const struct difference *d)
 {
 	return mode != LOOPBACK && (d->call->kind == BIND || d->call->kind == LISTEN) &&
 	       d->outside->error == EADDRINUSE && !d->session->error;
 }
 
-/* A socket that is on the host's address because it asked for it, and one that is there by the wildcard, are alike. */
+/* On the host's address because it asked for it: as one that is there by the wildcard. */
 static bool is_on_host(const struct socket_state *socket)
 {
 	return (socket->is_bound && is_host(socket->bound_address)) ||
@@ -206,15 +237,62 @@ static bool is_on_host(const struct socket_state *socket)
 static bool mixes_host_and_loopback(const struct difference *d, const struct call *call,
 				    const struct socket_state *socket)
 {
-	(void)d;
-	return has_destination(call) && is_on_host(socket) &&
-	       (is_localhost(call->address) || call->address == REST4 || call->address >= ADDRESSES);
+	if (!has_destination(call) || !(is_local(call->address) || call->address == REST4))
+		return false;
+	if (is_on_host(socket))
+		return true;
+	/* To a port where some socket has asked for the host's address. */
+	for (uint32_t i = 0; i < d->before->count; i++) {
+		const struct socket_state *other = &d->before->sockets[i];
+
+		if (other->is_bound && is_host(other->bound_address) && other->bound_port == call->port)
+			return true;
+	}
+	return false;
 }
 
 static bool is_host_and_wildcard(const struct difference *d)
 {
-	return mode != LOOPBACK &&
-	       (earlier(d, mixes_host_and_loopback) || mixes_host_and_loopback(d, d->call, d->socket));
+	return mode != LOOPBACK && happened(d, mixes_host_and_loopback);
+}
+
+static bool goes_to_rest(const struct difference *d, const struct call *call,
+			 const struct socket_state *socket)
+{
+	(void)d;
+	(void)socket;
+	return has_destination(call) && call->address == REST4;
+}
+
+static bool is_rest_of_loopback(const struct difference *d)
+{
+	return mode != LOOPBACK && happened(d, goes_to_rest);
+}
+
+static bool names_own_host_port(const struct difference *d)
+{
+	return mode != LOOPBACK && is_connect(d->call) && d->socket->transport != UDP && d->socket->is_bound &&
+	       is_host(d->socket->bound_address) && is_host(d->call->address) &&
+	       d->call->port == d->socket->bound_port;
+}
+
+static bool broadcasts(const struct difference *d, const struct call *call,
+		       const struct socket_state *socket)
+{
+	(void)d;
+	return socket->transport == UDP && (is_send(call) || is_connect(call)) && is_group(call->address);
+}
+
+static bool hears_no_broadcast(const struct difference *d)
+{
+	return mode != LOOPBACK && is_receive(d->call) && !d->outside->error &&
+	       d->session->error == EAGAIN && happened(d, broadcasts);
+}
+
+static bool is_mptcp_named(const struct difference *d)
+{
+	return mode == REQUESTED && d->call->kind == GETSOCKNAME && d->socket->transport == MPTCP &&
+	       is_any_name(d->session);
 }
 
 enum { LIMIT, OPEN_DEFECT };
@@ -224,21 +302,28 @@ static const struct {
 	int is_open;
 	const char *why;
 } known[] = {
-	{ keeps_source, LIMIT, "a connect that failed or was undone leaves its source behind" },
+	{ acted_on_wrong_family, OPEN_DEFECT, "connect with another family binds a source" },
 	{ any_is_own_address, OPEN_DEFECT,
 	  "0.0.0.0 as a destination of a socket that has an address is that address, not 127.0.0.1" },
 	{ leaves_loopback, OPEN_DEFECT,
 	  "a datagram from a socket on 127.0.0.1 to another address loses its source" },
-	{ connected_after_port, OPEN_DEFECT,
+	{ hears_no_answer, OPEN_DEFECT,
 	  "a UDP socket with a port and no address hears no answer once it is connected to 127.0.0.1" },
-	{ connects_to_itself, OPEN_DEFECT, "a socket on the wildcard cannot connect to itself" },
-	{ acted_on_wrong_family, OPEN_DEFECT, "connect with another family binds a source" },
 	{ forgot_what_was_bound, OPEN_DEFECT,
 	  "a second bind, which fails, changes what getsockname says under asRequested" },
+	{ has_stale_peer, OPEN_DEFECT, "getsockname goes by the peer of a TCP connect that failed or was undone" },
+	{ keeps_source, LIMIT, "a connect that failed or was undone leaves its source behind" },
+	{ gives_left_name, LIMIT, "a connect that failed or was undone leaves its source behind, and its name" },
+	{ is_on_other_loopback, LIMIT,
+	  "a socket with a port and no address that connects to 127.0.0.1 stays on 127.0.0.1 itself" },
 	{ binds_unspec, LIMIT, "bind with AF_UNSPEC is refused for V-programs" },
 	{ cannot_be_given_source, LIMIT, "a socket with a port and no address cannot be given the virtual IP" },
 	{ is_free_beside_wildcard, LIMIT, "the wildcard is one address, and the loopback another" },
+	{ is_rest_of_loopback, LIMIT, "a server on the wildcard is not on the rest of 127.0.0.0/8" },
+	{ names_own_host_port, LIMIT, "a socket on the host's address cannot connect to itself" },
+	{ hears_no_broadcast, LIMIT, "a server on the wildcard hears no broadcast" },
 	{ is_host_and_wildcard, LIMIT, "who asked for the host's address looks like who asked for the wildcard" },
+	{ is_mptcp_named, LIMIT, "what an MPTCP socket asked for is not remembered" },
 };
 
 /* The row that explains the difference; −1: none does. */
