@@ -696,11 +696,14 @@ struct socket_state {
 	bool is_bound;	   /* by bind */
 	bool is_bound_any; /* by bind, to a wildcard */
 	bool is_autobound; /* UDP: has a port because it has sent, or has been connected */
+	bool was_bound_again; /* or a second bind was tried */
 	bool was_left; /* not bound by bind, and a connect of it failed or was undone */
 	uint8_t transport, v6, is_v6only;
 	uint8_t bound_address, bound_port;
 	uint8_t peer_address, peer_port; /* of the last connect */
 	uint8_t connects;		 /* how many */
+	uint8_t peer_ports;		 /* all of them: 1 << port */
+	bool was_on_localhost6;		 /* a connect or datagram of it was to ::1 */
 	uint8_t set;			 /* options that are on: 1 << enum option */
 };
 
@@ -708,7 +711,9 @@ struct world {
 	struct socket_state sockets[CALLS_MAX + 1]; /* the last is that of a slot with nothing in it */
 	struct socket_state *of[SLOTS];		    /* two names, after dup, may mean one socket */
 	uint32_t count;
-	bool uses_left_name; /* a call was given the name of a socket that was left */
+	/* A call was given the name of a socket that was left, or that was bound twice. */
+	bool uses_left_name, uses_second_name;
+	bool has_late_server; /* a UDP socket was connected before there was a server on that port */
 };
 
 static void begin(struct world *world)
@@ -766,11 +771,18 @@ static void follow(struct world *world, const struct call *literal, const struct
 	if (literal->address == NAME_OF && strchr(kinds[call->kind].arguments, 'a') &&
 	    world->of[literal->other]->was_left)
 		world->uses_left_name = true;
+	if (literal->address == NAME_OF && (world->of[literal->other]->was_bound_again ||
+					    world->of[literal->other]->transport == MPTCP))
+		world->uses_second_name = true;
+	if (call->kind == BIND && s->is_bound)
+		s->was_bound_again = true;
 	if (call->kind == CONNECT || call->kind == FASTOPEN) {
 		s->connects++;
+		s->was_on_localhost6 |= call->address == LOCALHOST6 || call->address == ANY6;
 		s->peer_address = call->address;
 		s->peer_port = call->port;
-		if (result->error && !s->is_connected && !s->is_bound)
+		s->peer_ports |= (uint8_t)(1u << call->port);
+		if (result->error && !s->is_bound)
 			s->was_left = true;
 	}
 	if (call->kind == SEND || call->kind == SENDTO || call->kind == SENDMSG_PKTINFO)
@@ -789,6 +801,9 @@ static void follow(struct world *world, const struct call *literal, const struct
 				   (unsigned int)!!call->value << call->option);
 		break;
 	case BIND:
+		for (uint32_t i = 0; i < world->count; i++)
+			world->has_late_server |= world->sockets[i].transport == UDP && s->transport == UDP &&
+						  (world->sockets[i].peer_ports >> call->port & 1);
 		s->is_bound = true;
 		s->bound_address = call->address;
 		s->bound_port = call->port;

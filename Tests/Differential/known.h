@@ -102,7 +102,27 @@ static bool keeps_source(const struct difference *d)
 		return true;
 	if (!d->socket->was_left)
 		return false;
+	if (is_connect(d->call) && d->socket->is_autobound) /* and now it cannot be replaced */
+		return true;
 	return d->call->kind == GETSOCKNAME && (is_any_name(d->outside) || d->socket->connects > 1);
+}
+
+/*
+ * And bpf_bind of an IPv6 address makes the socket V6ONLY, as bind of one does.
+ */
+static bool is_v6only_now(const struct difference *d)
+{
+	return d->socket->was_on_localhost6 && (d->call->kind == BIND || has_destination(d->call)) &&
+	       (d->call->address >= MAPPED_LOCALHOST || d->call->address < LOCALHOST6) &&
+	       (d->session->error == EINVAL || d->session->error == ENETUNREACH ||
+		d->session->error == EAFNOSUPPORT);
+}
+
+/* An address and no port: a program's own looks as what a connect has left behind. */
+static bool is_bound_without_port(const struct difference *d)
+{
+	return is_connect(d->call) && d->socket->is_bound && (d->socket->set >> BIND_NO_PORT & 1) &&
+	       d->socket->bound_port == PORT_ANY;
 }
 
 static bool gives_left_name(const struct difference *d)
@@ -156,6 +176,8 @@ static bool connects_with_port(const struct difference *d, const struct call *ca
 			       const struct socket_state *socket)
 {
 	(void)d;
+	if (is_connect(call) && call->address == REST4 && !socket->is_bound)
+		return true; /* from 127.0.0.1, as outside, but 127.0.0.1 is the session's loopback here */
 	return is_connect(call) && (is_local(call->address) || call->address == REST4) &&
 	       (has_port_alone(socket) ||
 		(socket->connects && (socket->peer_address == REST4 || socket->was_left)));
@@ -168,9 +190,30 @@ static bool hears_no_answer(const struct difference *d)
 
 static bool is_on_other_loopback(const struct difference *d)
 {
-	return (is_connect(d->call) || d->call->kind == BIND || d->call->kind == LISTEN || is_name(d->call) ||
-		is_receive(d->call) || is_send(d->call)) &&
-	       d->call->kind != SEND && happened(d, connects_with_port);
+	return happened(d, connects_with_port);
+}
+
+/* ---- a mapped address on an AF_INET6 socket ---- */
+
+static bool sends_v6_from_mapped(const struct difference *d)
+{
+	return d->socket->v6 && d->socket->transport == UDP && is_send(d->call) &&
+	       d->outside->error == EAFNOSUPPORT && !d->session->error;
+}
+
+/* ---- from the loopback to the host's address ---- */
+
+static bool is_host_from_loopback(const struct difference *d, const struct call *call,
+				  const struct socket_state *socket)
+{
+	(void)d;
+	return has_destination(call) && is_host(call->address) && socket->is_bound &&
+	       is_localhost(socket->bound_address);
+}
+
+static bool names_localhost_for_host(const struct difference *d)
+{
+	return mode != LOOPBACK && (is_name(d->call) || is_receive(d->call)) && happened(d, is_host_from_loopback);
 }
 
 /* ---- bad input ---- */
@@ -178,7 +221,8 @@ static bool is_on_other_loopback(const struct difference *d)
 static bool has_wrong_family(const struct difference *d, const struct call *call,
 			     const struct socket_state *socket)
 {
-	return d->socket->id == socket->id && is_connect(call) && call->form != WHOLE;
+	return d->socket->id == socket->id && is_connect(call) &&
+	       (call->form != WHOLE || socket->v6 != (call->address >= LOCALHOST6) || call->address == NONE);
 }
 
 static bool acted_on_wrong_family(const struct difference *d)
@@ -193,9 +237,19 @@ static bool is_bound_again(const struct difference *d, const struct call *call,
 	return call->kind == BIND && socket->id == d->socket->id && socket->is_bound;
 }
 
+static bool gives_second_name(const struct difference *d)
+{
+	const struct call *literal = &d->sequence->calls[d->at];
+
+	return strchr(kinds[literal->kind].arguments, 'a') && literal->address == NAME_OF &&
+	       (d->other->was_bound_again || d->other->transport == MPTCP);
+}
+
 static bool forgot_what_was_bound(const struct difference *d)
 {
-	return mode == REQUESTED && d->call->kind == GETSOCKNAME && happened(d, is_bound_again);
+	return mode == REQUESTED &&
+	       (d->before->uses_second_name || gives_second_name(d) ||
+		(d->call->kind == GETSOCKNAME && happened(d, is_bound_again)));
 }
 
 /* The kernel does not clear the address of the peer when a TCP connect fails, or is undone. */
@@ -269,11 +323,18 @@ static bool is_rest_of_loopback(const struct difference *d)
 	return mode != LOOPBACK && happened(d, goes_to_rest);
 }
 
+static bool goes_to_own_host_port(const struct difference *d, const struct call *call,
+				  const struct socket_state *socket)
+{
+	(void)d;
+	return is_connect(call) && socket->transport != UDP && socket->is_bound &&
+	       !is_localhost(socket->bound_address) && is_host(call->address) &&
+	       call->port == socket->bound_port;
+}
+
 static bool names_own_host_port(const struct difference *d)
 {
-	return mode != LOOPBACK && is_connect(d->call) && d->socket->transport != UDP && d->socket->is_bound &&
-	       is_host(d->socket->bound_address) && is_host(d->call->address) &&
-	       d->call->port == d->socket->bound_port;
+	return mode != LOOPBACK && happened(d, goes_to_own_host_port);
 }
 
 static bool broadcasts(const struct difference *d, const struct call *call,
@@ -287,6 +348,12 @@ static bool hears_no_broadcast(const struct difference *d)
 {
 	return mode != LOOPBACK && is_receive(d->call) && !d->outside->error &&
 	       d->session->error == EAGAIN && happened(d, broadcasts);
+}
+
+/* Where a UDP connect leads is decided when it is made. */
+static bool was_connected_before_server(const struct difference *d)
+{
+	return mode != LOOPBACK && tells_later(d->call) && d->before->has_late_server;
 }
 
 static bool is_mptcp_named(const struct difference *d)
@@ -309,10 +376,15 @@ static const struct {
 	  "a datagram from a socket on 127.0.0.1 to another address loses its source" },
 	{ hears_no_answer, OPEN_DEFECT,
 	  "a UDP socket with a port and no address hears no answer once it is connected to 127.0.0.1" },
+	{ sends_v6_from_mapped, OPEN_DEFECT, "a UDP socket on a mapped address sends to IPv6, which the kernel refuses" },
+	{ names_localhost_for_host, OPEN_DEFECT,
+	  "a socket on 127.0.0.1 that asked for the host's address is told that its peer is 127.0.0.1" },
 	{ forgot_what_was_bound, OPEN_DEFECT,
 	  "a second bind, which fails, changes what getsockname says under asRequested" },
 	{ has_stale_peer, OPEN_DEFECT, "getsockname goes by the peer of a TCP connect that failed or was undone" },
 	{ keeps_source, LIMIT, "a connect that failed or was undone leaves its source behind" },
+	{ is_v6only_now, LIMIT, "an AF_INET6 socket that a connect has led to the loopback is V6ONLY from then on" },
+	{ is_bound_without_port, LIMIT, "IP_BIND_ADDRESS_NO_PORT on 127.0.0.1, and then a connect elsewhere" },
 	{ gives_left_name, LIMIT, "a connect that failed or was undone leaves its source behind, and its name" },
 	{ is_on_other_loopback, LIMIT,
 	  "a socket with a port and no address that connects to 127.0.0.1 stays on 127.0.0.1 itself" },
@@ -323,6 +395,7 @@ static const struct {
 	{ names_own_host_port, LIMIT, "a socket on the host's address cannot connect to itself" },
 	{ hears_no_broadcast, LIMIT, "a server on the wildcard hears no broadcast" },
 	{ is_host_and_wildcard, LIMIT, "who asked for the host's address looks like who asked for the wildcard" },
+	{ was_connected_before_server, LIMIT, "a UDP client that was connected before its server came does not reach it" },
 	{ is_mptcp_named, LIMIT, "what an MPTCP socket asked for is not remembered" },
 };
 
