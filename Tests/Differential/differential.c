@@ -282,7 +282,7 @@ static struct {
 	socklen_t peer_length;
 	uint8_t file; /* the same for those that dup made of one */
 } slots[SLOTS];
-static bool is_bound_any[CALLS_MAX + 1]; /* by file */
+static bool is_bound_any[CALLS_MAX + 1]; /* by file: and the session says that it is on the virtual IP */
 static uint8_t files;
 static bool is_session, is_slow;
 static uint16_t port_base;
@@ -293,6 +293,24 @@ static void settle(int fd, short events, int milliseconds)
 
 	if (is_slow)
 		poll(&wait, 1, milliseconds);
+}
+
+static bool is_datagram_socket(int fd)
+{
+	int value = 0;
+	socklen_t length = sizeof(value);
+
+	getsockopt(fd, SOL_SOCKET, SO_TYPE, &value, &length);
+	return value == SOCK_DGRAM;
+}
+
+static bool is_v6only(int fd)
+{
+	int value = 0;
+	socklen_t length = sizeof(value);
+
+	getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &value, &length);
+	return value;
 }
 
 static socklen_t make_endpoint(const struct call *call, union endpoint *endpoint)
@@ -309,10 +327,10 @@ static socklen_t make_endpoint(const struct call *call, union endpoint *endpoint
 		if (mode == VIRTUAL && !is_session && is_bound_any[slots[call->other].file]) {
 			struct in6_addr name = plain_address(endpoint);
 
-			if (is_any(&name))
-				set_address(endpoint, endpoint->any.sa_family == AF_INET6 && has_vip6 ?
-							      &host6 :
-							      &host4);
+			if (endpoint->any.sa_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&name))
+				set_address(endpoint, is_v6only(slots[call->other].fd) ? &host6 : &host4);
+			else if (is_any(&name))
+				set_address(endpoint, &host4);
 		}
 	} else if (call->address == PEER_OF) {
 		*endpoint = slots[call->other].peer;
@@ -455,7 +473,11 @@ static void make_call(const struct call *call, struct result *result)
 		if (!result->value) {
 			struct in6_addr bound = plain_address(&endpoint);
 
-			is_bound_any[slots[call->slot].file] = is_any(&bound);
+			/* The contract leaves a dual-stack UDP socket on :: where it asked for no port. */
+			is_bound_any[slots[call->slot].file] =
+				is_any(&bound) &&
+				!(endpoint.any.sa_family == AF_INET6 && !endpoint.v6.sin6_port &&
+				  IN6_IS_ADDR_UNSPECIFIED(&bound) && is_datagram_socket(fd) && !is_v6only(fd));
 		}
 		break;
 	case LISTEN:
@@ -698,12 +720,13 @@ struct socket_state {
 	bool is_autobound; /* UDP: has a port because it has sent, or has been connected */
 	bool was_bound_again; /* or a second bind was tried */
 	bool was_left; /* not bound by bind, and a connect of it failed or was undone */
-	uint8_t transport, v6, is_v6only;
+	bool is_left_on_any; /* a dual-stack UDP socket that is bound to :: and asked for no port */
+	uint8_t transport, v6;
 	uint8_t bound_address, bound_port;
 	uint8_t peer_address, peer_port; /* of the last connect */
 	uint8_t connects;		 /* how many */
 	uint8_t peer_ports;		 /* all of them: 1 << port */
-	bool was_on_localhost6;		 /* a connect or datagram of it was to ::1 */
+	bool was_given_source6; /* a connect of it was to an IPv6 address that has us bind its source */
 	uint8_t set;			 /* options that are on: 1 << enum option */
 };
 
@@ -778,7 +801,8 @@ static void follow(struct world *world, const struct call *literal, const struct
 		s->was_bound_again = true;
 	if (call->kind == CONNECT || call->kind == FASTOPEN) {
 		s->connects++;
-		s->was_on_localhost6 |= call->address == LOCALHOST6 || call->address == ANY6;
+		s->was_given_source6 |= call->address == LOCALHOST6 || call->address == ANY6 ||
+					(mode != LOOPBACK && call->address > LOCALHOST6 && call->address < MAPPED_LOCALHOST);
 		s->peer_address = call->address;
 		s->peer_port = call->port;
 		s->peer_ports |= (uint8_t)(1u << call->port);
@@ -808,6 +832,8 @@ static void follow(struct world *world, const struct call *literal, const struct
 		s->bound_address = call->address;
 		s->bound_port = call->port;
 		s->is_bound_any = is_any_address(call->address);
+		s->is_left_on_any = call->address == ANY6 && !call->port && s->transport == UDP &&
+				    !(s->set >> V6ONLY & 1);
 		break;
 	case LISTEN:
 		s->is_listening = true;
@@ -898,7 +924,8 @@ static union endpoint renamed(const struct call *call, const struct socket_state
 		return address;
 	shown = plain_address(&address);
 	/* getsockname of the wildcard names the virtual IP under `wildcardName: virtual`. */
-	if (mode == VIRTUAL && call->kind == GETSOCKNAME && !outside->error && state->is_bound_any) {
+	if (mode == VIRTUAL && call->kind == GETSOCKNAME && !outside->error && state->is_bound_any &&
+	    !state->is_left_on_any) {
 		expected = plain_address(&outside->address);
 		if (is_any(&expected)) {
 			if (is_same(&shown, &vip4) ||

@@ -112,7 +112,7 @@ static bool keeps_source(const struct difference *d)
  */
 static bool is_v6only_now(const struct difference *d)
 {
-	return d->socket->was_on_localhost6 && (d->call->kind == BIND || has_destination(d->call)) &&
+	return d->socket->was_given_source6 && (d->call->kind == BIND || has_destination(d->call)) &&
 	       (d->call->address >= MAPPED_LOCALHOST || d->call->address < LOCALHOST6) &&
 	       (d->session->error == EINVAL || d->session->error == ENETUNREACH ||
 		d->session->error == EAFNOSUPPORT);
@@ -197,8 +197,36 @@ static bool is_on_other_loopback(const struct difference *d)
 
 static bool sends_v6_from_mapped(const struct difference *d)
 {
-	return d->socket->v6 && d->socket->transport == UDP && is_send(d->call) &&
-	       d->outside->error == EAFNOSUPPORT && !d->session->error;
+	if (!d->socket->v6 || d->socket->transport != UDP || !is_send(d->call))
+		return false;
+	if (d->call->kind == SENDMSG_PKTINFO && d->call->source >= MAPPED_LOCALHOST)
+		return d->outside->error == EINVAL;
+	return d->outside->error == EAFNOSUPPORT;
+}
+
+/* net.ipv6.ip_nonlocal_bind, without which no program could bind LO6, lets all bind what the host does not have. */
+static bool binds_what_is_not_local(const struct difference *d)
+{
+	if (d->call->kind == BIND)
+		return d->call->address == FAR6 && d->outside->error == EADDRNOTAVAIL;
+	return d->call->kind == SENDMSG_PKTINFO && (d->call->source == FAR6 || d->call->source == GROUP6) &&
+	       d->outside->error == EINVAL;
+}
+
+/* From ::1 the kernel sends to an address of another interface, and drops it there. */
+static bool goes_from_localhost6(const struct difference *d, const struct call *call,
+				 const struct socket_state *socket)
+{
+	(void)d;
+	return has_destination(call) && call->address == HOST6 &&
+	       ((socket->is_bound && socket->bound_address == LOCALHOST6) ||
+		(!socket->is_bound && socket->was_given_source6) ||
+		(call->kind == SENDMSG_PKTINFO && call->source == LOCALHOST6));
+}
+
+static bool is_dropped_from_localhost6(const struct difference *d)
+{
+	return happened(d, goes_from_localhost6);
 }
 
 /* ---- from the loopback to the host's address ---- */
@@ -362,6 +390,45 @@ static bool is_mptcp_named(const struct difference *d)
 	       is_any_name(d->session);
 }
 
+/* ---- dual-stack sockets on the virtual IP: that is ::ffff:VIP4 ---- */
+
+static bool is_dual_on_address(const struct socket_state *socket)
+{
+	return socket->v6 && socket->is_bound && socket->bound_address == ANY6 &&
+	       !(socket->set >> V6ONLY & 1) && !socket->is_left_on_any;
+}
+
+static bool is_v6_of_dual(const struct difference *d, const struct call *call, const struct socket_state *socket)
+{
+	(void)d;
+	return has_destination(call) && is_dual_on_address(socket) && call->address >= LOCALHOST6 &&
+	       call->address < MAPPED_LOCALHOST;
+}
+
+static bool sends_no_v6(const struct difference *d)
+{
+	return mode != LOOPBACK && happened(d, is_v6_of_dual);
+}
+
+static bool is_refused_on_any(const struct difference *d)
+{
+	return mode != LOOPBACK && is_connect(d->call) && d->socket->is_left_on_any &&
+	       d->session->error == EADDRNOTAVAIL;
+}
+
+static bool is_v6only_to_mapped(const struct difference *d)
+{
+	return mode != LOOPBACK && is_connect(d->call) && (d->socket->set >> V6ONLY & 1) &&
+	       d->call->address >= MAPPED_LOCALHOST && d->outside->error == ENETUNREACH;
+}
+
+/* A listener in a socket map has that map's recvmsg. */
+static bool receives_on_listener(const struct difference *d)
+{
+	return mode != LOOPBACK && is_receive(d->call) && d->socket->is_listening && d->socket->v6 &&
+	       d->outside->error == ENOTCONN && d->session->error == EAGAIN;
+}
+
 enum { LIMIT, OPEN_DEFECT };
 
 static const struct {
@@ -377,6 +444,8 @@ static const struct {
 	{ hears_no_answer, OPEN_DEFECT,
 	  "a UDP socket with a port and no address hears no answer once it is connected to 127.0.0.1" },
 	{ sends_v6_from_mapped, OPEN_DEFECT, "a UDP socket on a mapped address sends to IPv6, which the kernel refuses" },
+	{ binds_what_is_not_local, OPEN_DEFECT, "an IPv6 address that the host does not have can be bound" },
+	{ is_dropped_from_localhost6, LIMIT, "what goes from ::1 to the host's address arrives, as it does not outside" },
 	{ names_localhost_for_host, OPEN_DEFECT,
 	  "a socket on 127.0.0.1 that asked for the host's address is told that its peer is 127.0.0.1" },
 	{ forgot_what_was_bound, OPEN_DEFECT,
@@ -396,6 +465,11 @@ static const struct {
 	{ hears_no_broadcast, LIMIT, "a server on the wildcard hears no broadcast" },
 	{ is_host_and_wildcard, LIMIT, "who asked for the host's address looks like who asked for the wildcard" },
 	{ was_connected_before_server, LIMIT, "a UDP client that was connected before its server came does not reach it" },
+	{ is_refused_on_any, OPEN_DEFECT,
+	  "a dual-stack UDP socket that is bound to :: without a port cannot be connected" },
+	{ is_v6only_to_mapped, OPEN_DEFECT, "a V6ONLY socket's connect to a mapped address has another errno" },
+	{ sends_no_v6, LIMIT, "a dual-stack socket that is bound to :: cannot go to an IPv6 address" },
+	{ receives_on_listener, LIMIT, "recv on a dual-stack listener says EAGAIN, not ENOTCONN" },
 	{ is_mptcp_named, LIMIT, "what an MPTCP socket asked for is not remembered" },
 };
 
