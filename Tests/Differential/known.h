@@ -200,7 +200,7 @@ static bool sends_v6_from_mapped(const struct difference *d)
 	if (!d->socket->v6 || d->socket->transport != UDP || !is_send(d->call))
 		return false;
 	if (d->call->kind == SENDMSG_PKTINFO && d->call->source >= MAPPED_LOCALHOST)
-		return d->outside->error == EINVAL;
+		return d->outside->error == EINVAL || d->outside->error == EAFNOSUPPORT;
 	return d->outside->error == EAFNOSUPPORT;
 }
 
@@ -235,8 +235,9 @@ static bool is_host_from_loopback(const struct difference *d, const struct call 
 				  const struct socket_state *socket)
 {
 	(void)d;
-	return has_destination(call) && is_host(call->address) && socket->is_bound &&
-	       is_localhost(socket->bound_address);
+	return has_destination(call) && is_host(call->address) &&
+	       (socket->is_bound ? is_localhost(socket->bound_address) :
+				   socket->connects && is_local(socket->peer_address));
 }
 
 static bool names_localhost_for_host(const struct difference *d)
@@ -410,6 +411,33 @@ static bool sends_no_v6(const struct difference *d)
 	return mode != LOOPBACK && happened(d, is_v6_of_dual);
 }
 
+static bool goes_to_dual_by_v6(const struct difference *d, const struct call *call,
+			       const struct socket_state *socket)
+{
+	if (!has_destination(call) || socket->transport != UDP || call->address < LOCALHOST6 ||
+	    call->address >= MAPPED_LOCALHOST)
+		return false;
+	for (uint32_t i = 0; i < d->before->count; i++) {
+		const struct socket_state *other = &d->before->sockets[i];
+
+		if (is_dual_on_address(other) && other->transport == UDP && other->bound_port == call->port)
+			return true;
+	}
+	return false;
+}
+
+static bool is_not_reached_by_v6(const struct difference *d)
+{
+	return mode != LOOPBACK && happened(d, goes_to_dual_by_v6);
+}
+
+/* The kernel keeps a mapped source where it undoes an AF_INET6 socket's connect, and we show what was bound. */
+static bool is_undone_on_mapped_any(const struct difference *d)
+{
+	return mode == REQUESTED && d->call->kind == GETSOCKNAME && d->socket->v6 && d->socket->transport == UDP &&
+	       d->socket->is_bound_any && d->socket->connects && !d->socket->is_connected;
+}
+
 static bool is_refused_on_any(const struct difference *d)
 {
 	return mode != LOOPBACK && is_connect(d->call) && d->socket->is_left_on_any &&
@@ -469,6 +497,8 @@ static const struct {
 	  "a dual-stack UDP socket that is bound to :: without a port cannot be connected" },
 	{ is_v6only_to_mapped, OPEN_DEFECT, "a V6ONLY socket's connect to a mapped address has another errno" },
 	{ sends_no_v6, LIMIT, "a dual-stack socket that is bound to :: cannot go to an IPv6 address" },
+	{ is_not_reached_by_v6, LIMIT, "a dual-stack UDP server that is bound to :: is not reached by IPv6" },
+	{ is_undone_on_mapped_any, LIMIT, "getsockname of an AF_INET6 socket after connect and disconnect" },
 	{ receives_on_listener, LIMIT, "recv on a dual-stack listener says EAGAIN, not ENOTCONN" },
 	{ is_mptcp_named, LIMIT, "what an MPTCP socket asked for is not remembered" },
 };
