@@ -43,15 +43,17 @@
 #define IPPROTO_MPTCP 262 /* include/uapi/linux/in.h, since Linux 5.6; not in every libc's header */
 #endif
 
-#define SLOTS 8	       /* sockets of one sequence: a to h */
-#define CALLS_MAX 48   /* calls of one sequence */
-#define RANDOM_MAX 26  /* of them, those that are drawn; then every socket is asked what it knows */
-#define DATA_MAX 8     /* bytes of a datagram that are looked at; what we send is shorter */
-#define SETTLE_MS 3    /* slow runs: between two calls, for what the kernel does on its own (MPTCP's worker) */
-#define ARRIVAL_MS 30  /* slow runs: the longest that something on its way is waited for */
-#define FOUND_MAX 64   /* differences of one run that are told apart */
+#define SLOTS 8	      /* sockets of one sequence: a to h */
+#define CALLS_MAX 48  /* calls of one sequence */
+#define RANDOM_MAX 26 /* of them, those that are drawn; then every socket is asked what it knows */
+#define DATA_MAX 8    /* bytes of a datagram that are looked at; what we send is shorter */
+#define SETTLE_MS \
+	3 /* slow runs: between two calls, for what the kernel does on its own (MPTCP's worker) */
+#define ARRIVAL_MS 30	/* slow runs: the longest that something on its way is waited for */
+#define FOUND_MAX 64	/* differences of one run that are told apart */
 #define PORT_SHOWN 9001 /* to 9003: what a script calls the three ports */
-#define PORT_FIRST 2000 /* the real ones move with each sequence: what closes slowly is in nobody's way */
+#define PORT_FIRST \
+	2000 /* the real ones move with each sequence: what closes slowly is in nobody's way */
 #define PORT_BLOCKS 9000 /* of three; below ip_local_port_range as scripts/differential sets it */
 
 /* ---- calls ---- */
@@ -282,7 +284,8 @@ static struct {
 	socklen_t peer_length;
 	uint8_t file; /* the same for those that dup made of one */
 } slots[SLOTS];
-static bool is_bound_any[CALLS_MAX + 1]; /* by file: and the session says that it is on the virtual IP */
+static bool is_bound_any[CALLS_MAX +
+			 1]; /* by file: and the session says that it is on the virtual IP */
 static uint8_t files;
 static bool is_session, is_slow;
 static uint16_t port_base;
@@ -328,7 +331,8 @@ static socklen_t make_endpoint(const struct call *call, union endpoint *endpoint
 			struct in6_addr name = plain_address(endpoint);
 
 			if (endpoint->any.sa_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&name))
-				set_address(endpoint, is_v6only(slots[call->other].fd) ? &host6 : &host4);
+				set_address(endpoint,
+					    is_v6only(slots[call->other].fd) ? &host6 : &host4);
 			else if (is_any(&name))
 				set_address(endpoint, &host4);
 		}
@@ -363,7 +367,8 @@ static socklen_t make_endpoint(const struct call *call, union endpoint *endpoint
 	return length;
 }
 
-static void call_connect(int fd, const union endpoint *peer, socklen_t length, struct result *result)
+static void call_connect(int fd, const union endpoint *peer, socklen_t length,
+			 struct result *result)
 {
 	struct pollfd wait = { .fd = fd, .events = POLLOUT };
 	socklen_t size = sizeof(int);
@@ -385,11 +390,13 @@ static void call_connect(int fd, const union endpoint *peer, socklen_t length, s
 static int call_socket(const struct call *call)
 {
 	return socket(call->v6 ? AF_INET6 : AF_INET,
-		      (call->transport == UDP ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK | SOCK_CLOEXEC,
+		      (call->transport == UDP ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK |
+			      SOCK_CLOEXEC,
 		      call->transport == MPTCP ? IPPROTO_MPTCP : 0);
 }
 
-static ssize_t call_send(int fd, const struct call *call, const union endpoint *to, socklen_t length)
+static ssize_t call_send(int fd, const struct call *call, const union endpoint *to,
+			 socklen_t length)
 {
 	union {
 		struct cmsghdr header;
@@ -477,7 +484,8 @@ static void make_call(const struct call *call, struct result *result)
 			is_bound_any[slots[call->slot].file] =
 				is_any(&bound) &&
 				!(endpoint.any.sa_family == AF_INET6 && !endpoint.v6.sin6_port &&
-				  IN6_IS_ADDR_UNSPECIFIED(&bound) && is_datagram_socket(fd) && !is_v6only(fd));
+				  IN6_IS_ADDR_UNSPECIFIED(&bound) && is_datagram_socket(fd) &&
+				  !is_v6only(fd));
 		}
 		break;
 	case LISTEN:
@@ -496,8 +504,9 @@ static void make_call(const struct call *call, struct result *result)
 	case ACCEPT_NOADDR:
 		settle(fd, POLLIN, ARRIVAL_MS);
 		with_address = call->kind == ACCEPT;
-		result->value = accept4(fd, with_address ? &endpoint.any : NULL,
-					with_address ? &length : NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		result->value =
+			accept4(fd, with_address ? &endpoint.any : NULL,
+				with_address ? &length : NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		keep(call->other, result->value, slots[call->slot].v6);
 		if (with_address && result->value >= 0) {
 			slots[call->other].peer = endpoint;
@@ -521,7 +530,8 @@ static void make_call(const struct call *call, struct result *result)
 		length = make_endpoint(call, &endpoint);
 		result->asked = endpoint;
 		errno = 0;
-		result->value = (int)call_send(fd, call, call->address == NONE ? NULL : &endpoint, length);
+		result->value =
+			(int)call_send(fd, call, call->address == NONE ? NULL : &endpoint, length);
 		break;
 	case RECV:
 	case RECVFROM:
@@ -531,7 +541,8 @@ static void make_call(const struct call *call, struct result *result)
 					      with_address ? &endpoint.any : NULL,
 					      with_address ? &length : NULL);
 		if (result->value > 0) {
-			result->data_length = result->value < DATA_MAX ? (uint32_t)result->value : DATA_MAX;
+			result->data_length =
+				result->value < DATA_MAX ? (uint32_t)result->value : DATA_MAX;
 			memcpy(result->data, data, result->data_length);
 		}
 		break;
@@ -618,7 +629,8 @@ static void serve(int channel)
 			memset(&slots[i], 0, sizeof(slots[i]));
 			slots[i].fd = -1;
 		}
-		if (!transfer(channel, results, request.sequence.count * sizeof(results[0]), write_some))
+		if (!transfer(channel, results, request.sequence.count * sizeof(results[0]),
+			      write_some))
 			break;
 	}
 	_exit(0);
@@ -715,11 +727,11 @@ static void perform(const struct sequence *sequence, bool slow, struct outcome *
 struct socket_state {
 	uint8_t id; /* 0: none */
 	bool is_connected, is_listening, is_accepted;
-	bool is_bound;	   /* by bind */
-	bool is_bound_any; /* by bind, to a wildcard */
-	bool is_autobound; /* UDP: has a port because it has sent, or has been connected */
+	bool is_bound;	      /* by bind */
+	bool is_bound_any;    /* by bind, to a wildcard */
+	bool is_autobound;    /* UDP: has a port because it has sent, or has been connected */
 	bool was_bound_again; /* or a second bind was tried */
-	bool was_left; /* not bound by bind, and a connect of it failed or was undone */
+	bool was_left;	      /* not bound by bind, and a connect of it failed or was undone */
 	bool is_left_on_any; /* a dual-stack UDP socket that is bound to :: and asked for no port */
 	uint8_t transport, v6;
 	uint8_t bound_address, bound_port;
@@ -727,12 +739,13 @@ struct socket_state {
 	uint8_t connects;		 /* how many */
 	uint8_t peer_ports;		 /* all of them: 1 << port */
 	bool was_given_source6; /* a connect of it was to an IPv6 address that has us bind its source */
-	uint8_t set;			 /* options that are on: 1 << enum option */
+	uint8_t set;		/* options that are on: 1 << enum option */
 };
 
 struct world {
-	struct socket_state sockets[CALLS_MAX + 1]; /* the last is that of a slot with nothing in it */
-	struct socket_state *of[SLOTS];		    /* two names, after dup, may mean one socket */
+	struct socket_state
+		sockets[CALLS_MAX + 1]; /* the last is that of a slot with nothing in it */
+	struct socket_state *of[SLOTS]; /* two names, after dup, may mean one socket */
 	uint32_t count;
 	/* A call was given the name of a socket that was left, or that was bound twice. */
 	bool uses_left_name, uses_second_name;
@@ -764,7 +777,8 @@ static struct call resolved(const struct call *call, const struct result *result
 	struct in_addr address4;
 	unsigned int port;
 
-	if (!strchr(kinds[call->kind].arguments, 'a') || call->address < ADDRESSES || call->address == NONE)
+	if (!strchr(kinds[call->kind].arguments, 'a') || call->address < ADDRESSES ||
+	    call->address == NONE)
 		return plain;
 	plain.address = NONE;
 	for (uint8_t i = 0; i < ADDRESSES; i++) {
@@ -780,9 +794,10 @@ static struct call resolved(const struct call *call, const struct result *result
 			plain.address = i;
 	}
 	port = ntohs(result->asked.v4.sin_port);
-	plain.port = port >= PORT_SHOWN && port < PORT_SHOWN + 3 ? (uint8_t)(port - PORT_SHOWN + 1) :
-		     port					  ? PORT_OF_OTHER :
-								    PORT_ANY;
+	plain.port = port >= PORT_SHOWN && port < PORT_SHOWN + 3 ?
+			     (uint8_t)(port - PORT_SHOWN + 1) :
+		     port ? PORT_OF_OTHER :
+			    PORT_ANY;
 	return plain;
 }
 
@@ -802,7 +817,8 @@ static void follow(struct world *world, const struct call *literal, const struct
 	if (call->kind == CONNECT || call->kind == FASTOPEN) {
 		s->connects++;
 		s->was_given_source6 |= call->address == LOCALHOST6 || call->address == ANY6 ||
-					(mode != LOOPBACK && call->address > LOCALHOST6 && call->address < MAPPED_LOCALHOST);
+					(mode != LOOPBACK && call->address > LOCALHOST6 &&
+					 call->address < MAPPED_LOCALHOST);
 		s->peer_address = call->address;
 		s->peer_port = call->port;
 		s->peer_ports |= (uint8_t)(1u << call->port);
@@ -821,12 +837,13 @@ static void follow(struct world *world, const struct call *literal, const struct
 		s->v6 = call->v6;
 		break;
 	case SETSOCKOPT:
-		s->set = (uint8_t)((s->set & ~(1u << call->option)) |
-				   (unsigned int)!!call->value << call->option);
+		s->set = (uint8_t)((s->set & ~(1u << call->option)) | (unsigned int)!!call->value
+									      << call->option);
 		break;
 	case BIND:
 		for (uint32_t i = 0; i < world->count; i++)
-			world->has_late_server |= world->sockets[i].transport == UDP && s->transport == UDP &&
+			world->has_late_server |= world->sockets[i].transport == UDP &&
+						  s->transport == UDP &&
 						  (world->sockets[i].peer_ports >> call->port & 1);
 		s->is_bound = true;
 		s->bound_address = call->address;
@@ -865,9 +882,9 @@ static void follow(struct world *world, const struct call *literal, const struct
 
 struct difference {
 	const struct sequence *sequence;
-	uint32_t at; /* the call that differs */
-	const struct call *call;    /* resolved */
-	const struct world *before; /* the call */
+	uint32_t at;				   /* the call that differs */
+	const struct call *call;		   /* resolved */
+	const struct world *before;		   /* the call */
 	const struct socket_state *socket, *other; /* of the call */
 	const struct result *outside, *session;
 	const struct outcome *outcome;
@@ -880,8 +897,8 @@ struct ports {
 	unsigned int seen[CALLS_MAX], count;
 };
 
-static void show(char *text, size_t size, const struct result *result, const union endpoint *address,
-		 struct ports *ports)
+static void show(char *text, size_t size, const struct result *result,
+		 const union endpoint *address, struct ports *ports)
 {
 	char name[INET6_ADDRSTRLEN] = "";
 	unsigned int port, i;
@@ -903,9 +920,11 @@ static void show(char *text, size_t size, const struct result *result, const uni
 				;
 			if (i == ports->count && i < CALLS_MAX)
 				ports->seen[ports->count++] = port;
-			length += snprintf(text + length, size - (size_t)length, " %s port#%u", name, i + 1);
+			length += snprintf(text + length, size - (size_t)length, " %s port#%u",
+					   name, i + 1);
 		} else {
-			length += snprintf(text + length, size - (size_t)length, " %s %u", name, port);
+			length += snprintf(text + length, size - (size_t)length, " %s %u", name,
+					   port);
 		}
 	}
 	if (result->data_length)
@@ -924,15 +943,16 @@ static union endpoint renamed(const struct call *call, const struct socket_state
 		return address;
 	shown = plain_address(&address);
 	/* getsockname of the wildcard names the virtual IP under `wildcardName: virtual`. */
-	if (mode == VIRTUAL && call->kind == GETSOCKNAME && !outside->error && state->is_bound_any &&
-	    !state->is_left_on_any) {
+	if (mode == VIRTUAL && call->kind == GETSOCKNAME && !outside->error &&
+	    state->is_bound_any && !state->is_left_on_any) {
 		expected = plain_address(&outside->address);
 		if (is_any(&expected)) {
 			if (is_same(&shown, &vip4) ||
 			    (has_vip6 && state->v6 && is_same(&shown, &vip6)))
 				set_address(&address, &expected);
 			else
-				address.any.sa_family = AF_UNSPEC; /* must have been the virtual IP */
+				address.any.sa_family =
+					AF_UNSPEC; /* must have been the virtual IP */
 			return address;
 		}
 	}
@@ -957,15 +977,15 @@ static void compare(const struct sequence *sequence, struct outcome *outcome)
 			      *session = &outcome->results[SESSION][i];
 		union endpoint name = renamed(call, world.of[call->slot], outside, session);
 
-		show(outcome->shown[OUTSIDE][i], sizeof(outcome->shown[0][0]), outside, &outside->address,
-		     &ports[OUTSIDE]);
+		show(outcome->shown[OUTSIDE][i], sizeof(outcome->shown[0][0]), outside,
+		     &outside->address, &ports[OUTSIDE]);
 		if (session->address_length && name.any.sa_family == AF_UNSPEC &&
 		    session->address.any.sa_family != AF_UNSPEC)
 			snprintf(outcome->shown[SESSION][i], sizeof(outcome->shown[0][0]),
 				 "not the virtual IP");
 		else
-			show(outcome->shown[SESSION][i], sizeof(outcome->shown[0][0]), session, &name,
-			     &ports[SESSION]);
+			show(outcome->shown[SESSION][i], sizeof(outcome->shown[0][0]), session,
+			     &name, &ports[SESSION]);
 		if (outcome->differs < 0 && outcome->excuse < 0 &&
 		    (strcmp(outcome->shown[OUTSIDE][i], outcome->shown[SESSION][i]) ||
 		     outside->address_length != session->address_length)) {
@@ -1030,13 +1050,24 @@ struct draft {
 
 static uint8_t draw_address(bool v6)
 {
-	static const uint8_t for_v4[] = { LOCALHOST4, LOCALHOST4, LOCALHOST4, ANY4,  ANY4,	ANY4,
-					  HOST4,      HOST4,	  FAR4,	      REST4, GROUP4, BROADCAST4 };
-	static const uint8_t for_v6[] = { LOCALHOST6,	    LOCALHOST6, LOCALHOST6,
-					  ANY6,		    ANY6,	ANY6,
-					  HOST6,	    HOST6,	FAR6,
-					  GROUP6,	    MAPPED_ANY, MAPPED_LOCALHOST,
-					  MAPPED_LOCALHOST, MAPPED_HOST, MAPPED_FAR,
+	static const uint8_t for_v4[] = { LOCALHOST4, LOCALHOST4, LOCALHOST4, ANY4,
+					  ANY4,	      ANY4,	  HOST4,      HOST4,
+					  FAR4,	      REST4,	  GROUP4,     BROADCAST4 };
+	static const uint8_t for_v6[] = { LOCALHOST6,
+					  LOCALHOST6,
+					  LOCALHOST6,
+					  ANY6,
+					  ANY6,
+					  ANY6,
+					  HOST6,
+					  HOST6,
+					  FAR6,
+					  GROUP6,
+					  MAPPED_ANY,
+					  MAPPED_LOCALHOST,
+					  MAPPED_LOCALHOST,
+					  MAPPED_HOST,
+					  MAPPED_FAR,
 					  MAPPED_ANY };
 
 	if (chance(3))
@@ -1108,10 +1139,11 @@ static void draw_destination(struct call *call, const struct draft *sockets)
 static void generate(struct sequence *sequence)
 {
 	static const uint8_t weights[KINDS] = {
-		[SOCKET] = 16,	   [SETSOCKOPT] = 9, [BIND] = 18,      [LISTEN] = 9,	   [CONNECT] = 14,
-		[DISCONNECT] = 2,  [ACCEPT] = 7,     [ACCEPT_NOADDR] = 2, [GETSOCKNAME] = 6, [GETPEERNAME] = 4,
-		[SEND] = 6,	   [SENDTO] = 13,    [FASTOPEN] = 1,   [SENDMSG_PKTINFO] = 3, [RECV] = 3,
-		[RECVFROM] = 9,	   [SHUTDOWN] = 1,   [SO_ERROR_OF] = 2, [DUP] = 1,	   [CLOSE] = 3,
+		[SOCKET] = 16,	   [SETSOCKOPT] = 9,	  [BIND] = 18,	[LISTEN] = 9,
+		[CONNECT] = 14,	   [DISCONNECT] = 2,	  [ACCEPT] = 7, [ACCEPT_NOADDR] = 2,
+		[GETSOCKNAME] = 6, [GETPEERNAME] = 4,	  [SEND] = 6,	[SENDTO] = 13,
+		[FASTOPEN] = 1,	   [SENDMSG_PKTINFO] = 3, [RECV] = 3,	[RECVFROM] = 9,
+		[SHUTDOWN] = 1,	   [SO_ERROR_OF] = 2,	  [DUP] = 1,	[CLOSE] = 3,
 	};
 	struct draft sockets[SLOTS] = {};
 	unsigned int total = 0, calls = 4 + below(RANDOM_MAX - 3);
@@ -1145,7 +1177,7 @@ static void generate(struct sequence *sequence)
 			call.slot = draw_slot(sockets, chance(92) ? is_datagram : NULL);
 			break;
 		case FASTOPEN:
-			call.slot = draw_slot(sockets, chance(92) ? is_stream : NULL);
+			call.slot = draw_slot(sockets, is_stream);
 			break;
 		case SEND:
 		case SHUTDOWN:
@@ -1163,8 +1195,11 @@ static void generate(struct sequence *sequence)
 		case SOCKET:
 			memset(s, 0, sizeof(*s));
 			s->is_open = true;
-			s->v6 = call.v6 = families[0] && families[1] ? (uint8_t)below(2) : families[1];
-			s->transport = call.transport = (uint8_t)(chance(8) ? MPTCP : chance(50) ? UDP : TCP);
+			s->v6 = call.v6 =
+				families[0] && families[1] ? (uint8_t)below(2) : families[1];
+			s->transport = call.transport = (uint8_t)(chance(8)  ? MPTCP :
+								  chance(50) ? UDP :
+									       TCP);
 			break;
 		case SETSOCKOPT:
 			call.option = (uint8_t)below(s->v6 ? OPTIONS : PKTINFO6);
@@ -1259,7 +1294,8 @@ static void sign(const struct sequence *sequence, const struct outcome *outcome,
 	}
 }
 
-static bool still_differs(const struct sequence *sequence, const struct signature *wanted, bool slow)
+static bool still_differs(const struct sequence *sequence, const struct signature *wanted,
+			  bool slow)
 {
 	static struct outcome outcome;
 	struct signature signature;
@@ -1286,7 +1322,8 @@ static bool drop_calls(struct sequence *sequence, const struct signature *wanted
 	for (uint32_t size = sequence->count / 2; size >= 1; size /= 2) {
 		for (uint32_t from = 0; from < sequence->count;) {
 			struct sequence candidate = *sequence;
-			uint32_t end = from + size < candidate.count ? from + size : candidate.count;
+			uint32_t end =
+				from + size < candidate.count ? from + size : candidate.count;
 
 			memmove(&candidate.calls[from], &candidate.calls[end],
 				(candidate.count - end) * sizeof(struct call));
@@ -1353,7 +1390,8 @@ static bool simplify_calls(struct sequence *sequence, const struct signature *wa
 
 		if (plain.kind == SOCKET)
 			v6[plain.slot] = plain.v6;
-		own = plain.address < LOCALHOST6 || (plain.address >= ADDRESSES && !v6[plain.slot]) ?
+		own = plain.address < LOCALHOST6 ||
+				      (plain.address >= ADDRESSES && !v6[plain.slot]) ?
 			      LOCALHOST4 :
 			      LOCALHOST6;
 		for (int step = 0; step < 14; step++) {
@@ -1369,8 +1407,10 @@ static bool simplify_calls(struct sequence *sequence, const struct signature *wa
 					c->v6 = 0;
 					if (c->address >= LOCALHOST6 && c->address < GROUP6)
 						c->address = (uint8_t)(c->address - LOCALHOST6);
-					if (c->address >= MAPPED_LOCALHOST && c->address < ADDRESSES)
-						c->address = (uint8_t)(c->address - MAPPED_LOCALHOST);
+					if (c->address >= MAPPED_LOCALHOST &&
+					    c->address < ADDRESSES)
+						c->address =
+							(uint8_t)(c->address - MAPPED_LOCALHOST);
 				}
 				break;
 			case 1:
@@ -1392,7 +1432,8 @@ static bool simplify_calls(struct sequence *sequence, const struct signature *wa
 			case 6:
 			case 7:
 				if (call->address > own && call->address != NONE &&
-				    (call->address < ADDRESSES ? call->address > own + step - 5 : true)) {
+				    (call->address < ADDRESSES ? call->address > own + step - 5 :
+								 true)) {
 					call->address = (uint8_t)(own + step - 5);
 					if (call->port == PORT_OF_OTHER)
 						call->port = 1;
@@ -1403,7 +1444,8 @@ static bool simplify_calls(struct sequence *sequence, const struct signature *wa
 					call->port = 1;
 				break;
 			case 9:
-				if (call->port == PORT_ANY && strchr(kinds[call->kind].arguments, 'a') &&
+				if (call->port == PORT_ANY &&
+				    strchr(kinds[call->kind].arguments, 'a') &&
 				    call->address < ADDRESSES)
 					call->port = 1;
 				break;
@@ -1412,7 +1454,8 @@ static bool simplify_calls(struct sequence *sequence, const struct signature *wa
 				break;
 			case 11:
 				if (call->source && call->source != LOCALHOST6)
-					call->source = call->source < LOCALHOST6 ? LOCALHOST4 : LOCALHOST6;
+					call->source =
+						call->source < LOCALHOST6 ? LOCALHOST4 : LOCALHOST6;
 				break;
 			case 12:
 				if (call->kind == SETSOCKOPT)
@@ -1441,8 +1484,8 @@ static void rename_sockets(struct sequence *sequence)
 	memset(names, 0xff, sizeof(names));
 	for (uint32_t i = 0; i < sequence->count; i++) {
 		struct call *call = &sequence->calls[i];
-		bool uses_other = strchr(kinds[call->kind].arguments, 'b') || call->address == NAME_OF ||
-				  call->address == PEER_OF;
+		bool uses_other = strchr(kinds[call->kind].arguments, 'b') ||
+				  call->address == NAME_OF || call->address == PEER_OF;
 
 		if (names[call->slot] == 0xff)
 			names[call->slot] = count++;
@@ -1501,7 +1544,8 @@ static int print_call(char *text, size_t size, const struct call *call)
 			if (call->address == NONE)
 				MORE(" -");
 			else if (call->address == NAME_OF || call->address == PEER_OF)
-				MORE(" %c%c", call->address == NAME_OF ? '@' : '^', 'a' + call->other);
+				MORE(" %c%c", call->address == NAME_OF ? '@' : '^',
+				     'a' + call->other);
 			else
 				MORE(" %s", addresses[call->address]);
 			if (call->port == PORT_OF_OTHER)
@@ -1555,7 +1599,8 @@ static bool parse_call(char *line, struct call *call)
 			at++;
 			break;
 		case 'o':
-			for (found = 0; found < OPTIONS && strcmp(word, options[found].name); found++)
+			for (found = 0; found < OPTIONS && strcmp(word, options[found].name);
+			     found++)
 				;
 			if (found == OPTIONS || !words[at])
 				return false;
@@ -1616,8 +1661,8 @@ static void print_script(const struct sequence *sequence, const struct outcome *
 			       outcome->shown[OUTSIDE][i], outcome->shown[SESSION][i]);
 		else if (strcmp(outcome->shown[OUTSIDE][i], outcome->shown[SESSION][i]) &&
 			 (all || (int)i < outcome->differs))
-			printf("  %-44s # outside: %s; session: %s\n", text, outcome->shown[OUTSIDE][i],
-			       outcome->shown[SESSION][i]);
+			printf("  %-44s # outside: %s; session: %s\n", text,
+			       outcome->shown[OUTSIDE][i], outcome->shown[SESSION][i]);
 		else
 			printf("  %-44s # %s\n", text, outcome->shown[OUTSIDE][i]);
 	}
@@ -1640,7 +1685,8 @@ static int replay(const char *path)
 			*comment = 0;
 		if (strspn(line, " \t\n") == strlen(line))
 			continue;
-		if (sequence.count == CALLS_MAX || !parse_call(line, &sequence.calls[sequence.count++]))
+		if (sequence.count == CALLS_MAX ||
+		    !parse_call(line, &sequence.calls[sequence.count++]))
 			fail("%s:%d: no such call, or more than %d", path, number, CALLS_MAX);
 	}
 	if (file != stdin)
@@ -1693,7 +1739,8 @@ static int run(uint64_t seed, double seconds, unsigned int most)
 {
 	static struct outcome outcome;
 	struct sequence sequence;
-	unsigned long sequences = 0, calls = 0, compared = 0, late = 0, cut[sizeof(known) / sizeof(known[0])] = {};
+	unsigned long sequences = 0, calls = 0, compared = 0, late = 0,
+		      cut[sizeof(known) / sizeof(known[0])] = {};
 	double end = now() + seconds, begin = now();
 
 	printf("mode %s, seed %llu, %.0f s\n", modes[mode], (unsigned long long)seed, seconds);
@@ -1716,11 +1763,13 @@ static int run(uint64_t seed, double seconds, unsigned int most)
 				slow = !still_differs(&sequence, &signature, false);
 			shrink(&sequence, &signature, slow);
 			if (is_new(&sequence)) {
-				if (!differs(&sequence, true, &outcome) && !differs(&sequence, false, &outcome)) {
+				if (!differs(&sequence, true, &outcome) &&
+				    !differs(&sequence, false, &outcome)) {
 					late++;
 					found_count--;
 				} else {
-					printf("difference %u, mode %s, seed %llu, sequence %llu, in %u calls:\n",
+					printf("difference %u, mode %s, seed %llu, sequence %llu, "
+					       "in %u calls:\n",
 					       found_count, modes[mode], (unsigned long long)seed,
 					       (unsigned long long)number, sequence.count);
 					print_script(&sequence, &outcome, false);
@@ -1741,16 +1790,19 @@ static int run(uint64_t seed, double seconds, unsigned int most)
 		if (found[i].times > 1)
 			printf("difference %u came %u times\n", i + 1, found[i].times);
 	}
-	printf("mode %s, seed %llu: %lu sequences, %lu calls (%lu compared) in %.1f s; %lu came late; %u differences\n",
-	       modes[mode], (unsigned long long)seed, sequences, calls, compared, now() - begin, late,
-	       found_count);
+	printf("mode %s, seed %llu: %lu sequences, %lu calls (%lu compared) in %.1f s; %lu came "
+	       "late; %u differences\n",
+	       modes[mode], (unsigned long long)seed, sequences, calls, compared, now() - begin,
+	       late, found_count);
 	return found_count != 0;
 }
 
 static void usage(void)
 {
-	fputs("usage: vip-differential --mode loopback|virtual|requested --cgroup PROCS --session NETNS --outside NETNS\n"
-	      "           [--vip4 ADDRESS] [--vip6 ADDRESS] [--families 4|6|46] [--seed N] [--seconds N] [--most N]\n"
+	fputs("usage: vip-differential --mode loopback|virtual|requested --cgroup PROCS --session "
+	      "NETNS --outside NETNS\n"
+	      "           [--vip4 ADDRESS] [--vip6 ADDRESS] [--families 4|6|46] [--seed N] "
+	      "[--seconds N] [--most N]\n"
 	      "           [--replay FILE|-]\n",
 	      stderr);
 	exit(64);

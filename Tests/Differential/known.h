@@ -66,7 +66,8 @@ static bool has_destination(const struct call *call)
 	       !(call->kind == SENDMSG_PKTINFO && call->address == NONE);
 }
 
-typedef bool fact(const struct difference *d, const struct call *call, const struct socket_state *socket);
+typedef bool fact(const struct difference *d, const struct call *call,
+		  const struct socket_state *socket);
 
 /* Was there a call of which this holds, on whatever socket, this one or an earlier? */
 static bool happened(const struct difference *d, fact *holds)
@@ -75,7 +76,8 @@ static bool happened(const struct difference *d, fact *holds)
 
 	begin(&world);
 	for (uint32_t i = 0; i <= d->at; i++) {
-		struct call call = resolved(&d->sequence->calls[i], &d->outcome->results[OUTSIDE][i]);
+		struct call call =
+			resolved(&d->sequence->calls[i], &d->outcome->results[OUTSIDE][i]);
 
 		if (holds(d, &call, world.of[call.slot]))
 			return true;
@@ -112,7 +114,15 @@ static bool keeps_source(const struct difference *d)
  */
 static bool is_v6only_now(const struct difference *d)
 {
-	return d->socket->was_given_source6 && (d->call->kind == BIND || has_destination(d->call)) &&
+	/* Then it is in nobody's way on IPv4. */
+	if ((d->call->kind == BIND || d->call->kind == LISTEN) && d->outside->error == EADDRINUSE) {
+		for (uint32_t i = 0; i < d->before->count; i++) {
+			if (d->before->sockets[i].was_given_source6)
+				return true;
+		}
+	}
+	return d->socket->was_given_source6 &&
+	       (d->call->kind == BIND || has_destination(d->call)) &&
 	       (d->call->address >= MAPPED_LOCALHOST || d->call->address < LOCALHOST6) &&
 	       (d->session->error == EINVAL || d->session->error == ENETUNREACH ||
 		d->session->error == EAFNOSUPPORT);
@@ -121,8 +131,8 @@ static bool is_v6only_now(const struct difference *d)
 /* An address and no port: a program's own looks as what a connect has left behind. */
 static bool is_bound_without_port(const struct difference *d)
 {
-	return is_connect(d->call) && d->socket->is_bound && (d->socket->set >> BIND_NO_PORT & 1) &&
-	       d->socket->bound_port == PORT_ANY;
+	return is_connect(d->call) && d->socket->is_bound && d->socket->bound_port == PORT_ANY &&
+	       ((d->socket->set >> BIND_NO_PORT & 1) || d->socket->is_listening);
 }
 
 static bool gives_left_name(const struct difference *d)
@@ -155,8 +165,12 @@ static bool sends_beyond_loopback(const struct difference *d, const struct call 
 				  const struct socket_state *socket)
 {
 	(void)d;
-	if (socket->transport != UDP || !is_send(call) || call->kind == SEND)
+	if (socket->transport != UDP || !is_send(call))
 		return false;
+	/* Of an AF_INET6 socket that is connected to a mapped address, the hook sees plain send, too. */
+	if (call->kind == SEND)
+		return socket->v6 && socket->is_connected && !is_local(socket->peer_address) &&
+		       socket->is_bound && is_localhost(socket->bound_address);
 	if (call->kind == SENDMSG_PKTINFO && is_localhost(call->source) && socket->is_connected)
 		return true;
 	return !is_local(call->address) &&
@@ -185,7 +199,8 @@ static bool connects_with_port(const struct difference *d, const struct call *ca
 
 static bool hears_no_answer(const struct difference *d)
 {
-	return d->socket->transport == UDP && tells_later(d->call) && happened(d, connects_with_port);
+	return d->socket->transport == UDP && tells_later(d->call) &&
+	       happened(d, connects_with_port);
 }
 
 static bool is_on_other_loopback(const struct difference *d)
@@ -209,7 +224,8 @@ static bool binds_what_is_not_local(const struct difference *d)
 {
 	if (d->call->kind == BIND)
 		return d->call->address == FAR6 && d->outside->error == EADDRNOTAVAIL;
-	return d->call->kind == SENDMSG_PKTINFO && (d->call->source == FAR6 || d->call->source == GROUP6) &&
+	return d->call->kind == SENDMSG_PKTINFO &&
+	       (d->call->source == FAR6 || d->call->source == GROUP6) &&
 	       d->outside->error == EINVAL;
 }
 
@@ -242,7 +258,8 @@ static bool is_host_from_loopback(const struct difference *d, const struct call 
 
 static bool names_localhost_for_host(const struct difference *d)
 {
-	return mode != LOOPBACK && (is_name(d->call) || is_receive(d->call)) && happened(d, is_host_from_loopback);
+	return mode != LOOPBACK && (is_name(d->call) || is_receive(d->call)) &&
+	       happened(d, is_host_from_loopback);
 }
 
 /* ---- bad input ---- */
@@ -251,7 +268,8 @@ static bool has_wrong_family(const struct difference *d, const struct call *call
 			     const struct socket_state *socket)
 {
 	return d->socket->id == socket->id && is_connect(call) &&
-	       (call->form != WHOLE || socket->v6 != (call->address >= LOCALHOST6) || call->address == NONE);
+	       (call->form != WHOLE || socket->v6 != (call->address >= LOCALHOST6) ||
+		call->address == NONE);
 }
 
 static bool acted_on_wrong_family(const struct difference *d)
@@ -276,9 +294,8 @@ static bool gives_second_name(const struct difference *d)
 
 static bool forgot_what_was_bound(const struct difference *d)
 {
-	return mode == REQUESTED &&
-	       (d->before->uses_second_name || gives_second_name(d) ||
-		(d->call->kind == GETSOCKNAME && happened(d, is_bound_again)));
+	return mode == REQUESTED && (d->before->uses_second_name || gives_second_name(d) ||
+				     (d->call->kind == GETSOCKNAME && happened(d, is_bound_again)));
 }
 
 /* The kernel does not clear the address of the peer when a TCP connect fails, or is undone. */
@@ -328,7 +345,8 @@ static bool mixes_host_and_loopback(const struct difference *d, const struct cal
 	for (uint32_t i = 0; i < d->before->count; i++) {
 		const struct socket_state *other = &d->before->sockets[i];
 
-		if (other->is_bound && is_host(other->bound_address) && other->bound_port == call->port)
+		if (other->is_bound && is_host(other->bound_address) &&
+		    other->bound_port == call->port)
 			return true;
 	}
 	return false;
@@ -370,7 +388,8 @@ static bool broadcasts(const struct difference *d, const struct call *call,
 		       const struct socket_state *socket)
 {
 	(void)d;
-	return socket->transport == UDP && (is_send(call) || is_connect(call)) && is_group(call->address);
+	return socket->transport == UDP && (is_send(call) || is_connect(call)) &&
+	       is_group(call->address);
 }
 
 static bool hears_no_broadcast(const struct difference *d)
@@ -399,7 +418,8 @@ static bool is_dual_on_address(const struct socket_state *socket)
 	       !(socket->set >> V6ONLY & 1) && !socket->is_left_on_any;
 }
 
-static bool is_v6_of_dual(const struct difference *d, const struct call *call, const struct socket_state *socket)
+static bool is_v6_of_dual(const struct difference *d, const struct call *call,
+			  const struct socket_state *socket)
 {
 	(void)d;
 	return has_destination(call) && is_dual_on_address(socket) && call->address >= LOCALHOST6 &&
@@ -420,7 +440,8 @@ static bool goes_to_dual_by_v6(const struct difference *d, const struct call *ca
 	for (uint32_t i = 0; i < d->before->count; i++) {
 		const struct socket_state *other = &d->before->sockets[i];
 
-		if (is_dual_on_address(other) && other->transport == UDP && other->bound_port == call->port)
+		if (is_dual_on_address(other) && other->transport == UDP &&
+		    other->bound_port == call->port)
 			return true;
 	}
 	return false;
@@ -434,8 +455,9 @@ static bool is_not_reached_by_v6(const struct difference *d)
 /* The kernel keeps a mapped source where it undoes an AF_INET6 socket's connect, and we show what was bound. */
 static bool is_undone_on_mapped_any(const struct difference *d)
 {
-	return mode == REQUESTED && d->call->kind == GETSOCKNAME && d->socket->v6 && d->socket->transport == UDP &&
-	       d->socket->is_bound_any && d->socket->connects && !d->socket->is_connected;
+	return mode == REQUESTED && d->call->kind == GETSOCKNAME && d->socket->v6 &&
+	       d->socket->transport == UDP && d->socket->is_bound_any && d->socket->connects &&
+	       !d->socket->is_connected;
 }
 
 static bool is_refused_on_any(const struct difference *d)
@@ -453,8 +475,8 @@ static bool is_v6only_to_mapped(const struct difference *d)
 /* A listener in a socket map has that map's recvmsg. */
 static bool receives_on_listener(const struct difference *d)
 {
-	return mode != LOOPBACK && is_receive(d->call) && d->socket->is_listening && d->socket->v6 &&
-	       d->outside->error == ENOTCONN && d->session->error == EAGAIN;
+	return mode != LOOPBACK && is_receive(d->call) && d->socket->is_listening &&
+	       d->socket->v6 && d->outside->error == ENOTCONN && d->session->error == EAGAIN;
 }
 
 enum { LIMIT, OPEN_DEFECT };
@@ -466,39 +488,58 @@ static const struct {
 } known[] = {
 	{ acted_on_wrong_family, OPEN_DEFECT, "connect with another family binds a source" },
 	{ any_is_own_address, OPEN_DEFECT,
-	  "0.0.0.0 as a destination of a socket that has an address is that address, not 127.0.0.1" },
+	  "0.0.0.0 as a destination of a socket that has an address is that address, not "
+	  "127.0.0.1" },
 	{ leaves_loopback, OPEN_DEFECT,
 	  "a datagram from a socket on 127.0.0.1 to another address loses its source" },
 	{ hears_no_answer, OPEN_DEFECT,
-	  "a UDP socket with a port and no address hears no answer once it is connected to 127.0.0.1" },
-	{ sends_v6_from_mapped, OPEN_DEFECT, "a UDP socket on a mapped address sends to IPv6, which the kernel refuses" },
-	{ binds_what_is_not_local, OPEN_DEFECT, "an IPv6 address that the host does not have can be bound" },
-	{ is_dropped_from_localhost6, LIMIT, "what goes from ::1 to the host's address arrives, as it does not outside" },
+	  "a UDP socket with a port and no address hears no answer once it is connected to "
+	  "127.0.0.1" },
+	{ sends_v6_from_mapped, OPEN_DEFECT,
+	  "a UDP socket on a mapped address sends to IPv6, which the kernel refuses" },
+	{ binds_what_is_not_local, OPEN_DEFECT,
+	  "an IPv6 address that the host does not have can be bound" },
+	{ is_dropped_from_localhost6, LIMIT,
+	  "what goes from ::1 to the host's address arrives, as it does not outside" },
 	{ names_localhost_for_host, OPEN_DEFECT,
-	  "a socket on 127.0.0.1 that asked for the host's address is told that its peer is 127.0.0.1" },
+	  "a socket on 127.0.0.1 that asked for the host's address is told that its peer is "
+	  "127.0.0.1" },
 	{ forgot_what_was_bound, OPEN_DEFECT,
 	  "a second bind, which fails, changes what getsockname says under asRequested" },
-	{ has_stale_peer, OPEN_DEFECT, "getsockname goes by the peer of a TCP connect that failed or was undone" },
+	{ has_stale_peer, OPEN_DEFECT,
+	  "getsockname goes by the peer of a TCP connect that failed or was undone" },
 	{ keeps_source, LIMIT, "a connect that failed or was undone leaves its source behind" },
-	{ is_v6only_now, LIMIT, "an AF_INET6 socket that a connect has led to the loopback is V6ONLY from then on" },
-	{ is_bound_without_port, LIMIT, "IP_BIND_ADDRESS_NO_PORT on 127.0.0.1, and then a connect elsewhere" },
-	{ gives_left_name, LIMIT, "a connect that failed or was undone leaves its source behind, and its name" },
+	{ is_v6only_now, LIMIT,
+	  "an AF_INET6 socket that a connect has led to the loopback is V6ONLY from then on" },
+	{ is_bound_without_port, LIMIT,
+	  "IP_BIND_ADDRESS_NO_PORT on 127.0.0.1, and then a connect elsewhere" },
+	{ gives_left_name, LIMIT,
+	  "a connect that failed or was undone leaves its source behind, and its name" },
 	{ is_on_other_loopback, LIMIT,
-	  "a socket with a port and no address that connects to 127.0.0.1 stays on 127.0.0.1 itself" },
+	  "a socket with a port and no address that connects to 127.0.0.1 stays on 127.0.0.1 "
+	  "itself" },
 	{ binds_unspec, LIMIT, "bind with AF_UNSPEC is refused for V-programs" },
-	{ cannot_be_given_source, LIMIT, "a socket with a port and no address cannot be given the virtual IP" },
+	{ cannot_be_given_source, LIMIT,
+	  "a socket with a port and no address cannot be given the virtual IP" },
 	{ is_free_beside_wildcard, LIMIT, "the wildcard is one address, and the loopback another" },
-	{ is_rest_of_loopback, LIMIT, "a server on the wildcard is not on the rest of 127.0.0.0/8" },
+	{ is_rest_of_loopback, LIMIT,
+	  "a server on the wildcard is not on the rest of 127.0.0.0/8" },
 	{ names_own_host_port, LIMIT, "a socket on the host's address cannot connect to itself" },
 	{ hears_no_broadcast, LIMIT, "a server on the wildcard hears no broadcast" },
-	{ is_host_and_wildcard, LIMIT, "who asked for the host's address looks like who asked for the wildcard" },
-	{ was_connected_before_server, LIMIT, "a UDP client that was connected before its server came does not reach it" },
+	{ is_host_and_wildcard, LIMIT,
+	  "who asked for the host's address looks like who asked for the wildcard" },
+	{ was_connected_before_server, LIMIT,
+	  "a UDP client that was connected before its server came does not reach it" },
 	{ is_refused_on_any, OPEN_DEFECT,
 	  "a dual-stack UDP socket that is bound to :: without a port cannot be connected" },
-	{ is_v6only_to_mapped, OPEN_DEFECT, "a V6ONLY socket's connect to a mapped address has another errno" },
-	{ sends_no_v6, LIMIT, "a dual-stack socket that is bound to :: cannot go to an IPv6 address" },
-	{ is_not_reached_by_v6, LIMIT, "a dual-stack UDP server that is bound to :: is not reached by IPv6" },
-	{ is_undone_on_mapped_any, LIMIT, "getsockname of an AF_INET6 socket after connect and disconnect" },
+	{ is_v6only_to_mapped, OPEN_DEFECT,
+	  "a V6ONLY socket's connect to a mapped address has another errno" },
+	{ sends_no_v6, LIMIT,
+	  "a dual-stack socket that is bound to :: cannot go to an IPv6 address" },
+	{ is_not_reached_by_v6, LIMIT,
+	  "a dual-stack UDP server that is bound to :: is not reached by IPv6" },
+	{ is_undone_on_mapped_any, LIMIT,
+	  "getsockname of an AF_INET6 socket after connect and disconnect" },
 	{ receives_on_listener, LIMIT, "recv on a dual-stack listener says EAGAIN, not ENOTCONN" },
 	{ is_mptcp_named, LIMIT, "what an MPTCP socket asked for is not remembered" },
 };
