@@ -444,14 +444,28 @@ static __always_inline int vip_on_sendmsg(struct bpf_sock_addr *ctx, enum vip_fa
 	enum vip_place asked;
 	enum vip_answer to;
 	struct vip_own own;
+	int is_connected;
 	__u32 features;
 
+	bound = vip_message_source(ctx, family);
+	/*
+	 * What goes where the socket is connected to comes here as well: with control messages, and then it
+	 * names no destination; and from an AF_INET6 socket with a mapped peer, and then it names that.
+	 */
+	is_connected = !ctx->user_family && !ctx->user_port;
+	if (family == VIP_INET4 && ctx->family == AF_INET6) {
+		struct bpf_sock *sk = vip_socket_of(ctx);
+
+		is_connected = is_connected || (sk && sk->dst_ip4 == address.word[3] &&
+						sk->dst_port == (__u16)ctx->user_port);
+		if (is_connected && sk && sk->src_ip4 == bound.word[3])
+			return VIP_PROCEED;
+	}
 	if (!vip_find_session(family, &caller) || !vip_find_policy(&caller))
 		return VIP_PROCEED;
-	if (!ctx->user_family && !ctx->user_port)
+	if (is_connected)
 		return vip_on_connected_sendmsg(ctx, family, hook, &caller);
 	own = vip_own_of(family, &caller);
-	bound = vip_message_source(ctx, family);
 	asked = vip_destination_of(family, &caller, &own, address);
 	features = vip_features_of(&caller, &own, asked);
 	plan = vip_connect(asked, features, caller.policy->flags, own.has,
@@ -601,7 +615,8 @@ static __always_inline int vip_on_own_name(struct bpf_sock_addr *ctx, enum vip_f
 		return VIP_PROCEED;
 	peer = vip_peer_end(sk, family);
 	in_force = vip_config();
-	as_requested = in_force && (in_force->flags & VIP_CONFIG_AS_REQUESTED) &&
+	/* A socket with no port yet (IP_BIND_ADDRESS_NO_PORT) tells the truth: nss/ asks by one. */
+	as_requested = in_force && (in_force->flags & VIP_CONFIG_AS_REQUESTED) && sk->src_port &&
 		       vip_is_wildcard(family, peer);
 	if (!as_requested && vip_name_is_plain(family, name, peer))
 		return VIP_PROCEED;
