@@ -24,7 +24,7 @@ limit() {
 
 server() {
     echo "$who" >index.html
-    exec python3 -u -m http.server "$port" --bind ::
+    exec python3 -u -m http.server "$port" --bind :: --protocol HTTP/1.1
 }
 
 client() {

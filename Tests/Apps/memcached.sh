@@ -32,7 +32,7 @@ client() {
         # A request's number, then datagram 0 of 1 (doc/protocol.txt). The answer's second line is the value.
         {
             read -r line && read -r line && echo "$line"
-        } < <(printf '\0\1\0\0\0\1\0\0get who\r\n' | socat -t 2 - "UDP:$(bracketed "$1"):$port" 2>&1 | tr -d '\0' | plain)
+        } < <(exec 2>&1; printf '\0\1\0\0\0\1\0\0get who\r\n' | socat -t 2 - "UDP:$(bracketed "$1"):$port" | tr -d '\0' | plain)
         ;;
     *)
         tcp "$1" 'get who' 'stats conns' 2>&1 | plain | sed -nE '2s/\r//p; /^E /p

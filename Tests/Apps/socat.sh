@@ -45,9 +45,9 @@ client() {
     to=$(bracketed "$1"):$port
     case $variant in
     tcp*) socat -T 2 - "TCP$family:$to,connect-timeout=2" ;;
-    # An answer has no end: the first line is all of it.
-    udp4-unconnected) { read -r line && echo "$line"; } < <(echo | socat -t 2 - "UDP-SENDTO:$to${family:+,pf=ip$family}" 2>&1) ;;
-    udp*) { read -r line && echo "$line"; } < <(echo | socat -t 2 - "UDP$family:$to" 2>&1) ;;
+    # An answer has no end: the first line is all of it, and nobody waits for socat to see that.
+    udp4-unconnected) { read -r line && echo "$line"; } < <(exec 2>&1; echo | socat -t 2 - "UDP-SENDTO:$to${family:+,pf=ip$family}") ;;
+    udp*) { read -r line && echo "$line"; } < <(exec 2>&1; echo | socat -t 2 - "UDP$family:$to") ;;
     esac 2>&1 | plain
 }
 
