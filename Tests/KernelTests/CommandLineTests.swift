@@ -366,7 +366,8 @@ struct CommandLineTests {
             }
             func link() throws -> Status.Link {
                 let status: Status = try sandbox.mustCtl("status", "--json").decode()
-                return try #require(status.network.first)
+                guard let link = status.network.first else { throw HarnessError("status has no hook of the network") }
+                return link
             }
             let first = try link()
             #expect(first.hook == "sk_lookup" && first.state == "attached")
