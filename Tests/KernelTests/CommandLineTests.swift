@@ -120,7 +120,7 @@ struct CommandLineTests {
 
     @Test func addressesThatCannotBe() throws {
         try attached { sandbox in
-            _ = try sandbox.openSession("attached/ann", id: 7, ip: "198.51.100.17")
+            _ = try sandbox.openSession("attached/ann", id: 7, ips: ["198.51.100.17"])
             let open = ["session", "open", "--cgroup", try sandbox.cgroup("attached/bob"), "--ip"]
             try refuses(
                 sandbox,
