@@ -341,7 +341,7 @@ static void do_accept(char **words, int count)
 		return;
 	memset(&peer, 0, sizeof(peer));
 	/* Not left to SO_RCVTIMEO: accept on an MPTCP listener heeds that of its hidden subflow. */
-	if (poll(&wait, 1, TIMEOUT_MS) == 0) {
+	if (poll(&wait, 1, fcntl(fd, F_GETFL) & O_NONBLOCK ? 0 : TIMEOUT_MS) == 0) {
 		errno = EAGAIN;
 		answer(-1);
 		return;
@@ -655,8 +655,7 @@ static void do_setsockopt(char **words, int count)
 		{ "v6only", IPPROTO_IPV6, IPV6_V6ONLY },
 		{ "fastopen", IPPROTO_TCP, TCP_FASTOPEN },
 		{ "fastopen_connect", IPPROTO_TCP, TCP_FASTOPEN_CONNECT },
-		{ "multicast_loop", IPPROTO_IP, IP_MULTICAST_LOOP },
-		{ "multicast_all", IPPROTO_IP, IP_MULTICAST_ALL },
+		{ "multicast_if6", IPPROTO_IPV6, IPV6_MULTICAST_IF },
 	};
 	long value;
 	int fd = descriptor(words[1]), number_value;
@@ -714,7 +713,9 @@ static void do_close(char **words, int count)
 		return;
 	}
 	answer(close(found->fd));
-	found->name[0] = 0;
+	/* close-fd: what the name stands for is now no open descriptor. */
+	if (strcmp(words[0], "close-fd") != 0)
+		found->name[0] = 0;
 }
 
 /* ---- a socket handed to another process (SCM_RIGHTS, unix(7)) ---- */
@@ -1084,6 +1085,7 @@ static const struct command {
 	{ "path", "syscall|uring|uring-async|uring-sqpoll", 2, 2, do_path },
 	{ "crooked", "CALL NAME ADDRESS PORT FAMILY LENGTH", 7, 7, do_crooked },
 	{ "short-name", "getsockname|getpeername NAME LENGTH", 4, 4, do_short_name },
+	{ "close-fd", "NAME", 2, 2, do_close },
 	{ "join", "NAME GROUP INTERFACE", 4, 4, do_join },
 	{ "fork", "", 1, 1, do_fork },
 	{ "exec", "PATH", 2, 2, do_exec },

@@ -3,7 +3,9 @@
 #include "uring.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <liburing.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -148,6 +150,20 @@ ssize_t path_sendmsg(int fd, const struct msghdr *message, int flags)
 	return complete(sqe);
 }
 
+/* Waits for a connection that is under way; −1 and errno where it fails. */
+static int finish_connect(int fd)
+{
+	struct pollfd wait = { .fd = fd, .events = POLLOUT };
+	int error = ETIMEDOUT;
+	socklen_t length = sizeof(error);
+
+	if (poll(&wait, 1, TIMEOUT_S * 1000) > 0 &&
+	    getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length))
+		return -1;
+	errno = error;
+	return error ? -1 : 0;
+}
+
 ssize_t path_sendto(int fd, const void *data, size_t length, int flags,
 		    const struct sockaddr *address, socklen_t address_length)
 {
@@ -157,9 +173,23 @@ ssize_t path_sendto(int fd, const void *data, size_t length, int flags,
 				  .msg_iov = &part,
 				  .msg_iovlen = 1 };
 
+	ssize_t result;
+
 	if (!is_ring)
 		return sendto(fd, data, length, flags, address, address_length);
-	return path_sendmsg(fd, &message, flags);
+	result = path_sendmsg(fd, &message, flags);
+	if (!(flags & MSG_FASTOPEN) || (result < 0 && errno != EINPROGRESS))
+		return result;
+	/* io_uring does not wait for the connection, which the system call does; without a cookie nothing is sent. */
+	if (finish_connect(fd))
+		return -1;
+	return result < 0 ? path_send(fd, data, length, flags & ~MSG_FASTOPEN) : result;
+}
+
+/* io_uring waits on an O_NONBLOCK descriptor as on any other, unless the call itself says not to. */
+static int without_waiting(int fd)
+{
+	return fcntl(fd, F_GETFL) & O_NONBLOCK ? MSG_DONTWAIT : 0;
 }
 
 ssize_t path_recvmsg(int fd, struct msghdr *message, int flags)
@@ -169,7 +199,7 @@ ssize_t path_recvmsg(int fd, struct msghdr *message, int flags)
 	if (!is_ring)
 		return recvmsg(fd, message, flags);
 	sqe = io_uring_get_sqe(&ring);
-	io_uring_prep_recvmsg(sqe, fd, message, (unsigned int)flags);
+	io_uring_prep_recvmsg(sqe, fd, message, (unsigned int)(flags | without_waiting(fd)));
 	return complete(sqe);
 }
 
@@ -188,7 +218,7 @@ ssize_t path_recvfrom(int fd, void *data, size_t length, int flags, struct socka
 		return recvfrom(fd, data, length, flags, address, address_length);
 	if (!address) {
 		sqe = io_uring_get_sqe(&ring);
-		io_uring_prep_recv(sqe, fd, data, length, flags);
+		io_uring_prep_recv(sqe, fd, data, length, flags | without_waiting(fd));
 		return complete(sqe);
 	}
 	result = path_recvmsg(fd, &message, flags);
