@@ -615,7 +615,8 @@ static __always_inline int vip_on_own_name(struct bpf_sock_addr *ctx, enum vip_f
 		return VIP_PROCEED;
 	peer = vip_peer_end(sk, family);
 	in_force = vip_config();
-	as_requested = in_force && (in_force->flags & VIP_CONFIG_AS_REQUESTED) &&
+	/* A socket with no port yet (IP_BIND_ADDRESS_NO_PORT) tells the truth: nss/ asks by one. */
+	as_requested = in_force && (in_force->flags & VIP_CONFIG_AS_REQUESTED) && sk->src_port &&
 		       vip_is_wildcard(family, peer);
 	if (!as_requested && vip_name_is_plain(family, name, peer))
 		return VIP_PROCEED;

@@ -184,12 +184,13 @@ struct ConnectRow: Sendable, CustomTestStringConvertible {
 
     /// Datagrams are refused by a hook alone: where nobody is, they are lost.
     static func rows(
-        _ policy: ContractPolicy, _ servers: [Server], _ client: Actor, _ asks: Place, refused errno: String,
-        _ transports: [Transport]
+        _ policy: ContractPolicy, _ servers: [Server], _ client: Actor, bound clientBinds: Place? = nil,
+        _ asks: Place, refused errno: String, _ transports: [Transport]
     ) -> [ConnectRow] {
         transports.map {
             ConnectRow(
-                policy: policy, servers: servers, client: client, asks: asks, outcome: .refused(errno),
+                policy: policy, servers: servers, client: client, clientBinds: clientBinds, asks: asks,
+                outcome: .refused(errno),
                 transport: $0)
         }
     }

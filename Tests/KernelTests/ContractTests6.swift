@@ -497,17 +497,32 @@ struct ContractTests6 {
         ConnectRow.rows(vl, [(.remote, .wildcard6)], .tool, .remote6, meets: .plain(.remote6, from: .host6)),
         ConnectRow.rows(
             vl, [(.app.only6, .wildcard6)], .remote, .annVIP6, meets: .plain(.annVIP6, from: .remote6)),
-        // both families through one kind of socket, from one that is bound to :: for both
+        // one that is bound to :: for both families, with port 0: UDP sends to either
         ConnectRow.rows(
-            vl, [(.remote, .wildcard6)], .app, bound: .wildcard6, .remote6, meets: .plain(.remote6, from: .annVIP6)),
+            vl, [(.remote, .wildcard6)], .app, bound: .wildcard6, .remote6, meets: .plain(.remote6, from: .annVIP6),
+            [.datagram]),
         ConnectRow.rows(
             vl, [(.remote, .wildcard)], .app, bound: .wildcard6, .mapped(.remote),
-            meets: .plain(.remote, from: .annVIP).mapped(client: true)),
+            meets: .plain(.remote, from: .annVIP).mapped(client: true), Transport.streams + [.datagram]),
         ConnectRow.rows(
-            vl, [(.app, .localhost6)], .app, bound: .wildcard6, .localhost6, meets: .local6(.annLO6, from: nil)),
+            vl, [(.app, .localhost6)], .app, bound: .wildcard6, .localhost6, meets: .local6(.annLO6, from: nil),
+            Transport.datagrams),
         ConnectRow.rows(
             vl, [(.app, .localhost)], .app, bound: .wildcard6, .mapped(.localhost),
             meets: .local(.annLO, from: nil).mapped(client: true)),
+        // (limits: a stream is on ::ffff:VIP4, and the kernel connects that to no IPv6; a datagram socket that has a port and no
+        // address cannot be given one by connect)
+        ConnectRow.rows(
+            vl, [(.remote, .wildcard6)], .app, bound: .wildcard6, .remote6, refused: "EAFNOSUPPORT", Transport.streams),
+        ConnectRow.rows(
+            vl, [(.app, .localhost6)], .app, bound: .wildcard6, .localhost6, refused: "EAFNOSUPPORT",
+            Transport.streams),
+        ConnectRow.rows(
+            vl, [(.remote, .wildcard6)], .app, bound: .wildcard6, .remote6, refused: "EADDRNOTAVAIL",
+            [.connectedDatagram]),
+        ConnectRow.rows(
+            vl, [(.remote, .wildcard)], .app, bound: .wildcard6, .mapped(.remote), refused: "EADDRNOTAVAIL",
+            [.connectedDatagram]),
         // a source that the program bound stays, and both ends see a local peer
         ConnectRow.rows(
             vl, [(.app, .localhost6)], .app.only6, bound: .wildcard6, .localhost6,
@@ -602,4 +617,494 @@ struct ContractTests6 {
         arguments: ContractTests.connectRows.filter { $0.transport == .tcp || $0.transport == .datagram }
             .flatMap { [$0.mapped(client: true), $0.mapped(servers: true)] })
     func connectHalfMapped(_ row: ConnectRow) throws { try stage.check(row) }
+
+    // MARK: what is no row
+
+    /// One port, on the same request, for each session; and once for each.
+    @Test(arguments: Transport.binds, [Place.wildcard6, .localhost6, .host6]) func onePortForEverySession(
+        transport: Transport, asks: Place
+    ) throws {
+        try stage.enforce(Self.vl)
+        for v6only in [0, 1] {
+            let port = stage.newPort()
+            let commands =
+                ["socket a \(transport.socket) 6", "setsockopt a v6only \(v6only)", "bind a \(asks.address) \(port)"]
+                + (transport.isStream ? ["listen a"] : [])
+            let ann = try stage.start(.app)
+            let ben = try stage.start(.benApp)
+            for command in commands {
+                try ann.must(command)
+                try ben.must(command)
+            }
+            let second = try stage.start(.app)
+            for command in commands.prefix(2) { try second.must(command) }
+            #expect(try second(commands[2]).errno == "EADDRINUSE", "v6only \(v6only)")
+        }
+    }
+
+    /// As outside, a dual-stack server has the port for IPv4, too, whichever comes first.
+    @Test(arguments: Transport.binds, [[Place.wildcard6, .wildcard], [.wildcard, .wildcard6]])
+    func dualStackHasThePortOfBothFamilies(transport: Transport, asks: [Place]) throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let programs = try asks.map { _ in try stage.start(.app) }
+        for (program, place) in zip(programs, asks) {
+            for command in Actor.app.socket("a", transport, for: place) { try program.must(command) }
+        }
+        try programs[0].must("bind a \(asks[0].address) \(port)")
+        #expect(try programs[1]("bind a \(asks[1].address) \(port)").errno == "EADDRINUSE")
+    }
+
+    /// A dual-stack TCP server, by every way to it. What the other side hears tells which server it was.
+    private func expectReached(
+        _ server: Probe, named word: String, at port: UInt16, sourceLocation: SourceLocation = #_sourceLocation
+    ) throws {
+        for (actor, place) in Self.waysToAnn {
+            let client = try stage.start(actor)
+            for command in actor.socket("c", .tcp, for: place) { try client.must(command) }
+            let answer = try client("connect c \(place.address) \(port)")
+            try #require(answer.ok, "\(actor) to \(place): \(answer)", sourceLocation: sourceLocation)
+            for command in ["accept l s", "send s \(word)", "close s"] { try server.must(command) }
+            expect(try client.must("recv c").data, is: word, "\(actor) to \(place)", sourceLocation: sourceLocation)
+        }
+    }
+
+    private func expectUnreachable(at port: UInt16, sourceLocation: SourceLocation = #_sourceLocation) throws {
+        for (actor, place) in Self.waysToAnn {
+            let client = try stage.start(actor)
+            for command in actor.socket("c", .tcp, for: place) { try client.must(command) }
+            let answer = try client("connect c \(place.address) \(port)")
+            expect(answer.errno, is: "ECONNREFUSED", "\(actor) to \(place)", sourceLocation: sourceLocation)
+        }
+    }
+
+    private static let waysToAnn: [(Actor, Place)] = [
+        (.app, .localhost), (.app, .mapped(.localhost)), (.app, .localhost6), (.app.only6, .localhost6),
+        (.app, .annVIP), (.app, .annVIP6), (.tool, .localhost), (.tool, .localhost6), (.remote, .annVIP),
+        (.remote, .annVIP6),
+    ]
+
+    /// Where a dual-stack server closes, its port is free and leads nowhere; the next one is found at once.
+    @Test(arguments: ["close", "end"]) func dualStackServersComeAndGo(how: String) throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let commands = ["socket l tcp 6", "setsockopt l reuseaddr 1", "bind l :: \(port)"]
+        try expectUnreachable(at: port)
+        for word in ["first", "second", "third"] {
+            let server = try stage.start(.app)
+            for command in commands { try server.must(command) }
+            // Bound is not listening.
+            try expectUnreachable(at: port)
+            try server.must("listen l")
+            // Once more changes the backlog, nothing else.
+            try server.must("listen l 32")
+            try expectReached(server, named: word, at: port)
+            if how == "close" {
+                try server.must("close l")
+            } else {
+                server.program.signal(SIGKILL)
+                try server.program.wait()
+            }
+            try expectUnreachable(at: port)
+        }
+    }
+
+    /// Two servers of one port, by SO_REUSEPORT: the one that stays is found by every way, whichever goes.
+    @Test(arguments: [0, 1]) func dualStackServersThatShareAPort(goes: Int) throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let servers = try (0..<2).map { _ in
+            let server = try stage.start(.app)
+            for command in [
+                "socket l tcp 6", "setsockopt l reuseport 1", "bind l :: \(port)", "listen l",
+            ] { try server.must(command) }
+            return server
+        }
+        // Somebody answers.
+        for (actor, place) in Self.waysToAnn {
+            let client = try stage.start(actor)
+            for command in actor.socket("c", .tcp, for: place) { try client.must(command) }
+            #expect(try client("connect c \(place.address) \(port)").ok, "\(actor) to \(place)")
+        }
+        try servers[goes].must("close l")
+        let stays = servers[1 - goes]
+        // What had come before is taken first.
+        try stays.must("setsockopt l nonblock 1")
+        try stays.must("close l")
+        for command in ["socket l tcp 6", "setsockopt l reuseport 1", "bind l :: \(port)", "listen l"] {
+            try stays.must(command)
+        }
+        try expectReached(stays, named: "stayed", at: port)
+    }
+
+    /// The same without a new `listen`: the other's end must not take the way to the one that stays.
+    @Test(arguments: [0, 1]) func dualStackServersAfterTheOthersEnd(goes: Int) throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let servers = try (0..<2).map { _ in
+            let server = try stage.start(.app)
+            for command in [
+                "socket l tcp 6", "setsockopt l reuseport 1", "bind l :: \(port)", "listen l",
+            ] { try server.must(command) }
+            return server
+        }
+        try servers[goes].must("close l")
+        try expectReached(servers[1 - goes], named: "stayed", at: port)
+    }
+
+    /// An MPTCP server for both families: TCP clients reach it by IPv4, and by ::1 in its session.
+    @Test func dualStackServersOfMPTCP() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let server = try stage.start(.app)
+        for command in ["socket l mptcp 6", "bind l :: \(port)", "listen l"] { try server.must(command) }
+        for (actor, place, seen) in [
+            (Actor.app, Place.localhost, "::ffff:127.0.0.1"), (.app, .localhost6, "::ffff:127.0.0.1"),
+            (.tool, .localhost6, "::ffff:127.0.0.1"), (.remote, .annVIP, "::ffff:\(Place.remote)"),
+        ] {
+            let client = try stage.start(actor)
+            for command in actor.socket("c", .tcp, for: place) { try client.must(command) }
+            let answer = try client("connect c \(place.address) \(port)")
+            try #require(answer.ok, "\(actor) to \(place): \(answer)")
+            expect(try client.must("getpeername c").address, is: place.address, "the peer of \(actor) to \(place)")
+            expect(try server.must("accept l s").address, is: seen, "\(actor) to \(place)")
+            try server.must("close s")
+        }
+        // (a limit: no program leads IPv6 to an MPTCP socket)
+        let remote = try stage.start(.remote)
+        try remote.must("socket c tcp 6")
+        #expect(try remote("connect c \(Place.annVIP6) \(port)").errno == "ECONNREFUSED")
+    }
+
+    /// A server that was made outside the session and passed into it is where it was bound.
+    @Test func dualStackServerMadeOutside() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let maker = try stage.start(.nobody)
+        let taker = try stage.start(.app)
+        let path = "\(stage.sandbox.directory)/mailbox-dual"
+        try taker.must("mailbox \(path)")
+        for command in ["socket l tcp 6", "bind l :: \(port)", "listen l", "pass l \(path)"] { try maker.must(command) }
+        try taker.must("take l")
+        expect(try taker.kernelView("l")?.local, is: ":::\(port)", "where it is bound")
+        let remote = try stage.start(.remote)
+        for command in ["socket c tcp 6", "connect c \(Place.host6) \(port)"] { try remote.must(command) }
+        try taker.must("accept l s")
+    }
+
+    /// Port 0, where IP_BIND_ADDRESS_NO_PORT leaves the port to connect.
+    @Test(arguments: [false, true]) func bindToAnyPort(portLater: Bool) throws {
+        try stage.enforce(Self.v)
+        let program = try stage.start(.app)
+        let remote = try stage.start(.remote)
+        let port = stage.newPort()
+        for command in ["socket l tcp 6", "bind l :: \(port)", "listen l"] { try remote.must(command) }
+        for command in ["socket a tcp 6", "setsockopt a v6only 1"] { try program.must(command) }
+        if portLater { try program.must("setsockopt a bind_no_port 1") }
+        try program.must("bind a :: 0")
+        let name = try program.must("getsockname a")
+        #expect(name.address == Place.annVIP6.address)
+        #expect((name.port == 0) == portLater)
+        try program.must("connect a \(Place.remote6) \(port)")
+        #expect(try remote.must("accept l s").address == Place.annVIP6.address)
+    }
+
+    /// A UDP socket on ::, as Java's DatagramSocket and dig have one: unbound, or bound with port 0, or with a port.
+    @Test(arguments: ["unbound", "port 0", "fixed port"]) func oneSocketToManyPeers(kind: String) throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        var peers: [(asks: Place, server: Probe, seen: String)] = []
+        for (actor, binds, asks, seen) in [
+            (Actor.app, Place.localhost6, Place.localhost6, "::1"),
+            (.app, .localhost, .mapped(.localhost), "127.0.0.1"),
+            (.remote.only6, .wildcard6, .remote6, "\(Place.annVIP6)"),
+            (.remote, .wildcard, .mapped(.remote), "\(Place.annVIP)"),
+            (.unhooked, .host6, .host6, "\(Place.annVIP6)"),
+            (.unhooked, .host, .mapped(.host), "\(Place.annVIP)"),
+            (.benApp.only6, .wildcard6, .benVIP6, "\(Place.annVIP6)"),
+            (.benApp, .wildcard, .mapped(.benVIP), "\(Place.annVIP)"),
+        ] {
+            let server = try stage.start(actor)
+            for command in actor.socket("l", .datagram, for: binds) + ["bind l \(binds) \(port)"] {
+                try server.must(command)
+            }
+            peers.append((asks, server, seen))
+        }
+        let client = try stage.start(.app)
+        try client.must("socket c udp 6")
+        if kind != "unbound" { try client.must("bind c :: \(kind == "port 0" ? 0 : stage.newPort())") }
+        for _ in 0..<2 {
+            for peer in peers {
+                let answer = try client("sendto c \(peer.asks) \(port) hello")
+                guard answer.ok else {
+                    Issue.record("to \(peer.asks): \(answer)")
+                    continue
+                }
+                let received = try peer.server.must("recvfrom l")
+                expect(received.address, is: peer.seen, "the source, to \(peer.asks)")
+                // (a limit: a socket that is bound for IPv4 hears no IPv6)
+                if kind == "fixed port", !"\(peer.asks)".hasPrefix("::ffff:") { continue }
+                try peer.server.must("sendto l \(received.address ?? "?") \(received.port ?? 0) back")
+                expect(try client.must("recvfrom c").address, is: peer.asks.address, "who answers")
+            }
+        }
+        // The same by sendmmsg.
+        #expect(try client.must("sendmmsg c 3 \(Place.remote6) \(port) far").count == 3)
+        let remote = try #require(peers.first { $0.asks == .remote6 })
+        for _ in 0..<3 { #expect(try remote.server.must("recvfrom l").address == Place.annVIP6.address) }
+    }
+
+    /// A UDP socket on :: with port 0 is on every address of the host. (a limit: nothing sees a datagram between the
+    /// interface and the socket, so what goes to another session's address at that port comes to this one)
+    @Test(arguments: [Place.benVIP, .benVIP6, .host, .host6]) func datagramsForOthers(place: Place) throws {
+        try stage.enforce(Self.vl)
+        let program = try stage.start(.app)
+        for command in ["socket c udp 6", "bind c :: 0"] { try program.must(command) }
+        let port = try #require(try program.must("getsockname c").port)
+        let remote = try stage.start(.remote)
+        for command in Actor.remote.socket("c", .datagram, for: place) { try remote.must(command) }
+        try remote.must("sendto c \(place) \(port) for-another")
+        expect(try program.must("recvfrom c").data, is: "for-another", "what came")
+        // But not where that one has a socket of its own.
+        let owner = try stage.start(.benApp)
+        guard case .virtualIP = place else { return }
+        for command in ["socket o udp", "bind o 0.0.0.0 \(port)"] { try owner.must(command) }
+        try remote.must("sendto c \(place) \(port) again")
+        expect(try owner.must("recvfrom o").data, is: "again", "what came to the owner")
+    }
+
+    /// After connect(AF_UNSPEC) a socket is as free as before; the source of the last peer must not stick.
+    @Test func reconnectedDatagrams() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let server = try stage.start(.app)
+        for command in ["socket l udp 6", "bind l ::1 \(port)"] { try server.must(command) }
+        let remote = try stage.start(.remote)
+        for command in ["socket l udp 6", "bind l :: \(port)"] { try remote.must(command) }
+        let client = try stage.start(.app)
+        try client.must("socket c udp 6")
+        for _ in 0..<2 {
+            for command in ["connect c ::1 \(port)", "send c near"] { try client.must(command) }
+            expect(try server.must("recvfrom l").address, is: "::1", "the source, near")
+            try client.must("disconnect c")
+            for command in ["connect c \(Place.remote6) \(port)", "send c far"] { try client.must(command) }
+            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source, far")
+            try client.must("disconnect c")
+            try client.must("sendto c ::1 \(port) near")
+            expect(try server.must("recvfrom l").address, is: "::1", "the source of sendto, near")
+            try client.must("sendto c \(Place.remote6) \(port) far")
+            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source of sendto, far")
+        }
+    }
+
+    /// One socket that is connected to one family and then to the other, as getaddrinfo's sorting does it.
+    @Test func reconnectedToTheOtherFamily() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let remote = try stage.start(.remote)
+        for command in ["socket l udp 6", "bind l :: \(port)"] { try remote.must(command) }
+        let client = try stage.start(.app)
+        try client.must("socket c udp 6")
+        for _ in 0..<2 {
+            for command in ["connect c ::ffff:\(Place.remote) \(port)", "send c far"] { try client.must(command) }
+            expect(try remote.must("recvfrom l").address, is: "::ffff:\(Place.annVIP)", "the source, by IPv4")
+            try client.must("disconnect c")
+            try client.must("sendto c \(Place.remote6) \(port) far")
+            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source of sendto, by IPv6")
+        }
+        for command in ["connect c \(Place.remote6) \(port)", "send c far"] { try client.must(command) }
+        expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source, by IPv6")
+        try client.must("disconnect c")
+        // (a limit: given an IPv6 source, a socket is V6ONLY; what the kernel says of one tells getaddrinfo to take another)
+        #expect(try client("connect c \(Place.remote) \(port)").errno == "EAFNOSUPPORT")
+        #expect(try client("sendto c ::ffff:\(Place.remote) \(port) far").errno == "ENETUNREACH")
+    }
+
+    /// A source given for one datagram is granted or refused as bind would.
+    @Test func sourcesByPacketInfo() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let remote = try stage.start(.remote)
+        for command in ["socket l udp 6", "bind l :: \(port)"] { try remote.must(command) }
+        let client = try stage.start(.app)
+        try client.must("socket c udp 6")
+        for source in [Place.wildcard6, .host6, .annVIP6] {
+            try client.must("sendmsg-pktinfo c \(Place.remote6) \(port) \(source) far")
+            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source \(source)")
+        }
+        for source in [Place.mapped(.host), .mapped(.annVIP)] {
+            try client.must("sendmsg-pktinfo c ::ffff:\(Place.remote) \(port) \(source) far")
+            expect(try remote.must("recvfrom l").address, is: "::ffff:\(Place.annVIP)", "the source \(source)")
+        }
+        for source in [Place.benVIP6, .benLO6] {
+            let answer = try client("sendmsg-pktinfo c \(Place.remote6) \(port) \(source) far")
+            #expect(answer.errno == "EADDRNOTAVAIL", "\(source): \(answer)")
+        }
+        for source in [Place.mapped(.benVIP), .mapped(.benLO)] {
+            let answer = try client("sendmsg-pktinfo c ::ffff:\(Place.remote) \(port) \(source) far")
+            #expect(answer.errno == "EADDRNOTAVAIL", "\(source): \(answer)")
+        }
+    }
+
+    /// Control messages on a connected socket come to the hook with no destination; its source must stay the session's.
+    @Test func sourcesByPacketInfoWhereConnected() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let remote = try stage.start(.remote)
+        for command in ["socket l udp 6", "bind l :: \(port)"] { try remote.must(command) }
+        let client = try stage.start(.app)
+        for command in ["socket c udp 6", "connect c \(Place.remote6) \(port)"] { try client.must(command) }
+        for source in [Place.wildcard6, .host6, .annVIP6] {
+            try client.must("sendmsg-pktinfo c - 0 \(source) far")
+            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source \(source)")
+        }
+        #expect(try client("sendmsg-pktinfo c - 0 \(Place.benVIP6) far").errno == "EADDRNOTAVAIL")
+    }
+
+    /// A socket that was bound in another session does not bring that one's address.
+    @Test(arguments: ["deny", "useHostAddress"], [false, true])
+    func boundInAnotherSession(whenUnavailable: String, v6only: Bool) throws {
+        try stage.enforce(Self.vl.with { $0.whenUnavailable = whenUnavailable })
+        let owner = try stage.start(v6only ? .benApp.only6 : .benApp)
+        let taker = try stage.start(.app)
+        let path = "\(stage.sandbox.directory)/mailbox-\(whenUnavailable)-\(v6only)"
+        try taker.must("mailbox \(path)")
+        for command in ["socket a tcp 6", "setsockopt a v6only \(v6only ? 1 : 0)", "bind a :: 0"] {
+            try owner.must(command)
+        }
+        let own = v6only ? Place.benVIP6 : .mapped(.benVIP)
+        #expect(try owner.must("getsockname a").address == own.address)
+        try owner.must("pass a \(path)")
+        try taker.must("take c")
+        let peer = v6only ? Place.remote6 : .mapped(.remote)
+        #expect(try taker("connect c \(peer) 9").errno == "EADDRNOTAVAIL")
+    }
+
+    /// Bound to what is no source, a socket would take the host's address: refused.
+    @Test func boundToWhatIsNoSource() throws {
+        try stage.enforce(Self.vl)
+        let client = try stage.start(.app)
+        for command in ["socket c udp 6", "bind c \(Place.multicast6) 0"] { try client.must(command) }
+        #expect(try client("connect c \(Place.remote6) 9").errno == "EADDRNOTAVAIL")
+    }
+
+    /// A policy reaches programs that run already, with the next call that they make.
+    @Test func policiesReachRunningPrograms() throws {
+        let program = try stage.start(.app)
+        for (policy, place) in [
+            (Self.off, Place.wildcard6), (Self.v, .mapped(.annVIP)), (Self.vlp, .mapped(.annLO)),
+            (Self.off, .wildcard6),
+        ] {
+            try stage.enforce(policy)
+            let port = stage.newPort()
+            for command in ["socket l udp 6", "bind l :: \(port)"] { try program.must(command) }
+            #expect(try program.kernelView("l")?.local == "\(place.address):\(port)", "\(policy)")
+            try program.must("close l")
+        }
+    }
+
+    /// Whoever is in no session has the host's address for a source, however many sessions have one of IPv6 (RFC 6724
+    /// would prefer the one that is most like the destination), and cannot bind what the host has not.
+    @Test func theHostIsAsBefore() throws {
+        let program = try stage.start(.unhooked)
+        for destination in [Place.remote6.address, "2001:db8:51::16", "2001:db8:51::19", "2001:db8:51::21"] {
+            for command in ["socket c udp 6", "connect c \(destination) 9"] { try program.must(command) }
+            expect(try program.must("getsockname c").address, is: "\(Place.host6)", "the source to \(destination)")
+            try program.must("close c")
+        }
+        for address in ["\(Place.remote6)", "2001:db8:99::1", "fd00::1"] {
+            for kind in ["tcp", "udp"] {
+                try program.must("socket b \(kind) 6")
+                expect(try program("bind b \(address) 0").errno, is: "EADDRNOTAVAIL", "bind \(address), \(kind)")
+                try program.must("close b")
+            }
+        }
+    }
+}
+
+/// What takes a host of its own, for it breaks something.
+@Suite(.serialized, .requiresRoot)
+struct ContractUnderChangeTests6 {
+    /// A virtual IP that somebody takes off the interface is never replaced by the host's address in silence.
+    @Test(arguments: Transport.allCases) func virtualIPTakenAway(transport: Transport) throws {
+        try Sandbox.with { sandbox in
+            let stage = try Stage(sandbox, ipv6: true)
+            try stage.enforce(ContractTests.v)
+            let port = stage.newPort()
+            let remote = try stage.start(.remote)
+            for command in ["socket l \(transport.socket) 6", "bind l :: \(port)"] { try remote.must(command) }
+            if transport.isStream { try remote.must("listen l") }
+            try sandbox.sh("ip address del \(Place.annVIP6)/128 dev eth0")
+
+            let program = try stage.start(.app)
+            for command in ["socket c \(transport.socket) 6", "setsockopt c timeout 100"] { try program.must(command) }
+            let call =
+                switch transport {
+                case .tcp, .mptcp, .connectedDatagram: "connect c \(Place.remote6) \(port)"
+                case .fastOpen: "fastopen c \(Place.remote6) \(port) hello"
+                case .datagram: "sendto c \(Place.remote6) \(port) hello"
+                }
+            let answer = try program(call)
+            if answer.ok {
+                // A source that is not on an interface, at worst; the host's never.
+                #expect(try program.must("getsockname c").address != Place.host6.address, "\(answer)")
+                if transport == .connectedDatagram { _ = try program("send c hello") }
+            }
+            if !transport.isStream {
+                try remote.must("setsockopt l nonblock 1")
+                let received = try remote("recvfrom l")
+                #expect(received.address != Place.host6.address, "\(received)")
+            }
+            expect(answer.errno, is: "EADDRNOTAVAIL", call)
+        }
+    }
+
+    /// A session that is closed, and hooks that are detached, leave nothing of IPv6 behind.
+    @Test(arguments: [["session", "close", "7"], ["detach", "--all"]]) func afterTheEnd(command: [String]) throws {
+        try Sandbox.with { sandbox in
+            // But for what the kernel adds in its own time: link-local addresses.
+            let state =
+                "{ ip -6 route show table all; ip -6 -oneline address; } | grep -v -e fe80: -e ff00:; "
+                + "cat /proc/sys/net/ipv6/ip_nonlocal_bind"
+            let before = try sandbox.sh(state)
+            let stage = try Stage(sandbox, ipv6: true)
+            try stage.enforce(ContractTests.vl)
+            let program = try stage.start(.app)
+            let old = stage.newPort()
+            for command in ["socket o tcp 6", "bind o :: \(old)", "listen o"] { try program.must(command) }
+            let result = try sandbox.ctl(command)
+            try #require(result.status == 0, "\(result)")
+
+            let port = stage.newPort()
+            for command in ["socket l tcp 6", "bind l :: \(port)", "listen l"] { try program.must(command) }
+            #expect(try program.kernelView("l")?.local == ":::\(port)")
+            #expect(try program.must("getsockname l").endpoint == ":::\(port)")
+            for command in ["socket m tcp 6", "bind m ::1 \(port + 1000)", "listen m"] { try program.must(command) }
+            #expect(try program.kernelView("m")?.local == "::1:\(port + 1000)")
+            // The listener of before is where it was bound; no way by IPv6 is left.
+            let remote = try stage.start(.remote)
+            try remote.must("socket c tcp 6")
+            #expect(try remote("connect c \(Place.annVIP6) \(old)").ok == false)
+            let addresses = try sandbox.sh("ip -6 -brief address show dev eth0")
+            #expect(!addresses.contains(Place.annVIP6.address), "\(addresses)")
+            if command[0] == "detach" { #expect(try sandbox.sh(state) == before) }
+        }
+    }
+
+    /// A new session with another one's ID and port does not inherit its listeners.
+    @Test func listenersOfAClosedSession() throws {
+        try Sandbox.with { sandbox in
+            let stage = try Stage(sandbox, ipv6: true)
+            try stage.enforce(ContractTests.vl)
+            let port = stage.newPort()
+            let old = try stage.start(.app)
+            for command in ["socket l tcp 6", "bind l :: \(port)", "listen l"] { try old.must(command) }
+            try sandbox.mustCtl("session", "close", "7")
+            _ = try sandbox.openSession(
+                "attached/anew", id: 7, ips: ["198.51.100.27", Place.annVIP6.address])
+            let remote = try stage.start(.remote)
+            try remote.must("socket c tcp 6")
+            #expect(try remote("connect c \(Place.annVIP6) \(port)").errno == "ECONNREFUSED")
+        }
+    }
 }

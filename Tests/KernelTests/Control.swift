@@ -39,6 +39,7 @@ struct OpenSession: Decodable, Sendable, Hashable {
     let cgroupId: UInt64
     let virtualIps: [String]
     let virtualLoopback: String
+    let virtualLoopback6: String?
     let policy: String?
 }
 
