@@ -54,6 +54,15 @@ static __always_inline enum vip_family vip_family6(struct bpf_sock_addr *ctx)
 	return vip_is_mapped(vip_asked(ctx, VIP_INET6)) ? VIP_MAPPED : VIP_INET6;
 }
 
+/*
+ * The kernel looks at an address's family only after the hooks of bind and connect. One of the wrong
+ * family is refused there, and is none of ours; AF_UNSPEC is, for bind takes that for AF_INET.
+ */
+static __always_inline int vip_is_foreign(struct bpf_sock_addr *ctx, enum vip_family family)
+{
+	return ctx->user_family != (family == VIP_INET4 ? AF_INET : AF_INET6) && ctx->user_family;
+}
+
 /* ---- bind ---- */
 
 static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_family family,
@@ -67,7 +76,8 @@ static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_famil
 	enum vip_place asked;
 	struct vip_own own;
 
-	if (!vip_find_session(family, &caller) || !vip_find_policy(&caller))
+	if (vip_is_foreign(ctx, family) || !vip_find_session(family, &caller) ||
+	    !vip_find_policy(&caller))
 		return VIP_PROCEED;
 	own = vip_own_of(family, &caller);
 	asked = vip_place_of(family, &own, address);
@@ -301,7 +311,8 @@ static __always_inline int vip_on_connect(struct bpf_sock_addr *ctx, enum vip_fa
 	struct vip_own own;
 	__u32 features;
 
-	if (!vip_find_session(family, &caller) || !vip_find_policy(&caller))
+	if (vip_is_foreign(ctx, family) || !vip_find_session(family, &caller) ||
+	    !vip_find_policy(&caller))
 		return VIP_PROCEED;
 	own = vip_own_of(family, &caller);
 	asked = vip_destination_of(family, &caller, &own, address);
