@@ -638,9 +638,6 @@ static void serve(int channel)
 			memset(&slots[i], 0, sizeof(slots[i]));
 			slots[i].fd = -1;
 		}
-		if (!transfer(channel, results, request.sequence.count * sizeof(results[0]),
-			      write_some))
-			break;
 	}
 	_exit(0);
 }
