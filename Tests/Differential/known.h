@@ -302,7 +302,8 @@ static bool forgot_what_was_bound(const struct difference *d)
 static bool has_stale_peer(const struct difference *d)
 {
 	return mode != LOOPBACK && d->call->kind == GETSOCKNAME && d->socket->is_bound &&
-	       !d->socket->is_connected && d->socket->connects && d->socket->transport != UDP;
+	       !d->socket->is_connected && (d->socket->connects || d->socket->is_accepted) &&
+	       d->socket->transport != UDP;
 }
 
 /* ---- virtual IP: what the wildcard was, is one address ---- */
@@ -479,6 +480,26 @@ static bool receives_on_listener(const struct difference *d)
 	       d->socket->v6 && d->outside->error == ENOTCONN && d->session->error == EAGAIN;
 }
 
+/* A subflow cannot be in a socket map, so sk_lookup does not find an MPTCP listener. */
+static bool goes_to_mptcp_by_v6(const struct difference *d, const struct call *call,
+				const struct socket_state *socket)
+{
+	if (!is_connect(call) || !socket->v6 || call->address >= MAPPED_LOCALHOST)
+		return false;
+	for (uint32_t i = 0; i < d->before->count; i++) {
+		const struct socket_state *other = &d->before->sockets[i];
+
+		if (other->transport == MPTCP && is_dual_on_address(other))
+			return true;
+	}
+	return false;
+}
+
+static bool is_mptcp_by_v6(const struct difference *d)
+{
+	return mode != LOOPBACK && happened(d, goes_to_mptcp_by_v6);
+}
+
 enum { LIMIT, OPEN_DEFECT };
 
 static const struct {
@@ -540,6 +561,8 @@ static const struct {
 	  "a dual-stack UDP server that is bound to :: is not reached by IPv6" },
 	{ is_undone_on_mapped_any, LIMIT,
 	  "getsockname of an AF_INET6 socket after connect and disconnect" },
+	{ is_mptcp_by_v6, LIMIT,
+	  "a dual-stack MPTCP listener that is bound to :: is not reached by IPv6" },
 	{ receives_on_listener, LIMIT, "recv on a dual-stack listener says EAGAIN, not ENOTCONN" },
 	{ is_mptcp_named, LIMIT, "what an MPTCP socket asked for is not remembered" },
 };
