@@ -150,8 +150,10 @@ static bool goes_to_any_with_source(const struct difference *d, const struct cal
 {
 	(void)d;
 	return has_destination(call) && is_any_address(call->address) &&
-	       ((socket->is_bound && !socket->is_bound_any) || socket->is_connected ||
-		socket->was_left || call->kind == SENDMSG_PKTINFO);
+	       ((socket->is_bound &&
+		 (!socket->is_bound_any ||
+		  (socket->bound_address == MAPPED_ANY && call->address == ANY6))) ||
+		socket->is_connected || socket->was_left || call->kind == SENDMSG_PKTINFO);
 }
 
 static bool any_is_own_address(const struct difference *d)
@@ -197,19 +199,20 @@ static bool connects_with_port(const struct difference *d, const struct call *ca
 		(socket->connects && (socket->peer_address == REST4 || socket->was_left)));
 }
 
-static bool connects_to_itself(const struct difference *d, const struct call *call,
-			       const struct socket_state *socket)
+static bool hears_no_answer(const struct difference *d)
 {
-	return connects_with_port(d, call, socket) &&
-	       (call->port == PORT_OF_OTHER ||
-		(socket->is_bound && call->port == socket->bound_port));
+	return tells_later(d->call) && happened(d, connects_with_port);
+}
+
+/* Under asRequested, an address without a port may be a source of ours, so it is told as it is. */
+static bool is_any_without_port(const struct difference *d)
+{
+	return mode == REQUESTED && d->call->kind == GETSOCKNAME && is_any_name(d->outside) &&
+	       !d->outside->address.v4.sin_port && !d->session->address.v4.sin_port;
 }
 
 static bool is_on_other_loopback(const struct difference *d)
 {
-	/* What it sends comes, and so do the answers; but it is not who it has connected to. */
-	if (d->socket->transport == UDP && tells_later(d->call))
-		return happened(d, connects_to_itself);
 	return happened(d, connects_with_port);
 }
 
@@ -518,6 +521,10 @@ static const struct {
 	  "127.0.0.1" },
 	{ leaves_loopback, OPEN_DEFECT,
 	  "a datagram from a socket on 127.0.0.1 to another address loses its source" },
+	{ hears_no_answer, OPEN_DEFECT,
+	  "a UDP socket with a port and no address, connected to the loopback, leaves from "
+	  "elsewhere" },
+	{ is_any_without_port, LIMIT, "a wildcard without a port is told as the virtual IP" },
 	{ sends_v6_from_mapped, OPEN_DEFECT,
 	  "a UDP socket on a mapped address sends to IPv6, which the kernel refuses" },
 	{ binds_what_is_not_local, OPEN_DEFECT,
