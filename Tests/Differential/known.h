@@ -413,6 +413,13 @@ static bool was_connected_before_server(const struct difference *d)
 	return mode != LOOPBACK && tells_later(d->call) && d->before->has_late_server;
 }
 
+/* Its subflow keeps what bpf_bind or the listener had. */
+static bool is_mptcp_undone(const struct difference *d)
+{
+	return d->socket->transport == MPTCP && is_connect(d->call) && d->socket->was_left &&
+	       d->session->error == EHOSTUNREACH;
+}
+
 static bool is_mptcp_named(const struct difference *d)
 {
 	return mode == REQUESTED && d->call->kind == GETSOCKNAME && d->socket->transport == MPTCP &&
@@ -573,6 +580,7 @@ static const struct {
 	{ is_mptcp_by_v6, LIMIT,
 	  "a dual-stack MPTCP listener that is bound to :: is not reached by IPv6" },
 	{ receives_on_listener, LIMIT, "recv on a dual-stack listener says EAGAIN, not ENOTCONN" },
+	{ is_mptcp_undone, LIMIT, "an MPTCP socket that was undone connects with another errno" },
 	{ is_mptcp_named, LIMIT, "what an MPTCP socket asked for is not remembered" },
 };
 
