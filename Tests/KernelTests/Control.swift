@@ -86,9 +86,9 @@ extension Sandbox {
     }
 
     /// Makes a cgroup a session: `attached/ann`, say.
-    func openSession(_ cgroup: String, id: UInt32, ip: String? = nil) throws -> OpenSession {
+    func openSession(_ cgroup: String, id: UInt32, ips: [String] = []) throws -> OpenSession {
         var arguments = ["session", "open", "--cgroup", try self.cgroup(cgroup), "--id", "\(id)", "--json"]
-        if let ip { arguments += ["--ip", ip] }
+        for ip in ips { arguments += ["--ip", ip] }
         let result = try ctl(arguments)
         guard result.status == 0 else { throw HarnessError("\(result)") }
         return try result.decode()
