@@ -242,7 +242,11 @@ static bool goes_from_localhost6(const struct difference *d, const struct call *
 				 const struct socket_state *socket)
 {
 	(void)d;
-	return has_destination(call) && call->address == HOST6 &&
+	if (!has_destination(call))
+		return false;
+	if (call->address == LOCALHOST6) /* and the other way round, back to ::1 */
+		return socket->is_bound && socket->bound_address == HOST6;
+	return call->address == HOST6 &&
 	       ((socket->is_bound && socket->bound_address == LOCALHOST6) ||
 		(!socket->is_bound && socket->was_given_source6) ||
 		(call->kind == SENDMSG_PKTINFO && call->source == LOCALHOST6));
@@ -268,6 +272,20 @@ static bool names_localhost_for_host(const struct difference *d)
 {
 	return mode != LOOPBACK && (is_name(d->call) || is_receive(d->call)) &&
 	       happened(d, is_host_from_loopback);
+}
+
+/* ---- IP_PKTINFO with 127.0.0.1 on a socket that is on the virtual IP ---- */
+
+static bool answers_from_localhost(const struct difference *d, const struct call *call,
+				   const struct socket_state *socket)
+{
+	(void)d;
+	return call->kind == SENDMSG_PKTINFO && socket->is_bound && is_localhost(call->source);
+}
+
+static bool is_answer_from_localhost(const struct difference *d)
+{
+	return mode != LOOPBACK && is_receive(d->call) && happened(d, answers_from_localhost);
 }
 
 /* ---- bad input ---- */
@@ -531,6 +549,9 @@ static const struct {
 	{ hears_no_answer, OPEN_DEFECT,
 	  "a UDP socket with a port and no address, connected to the loopback, leaves from "
 	  "elsewhere" },
+	{ is_answer_from_localhost, OPEN_DEFECT,
+	  "an answer from 127.0.0.1 by IP_PKTINFO is not heard by a client that is connected to "
+	  "the virtual IP" },
 	{ is_any_without_port, LIMIT, "a wildcard without a port is told as the virtual IP" },
 	{ sends_v6_from_mapped, OPEN_DEFECT,
 	  "a UDP socket on a mapped address sends to IPv6, which the kernel refuses" },
