@@ -790,6 +790,7 @@ struct socket_state {
 	bool is_bound;	      /* by bind */
 	bool is_bound_any;    /* by bind, to a wildcard */
 	bool is_autobound;    /* UDP: has a port because it has sent, or has been connected */
+	bool was_undone;      /* connect with AF_UNSPEC */
 	bool was_bound_again; /* or a second bind was tried */
 	bool was_left;	      /* not bound by bind, and a connect of it failed or was undone */
 	bool is_left_on_any; /* a dual-stack UDP socket that is bound to :: and asked for no port */
@@ -920,6 +921,7 @@ static void follow(struct world *world, const struct call *literal, const struct
 		s->is_connected = true;
 		break;
 	case DISCONNECT:
+		s->was_undone = true;
 		s->was_left |= !s->is_bound;
 		s->is_connected = false;
 		break;

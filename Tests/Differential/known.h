@@ -132,7 +132,8 @@ static bool is_v6only_now(const struct difference *d)
 static bool is_bound_without_port(const struct difference *d)
 {
 	return is_connect(d->call) && d->socket->is_bound && d->socket->bound_port == PORT_ANY &&
-	       ((d->socket->set >> BIND_NO_PORT & 1) || d->socket->is_listening);
+	       ((d->socket->set >> BIND_NO_PORT & 1) || d->socket->is_listening ||
+		d->socket->was_undone);
 }
 
 static bool gives_left_name(const struct difference *d)
@@ -208,7 +209,8 @@ static bool hears_no_answer(const struct difference *d)
 static bool is_any_without_port(const struct difference *d)
 {
 	return mode == REQUESTED && d->call->kind == GETSOCKNAME && is_any_name(d->outside) &&
-	       !d->outside->address.v4.sin_port && !d->session->address.v4.sin_port;
+	       (d->socket->is_listening ||
+		(!d->outside->address.v4.sin_port && !d->session->address.v4.sin_port));
 }
 
 static bool is_on_other_loopback(const struct difference *d)
@@ -280,7 +282,7 @@ static bool answers_from_localhost(const struct difference *d, const struct call
 				   const struct socket_state *socket)
 {
 	(void)d;
-	return call->kind == SENDMSG_PKTINFO && socket->is_bound && is_localhost(call->source);
+	return call->kind == SENDMSG_PKTINFO && socket->is_bound && is_local(call->source);
 }
 
 static bool is_answer_from_localhost(const struct difference *d)
@@ -327,9 +329,12 @@ static bool forgot_what_was_bound(const struct difference *d)
 /* The kernel does not clear the address of the peer when a TCP connect fails, or is undone. */
 static bool has_stale_peer(const struct difference *d)
 {
-	return mode != LOOPBACK && d->call->kind == GETSOCKNAME && d->socket->is_bound &&
-	       !d->socket->is_connected && (d->socket->connects || d->socket->is_accepted) &&
-	       d->socket->transport != UDP;
+	if (mode == LOOPBACK || d->call->kind != GETSOCKNAME || d->socket->transport == UDP ||
+	    !d->socket->is_bound)
+		return false;
+	if (d->socket->is_accepted)
+		return is_any_name(d->outside);
+	return !d->socket->is_connected && d->socket->connects;
 }
 
 /* ---- virtual IP: what the wildcard was, is one address ---- */
@@ -436,6 +441,34 @@ static bool is_mptcp_undone(const struct difference *d)
 {
 	return d->socket->transport == MPTCP && is_connect(d->call) && d->socket->was_left &&
 	       d->session->error == EHOSTUNREACH;
+}
+
+/* The kernel itself keeps half of the first peer's family. */
+static bool changes_family(const struct difference *d, const struct call *call,
+			   const struct socket_state *socket)
+{
+	(void)d;
+	return is_connect(call) && socket->v6 && socket->transport == UDP && socket->connects &&
+	       (socket->peer_address < MAPPED_LOCALHOST) != (call->address < MAPPED_LOCALHOST);
+}
+
+static bool was_of_other_family(const struct difference *d)
+{
+	return tells_later(d->call) && happened(d, changes_family);
+}
+
+/* What is connected to port 0, or is a server that connects, is not found where its clients look. */
+static bool hides_from_look_up(const struct difference *d, const struct call *call,
+			       const struct socket_state *socket)
+{
+	(void)d;
+	return call->kind == CONNECT && socket->transport == UDP &&
+	       (call->port == PORT_ANY || socket->is_bound);
+}
+
+static bool is_hidden_from_look_up(const struct difference *d)
+{
+	return mode != LOOPBACK && tells_later(d->call) && happened(d, hides_from_look_up);
 }
 
 static bool is_mptcp_named(const struct difference *d)
@@ -602,6 +635,10 @@ static const struct {
 	  "a dual-stack MPTCP listener that is bound to :: is not reached by IPv6" },
 	{ receives_on_listener, LIMIT, "recv on a dual-stack listener says EAGAIN, not ENOTCONN" },
 	{ is_mptcp_undone, LIMIT, "an MPTCP socket that was undone connects with another errno" },
+	{ was_of_other_family, LIMIT,
+	  "an AF_INET6 UDP socket that is connected to one family after the other" },
+	{ is_hidden_from_look_up, LIMIT,
+	  "a UDP server that is connected itself is not found by a look-up for others" },
 	{ is_mptcp_named, LIMIT, "what an MPTCP socket asked for is not remembered" },
 };
 
