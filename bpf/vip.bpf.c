@@ -56,11 +56,13 @@ static __always_inline enum vip_family vip_family6(struct bpf_sock_addr *ctx)
 
 /*
  * The kernel looks at an address's family only after the hooks of bind and connect. One of the wrong
- * family is refused there, and is none of ours; AF_UNSPEC is, for bind takes that for AF_INET.
+ * family is refused there, and is none of ours; but IPv4's bind takes AF_UNSPEC for AF_INET.
  */
 static __always_inline int vip_is_foreign(struct bpf_sock_addr *ctx, enum vip_family family)
 {
-	return ctx->user_family != (family == VIP_INET4 ? AF_INET : AF_INET6) && ctx->user_family;
+	if (family == VIP_INET4)
+		return ctx->user_family != AF_INET && ctx->user_family;
+	return ctx->user_family != AF_INET6;
 }
 
 /* ---- bind ---- */
