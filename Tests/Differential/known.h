@@ -131,6 +131,8 @@ static bool is_v6only_now(const struct difference *d)
 /* An address and no port: a program's own looks as what a connect has left behind. */
 static bool is_bound_without_port(const struct difference *d)
 {
+	if (d->socket->is_accepted && d->socket->was_undone && d->socket->connects)
+		return is_name(d->call) || is_connect(d->call);
 	return is_connect(d->call) && d->socket->is_bound && d->socket->bound_port == PORT_ANY &&
 	       ((d->socket->set >> BIND_NO_PORT & 1) || d->socket->is_listening ||
 		d->socket->was_undone);
