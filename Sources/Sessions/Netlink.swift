@@ -346,12 +346,6 @@ public final class Netlink: AddressPlacement {
         // Nobody else has an IPv6 address of the pool: usable at once, without duplicate address detection (RFC 4862).
         rtnl_addr_set_flags(
             entry, UInt32(IFA_F_NOPREFIXROUTE) | (address.family == .v6 ? UInt32(IFA_F_NODAD) : 0))
-        if address.family == .v6 {
-            // Deprecated at once (RFC 6724, rule 3), or the kernel takes a session's /128 for the source that is nearest to
-            // many destinations, whoever asks. Binding it by its number is free of that.
-            rtnl_addr_set_valid_lifetime(entry, UInt32.max)
-            rtnl_addr_set_preferred_lifetime(entry, 0)
-        }
         var message: OpaquePointer?
         error = build(entry, &message)
         guard error == 0, let message else { throw Self.failure(what, error) }
