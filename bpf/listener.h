@@ -93,15 +93,18 @@ static __always_inline enum vip_answer vip_look(struct bpf_sock_addr *ctx, enum 
 			return VIP_TO_LOOPBACK;
 	}
 	/*
-	 * A UDP server's answer: its client may have got the loopback or 127.0.0.1, and if it is connected
-	 * it hears nobody but this very socket, so one that is found so is the one that is meant.
+	 * A UDP server's answer: its client may have got the loopback or 127.0.0.1, and if it is connected it
+	 * hears nobody but this very socket, so one that is found so is the one that is meant. A server on the
+	 * wildcard was asked at the loopback.
 	 */
-	if ((plan.probes & VIP_PROBE_ANSWERED) && !vip_is_wildcard(family, from) &&
-	    ctx->type == SOCK_DGRAM) {
-		if (vip_listens(ctx, family, from, loopback, VIP_CONNECTED))
+	if ((plan.probes & VIP_PROBE_ANSWERED) && ctx->type == SOCK_DGRAM) {
+		int is_bound = !vip_is_wildcard(family, from);
+		struct vip_address asked = is_bound ? from : loopback;
+
+		if (is_bound && vip_listens(ctx, family, asked, loopback, VIP_CONNECTED))
 			return VIP_TO_LOOPBACK;
-		if (vip_listens(ctx, family, from, localhost, VIP_CONNECTED))
-			return VIP_TO_LOCALHOST;
+		if (vip_listens(ctx, family, asked, localhost, VIP_CONNECTED))
+			return is_bound ? VIP_TO_LOCALHOST : VIP_TO_LOCALHOST_BACK;
 	}
 	if ((plan.probes & VIP_PROBE_OWN_ADDRESS) &&
 	    vip_listens(ctx, family, loopback, own->address, VIP_BOUND))

@@ -78,8 +78,9 @@ static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_famil
 	enum vip_place asked;
 	struct vip_own own;
 
-	if (vip_is_foreign(ctx, family) || !vip_find_session(family, &caller) ||
-	    !vip_find_policy(&caller))
+	/* One that has a port cannot be bound again, and the kernel will say so. */
+	if (vip_is_foreign(ctx, family) || (sk && sk->src_port) ||
+	    !vip_find_session(family, &caller) || !vip_find_policy(&caller))
 		return VIP_PROCEED;
 	own = vip_own_of(family, &caller);
 	asked = vip_place_of(family, &own, address);
@@ -244,7 +245,10 @@ vip_give_source(struct bpf_sock_addr *ctx, enum vip_family family, const struct 
 	address = vip_address_of(family, source, none, own);
 	if (vip_same(family, address, bound))
 		return VIP_AS_ASKED;
-	return vip_bind_to(ctx, family, address) ? without : VIP_AS_ASKED;
+	if (!vip_bind_to(ctx, family, address))
+		return VIP_AS_ASKED;
+	/* A V6ONLY socket reaches no mapped address: the kernel says ENETUNREACH. */
+	return family == VIP_MAPPED && vip_is_v6only(ctx) ? VIP_AS_ASKED : without;
 }
 
 /*
@@ -262,7 +266,7 @@ static __always_inline void vip_note_peer(struct bpf_sock *sk, enum vip_family f
 		return;
 	/* Of an earlier peer: a UDP socket may have many, one after the other. */
 	vip_forget(sk, VIP_SOCKET_NAMED_PEER | VIP_SOCKET_LOCAL_PEER | VIP_SOCKET_MAPPED_PEER);
-	if (asked == VIP_OWN_ADDRESS &&
+	if ((asked == VIP_OWN_ADDRESS || asked == VIP_HOST_ADDRESS) &&
 	    (source == VIP_LOCALHOST || source == VIP_OWN_LOOPBACK || source == VIP_SOME_LOOPBACK))
 		remember |= VIP_SOCKET_NAMED_PEER;
 	else if (to == VIP_TO_ADDRESS && asked != VIP_HOST_ADDRESS && source == VIP_OWN_ADDRESS)
@@ -301,10 +305,21 @@ static __always_inline int vip_go(struct bpf_sock_addr *ctx, enum vip_family fam
 	return VIP_PROCEED;
 }
 
+/*
+ * To 0.0.0.0, from `end`: IPv4 takes that for the socket's own address where it has one
+ * (ip_route_output_key_hash). A virtual IP may be what bind gave for the wildcard, and then it has none.
+ */
+static __always_inline int vip_is_itself(enum vip_family family, const struct vip_own *own,
+					 struct vip_address end)
+{
+	return family != VIP_INET6 && !vip_is_wildcard(family, end) &&
+	       !vip_same(family, end, own->address);
+}
+
 static __always_inline int vip_on_connect(struct bpf_sock_addr *ctx, enum vip_family family,
 					  enum vip_hook hook)
 {
-	struct vip_address address = vip_asked(ctx, family);
+	struct vip_address address = vip_asked(ctx, family), end;
 	struct vip_caller caller = {};
 	struct vip_plan plan;
 	enum vip_place asked;
@@ -317,17 +332,18 @@ static __always_inline int vip_on_connect(struct bpf_sock_addr *ctx, enum vip_fa
 	    !vip_find_policy(&caller))
 		return VIP_PROCEED;
 	own = vip_own_of(family, &caller);
+	sk = vip_socket_of(ctx);
+	end = sk ? vip_own_end(sk, family) : vip_wildcard(family);
 	asked = vip_destination_of(family, &caller, &own, address);
+	if (asked == VIP_WILDCARD && vip_is_itself(family, &own, end))
+		asked = VIP_LOOPBACK_REST;
 	if (family == VIP_INET6 && (asked == VIP_LOCALHOST || asked == VIP_WILDCARD) &&
 	    !vip_is_v6only(ctx))
 		own.has |= VIP_HAS_MAPPED;
 	features = vip_features_of(&caller, &own, asked);
 	plan = vip_connect(asked, features, caller.policy->flags, own.has,
 			   vip_is_excluded(&caller, ctx->user_port));
-	sk = vip_socket_of(ctx);
-	to = plan.probes ? vip_look(ctx, family, &caller, &own, plan,
-				    sk ? vip_own_end(sk, family) : vip_wildcard(family)) :
-			   plan.otherwise;
+	to = plan.probes ? vip_look(ctx, family, &caller, &own, plan, end) : plan.otherwise;
 	if (to == VIP_REFUSE_PEER)
 		return vip_refuse(hook, ECONNREFUSED);
 	if (to == VIP_UNAVAILABLE)
@@ -351,6 +367,12 @@ int vip_connect4(struct bpf_sock_addr *ctx)
 SEC("cgroup/connect6")
 int vip_connect6(struct bpf_sock_addr *ctx)
 {
+	struct bpf_sock *sk = vip_socket_of(ctx);
+
+	/* From a mapped address, :: is ::ffff:127.0.0.1 (tcp_v6_connect, __ip6_datagram_connect). */
+	if (sk && vip_is_mapped(vip_own_end(sk, VIP_INET6)) &&
+	    vip_is_wildcard(VIP_INET6, vip_asked(ctx, VIP_INET6)))
+		vip_store_whole(ctx, vip_localhost(VIP_MAPPED));
 	if (vip_family6(ctx) == VIP_MAPPED)
 		return vip_on_connect(ctx, VIP_MAPPED, VIP_HOOK_CONNECT6);
 	return vip_on_connect(ctx, VIP_INET6, VIP_HOOK_CONNECT6);
@@ -373,7 +395,7 @@ static __always_inline int vip_datagram_source(struct bpf_sock_addr *ctx, enum v
 	int is_local = asked == VIP_WILDCARD || asked == VIP_LOCALHOST;
 	enum vip_place place = vip_place(family, own, *bound);
 
-	/* A dual-stack socket's mapped address: no source of IPv6. */
+	/* No source of IPv6: what a dual-stack bind was given, or an earlier connect. */
 	if (family == VIP_INET6 && vip_is_mapped(*bound))
 		place = VIP_WILDCARD;
 	switch (place) {
@@ -395,8 +417,7 @@ static __always_inline int vip_datagram_source(struct bpf_sock_addr *ctx, enum v
 		return 1;
 	case VIP_OWN_LOOPBACK:
 		/* Left over from an earlier connect, or P: from the loopback nothing leaves the host. */
-		if (is_local || asked == VIP_OWN_ADDRESS || asked == VIP_OWN_LOOPBACK ||
-		    asked == VIP_OTHER_LOOPBACK || asked == VIP_LOOPBACK_REST)
+		if (asked != VIP_ELSEWHERE)
 			return 1;
 		break;
 	default:
@@ -487,6 +508,8 @@ static __always_inline int vip_on_sendmsg(struct bpf_sock_addr *ctx, enum vip_fa
 		return vip_on_connected_sendmsg(ctx, family, hook, &caller);
 	own = vip_own_of(family, &caller);
 	asked = vip_destination_of(family, &caller, &own, address);
+	if (asked == VIP_WILDCARD && vip_is_itself(family, &own, bound))
+		asked = VIP_LOOPBACK_REST;
 	features = vip_features_of(&caller, &own, asked);
 	plan = vip_connect(asked, features, caller.policy->flags, own.has,
 			   vip_is_excluded(&caller, ctx->user_port));
@@ -496,7 +519,8 @@ static __always_inline int vip_on_sendmsg(struct bpf_sock_addr *ctx, enum vip_fa
 	if (to == VIP_UNAVAILABLE)
 		return vip_refuse(hook, EADDRNOTAVAIL);
 
-	if (asked == VIP_OWN_ADDRESS) { /* as in connect */
+	if (asked == VIP_OWN_ADDRESS ||
+	    (asked == VIP_HOST_ADDRESS && to == VIP_TO_ADDRESS)) { /* as in connect */
 		enum vip_place source = vip_place(family, &own, bound);
 		struct bpf_sock *sk = vip_socket_of(ctx);
 
@@ -634,7 +658,8 @@ static __always_inline int vip_on_own_name(struct bpf_sock_addr *ctx, enum vip_f
 
 	if (!sk || vip_is_wildcard(family, name))
 		return VIP_PROCEED;
-	peer = vip_peer_end(sk, family);
+	/* One that was connected and is no more may have kept the address, not the port. */
+	peer = sk->dst_port ? vip_peer_end(sk, family) : vip_wildcard(family);
 	in_force = vip_config();
 	/* A socket with no port yet (IP_BIND_ADDRESS_NO_PORT) tells the truth: nss/ asks by one. */
 	as_requested = in_force && (in_force->flags & VIP_CONFIG_AS_REQUESTED) && sk->src_port &&

@@ -715,10 +715,6 @@ struct PathTests {
         let kind: String
         let family: Family
         let commands: [String]
-        /// The kernel runs bind's and connect's hooks before it refuses a family, and they refuse first.
-        var isKnown: Bool {
-            ["bind", "connect", "fastopen"].contains { testDescription.hasPrefix("families of \($0)") }
-        }
 
         private static let unspecified = 0, inet = 2, inet6 = 10, unix = 1
         private static func all(_ name: String, _ kinds: [String], _ commands: (Family) -> [String]) -> [Crooked] {
@@ -838,12 +834,7 @@ struct PathTests {
         }
         let outside = try answers(.unhooked)
         let inside = try answers(.app)
-        func compare() { for (outside, inside) in zip(outside, inside) { #expect(inside == outside) } }
-        if row.isKnown {
-            withKnownIssue("bind and connect hooks do not look at the family", compare)
-        } else {
-            compare()
-        }
+        for (outside, inside) in zip(outside, inside) { #expect(inside == outside) }
         _ = far
     }
 }
