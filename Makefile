@@ -125,6 +125,10 @@ test: deps-test object $(MODULE) ## every test; those on the kernel as root (FIL
 fuzz: deps-test ## the translation, for a bounded time
 	$(Q)scripts/fuzz
 
+.PHONY: differential
+differential: deps-test $(CONTROLLER) ## random calls in a session and outside of one, compared, for minutes (SEED=N)
+	$(Q)VIP_BPFCTL=$(CURDIR)/$(CONTROLLER) $(PRIVILEGED) scripts/differential --seconds 120 --most 20 $(if $(SEED),--seed $(SEED))
+
 .PHONY: bench
 bench: deps-test $(CONTROLLER) ## what the hooks cost
 	$(Q)scripts/bench

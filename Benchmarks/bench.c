@@ -5,7 +5,7 @@
  * between:
  *
  *   "CASE COUNT\n"   runs COUNT operations of the case after a warm-up; answers nanoseconds per operation
- *   "name\n"         answers what getsockname says of a socket bound to 0.0.0.0
+ *   "names\n"        answers what getsockname says of sockets bound to 0.0.0.0 and to ::
  *
  * Every round makes its sockets and closes them, so the ports are the same in every variant and the
  * place that a socket happens to have in memory is drawn anew each time.
@@ -26,6 +26,18 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+/*
+ * 203.0.113.1 and 2001:db8:113::1 stand for another host: a route makes them local, and no interface has
+ * them, so that they are neither the host's nor a session's and yet answer in the same thread.
+ */
+#define ELSEWHERE "203.0.113.1"
+#define ELSEWHERE6 "2001:db8:113::1"
+#define MAPPED "::ffff:203.0.113.1"
+#define LOCALHOST "127.0.0.1"
+#define LOCALHOST6 "::1"
+#define WILDCARD "0.0.0.0"
+#define WILDCARD6 "::"
 
 enum {
 	PORT = 9000,
@@ -50,54 +62,96 @@ static double now(void)
 	return t.tv_sec * 1e9 + t.tv_nsec;
 }
 
-static struct sockaddr_in address_of(const char *text)
-{
-	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(PORT) };
+struct address {
+	union {
+		struct sockaddr any;
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+	};
+	socklen_t length;
+};
 
-	if (inet_pton(AF_INET, text, &address.sin_addr) != 1)
-		die(text);
+static struct address address_of(const char *text)
+{
+	struct address address = {};
+
+	if (strchr(text, ':')) {
+		address.in6.sin6_family = AF_INET6;
+		address.in6.sin6_port = htons(PORT);
+		address.length = sizeof(address.in6);
+		if (inet_pton(AF_INET6, text, &address.in6.sin6_addr) == 1)
+			return address;
+	} else {
+		address.in.sin_family = AF_INET;
+		address.in.sin_port = htons(PORT);
+		address.length = sizeof(address.in);
+		if (inet_pton(AF_INET, text, &address.in.sin_addr) == 1)
+			return address;
+	}
+	errno = EINVAL;
+	die(text);
 	return address;
 }
 
-static int open_socket(int type)
+static int open_socket(int family, int type)
 {
-	int fd = socket(AF_INET, type | SOCK_CLOEXEC, 0);
+	int fd = socket(family, type | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		die("socket");
 	return fd;
 }
 
-static int open_bound(int type, const char *text)
+static void set(int fd, int level, int option, const char *name)
 {
-	struct sockaddr_in address = address_of(text);
-	int fd = open_socket(type), on = 1;
+	int on = 1;
 
-	if (type == SOCK_STREAM && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)))
-		die("SO_REUSEADDR");
-	if (bind(fd, (struct sockaddr *)&address, sizeof(address)))
-		die("bind");
-	return fd;
+	if (setsockopt(fd, level, option, &on, sizeof(on)))
+		die(name);
 }
 
 struct target {
 	const char *server; /* what the server binds */
 	const char *peer;   /* what the client asks for */
 	int with_name;	    /* accept asks for the peer's address */
+	int dual;	    /* a server on :: is one for IPv4 too */
 };
 
+/* What a socket needs before it is bound to target->server. */
+static void prepare(int fd, const struct target *target)
+{
+	if (!strcmp(target->server, WILDCARD6) && !target->dual)
+		set(fd, IPPROTO_IPV6, IPV6_V6ONLY, "IPV6_V6ONLY");
+	/* For bind, a route alone does not make an IPv6 address local. */
+	if (!strcmp(target->server, ELSEWHERE6))
+		set(fd, IPPROTO_IPV6, IPV6_FREEBIND, "IPV6_FREEBIND");
+}
+
+static int open_bound(const struct target *target, int type)
+{
+	struct address address = address_of(target->server);
+	int fd = open_socket(address.any.sa_family, type);
+
+	if (type == SOCK_STREAM)
+		set(fd, SOL_SOCKET, SO_REUSEADDR, "SO_REUSEADDR");
+	prepare(fd, target);
+	if (bind(fd, &address.any, address.length))
+		die("bind");
+	return fd;
+}
+
 /* A connection from socket() to the last close, both ends. */
-static void tcp_cycles(int listener, const struct sockaddr_in *peer, int with_name, long count)
+static void tcp_cycles(int listener, const struct address *peer, int with_name, long count)
 {
 	for (long i = 0; i < count; i++) {
-		struct sockaddr_in from;
-		socklen_t length = sizeof(from);
-		int client = open_socket(SOCK_STREAM), server;
+		struct address from;
+		socklen_t length = sizeof(from.in6);
+		int client = open_socket(peer->any.sa_family, SOCK_STREAM), server;
 
-		if (connect(client, (const struct sockaddr *)peer, sizeof(*peer)))
+		if (connect(client, &peer->any, peer->length))
 			die("connect");
-		server = accept4(listener, with_name ? (struct sockaddr *)&from : NULL,
-				 with_name ? &length : NULL, SOCK_CLOEXEC);
+		server = accept4(listener, with_name ? &from.any : NULL, with_name ? &length : NULL,
+				 SOCK_CLOEXEC);
 		if (server < 0)
 			die("accept");
 		close(client);
@@ -107,8 +161,8 @@ static void tcp_cycles(int listener, const struct sockaddr_in *peer, int with_na
 
 static double run_tcp(const struct target *target, long count)
 {
-	struct sockaddr_in peer = address_of(target->peer);
-	int listener = open_bound(SOCK_STREAM, target->server);
+	struct address peer = address_of(target->peer);
+	int listener = open_bound(target, SOCK_STREAM);
 	double start, end;
 
 	if (listen(listener, BATCH))
@@ -133,8 +187,9 @@ static void receive(int sink)
 static double run_sendto(const struct target *target, long count)
 {
 	static const char payload[PAYLOAD];
-	struct sockaddr_in peer = address_of(target->peer);
-	int sink = open_bound(SOCK_DGRAM, target->server), source = open_socket(SOCK_DGRAM);
+	struct address peer = address_of(target->peer);
+	int sink = open_bound(target, SOCK_DGRAM);
+	int source = open_socket(peer.any.sa_family, SOCK_DGRAM);
 	int size = SINK_SIZE;
 	double total = 0;
 	long batches = (count + BATCH - 1) / BATCH;
@@ -145,8 +200,8 @@ static double run_sendto(const struct target *target, long count)
 		double start = now();
 
 		for (int i = 0; i < BATCH; i++)
-			if (sendto(source, payload, sizeof(payload), 0, (struct sockaddr *)&peer,
-				   sizeof(peer)) != PAYLOAD)
+			if (sendto(source, payload, sizeof(payload), 0, &peer.any, peer.length) !=
+			    PAYLOAD)
 				die("sendto");
 		if (batch >= 0)
 			total += now() - start;
@@ -161,15 +216,15 @@ static double run_sendto(const struct target *target, long count)
 static double run_sendto_recv(const struct target *target, long count)
 {
 	static const char payload[PAYLOAD];
-	struct sockaddr_in peer = address_of(target->peer);
-	int sink = open_bound(SOCK_DGRAM, target->server), source = open_socket(SOCK_DGRAM);
+	struct address peer = address_of(target->peer);
+	int sink = open_bound(target, SOCK_DGRAM);
+	int source = open_socket(peer.any.sa_family, SOCK_DGRAM);
 	double start = 0, end;
 
 	for (long i = -(count / 8 + 1); i < count; i++) {
 		if (i == 0)
 			start = now();
-		if (sendto(source, payload, sizeof(payload), 0, (struct sockaddr *)&peer,
-			   sizeof(peer)) != PAYLOAD)
+		if (sendto(source, payload, sizeof(payload), 0, &peer.any, peer.length) != PAYLOAD)
 			die("sendto");
 		receive(sink);
 	}
@@ -182,7 +237,7 @@ static double run_sendto_recv(const struct target *target, long count)
 /* bind and close alone are timed: a batch of sockets is made before. */
 static double run_bind(const struct target *target, long count)
 {
-	struct sockaddr_in address = address_of(target->server);
+	struct address address = address_of(target->server);
 	double total = 0;
 	long batches = (count + BATCH - 1) / BATCH;
 
@@ -190,11 +245,13 @@ static double run_bind(const struct target *target, long count)
 		int sockets[BATCH];
 		double start;
 
-		for (int i = 0; i < BATCH; i++)
-			sockets[i] = open_socket(SOCK_STREAM);
+		for (int i = 0; i < BATCH; i++) {
+			sockets[i] = open_socket(address.any.sa_family, SOCK_STREAM);
+			prepare(sockets[i], target);
+		}
 		start = now();
 		for (int i = 0; i < BATCH; i++) {
-			if (bind(sockets[i], (struct sockaddr *)&address, sizeof(address)))
+			if (bind(sockets[i], &address.any, address.length))
 				die("bind");
 			close(sockets[i]);
 		}
@@ -206,7 +263,7 @@ static double run_bind(const struct target *target, long count)
 
 static double run_socket_bind(const struct target *target, long count)
 {
-	struct sockaddr_in address = address_of(target->server);
+	struct address address = address_of(target->server);
 	double start = 0;
 
 	for (long i = -(count / 8 + 1); i < count; i++) {
@@ -214,8 +271,8 @@ static double run_socket_bind(const struct target *target, long count)
 
 		if (i == 0)
 			start = now();
-		fd = open_socket(SOCK_STREAM);
-		if (bind(fd, (struct sockaddr *)&address, sizeof(address)))
+		fd = open_socket(address.any.sa_family, SOCK_STREAM);
+		if (bind(fd, &address.any, address.length))
 			die("bind");
 		close(fd);
 	}
@@ -224,16 +281,16 @@ static double run_socket_bind(const struct target *target, long count)
 
 static double run_getsockname(const struct target *target, long count)
 {
-	int fd = open_bound(SOCK_STREAM, target->server);
-	struct sockaddr_in name;
+	int fd = open_bound(target, SOCK_STREAM);
+	struct address name;
 	double start = 0, end;
 
 	for (long i = -(count / 8 + 1); i < count; i++) {
-		socklen_t length = sizeof(name);
+		socklen_t length = sizeof(name.in6);
 
 		if (i == 0)
 			start = now();
-		if (getsockname(fd, (struct sockaddr *)&name, &length))
+		if (getsockname(fd, &name.any, &length))
 			die("getsockname");
 	}
 	end = now();
@@ -241,45 +298,68 @@ static double run_getsockname(const struct target *target, long count)
 	return (end - start) / count;
 }
 
-/*
- * 203.0.113.1 stands for another host: a route makes it local, and no interface has it, so that it is
- * neither the host's nor a session's and yet answers in the same thread.
- */
-#define ELSEWHERE "203.0.113.1"
-#define LOCALHOST "127.0.0.1"
-#define WILDCARD "0.0.0.0"
+/* The session's VIP6; in the other variants an address that the host has in its place. From the command line. */
+static char virtual6[INET6_ADDRSTRLEN];
 
 static const struct bench_case {
 	const char *name;
 	double (*run)(const struct target *target, long count);
 	struct target target;
 } cases[] = {
-	{ "tcp", run_tcp, { ELSEWHERE, ELSEWHERE, 0 } },
-	{ "sendto", run_sendto, { ELSEWHERE, ELSEWHERE, 0 } },
-	{ "bind", run_bind, { WILDCARD, NULL, 0 } },
-	{ "getsockname", run_getsockname, { WILDCARD, NULL, 0 } },
-	{ "tcp-accept-name", run_tcp, { ELSEWHERE, ELSEWHERE, 1 } },
-	{ "tcp-loopback", run_tcp, { LOCALHOST, LOCALHOST, 0 } },
-	{ "tcp-loopback-accept-name", run_tcp, { LOCALHOST, LOCALHOST, 1 } },
-	{ "tcp-loopback-wildcard", run_tcp, { WILDCARD, LOCALHOST, 0 } },
-	{ "sendto-recv", run_sendto_recv, { ELSEWHERE, ELSEWHERE, 0 } },
-	{ "sendto-loopback", run_sendto, { LOCALHOST, LOCALHOST, 0 } },
-	{ "bind-loopback", run_bind, { LOCALHOST, NULL, 0 } },
+	{ "tcp", run_tcp, { ELSEWHERE, ELSEWHERE, 0, 0 } },
+	{ "sendto", run_sendto, { ELSEWHERE, ELSEWHERE, 0, 0 } },
+	{ "bind", run_bind, { WILDCARD, NULL, 0, 0 } },
+	{ "getsockname", run_getsockname, { WILDCARD, NULL, 0, 0 } },
+	{ "tcp-accept-name", run_tcp, { ELSEWHERE, ELSEWHERE, 1, 0 } },
+	{ "tcp-loopback", run_tcp, { LOCALHOST, LOCALHOST, 0, 0 } },
+	{ "tcp-loopback-accept-name", run_tcp, { LOCALHOST, LOCALHOST, 1, 0 } },
+	{ "tcp-loopback-wildcard", run_tcp, { WILDCARD, LOCALHOST, 0, 0 } },
+	{ "sendto-recv", run_sendto_recv, { ELSEWHERE, ELSEWHERE, 0, 0 } },
+	{ "sendto-loopback", run_sendto, { LOCALHOST, LOCALHOST, 0, 0 } },
+	{ "bind-loopback", run_bind, { LOCALHOST, NULL, 0, 0 } },
 	/* What binding an address costs whoever does it: as asked in a session too. */
-	{ "bind-address", run_bind, { ELSEWHERE, NULL, 0 } },
-	{ "socket-bind", run_socket_bind, { WILDCARD, NULL, 0 } },
-	{ "getsockname-loopback", run_getsockname, { LOCALHOST, NULL, 0 } },
+	{ "bind-address", run_bind, { ELSEWHERE, NULL, 0, 0 } },
+	{ "socket-bind", run_socket_bind, { WILDCARD, NULL, 0, 0 } },
+	{ "getsockname-loopback", run_getsockname, { LOCALHOST, NULL, 0, 0 } },
+
+	{ "tcp6", run_tcp, { ELSEWHERE6, ELSEWHERE6, 0, 0 } },
+	{ "sendto6", run_sendto, { ELSEWHERE6, ELSEWHERE6, 0, 0 } },
+	{ "bind6", run_bind, { WILDCARD6, NULL, 0, 0 } },
+	{ "getsockname6", run_getsockname, { WILDCARD6, NULL, 0, 0 } },
+	{ "tcp6-mapped", run_tcp, { MAPPED, MAPPED, 0, 0 } },
+	{ "tcp6-loopback", run_tcp, { LOCALHOST6, LOCALHOST6, 0, 0 } },
+	{ "sendto6-recv", run_sendto_recv, { ELSEWHERE6, ELSEWHERE6, 0, 0 } },
+	{ "sendto6-loopback", run_sendto, { LOCALHOST6, LOCALHOST6, 0, 0 } },
+	{ "bind6-loopback", run_bind, { LOCALHOST6, NULL, 0, 0 } },
+	{ "bind6-address", run_bind, { ELSEWHERE6, NULL, 0, 0 } },
+
+	{ "bind-dual", run_bind, { WILDCARD6, NULL, 0, 1 } },
+	{ "getsockname-dual", run_getsockname, { WILDCARD6, NULL, 0, 1 } },
+	{ "tcp-dual-loopback", run_tcp, { WILDCARD6, LOCALHOST, 0, 1 } },
+	{ "tcp-dual-loopback6", run_tcp, { WILDCARD6, LOCALHOST6, 0, 1 } },
+	{ "tcp-dual-virtual6", run_tcp, { WILDCARD6, virtual6, 0, 1 } },
+
+	/* Outside every session alone: there the server hears what is sent to another host. */
+	{ "sendto-wildcard", run_sendto, { WILDCARD, ELSEWHERE, 0, 0 } },
+	{ "sendto6-wildcard", run_sendto, { WILDCARD6, ELSEWHERE6, 0, 0 } },
 };
 
-static void print_name(void)
+static void print_name(const char *wildcard, char after)
 {
-	int fd = open_bound(SOCK_STREAM, WILDCARD);
-	struct sockaddr_in name;
-	socklen_t length = sizeof(name);
+	struct target target = { wildcard, NULL, 0, 0 };
+	int fd = open_bound(&target, SOCK_STREAM);
+	char text[INET6_ADDRSTRLEN];
+	struct address name;
+	socklen_t length = sizeof(name.in6);
 
-	if (getsockname(fd, (struct sockaddr *)&name, &length))
+	if (getsockname(fd, &name.any, &length))
 		die("getsockname");
-	puts(inet_ntoa(name.sin_addr));
+	if (!inet_ntop(name.any.sa_family,
+		       name.any.sa_family == AF_INET ? (void *)&name.in.sin_addr :
+						       (void *)&name.in6.sin6_addr,
+		       text, sizeof(text)))
+		die("inet_ntop");
+	printf("%s%c", text, after);
 	close(fd);
 }
 
@@ -300,10 +380,11 @@ int main(int argc, char **argv)
 	cpu_set_t cpus;
 	long count;
 
-	if (argc != 2) {
-		fprintf(stderr, "usage: %s CPU\n", argv[0]);
+	if (argc != 3) {
+		fprintf(stderr, "usage: %s CPU VIRTUAL-IPV6\n", argv[0]);
 		return 64;
 	}
+	snprintf(virtual6, sizeof(virtual6), "%s", argv[2]);
 	CPU_ZERO(&cpus);
 	CPU_SET(atoi(argv[1]), &cpus);
 	if (sched_setaffinity(0, sizeof(cpus), &cpus))
@@ -312,9 +393,10 @@ int main(int argc, char **argv)
 	if (setpriority(PRIO_PROCESS, 0, -20))
 		die("setpriority");
 	while (fgets(line, sizeof(line), stdin)) {
-		if (!strcmp(line, "name\n"))
-			print_name();
-		else if (sscanf(line, "%63s %ld", name, &count) == 2 && count > 0)
+		if (!strcmp(line, "names\n")) {
+			print_name(WILDCARD, ' ');
+			print_name(WILDCARD6, '\n');
+		} else if (sscanf(line, "%63s %ld", name, &count) == 2 && count > 0)
 			run_case(name, count);
 		else {
 			errno = EINVAL;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Six programs that do nothing, on the hooks that ours are on: what calling a program costs by itself. */
+/* Programs that do nothing, on the hooks that ours are on: what calling a program costs by itself. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
@@ -16,5 +16,23 @@ EMPTY(sendmsg4)
 EMPTY(recvmsg4)
 EMPTY(getsockname4)
 EMPTY(getpeername4)
+EMPTY(bind6)
+EMPTY(connect6)
+EMPTY(sendmsg6)
+EMPTY(recvmsg6)
+EMPTY(getsockname6)
+EMPTY(getpeername6)
+
+SEC("sockops")
+int empty_sock_ops(struct bpf_sock_ops *ctx __attribute__((unused)))
+{
+	return 1;
+}
+
+SEC("sk_lookup")
+int empty_sk_lookup(struct bpf_sk_lookup *ctx __attribute__((unused)))
+{
+	return SK_PASS;
+}
 
 char _license[] SEC("license") = "Dual BSD/GPL";

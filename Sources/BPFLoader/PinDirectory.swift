@@ -214,6 +214,11 @@ public struct PinDirectory: Sendable, Hashable {
         return .attached
     }
 
+    /// Links the programs of the network namespace to the caller's, where a link has gone or is to another one.
+    public func repairNetwork() throws(Failure) {
+        for hook in Hook.ofNetwork { _ = try attachToNetwork(hook) }
+    }
+
     private func attachToNetwork(_ hook: Hook) throws(Failure) -> AttachOutcome {
         let what = "attach \(hook.name) to the network namespace"
         let program = try program(of: hook, what)

@@ -134,7 +134,7 @@ public struct AddressRange: Hashable, Sendable {
     }
 
     /// Why an address of the range could not be a session's, or `nil` where each could:
-    /// it is the wildcard, a loopback or multicast address, the limited broadcast address (RFC 919),
+    /// it is the wildcard, a loopback, IPv6 link-local or multicast address, the limited broadcast address (RFC 919),
     /// or an IPv4 address in mapped form, which the `addresses` map could not tell from the IPv4 one.
     public var whyNotAssignable: String? {
         func has(_ family: IPAddress.Family, _ low: UInt128, _ high: UInt128) -> Bool {
@@ -146,6 +146,9 @@ public struct AddressRange: Hashable, Sendable {
         if has(.v4, 0x7f00_0000, 0x7fff_ffff) { return "it holds loopback addresses (127.0.0.0/8)" }
         if has(.v6, 1, 1) { return "it holds the loopback address ::1" }
         if has(.v4, 0xe000_0000, 0xefff_ffff) { return "it holds multicast addresses (224.0.0.0/4)" }
+        if has(.v6, 0xfe80 << 112, 0xfebf << 112 | (1 << 112) - 1) {
+            return "it holds link-local addresses (fe80::/10)"
+        }
         if has(.v6, 0xff << 120, .max) { return "it holds multicast addresses (ff00::/8)" }
         if has(.v4, 0xffff_ffff, 0xffff_ffff) { return "it holds the broadcast address 255.255.255.255" }
         if has(.v6, 0xffff << 32, 0xffff_ffff_ffff) { return "it holds IPv4 addresses in IPv6 form (::ffff:0:0/96)" }

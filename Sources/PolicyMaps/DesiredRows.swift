@@ -41,6 +41,10 @@ public struct DesiredRows: Sendable {
     public var addresses: [vip_address: vip_address_owner] = [:]
     /// The host's own IPv4 addresses beside the loopback, as numbers in host byte order.
     public var hostIPv4: [UInt32] = []
+    /// The same of IPv6, link-local ones among them.
+    public var hostIPv6: [IPAddress] = []
+    /// The prefix of the sessions' IPv6 loopbacks; `nil` where this host has none.
+    public var loopbackPrefix: LoopbackPrefix?
     /// Depths of the sessions' cgroups, ascending.
     public var levels: [UInt32] = []
     /// `enum vip_config_flag`.
@@ -50,9 +54,11 @@ public struct DesiredRows: Sendable {
 
     /// - Parameters:
     ///   - broadcasts: Network and broadcast addresses of the host's IPv4 networks.
+    ///   - loopbackPrefix: Of the sessions' IPv6 loopbacks, where the host has made it local.
     ///   - identity: The file that a listed path means now, `nil` where there is none.
     public init(
         policy: Policy, sessions: [SessionRow], hostAddresses: some Sequence<IPAddress>, broadcasts: [IPAddress] = [],
+        loopbackPrefix: LoopbackPrefix? = nil,
         isScript: (FilePath) -> Bool = ProgramFile.isScript,
         identity: (FilePath) throws(Failure) -> vip_program_file?
     ) throws(Failure) {
@@ -78,7 +84,10 @@ public struct DesiredRows: Sendable {
         let hostAddresses = Array(hostAddresses)
         addresses = Self.owners(of: hostAddresses, broadcasts: broadcasts, sessions: sessions)
         let virtualIPs = Set(sessions.flatMap(\.virtualIPs))
-        hostIPv4 = hostAddresses.filter { !virtualIPs.contains($0) }.compactMap(\.hostIPv4)
+        let own = hostAddresses.filter { !virtualIPs.contains($0) }
+        hostIPv4 = own.compactMap(\.hostIPv4)
+        hostIPv6 = own.filter(\.isHostIPv6)
+        self.loopbackPrefix = loopbackPrefix
     }
 
     private mutating func add(
@@ -149,4 +158,7 @@ public struct DesiredRows: Sendable {
 extension IPAddress {
     /// The number of an IPv4 address outside 127/8; `nil` for any other.
     var hostIPv4: UInt32? { isLoopback ? nil : v4 }
+
+    /// Whether it is an IPv6 address, and not ::1.
+    var isHostIPv6: Bool { family == .v6 && !isLoopback }
 }

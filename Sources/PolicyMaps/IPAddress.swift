@@ -72,6 +72,12 @@ public struct IPAddress: Hashable, Sendable {
     /// The wildcard: 0.0.0.0 or `::`.
     public var isUnspecified: Bool { value == 0 }
 
+    /// fe80::/10. An address there means nothing without its interface.
+    public var isIPv6LinkLocal: Bool { family == .v6 && value >> 118 == 0xfe80 >> 6 }
+
+    /// ::ffff:0:0/96, an IPv4 address in mapped form.
+    public var isMapped: Bool { family == .v6 && value >> 32 == 0xffff }
+
     /// 224.0.0.0/4 or ff00::/8.
     public var isMulticast: Bool {
         family == .v4 ? value >> 28 == 0xe : value >> 120 == 0xff

@@ -29,6 +29,7 @@ public struct Policy: Hashable, Sendable, Encodable {
     ) {
         self.virtualIP = virtualIP
         self.virtualLoopback = virtualLoopback
+        self.virtualLoopback.prefix = virtualLoopback.prefix ?? .default
         self.preferLoopback = preferLoopback
         self.wildcardName = wildcardName
         self.isolation = isolation
@@ -112,15 +113,18 @@ extension Policy {
         /// Ports in host byte order, 1…65535, on which 127.0.0.1 stays what it is.
         public var excludedPorts: Set<UInt16>
         public var fallback: Fallback
+        /// Of the IPv6 loopbacks. One for the whole host: the base policy has it, an override has none.
+        public var prefix: LoopbackPrefix?
 
         public init(
             enabled: Bool = false, programs: [ProgramEntry] = [], excludedPorts: Set<UInt16> = [],
-            fallback: Fallback = .none
+            fallback: Fallback = .none, prefix: LoopbackPrefix? = nil
         ) {
             self.enabled = enabled
             self.programs = programs
             self.excludedPorts = excludedPorts
             self.fallback = fallback
+            self.prefix = prefix
         }
     }
 
@@ -230,6 +234,9 @@ extension Policy {
             self.isolation = isolation
         }
     }
+
+    /// The prefix of the sessions' IPv6 loopbacks, on this host.
+    public var loopbackPrefix: LoopbackPrefix { virtualLoopback.prefix ?? .default }
 
     /// The base policy, with the sections that the override names in place of its own.
     ///

@@ -78,7 +78,7 @@ public struct PolicyMapSet: ~Copyable {
         // 1. Facts that may be known early: where to look for sessions, whose an address is. New rows only; what
         //    goes, goes last.
         row.setLevels(Set(row.levelsInUse).union(desired.levels))
-        row.setHostAddresses(desired.hostIPv4)
+        row.setHostAddresses(desired.hostIPv4, desired.hostIPv6)
         try config.set(0, to: row)
         let liveAddresses = try Dictionary(rowsOf: addresses)
         changes.written += try write(desired.addresses, over: liveAddresses, to: addresses)
@@ -114,6 +114,7 @@ public struct PolicyMapSet: ~Copyable {
         // 3. In force. The cached verdicts are of the generation before, and so count no more.
         row.generation &+= 1
         row.flags = desired.configFlags
+        row.loopbackPrefix = desired.loopbackPrefix
         try config.set(0, to: row)
         changes.generation = row.generation
         // The bank that was in force may be written again only when no program that read it still runs.
@@ -185,7 +186,7 @@ public struct PolicyMapSet: ~Copyable {
     ) throws(Failure) {
         try configure { row in
             row.setLevels(Set(levels))
-            row.setHostAddresses(hostAddresses.compactMap(\.hostIPv4))
+            row.setHostAddresses(hostAddresses.compactMap(\.hostIPv4), hostAddresses.filter(\.isHostIPv6))
         }
         try addresses.set(
             DesiredRows.owners(of: hostAddresses, broadcasts: broadcasts, sessions: opened).map {
@@ -199,6 +200,11 @@ public struct PolicyMapSet: ~Copyable {
                     id: session.id, vip4: session.virtualIPv4, vip6: session.virtualIPv6, policies: (number, number))
                 return (key: session.cgroupID, value: value)
             })
+    }
+
+    /// Sets the prefix of the IPv6 loopbacks; `nil` where there are none.
+    public func setLoopbackPrefix(_ prefix: LoopbackPrefix?) throws(Failure) {
+        try configure { $0.loopbackPrefix = prefix }
     }
 
     /// Changes the configuration, and writes it only where that makes a difference.
@@ -249,8 +255,18 @@ extension vip_config {
         level_count = UInt32(count)
     }
 
-    /// IPv4 addresses as numbers in host byte order; more than fit are left to the `addresses` map.
-    mutating func setHostAddresses(_ addresses: [UInt32]) {
+    /// IPv4 addresses as numbers in host byte order, and IPv6 addresses; of a family, more than fit are left to the
+    /// `addresses` map.
+    mutating func setHostAddresses(_ addresses: [UInt32], _ addresses6: [IPAddress] = []) {
+        let addresses6 = Set(addresses6).sorted()
+        let fits6 = addresses6.count <= Int(VIP_HOST_ADDRESSES_MAX)
+        withUnsafeMutableBytes(of: &host6) { bytes in
+            let rows = bytes.bindMemory(to: vip_address.self)
+            for index in rows.indices {
+                rows[index] = fits6 && index < addresses6.count ? vip_address(addresses6[index]) : vip_address()
+            }
+        }
+        host6_count = fits6 ? UInt32(addresses6.count) : UInt32.max
         let addresses = Set(addresses).sorted()
         let fits = addresses.count <= Int(VIP_HOST_ADDRESSES_MAX)
         withUnsafeMutableBytes(of: &host4) { bytes in
@@ -262,7 +278,25 @@ extension vip_config {
         host4_count = fits ? UInt32(addresses.count) : UInt32.max
     }
 
-    /// As ``setHostAddresses(_:)`` took them; `nil` where they did not fit.
+    /// The IPv6 addresses as ``setHostAddresses(_:_:)`` took them; `nil` where they did not fit.
+    public var hostIPv6Addresses: [IPAddress]? {
+        guard host6_count <= UInt32(VIP_HOST_ADDRESSES_MAX) else { return nil }
+        return withUnsafeBytes(of: host6) { bytes in
+            bytes.bindMemory(to: vip_address.self).prefix(Int(host6_count)).map(\.address)
+        }
+    }
+
+    /// The prefix of the IPv6 loopbacks, as a /96; `nil` where there are none.
+    public var loopbackPrefix: LoopbackPrefix? {
+        get { LoopbackPrefix(first96Bits: withUnsafeBytes(of: loopback6) { Array($0) }) }
+        set {
+            let bytes = newValue?.network.bytes ?? []
+            loopback6 = (0, 0, 0)
+            withUnsafeMutableBytes(of: &loopback6) { $0.copyBytes(from: bytes.prefix($0.count)) }
+        }
+    }
+
+    /// The IPv4 addresses as ``setHostAddresses(_:_:)`` took them; `nil` where they did not fit.
     public var hostAddresses: [IPAddress]? {
         guard host4_count <= UInt32(VIP_HOST_ADDRESSES_MAX) else { return nil }
         return withUnsafeBytes(of: host4) { bytes in

@@ -55,6 +55,7 @@ extension Policy {
         let section = try Value(node: root, path: "", file: file).section(Policy.keys)
         try policy.read(section, &ranges)
         try checkDisjoint(ranges)
+        try checkApart(ranges, from: policy.loopbackPrefix)
         try policy.checkPreferLoopback(section)
         if let duplicate { throw duplicate }
         return policy
@@ -532,6 +533,15 @@ private func readRange(_ value: Value) throws(Failure) -> AddressRange {
     return range
 }
 
+private func readPrefix(_ value: Value) throws(Failure) -> LoopbackPrefix {
+    let text = try value.text()
+    do {
+        return try LoopbackPrefix(text)
+    } catch {
+        throw value.refused("\(text.quotedForMessage): \(error.why)", try: error.remedy)
+    }
+}
+
 /// An interface's name, by the rules of dev_valid_name (net/core/dev.c).
 private func readInterface(_ value: Value) throws(Failure) -> String {
     let name = try value.text()
@@ -556,7 +566,10 @@ extension Policy {
 
     fileprivate mutating func read(_ section: Section, _ ranges: inout [PlacedRange]) throws(Failure) {
         if let value = section["virtualIP"] { virtualIP = try VirtualIP(value, &ranges) }
-        if let value = section["virtualLoopback"] { virtualLoopback = try VirtualLoopback(value) }
+        if let value = section["virtualLoopback"] {
+            virtualLoopback = try VirtualLoopback(value)
+            virtualLoopback.prefix = virtualLoopback.prefix ?? .default
+        }
         if let value = section["preferLoopback"] { preferLoopback = try PreferLoopback(value) }
         if let value = section["wildcardName"] { wildcardName = try value.choice() }
         if let value = section["isolation"] { isolation = try value.boolean() }
@@ -603,6 +616,16 @@ extension Policy {
         throw place.refused(
             "preferLoopback is enabled while \(off.joined(separator: " and ")) \(off.count > 1 ? "are" : "is") off\(suffix)",
             try: "enable \(off.count > 1 ? "both" : first), or disable preferLoopback")
+    }
+
+    fileprivate static func checkApart(_ ranges: [PlacedRange], from prefix: LoopbackPrefix) throws(Failure) {
+        let loopbacks = prefix.network.value...prefix.network.value + UInt128(UInt32.max)
+        for placed in ranges where placed.range.family == .v6 {
+            guard loopbacks.overlaps(placed.range.first.value...placed.range.last.value) else { continue }
+            throw placed.value.refused(
+                "\(placed.range) overlaps \(prefix), the prefix of the IPv6 loopbacks",
+                try: "choose another virtualLoopback.prefix, or other addresses")
+        }
     }
 
     fileprivate static func checkDisjoint(_ ranges: [PlacedRange]) throws(Failure) {
@@ -652,8 +675,9 @@ extension Policy.Addresses {
 }
 
 extension Policy.VirtualLoopback {
-    fileprivate init(_ value: Value) throws(Failure) {
-        let section = try value.section(["enabled", "programs", "excludedPorts", "fallback"])
+    /// - Parameter isBase: Whether it is the base policy's, not an override's.
+    fileprivate init(_ value: Value, isBase: Bool = true) throws(Failure) {
+        let section = try value.section(["enabled", "programs", "excludedPorts", "fallback", "prefix"])
         self.init()
         if let value = section["enabled"] { enabled = try value.boolean() }
         if let value = section["programs"] { programs = try value.list(of: readProgram) }
@@ -661,6 +685,14 @@ extension Policy.VirtualLoopback {
             excludedPorts = Set(try value.list { value throws(Failure) in try value.port() })
         }
         if let value = section["fallback"] { fallback = try value.choice() }
+        if let value = section["prefix"] {
+            guard isBase else {
+                throw value.refused(
+                    "the prefix is for the whole host, not for some sessions",
+                    try: "write it in the base policy's virtualLoopback")
+            }
+            prefix = try readPrefix(value)
+        }
     }
 }
 
@@ -686,7 +718,9 @@ extension Policy.Override {
         self.init(name: try name.text())
         if let value = section["match"] { match = try Policy.Match(value) }
         if let value = section["virtualIP"] { virtualIP = try Policy.VirtualIP(value, &ranges) }
-        if let value = section["virtualLoopback"] { virtualLoopback = try Policy.VirtualLoopback(value) }
+        if let value = section["virtualLoopback"] {
+            virtualLoopback = try Policy.VirtualLoopback(value, isBase: false)
+        }
         if let value = section["preferLoopback"] { preferLoopback = try Policy.PreferLoopback(value) }
         if let value = section["wildcardName"] { wildcardName = try value.choice() }
         if let value = section["isolation"] { isolation = try value.boolean() }

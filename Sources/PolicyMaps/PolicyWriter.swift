@@ -59,6 +59,7 @@ extension Policy.VirtualLoopback {
             ("programs", list(programs.map(\.description))),
             ("excludedPorts", list(nodes: excludedPorts.sorted().map(plain))),
             ("fallback", plain(fallback.rawValue)),
+            ("prefix", prefix.map { plain($0) }),
         ])
     }
 }
@@ -134,7 +135,7 @@ private func list(nodes: [Node]) -> Node {
 
 extension Policy.VirtualLoopback: Encodable {
     private enum Key: String, CodingKey {
-        case enabled, programs, excludedPorts, fallback
+        case enabled, programs, excludedPorts, fallback, prefix
     }
 
     public func encode(to encoder: any Encoder) throws {
@@ -143,5 +144,6 @@ extension Policy.VirtualLoopback: Encodable {
         try container.encode(programs, forKey: .programs)
         try container.encode(excludedPorts.sorted(), forKey: .excludedPorts)
         try container.encode(fallback, forKey: .fallback)
+        try container.encodeIfPresent(prefix?.description, forKey: .prefix)
     }
 }

@@ -21,13 +21,43 @@ public struct PlacedAddress: Sendable, Hashable {
     }
 }
 
+/// A route of the main or the local table.
+public struct IPv6Route: Sendable, Hashable, CustomStringConvertible {
+    public let network: IPAddress
+    /// Of the prefix, in bits.
+    public let length: Int
+    /// `local … dev lo`, in the local table.
+    public let isLocalOnLoopback: Bool
+
+    public init(network: IPAddress, length: Int, isLocalOnLoopback: Bool) {
+        self.network = network
+        self.length = length
+        self.isLocalOnLoopback = isLocalOnLoopback
+    }
+
+    public var description: String { "\(network)/\(length)" }
+
+    /// Whether it is what makes the prefix of the IPv6 loopbacks local.
+    public func isLocal(_ prefix: LoopbackPrefix) -> Bool {
+        isLocalOnLoopback && network == prefix.network && length == LoopbackPrefix.localLength
+    }
+
+    /// Whether somebody else has addresses of the prefix: the route leads to some of them, or to a site's network of
+    /// which the prefix would be a part (a /48, RFC 4193). What is wider (a default route, fc00::/7) is in nobody's way.
+    public func isInTheWay(of prefix: LoopbackPrefix) -> Bool {
+        guard length >= LoopbackPrefix.lengths.lowerBound, !isLocal(prefix) else { return false }
+        let common = UInt128(128 - min(length, LoopbackPrefix.localLength))
+        return network.value >> common == prefix.network.value >> common
+    }
+}
+
 /// Where sessions' addresses are put on interfaces and taken off: ``Netlink``, or a test's stand-in.
 public protocol AddressPlacement {
     /// Every address of every interface, of both families.
     func hostAddresses() throws(Failure) -> [PlacedAddress]
 
-    /// The interface of the IPv4 default route with the lowest metric in the main table; `nil` without one.
-    func defaultRouteInterface() throws(Failure) -> String?
+    /// The interface of a family's default route with the lowest metric in the main table; `nil` without one.
+    func defaultRouteInterface(_ family: IPAddress.Family) throws(Failure) -> String?
 
     /// Puts addresses on an interface, as /32 or /128 and without a route of their prefix.
     ///

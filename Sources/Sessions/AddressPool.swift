@@ -84,8 +84,8 @@ public struct AddressPool: Sendable {
         throw Failure(
             .failed, what,
             count == 1
-                ? "the pool's only one (1 of 1) is in use"
-                : "all \(count) addresses of the pool are in use (\(count) of \(count))",
-            try: "close sessions, or add a range to virtualIP.addresses.pool")
+                ? "the pool's only \(family.rawValue) one (1 of 1) is in use"
+                : "all \(count) \(family.rawValue) addresses of the pool are in use (\(count) of \(count))",
+            try: "close sessions, or add an \(family.rawValue) range to virtualIP.addresses.pool")
     }
 }

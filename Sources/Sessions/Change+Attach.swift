@@ -26,6 +26,8 @@ extension Change {
         _ cgroup: Cgroup, policy: Policy?, sizes: MapSizes = .default
     ) throws(Failure) -> Attached {
         try pins.requireBPFFS()
+        let coming = if let policy { policy } else { try instance.policy(registry) }
+        try checkLoopback(coming.loopbackPrefix)
         let live = try pins.attachments()
         for attachment in try registry.attachments() {
             guard attachment.cgroupID != cgroup.id, live[attachment.cgroupID] != nil,
@@ -72,7 +74,11 @@ extension Change {
             if let policy {
                 try apply(policy)
             } else if try PolicyMapSet(pins).configuration().generation == 0 {
-                try apply(instance.policy(registry))
+                try apply(coming)
+            } else {
+                let prefix = try prepareLoopback(coming.loopbackPrefix)
+                try PolicyMapSet(pins).setLoopbackPrefix(prefix)
+                try settleLoopback(prefix)
             }
             // Last: until here a killed attach is not taken for a finished one.
             if loading != .unchanged { try PolicyMapSet.noteObject(pins) }
@@ -83,6 +89,7 @@ extension Change {
                 _ = try? pins.detach(cgroupID: cgroup.id)
             }
             if !wasNoted { try? registry.removeAttachment(cgroup.path) }
+            if (try? pins.attachments().isEmpty) == true { try? undoLoopback() }
             throw error
         }
         return Attached(cgroup: cgroup, loading: loading, hooks: hooks)
@@ -108,6 +115,10 @@ extension Change {
             let cgroup = try Cgroup(path: path)
             throw Failure(.failed, "detach \(cgroup.path)", "it is not attached", try: "see vip-bpfctl status")
         }
+        if try pins.attachments().isEmpty {
+            if pins.isLoaded { try PolicyMapSet(pins).setLoopbackPrefix(nil) }
+            try undoLoopback()
+        }
         if let noted {
             try registry.removeAttachment(noted.path)
             let count = try registry.sessions().count { $0.cgroupPath.starts(with: noted.path) }
@@ -130,6 +141,7 @@ extension Change {
             try withdraw(records)
             try registry.remove(records.map(\.id))
         }
+        try undoLoopback()
         try pins.removeAll()
         for setting in [Registry.Setting.policy, .pendingPolicy, .pins, .network] { try registry.set(setting, to: nil) }
     }
@@ -153,6 +165,8 @@ extension Instance {
             where owned.contains(placed.address) && placed.prefixLength == placed.address.family.bits {
                 _ = try netlink.remove(placed.address, from: placed.interface)
             }
+            // What net.ipv6.ip_nonlocal_bind was, nobody knows any more: it stays.
+            if let prefix = try maps.configuration().loopbackPrefix { try netlink.removeLocalRoute(prefix) }
         }
         try pins.removeAll()
         let aside = state.path.appending("registry.sqlite.damaged")

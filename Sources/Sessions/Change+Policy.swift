@@ -27,9 +27,10 @@ extension Change {
                     + "does not know: it is not the one that they were opened with, or it was lost",
                 try: "name the right one with --state, or start over: vip-bpfctl detach --all")
         }
+        try checkLoopback(policy.loopbackPrefix)
         let mounts = try MountTable.current()
         let hostAddresses = try hostAddresses()
-        let desired = try DesiredRows(
+        var desired = try DesiredRows(
             policy: policy, sessions: rows(of: records, under: policy),
             hostAddresses: hostAddresses.map(\.address), broadcasts: hostAddresses.flatMap(\.networkAndBroadcast)
         ) { path throws(Failure) in try ProgramFile.identity(of: path, mounts: mounts) }
@@ -54,14 +55,19 @@ extension Change {
         // settled by comparing generations.
         let next = try maps.configuration().generation &+ 1
         try registry.set(.pendingPolicy, to: "\(next)\n\(policy.yaml())")
+        // The new prefix of the IPv6 loopbacks is local before the hooks give addresses of it; the old one goes after.
+        let formerPrefix = try maps.configuration().loopbackPrefix
         let changes: PolicyMapSet.Changes
         do throws(Failure) {
+            desired.loopbackPrefix = try prepareLoopback(policy.loopbackPrefix)
             changes = try maps.apply(desired)
         } catch {
+            try? settleLoopback(formerPrefix)
             try registry.set(.pendingPolicy, to: nil)
             throw error
         }
         try registry.set(.policy, to: policy.yaml())
+        try settleLoopback(desired.loopbackPrefix)
         try registry.set(.pendingPolicy, to: nil)
         return changes
     }
@@ -75,6 +81,7 @@ extension Change {
             if try maps.configuration().generation == generation {
                 try registry.set(.policy, to: String(parts[1]))
             }
+            try settleLoopback(maps.configuration().loopbackPrefix)
         }
         try registry.set(.pendingPolicy, to: nil)
         logger.warning("a policy apply was killed; the policy in force is settled")

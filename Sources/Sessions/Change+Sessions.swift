@@ -50,6 +50,8 @@ extension Change {
         let owners = try registry.usedAddresses()
         let levels = try DesiredRows.checked(Set(registry.levels(bootID: bootID)).union(newRows.map(\.level)))
 
+        try pins.repairNetwork()
+        try repairLoopback(maps)
         try registry.set(.network, to: networkNamespace())
         try registry.open(records)
         var added: Set<IPAddress> = []
@@ -162,7 +164,10 @@ extension Change {
         var owners = try registry.usedAddresses()
         let hostAddresses = Dictionary(placed.map { ($0.address, $0.interface) }) { first, _ in first }
         var pools: [Int: AddressPool] = [:]
-        var interfaces: [Int: String] = [:]
+        var interfaces: [IPAddress.Family: [Int: String]] = [:]
+        let networks = placed.filter { $0.prefixLength < $0.address.family.bits }
+        let unusable = Set(networks.flatMap(\.networkAndBroadcast) + networks.compactMap(\.subnetRouter))
+        let loopbackPrefix = try registry.loopbackPrefix()
         var groups: [String: [String]] = [:]
         let now = Date()
 
@@ -212,34 +217,40 @@ extension Change {
                 }
                 chosen.append((address, false))
             }
-            if virtualIP.enabled, chosen.isEmpty {
+            if virtualIP.enabled {
                 if !virtualIP.addresses.pool.isEmpty, pools[number] == nil {
                     pools[number] = try AddressPool(virtualIP.addresses.pool.map { $0.first...$0.last })
                 }
-                if var pool = pools[number], pool.has(.v4) {
-                    let address = try pool.pick(.v4) { address in
-                        owners[address] != nil || hostAddresses[address] != nil
-                            || placed.contains { $0.isNetworkOrBroadcast(address) }
+                if var pool = pools[number] {
+                    for family in IPAddress.Family.allCases
+                    where pool.has(family) && !chosen.contains(where: { $0.address.family == family }) {
+                        let address = try pool.pick(family) { address in
+                            owners[address] != nil || hostAddresses[address] != nil || unusable.contains(address)
+                        }
+                        chosen.append((address, true))
                     }
                     pools[number] = pool
-                    chosen.append((address, true))
                 }
             }
             if virtualIP.enabled, !chosen.contains(where: { $0.address.family == .v4 }) {
+                let kind = chosen.isEmpty ? "virtual IP" : "IPv4 virtual IP"
                 warnings.append(
-                    "session \(id) has no virtual IP: the policy's pool has no IPv4 range, and --ip gave none; "
-                        + "whenUnavailable: \(virtualIP.whenUnavailable.rawValue) holds")
+                    "session \(id) has no \(kind): the policy's pool has no \(chosen.isEmpty ? "range" : "IPv4 range"), "
+                        + "and --ip gave none; whenUnavailable: \(virtualIP.whenUnavailable.rawValue) holds")
             }
+            chosen.sort { $0.address < $1.address }
             for choice in chosen {
-                if interfaces[number] == nil {
-                    if let named = virtualIP.addresses.interface {
-                        interfaces[number] = named
-                    } else {
-                        interfaces[number] = try netlink.defaultRouteInterface() ?? "lo"
-                    }
+                let family = choice.address.family
+                if interfaces[family]?[number] == nil {
+                    interfaces[family, default: [:]][number] = try interface(for: virtualIP.addresses, family)
                 }
-                let interface = interfaces[number] ?? "lo"
+                let interface = interfaces[family]?[number] ?? "lo"
                 if !choice.fromPool {
+                    if let loopbackPrefix, loopbackPrefix.contains(choice.address) {
+                        throw Failure(
+                            .usage, what, "\(choice.address) is a session's IPv6 loopback, in \(loopbackPrefix)",
+                            try: "give a unicast address of this host's network")
+                    }
                     try check(
                         choice.address, what, on: interface, pool: virtualIP.addresses.pool, owners: owners,
                         hostAddresses: hostAddresses, placed: placed)
@@ -253,17 +264,40 @@ extension Change {
         return records
     }
 
+    /// The interface for virtual IPs of a family: the one that the policy names, that of the family's default route, that of
+    /// the other family's, `lo`.
+    private func interface(
+        for addresses: Policy.Addresses, _ family: IPAddress.Family
+    ) throws(Failure) -> String {
+        if let named = addresses.interface { return named }
+        if let own = try netlink.defaultRouteInterface(family) { return own }
+        guard family == .v6 else { return "lo" }
+        return try netlink.defaultRouteInterface(.v4) ?? "lo"
+    }
+
     /// Whether an address that was asked for can be a session's.
     private func check(
         _ address: IPAddress, _ what: String, on interface: String, pool: [AddressRange],
         owners: [IPAddress: UInt32], hostAddresses: [IPAddress: String], placed: [PlacedAddress]
     ) throws(Failure) {
-        guard address.family == .v4 else {
-            throw Failure(.usage, what, "\(address) is of the wrong family", try: "give an IPv4 address")
+        guard !address.isMapped else {
+            throw Failure(
+                .usage, what, "\(address) is an IPv4 address in IPv6 form", try: "write it as an IPv4 address")
         }
-        guard !address.isLoopback, !address.isMulticast, !address.isUnspecified, address.value != UInt32.max else {
+        guard !address.isIPv6LinkLocal else {
+            throw Failure(
+                .usage, what, "\(address) is link-local, and no program could use it without naming the interface",
+                try: "give a global or unique local address")
+        }
+        guard !address.isLoopback, !address.isMulticast, !address.isUnspecified, address.v4 != UInt32.max else {
             throw Failure(
                 .usage, what, "\(address) cannot be a virtual IP", try: "give a unicast address of this host's network")
+        }
+        if let network = placed.first(where: { $0.subnetRouter == address }) {
+            throw Failure(
+                .failed, what,
+                "\(address) is the subnet-router anycast address of \(network.address)/\(network.prefixLength)",
+                try: "give another address of it")
         }
         if let network = placed.first(where: { $0.isNetworkOrBroadcast(address) }) {
             throw Failure(
@@ -316,6 +350,14 @@ extension PlacedAddress {
         guard let number = address.v4, !address.isLoopback, prefixLength <= 30 else { return [] }
         let host = prefixLength == 0 ? UInt32.max : (UInt32(1) << UInt32(32 - prefixLength)) - 1
         return [IPAddress(v4: number & ~host), IPAddress(v4: number | host)]
+    }
+
+    /// The first address of this one's IPv6 network, which is every router's (RFC 4291, 2.6.1); networks of one or two
+    /// addresses have none (RFC 6164).
+    var subnetRouter: IPAddress? {
+        guard address.family == .v6, prefixLength <= 126 else { return nil }
+        let hostBits = UInt128(128 - prefixLength)
+        return IPAddress(.v6, value: (address.value >> hostBits) << hostBits)
     }
 
     func isNetworkOrBroadcast(_ other: IPAddress) -> Bool { networkAndBroadcast.contains(other) }

@@ -78,14 +78,14 @@ public final class Netlink: AddressPlacement {
         return addresses
     }
 
-    public func defaultRouteInterface() throws(Failure) -> String? {
-        let what = "find the default route"
+    public func defaultRouteInterface(_ family: IPAddress.Family) throws(Failure) -> String? {
+        let what = "find the \(family.rawValue) default route"
         // The kernel looks at the table asked for only where it is told to check requests strictly (4.20); the local table
         // has a route for each session's address. libnl's own requests would not pass such a check: switched off again.
         try setStrict(true, what)
         defer { try? setStrict(false, what) }
         var request = rtmsg()
-        request.rtm_family = UInt8(AF_INET)
+        request.rtm_family = UInt8(family == .v4 ? AF_INET : AF_INET6)
         request.rtm_table = UInt8(RT_TABLE_MAIN.rawValue)
         let sent = nl_send_simple(
             socket, CInt(RTM_GETROUTE), NLM_F_DUMP, &request, MemoryLayout.size(ofValue: request))
@@ -114,6 +114,39 @@ public final class Netlink: AddressPlacement {
         guard rtnl_link_get_kernel(socket, best.interface, nil, &link) == 0, let link else { return nil }
         defer { rtnl_link_put(link) }
         return rtnl_link_get_name(link).map { String(cString: $0) }
+    }
+
+    /// The IPv6 routes of the main and the local table.
+    public func ipv6Routes() throws(Failure) -> [IPv6Route] {
+        let what = "list the IPv6 routes"
+        var cache: OpaquePointer?
+        let error = rtnl_route_alloc_cache(socket, AF_INET6, 0, &cache)
+        guard error == 0, let cache else { throw Self.failure(what, error) }
+        defer { nl_cache_free(cache) }
+        let loopback = try index(of: "lo", what)
+        var routes: [IPv6Route] = []
+        var next = nl_cache_get_first(cache)
+        while let entry = next {
+            defer { next = nl_cache_get_next(entry) }
+            let table = rtnl_route_get_table(entry)
+            guard table == UInt32(RT_TABLE_MAIN.rawValue) || table == UInt32(RT_TABLE_LOCAL.rawValue),
+                let target = rtnl_route_get_dst(entry)
+            else { continue }
+            // A default route's destination has no bytes.
+            var bytes = [UInt8](repeating: 0, count: 16)
+            if let first = nl_addr_get_binary_addr(target) {
+                let some = UnsafeRawBufferPointer(start: first, count: min(Int(nl_addr_get_len(target)), bytes.count))
+                bytes.replaceSubrange(..<some.count, with: some)
+            }
+            guard let network = IPAddress(bytes: bytes) else { continue }
+            let interface = rtnl_route_nexthop_n(entry, 0).map { rtnl_route_nh_get_ifindex($0) }
+            routes.append(
+                IPv6Route(
+                    network: network, length: Int(nl_addr_get_prefixlen(target)),
+                    isLocalOnLoopback: table == UInt32(RT_TABLE_LOCAL.rawValue)
+                        && rtnl_route_get_type(entry) == UInt8(RTN_LOCAL) && interface == loopback))
+        }
+        return routes
     }
 
     private func setStrict(_ isStrict: Bool, _ what: String) throws(Failure) {
@@ -161,6 +194,55 @@ public final class Netlink: AddressPlacement {
                     .system("take \(address) off \(interface)", Errno(rawValue: error), needs: "CAP_NET_ADMIN"))
             }
         }
+    }
+
+    /// Makes every address of a prefix this host's own: `ip -6 route add local PREFIX dev lo`.
+    ///
+    /// - Returns: `false` where it was so already.
+    @discardableResult
+    public func addLocalRoute(_ prefix: LoopbackPrefix) throws(Failure) -> Bool {
+        let what = "make \(prefix.local) local"
+        let route = try localRoute(prefix, what)
+        defer { rtnl_route_put(route) }
+        let error = rtnl_route_add(socket, route, NLM_F_CREATE | NLM_F_EXCL)
+        guard error == 0 || error == -NLE_EXIST else { throw Self.failure(what, error) }
+        return error == 0
+    }
+
+    /// Takes the route of ``addLocalRoute(_:)`` away; one that is not there is fine.
+    public func removeLocalRoute(_ prefix: LoopbackPrefix) throws(Failure) {
+        let what = "take the local route of \(prefix.local) away"
+        let route = try localRoute(prefix, what)
+        defer { rtnl_route_put(route) }
+        let error = rtnl_route_delete(socket, route, 0)
+        guard error == 0 || error == -NLE_OBJ_NOTFOUND || error == -NLE_NODEV else { throw Self.failure(what, error) }
+    }
+
+    private func localRoute(_ prefix: LoopbackPrefix, _ what: String) throws(Failure) -> OpaquePointer {
+        guard let loopback = try index(of: "lo", what) else { throw Failure(.failed, what, "there is no interface lo") }
+        let bytes = prefix.network.bytes
+        guard let target = nl_addr_build(AF_INET6, bytes, bytes.count) else { throw Self.failure(what, -NLE_NOMEM) }
+        defer { nl_addr_put(target) }
+        nl_addr_set_prefixlen(target, CInt(LoopbackPrefix.localLength))
+        guard let route = rtnl_route_alloc() else { throw Self.failure(what, -NLE_NOMEM) }
+        guard let hop = rtnl_route_nh_alloc() else {
+            rtnl_route_put(route)
+            throw Self.failure(what, -NLE_NOMEM)
+        }
+        rtnl_route_nh_set_ifindex(hop, loopback)
+        rtnl_route_add_nexthop(route, hop)
+        rtnl_route_set_family(route, UInt8(AF_INET6))
+        rtnl_route_set_table(route, UInt32(RT_TABLE_LOCAL.rawValue))
+        rtnl_route_set_type(route, UInt8(RTN_LOCAL))
+        rtnl_route_set_scope(route, UInt8(RT_SCOPE_UNIVERSE.rawValue))
+        rtnl_route_set_protocol(route, UInt8(RTPROT_STATIC))
+        rtnl_route_set_priority(route, 1024)  // IP6_RT_PRIO_USER, net/ip6_route.h: what none stands for
+        let error = rtnl_route_set_dst(route, target)
+        guard error == 0 else {
+            rtnl_route_put(route)
+            throw Self.failure(what, error)
+        }
+        return route
     }
 
     /// The number of an interface in the socket's network namespace, `nil` where there is none of that name.

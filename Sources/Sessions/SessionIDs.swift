@@ -40,7 +40,7 @@ public enum SessionIDs {
         return try free.next()
     }
 
-    /// The session's virtual loopback: 127.0.0.0 + (ID + 1).
+    /// The session's IPv4 virtual loopback: 127.0.0.0 + (ID + 1).
     ///
     /// - Precondition: the ID is at most ``last``; see ``check(_:allowReserved:)``.
     public static func loopback(of id: UInt32) -> IPAddress {

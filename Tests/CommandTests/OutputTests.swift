@@ -49,12 +49,13 @@ import Testing
     }
 
     @Test func theDocumentHasEveryKey() throws {
-        let text = try OutputOptions.json(SessionPayload(record()))
+        let text = try OutputOptions.json(SessionPayload(record(), prefix: nil))
         let document = try #require(
             try JSONSerialization.jsonObject(with: Data(text.utf8), options: []) as? [String: Any])
         #expect(
             Set(document.keys) == [
-                "id", "user", "cgroup", "cgroup_id", "virtual_ips", "virtual_loopback", "policy", "state", "opened_at",
+                "id", "user", "cgroup", "cgroup_id", "virtual_ips", "virtual_loopback", "virtual_loopback6", "policy",
+                "state", "opened_at",
             ])
         #expect(document["user"] is NSNull)
         #expect(document["virtual_loopback"] as? String == "127.0.0.8")
@@ -63,13 +64,15 @@ import Testing
     }
 
     @Test func theLineIsForAShellsRead() {
-        #expect(SessionPayload(record()).line == "7 - 127.0.0.8")
-        #expect(SessionPayload(record(address: "10.20.0.17")).line == "7 10.20.0.17 127.0.0.8")
+        #expect(SessionPayload(record(), prefix: nil).line == "7 - 127.0.0.8 -")
+        #expect(
+            SessionPayload(record(address: "10.20.0.17"), prefix: .default).line
+                == "7 10.20.0.17 127.0.0.8 fdd2:9088:43af::8")
     }
 
     @Test func aSessionWhoseCgroupWentIsGone() {
-        #expect(SessionPayload(record(), isCgroupThere: false).state == "gone")
-        #expect(SessionPayload(record()).state == "open")
+        #expect(SessionPayload(record(), prefix: nil, isCgroupThere: false).state == "gone")
+        #expect(SessionPayload(record(), prefix: nil).state == "open")
     }
 }
 

@@ -32,8 +32,17 @@ struct CommandLineTests {
         return [
             status.stdout, isLoaded ? try sandbox.mustCtl("map", "dump", "--json").stdout : "",
             try sandbox.ctl("session", "list", "--json").stdout,
-            try sandbox.sh("ip -br addr; find '\(sandbox.cgroup)' -type d | sort"),
+            try sandbox.sh("ip -br addr; find '\(sandbox.cgroup)' -type d | sort"), try loopbackState(sandbox),
         ]
+    }
+
+    /// What an attach does for the IPv6 loopbacks: the local routes of unique local prefixes, and the sysctl's value.
+    private func loopbackState(_ sandbox: Sandbox) throws -> String {
+        try sandbox.sh(
+            """
+            ip -6 route show table local | sed -n 's/^local \\(f[cd][^ ]*\\) dev lo .*/\\1/p'
+            cat /proc/sys/net/ipv6/ip_nonlocal_bind
+            """)
     }
 
     /// Commands that must each fail in one line and change nothing.
@@ -120,7 +129,9 @@ struct CommandLineTests {
 
     @Test func addressesThatCannotBe() throws {
         try attached { sandbox in
-            _ = try sandbox.openSession("attached/ann", id: 7, ip: "198.51.100.17")
+            try sandbox.sh("ip addr add 2001:db8:1::1/64 dev eth0 nodad")
+            _ = try sandbox.openSession("attached/ann", id: 7, ips: ["198.51.100.17"])
+            _ = try sandbox.openSession("attached/eve", id: 8, ips: ["2001:db8:1::17"])
             let open = ["session", "open", "--cgroup", try sandbox.cgroup("attached/bob"), "--ip"]
             try refuses(
                 sandbox,
@@ -129,10 +140,21 @@ struct CommandLineTests {
                     (open + ["198.51.100.1"], 1, ["host's own", "eth0"]),
                     (open + ["198.51.100.0"], 1, ["network's"]), (open + ["198.51.100.255"], 1, ["broadcast"]),
                     (open + ["203.0.113.1"], 1, ["not ours", "198.51.100.1/24"]),
-                    (open + ["2001:db8::1"], 64, ["wrong family"]),
+                    (open + ["2001:db8:1::17"], 1, ["session 8"]),
+                    (open + ["2001:db8:1::1"], 1, ["host's own", "eth0"]),
+                    (open + ["2001:db8:1::"], 1, ["subnet-router anycast"]),
+                    (open + ["2001:db8:2::1"], 1, ["not ours", "2001:db8:1::1/64"]),
+                    (open + ["fe80::17"], 64, ["link-local"]), (open + ["::ffff:198.51.100.18"], 64, ["IPv6 form"]),
+                    (open + ["fdd2:9088:43af::17"], 64, ["IPv6 loopback"]),
+                    (open + ["2001:db8:1::18", "--ip", "2001:db8:1::19"], 64, ["both IPv6"]),
                     (open + ["198.51.100.18", "--ip", "198.51.100.19"], 64, ["both IPv4"]),
-                ] + ["127.0.0.9", "224.0.0.1", "0.0.0.0", "255.255.255.255"].map { (open + [$0], 64, [$0]) }
-                    + ["198.51.100", "198.51.100.18/32", "x", ""].map { (open + [$0], 64, []) })
+                ]
+                    + ["127.0.0.9", "224.0.0.1", "0.0.0.0", "255.255.255.255", "::1", "::", "ff02::1"].map {
+                        (open + [$0], 64, [$0])
+                    }
+                    + ["198.51.100", "198.51.100.18/32", "2001:db8:1::18/128", "fe80::1%eth0", "x", ""].map {
+                        (open + [$0], 64, [])
+                    })
         }
     }
 
@@ -148,6 +170,218 @@ struct CommandLineTests {
             let batch = "--cgroup \(third)\n--cgroup \(try sandbox.cgroup("attached/d"))\n"
             try refuses(sandbox, ["session", "open", "--batch", "-"], input: batch, code: 1, "2 of 2")
             try sandbox.mustCtl("session", "open", "--cgroup", third)
+        }
+    }
+
+    /// Of one family alone: the other one has addresses left.
+    @Test func anIPv6PoolThatIsUsedUp() throws {
+        let pool = "[198.51.100.16-198.51.100.23, 2001:db8:1::10-2001:db8:1::11]"
+        try attached("virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: \(pool)}}") {
+            sandbox in
+            _ = try sandbox.openSession("attached/a", id: 7)
+            _ = try sandbox.openSession("attached/b", id: 8)
+            let third = try sandbox.cgroup("attached/c")
+            try refuses(sandbox, ["session", "open", "--cgroup", third], code: 1, "IPv6", "2 of 2")
+            try sandbox.mustCtl("session", "close", "7")
+            try sandbox.mustCtl("session", "open", "--cgroup", third)
+        }
+    }
+
+    /// Two addresses, really on the interface and usable at once; both gone with the session.
+    @Test func aSessionHasAnAddressOfEachFamily() throws {
+        let pool = "[198.51.100.16-198.51.100.23, 2001:db8:1::/64]"
+        try attached("virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: \(pool)}}") {
+            sandbox in
+            func placed() throws -> [String] {
+                try sandbox.sh("ip -o -6 addr show dev eth0 scope global").split(separator: "\n").map(String.init)
+            }
+            let first = try sandbox.openSession("attached/a", id: 7)
+            // The first of the pool is the subnet-router anycast address, and left out.
+            #expect(first.virtualIps == ["198.51.100.16", "2001:db8:1::1"])
+            let asked = try sandbox.mustCtl(
+                "session", "open", "--cgroup", sandbox.cgroup("attached/b"), "--id", "8", "--ip", "2001:db8:1::99")
+            #expect(asked.stdout == "8 198.51.100.17,2001:db8:1::99 127.0.0.9 fdd2:9088:43af::9\n")
+            for address in ["2001:db8:1::1", "2001:db8:1::99"] {
+                let line = try #require(try placed().first { $0.contains(" \(address)/128 ") })
+                #expect(line.contains("noprefixroute") && !line.contains("tentative"), "\(line)")
+            }
+            #expect(try sandbox.mustCtl("map", "dump", "sessions").stdout.contains("vip6 2001:db8:1::99"))
+            for output in [["session", "show", "8"], ["session", "list"], ["session", "show", "8", "--json"]] {
+                let text = try sandbox.ctl(output).stdout
+                for part in ["198.51.100.17", "2001:db8:1::99", "127.0.0.9", "fdd2:9088:43af::9"] {
+                    #expect(text.contains(part), "no \(part) in \(text)")
+                }
+            }
+            let batch = "--cgroup \(try sandbox.cgroup("attached/c")) --ip 198.51.100.20 --ip 2001:db8:1::20\n"
+            let opened = try sandbox.ctl(["session", "open", "--batch", "-"], input: batch)
+            #expect(opened.stdout.contains(" 198.51.100.20,2001:db8:1::20 "), "\(opened)")
+            let run = try sandbox.ctl(
+                "run", "--id", "10", "--ip", "2001:db8:1::30", "--", "ip", "-o", "addr", "show", "dev", "eth0")
+            #expect(run.status == 0 && run.stdout.contains(" 2001:db8:1::30/128 "), "\(run)")
+            // Taken off behind our back, and put back.
+            try sandbox.sh("ip addr del 2001:db8:1::99/128 dev eth0")
+            #expect(try sandbox.ctl("check").stdout.contains("2001:db8:1::99 is not on eth0"))
+            try sandbox.mustCtl("program", "add", "java", "--for", "virtual-ip")
+            #expect(try placed().contains { $0.contains(" 2001:db8:1::99/128 ") })
+            for session in try sandbox.mustCtl("session", "list", "--json").decode(SessionIDList.self).sessions {
+                try sandbox.mustCtl("session", "close", "\(session.id)")
+            }
+            #expect(try placed().isEmpty)
+        }
+    }
+
+    private struct SessionIDList: Decodable {
+        struct Session: Decodable { var id: UInt32 }
+        var sessions: [Session]
+    }
+
+    // MARK: IPv6 loopbacks
+
+    @Test func thePrefixIsLocalAsLongAsACgroupIsAttached() throws {
+        try Sandbox.with { sandbox in
+            let path = try sandbox.cgroup("attached")
+            let second = try sandbox.cgroup("second")
+            for former in ["0", "1"] {
+                try sandbox.sh("sysctl -qw net.ipv6.ip_nonlocal_bind=\(former)")
+                try sandbox.mustCtl("attach", "cgroup", path)
+                #expect(try loopbackState(sandbox) == "fdd2:9088:43af::/96\n1\n")
+                #expect(try sandbox.mustCtl("status").stdout.contains("fdd2:9088:43af::/96"))
+                #expect(
+                    try sandbox.mustCtl("map", "dump", "config").stdout.contains("loopback_prefix fdd2:9088:43af::/96"))
+                try sandbox.mustCtl("attach", "cgroup", path)
+                try sandbox.mustCtl("attach", "cgroup", second)
+                try sandbox.mustCtl("detach", "cgroup", path)
+                #expect(try loopbackState(sandbox) == "fdd2:9088:43af::/96\n1\n")
+                try sandbox.mustCtl("detach", "cgroup", second)
+                #expect(try loopbackState(sandbox) == "\(former)\n")
+                #expect(try sandbox.mustCtl("map", "dump", "config").stdout.contains("loopback_prefix -"))
+                try sandbox.mustCtl("attach", "cgroup", path)
+                #expect(try loopbackState(sandbox) == "fdd2:9088:43af::/96\n1\n")
+                try sandbox.mustCtl("detach", "--all")
+                #expect(try loopbackState(sandbox) == "\(former)\n")
+            }
+        }
+    }
+
+    @Test func aPolicyMovesThePrefix() throws {
+        try attached { sandbox in
+            let session = try sandbox.openSession("attached/ann", id: 7)
+            #expect(session.virtualLoopback6 == "fdd2:9088:43af::8")
+            let moved = try sandbox.policyFile("virtualLoopback: {prefix: 'fd00:1::/64'}", named: "moved.yaml")
+            try sandbox.mustCtl("policy", "apply", moved)
+            #expect(try loopbackState(sandbox) == "fd00:1::/96\n1\n")
+            #expect(try sandbox.mustCtl("session", "show", "7").stdout.contains("fd00:1::8"))
+            #expect(try sandbox.mustCtl("policy", "show").stdout.contains("prefix: fd00:1::/64"))
+
+            // Somebody else's network: refused before anything is changed.
+            try sandbox.sh("ip -6 route add fd00:2::/48 dev eth0")
+            let taken = try sandbox.policyFile("virtualLoopback: {prefix: 'fd00:2::/96'}", named: "taken.yaml")
+            try refuses(sandbox, ["policy", "apply", taken], code: 1, "fd00:2::/48", "virtualLoopback.prefix")
+            try refuses(
+                sandbox, ["attach", "cgroup", sandbox.cgroup("second"), "--policy", taken], code: 1, "fd00:2::/48")
+        }
+    }
+
+    @Test func aPrefixOfSomebodyElseIsNotTaken() throws {
+        try Sandbox.with { sandbox in
+            let path = try sandbox.cgroup("attached")
+            try sandbox.sh("ip -6 route add fdd2:9088:43af::/64 dev eth0")
+            try refuses(sandbox, ["attach", "cgroup", path], code: 1, "fdd2:9088:43af::/64", "virtualLoopback.prefix")
+            #expect(try sandbox.sh("ls -d '\(sandbox.bpffs)' 2>/dev/null || true").isEmpty)
+        }
+    }
+
+    @Test func openingASessionPutsThePrefixBack() throws {
+        try attached { sandbox in
+            try sandbox.sh("ip -6 route del local fdd2:9088:43af::/96 dev lo table local")
+            #expect(try sandbox.ctl("check").stdout.contains("fdd2:9088:43af::/96 is not local"))
+            _ = try sandbox.openSession("attached/a", id: 7)
+            #expect(try loopbackState(sandbox) == "fdd2:9088:43af::/96\n1\n")
+            try sandbox.sh("sysctl -qw net.ipv6.ip_nonlocal_bind=0")
+            #expect(try sandbox.ctl("check").stdout.contains("ip_nonlocal_bind is not 1"))
+            _ = try sandbox.openSession("attached/b", id: 8)
+            #expect(try loopbackState(sandbox) == "fdd2:9088:43af::/96\n1\n")
+            #expect(try sandbox.ctl("check").status == 0)
+        }
+    }
+
+    @Test func withoutIPv6ThereIsNoLoopbackOfIt() throws {
+        try Sandbox.with { sandbox in
+            let path = try sandbox.cgroup("attached")
+            try sandbox.sh("sysctl -qw net.ipv6.conf.lo.disable_ipv6=1")
+            let attach = try sandbox.mustCtl("attach", "cgroup", path)
+            #expect(attach.stderr.split(separator: "\n").count == 1, "\(attach)")
+            #expect(attach.stderr.contains("sysctl net.ipv6.conf.lo.disable_ipv6=0"), "\(attach)")
+            #expect(try loopbackState(sandbox) == "0\n")
+            #expect(try sandbox.mustCtl("map", "dump", "config").stdout.contains("loopback_prefix -"))
+            #expect(try sandbox.openSession("attached/a", id: 7).virtualLoopback6 == nil)
+            let check = try sandbox.ctl("check")
+            #expect(check.status == 0 && check.stdout.contains("IPv6 is disabled on lo"), "\(check)")
+            // What the warning says, works.
+            try sandbox.sh("sysctl -qw net.ipv6.conf.lo.disable_ipv6=0")
+            try sandbox.mustCtl("attach", "cgroup", path)
+            #expect(try loopbackState(sandbox) == "fdd2:9088:43af::/96\n1\n")
+            try sandbox.mustCtl("detach", "--all")
+            #expect(try loopbackState(sandbox) == "0\n")
+        }
+    }
+
+    /// Killed at every call that says something to the kernel's routes, or writes the sysctl.
+    @Test(arguments: ["attach", "detach"])
+    func killedAtTheLoopback(command: String) throws {
+        try Sandbox.with { sandbox in
+            let path = try sandbox.cgroup("attached")
+            let arguments = command == "attach" ? "attach cgroup '\(path)'" : "detach cgroup '\(path)'"
+            let common = "--bpffs '\(sandbox.bpffs)' --state '\(sandbox.stateDirectory)'"
+            var step = 1
+            var isKilled = true
+            while isKilled {
+                if command == "detach" { try sandbox.mustCtl("attach", "cgroup", path) }
+                let calls = "sendmsg,write,pwrite64"
+                let script = """
+                    strace -f -o /dev/null -e trace=\(calls) -e inject=\(calls):signal=KILL:when=\(step) \
+                    '\(Build.controller.path)' \(common) \(arguments) >/dev/null 2>&1 && echo done || echo killed
+                    """
+                isKilled = try sandbox.sh(script).contains("killed")
+                try sandbox.mustCtl("attach", "cgroup", path)
+                #expect(
+                    try loopbackState(sandbox) == "fdd2:9088:43af::/96\n1\n", "\(command) killed at step \(step)")
+                try sandbox.mustCtl("detach", "--all")
+                #expect(try loopbackState(sandbox) == "0\n", "\(command) killed at step \(step)")
+                step += 5
+            }
+            #expect(step > 20, "no step was met")
+        }
+    }
+
+    // MARK: The network namespace
+
+    /// The sk_lookup link follows: one that has gone with its namespace, or is of another one, is made anew.
+    @Test func theNetworkNamespaceHasOneLink() throws {
+        try attached { sandbox in
+            struct Status: Decodable {
+                struct Link: Decodable { var hook: String, linkId: Int?, state: String }
+                var network: [Link]
+            }
+            func link() throws -> Status.Link {
+                let status: Status = try sandbox.mustCtl("status", "--json").decode()
+                return try #require(status.network.first)
+            }
+            let first = try link()
+            #expect(first.hook == "sk_lookup" && first.state == "attached")
+            try sandbox.mustCtl("attach", "cgroup", sandbox.cgroup("second"))
+            #expect(try link().linkId == first.linkId, "one for all cgroups")
+            let attach = "'\(Build.controller.path)' --bpffs '\(sandbox.bpffs)' --state '\(sandbox.stateDirectory)'"
+            try sandbox.sh("unshare --net \(attach) attach cgroup '\(sandbox.cgroup)/attached' >/dev/null 2>&1")
+            // That namespace has gone with its only process.
+            #expect(try link().state == "gone")
+            #expect(try sandbox.ctl("check").stdout.contains("sk_lookup is attached to another one"))
+            try sandbox.mustCtl("attach", "cgroup", "\(sandbox.cgroup)/attached")
+            #expect(try link().state == "attached")
+            try sandbox.mustCtl("detach", "cgroup", "\(sandbox.cgroup)/attached")
+            #expect(try link().state == "attached")
+            try sandbox.mustCtl("detach", "cgroup", "\(sandbox.cgroup)/second")
+            #expect(try link().state == "none")
         }
     }
 
@@ -364,13 +598,13 @@ struct CommandLineTests {
     @Test func detachAllLeavesNothing() throws {
         try Sandbox.with { sandbox in
             let path = try sandbox.cgroup("attached")
-            let before = try sandbox.sh("ip -br addr")
+            let before = try sandbox.sh("ip -br addr") + loopbackState(sandbox)
             try sandbox.mustCtl("attach", "cgroup", path, "--policy", sandbox.policyFile(Self.policy))
             for (number, name) in ["a", "b", "c"].enumerated() {
                 _ = try sandbox.openSession("attached/\(name)", id: UInt32(100 + number))
             }
             try sandbox.mustCtl("detach", "--all")
-            #expect(try sandbox.sh("ip -br addr") == before)
+            #expect(try sandbox.sh("ip -br addr") + loopbackState(sandbox) == before)
             #expect(try sandbox.sh("ls -d '\(sandbox.bpffs)' 2>/dev/null || true").isEmpty)
             #expect(try sandbox.sh("bpftool cgroup show '\(path)'").isEmpty)
             #expect(try sandbox.mustCtl("session", "list").stdout.split(separator: "\n").count == 1)
@@ -386,7 +620,7 @@ struct CommandLineTests {
                 errorOutput: true)
             program.closeInput()
             #expect(try program.wait() == 0, "\(program.errorText)")
-            #expect(program.outputText == "2 198.51.100.16 127.0.0.3\n")
+            #expect(program.outputText == "2 198.51.100.16 127.0.0.3 fdd2:9088:43af::3\n")
             #expect(try sandbox.mustCtl("session", "show", "2").stdout.contains("\(sandbox.cgroup)/attached/mine"))
         }
     }
@@ -740,6 +974,7 @@ struct CommandLineTests {
                 try expectAgreement(sandbox)
                 try sandbox.mustCtl("detach", "--all")
                 #expect(try sandbox.sh("ls -d '\(sandbox.bpffs)' 2>/dev/null || true").isEmpty)
+                #expect(try loopbackState(sandbox) == "0\n", "\(command) killed at step \(step)")
                 try probe.send("quit")
                 step += command.hasPrefix("attach") ? 9 : 7  // primes to the groups of calls: each kind of step is met
             }

@@ -14,44 +14,6 @@ struct ContractTests {
 
     // MARK: bind, getsockname
 
-    struct BindRow: Sendable, CustomTestStringConvertible {
-        enum Outcome: Sendable {
-            case at(Place, named: Place)
-            case refused(String)
-        }
-
-        let policy: ContractPolicy
-        let actor: Actor
-        let asks: Place
-        let outcome: Outcome
-        var transport: Transport = .tcp
-        var port: UInt16?
-
-        /// One row of the table, for each transport.
-        static func rows(
-            _ policy: ContractPolicy, _ actor: Actor, _ asks: Place, at place: Place, named: Place? = nil,
-            port: UInt16? = nil,
-            _ transports: [Transport] = Transport.binds
-        ) -> [BindRow] {
-            transports.map {
-                BindRow(
-                    policy: policy, actor: actor, asks: asks, outcome: .at(place, named: named ?? place), transport: $0,
-                    port: port)
-            }
-        }
-
-        static func rows(
-            _ policy: ContractPolicy, _ actor: Actor, _ asks: Place, refused errno: String,
-            _ transports: [Transport] = Transport.binds
-        ) -> [BindRow] {
-            transports.map {
-                BindRow(policy: policy, actor: actor, asks: asks, outcome: .refused(errno), transport: $0)
-            }
-        }
-
-        var testDescription: String { "[\(policy)] \(actor) binds \(asks.address) (\(transport)) → \(outcome)" }
-    }
-
     static let off = ContractPolicy()
     static let v = ContractPolicy(.virtualIP)
     static let l = ContractPolicy(.loopback)
@@ -147,22 +109,7 @@ struct ContractTests {
         BindRow.rows(vlp, .unhooked, .annVIP, at: .annVIP),
     ].flatMap(\.self)
 
-    @Test(arguments: bindRows) func bind(_ row: BindRow) throws {
-        try stage.enforce(row.policy)
-        let program = try stage.start(row.actor)
-        let port = row.port ?? stage.newPort()
-        try program.must("socket a \(row.transport.socket)")
-        let answer = try program("bind a \(row.asks.address) \(port)")
-        switch row.outcome {
-        case .refused(let errno):
-            expect("\(answer)", is: "\(answer.cmd) → \(errno)", "the answer")
-        case .at(let place, let named):
-            try #require(answer.ok, "\(answer)")
-            if row.transport.isStream { try program.must("listen a") }
-            expect(try program.kernelView("a")?.local, is: "\(place):\(port)", "where it is bound")
-            expect(try program.must("getsockname a").endpoint, is: "\(named):\(port)", "getsockname")
-        }
-    }
+    @Test(arguments: bindRows) func bind(_ row: BindRow) throws { try stage.check(row) }
 
     /// Port 0, where IP_BIND_ADDRESS_NO_PORT leaves the port to connect.
     @Test(arguments: [false, true]) func bindToAnyPort(portLater: Bool) throws {
@@ -202,93 +149,6 @@ struct ContractTests {
     }
 
     // MARK: connect, sendto, accept, recvfrom, getpeername
-
-    /// What a client and its server come to know of each other, and what the kernel knows. `nil` is not looked at.
-    struct Meeting: Sendable, CustomStringConvertible {
-        /// Which of the servers it is.
-        var server = 0
-        /// The addresses on the wire.
-        var source: Place?
-        var destination: Place
-        /// getsockname and getpeername of the client; the latter is what an answer to a datagram comes from, too.
-        var clientName: Place
-        var clientPeer: Place
-        /// accept and getpeername of the server, or recvfrom.
-        var serverPeer: Place
-        /// getsockname of the accepted socket.
-        var serverName: Place
-
-        var description: String {
-            "server \(server) at \(destination) from \(source?.description ?? "anywhere"), seen as \(serverPeer); the client is \(clientName), its peer \(clientPeer)"
-        }
-
-        /// Both sides believe in 127.0.0.1.
-        static func local(_ destination: Place, from source: Place?, server: Int = 0)
-            -> Meeting
-        {
-            Meeting(
-                server: server, source: source, destination: destination, clientName: .localhost,
-                clientPeer: .localhost,
-                serverPeer: .localhost, serverName: .localhost)
-        }
-
-        /// Both sides see what is on the wire.
-        static func plain(_ destination: Place, from source: Place, server: Int = 0) -> Meeting {
-            Meeting(
-                server: server, source: source, destination: destination, clientName: source, clientPeer: destination,
-                serverPeer: source, serverName: destination)
-        }
-    }
-
-    struct ConnectRow: Sendable, CustomTestStringConvertible {
-        enum Outcome: Sendable {
-            case meets(Meeting)
-            case refused(String)
-        }
-        typealias Server = (actor: Actor, binds: Place)
-
-        let policy: ContractPolicy
-        let servers: [Server]
-        let client: Actor
-        /// What the client binds before, with port 0.
-        var clientBinds: Place?
-        let asks: Place
-        let outcome: Outcome
-        var transport: Transport = .tcp
-        var port: UInt16?
-
-        static func rows(
-            _ policy: ContractPolicy, _ servers: [Server], _ client: Actor, bound clientBinds: Place? = nil,
-            _ asks: Place,
-            meets meeting: Meeting, port: UInt16? = nil, _ transports: [Transport] = Transport.allCases
-        ) -> [ConnectRow] {
-            transports.map {
-                ConnectRow(
-                    policy: policy, servers: servers, client: client, clientBinds: clientBinds, asks: asks,
-                    outcome: .meets(meeting),
-                    transport: $0, port: port)
-            }
-        }
-
-        /// Datagrams are refused by a hook alone: where nobody is, they are lost.
-        static func rows(
-            _ policy: ContractPolicy, _ servers: [Server], _ client: Actor, _ asks: Place, refused errno: String,
-            _ transports: [Transport]
-        ) -> [ConnectRow] {
-            transports.map {
-                ConnectRow(
-                    policy: policy, servers: servers, client: client, asks: asks, outcome: .refused(errno),
-                    transport: $0)
-            }
-        }
-
-        var testDescription: String {
-            let there = servers.map { "\($0.actor) on \($0.binds.address)" }.joined(separator: ", ")
-            let before = clientBinds.map { " bound to \($0.address)" } ?? ""
-            return
-                "[\(policy)] \(there.isEmpty ? "nobody" : there) ← \(client)\(before) asks for \(asks.address) (\(transport)) → \(outcome)"
-        }
-    }
 
     static let asRequested = vl.with { $0.wildcardName = "asRequested" }
     static let fallback = vl.with { $0.fallback = "host" }
@@ -441,92 +301,7 @@ struct ContractTests {
         ConnectRow.rows(vlp, [(.remote, .wildcard)], .unhooked, .remote, meets: .plain(.remote, from: .host)),
     ].flatMap(\.self)
 
-    @Test(arguments: connectRows) func connect(_ row: ConnectRow) throws {
-        try stage.enforce(row.policy)
-        let port = row.port ?? stage.newPort()
-        let servers = try row.servers.map { actor, place in
-            let server = try stage.start(actor)
-            try server.must("socket l \(row.transport.socket)")
-            // Only a port that the policy fixes comes twice.
-            if row.port != nil { try server.must("setsockopt l reuseaddr 1") }
-            if row.transport == .fastOpen { try server.must("setsockopt l fastopen 8") }
-            try server.must("bind l \(place.address) \(port)")
-            if row.transport.isStream { try server.must("listen l") }
-            return server
-        }
-        let client = try stage.start(row.client)
-        try client.must("socket c \(row.transport.socket)")
-        if let place = row.clientBinds { try client.must("bind c \(place.address) 0") }
-
-        let destination = "\(row.asks.address) \(port)"
-        let answer: Probe.Answer
-        switch row.transport {
-        case .tcp, .mptcp, .connectedDatagram: answer = try client("connect c \(destination)")
-        case .fastOpen: answer = try client("fastopen c \(destination) hello")
-        case .datagram: answer = try client("sendto c \(destination) hello")
-        }
-        switch row.outcome {
-        case .refused(let errno):
-            expect("\(answer)", is: "\(answer.cmd) → \(errno)", "the answer")
-        case .meets(let meeting):
-            try #require(answer.ok, "\(answer)")
-            if row.transport.isStream {
-                try expectStream(meeting, client, servers[meeting.server], row.transport, port)
-            } else {
-                try expectDatagrams(meeting, client, servers[meeting.server], row.transport, port)
-            }
-        }
-    }
-
-    private func expectStream(
-        _ meeting: Meeting, _ client: Probe, _ server: Probe, _ transport: Transport, _ port: UInt16
-    ) throws {
-        let accepted = try server.must("accept l s")
-        let view = try #require(try client.kernelView("c"), "the kernel does not know the client's socket")
-        expect(view.remote, is: "\(meeting.destination):\(port)", "the destination on the wire")
-        let source = try #require(view.local.split(separator: ":").last)
-        if let place = meeting.source { expect(view.local, is: "\(place):\(source)", "the source on the wire") }
-        expect(accepted.endpoint, is: "\(meeting.serverPeer):\(source)", "accept")
-        expect(
-            try server.must("getpeername s").endpoint, is: "\(meeting.serverPeer):\(source)", "the server's getpeername"
-        )
-        expect(
-            try server.must("getsockname s").endpoint, is: "\(meeting.serverName):\(port)", "the server's getsockname")
-        expect(
-            try client.must("getsockname c").endpoint, is: "\(meeting.clientName):\(source)", "the client's getsockname"
-        )
-        expect(
-            try client.must("getpeername c").endpoint, is: "\(meeting.clientPeer):\(port)", "the client's getpeername")
-        if transport != .fastOpen { try client.must("send c hello") }
-        #expect(try server.must("recv s").data == "hello")
-        try server.must("send s back")
-        #expect(try client.must("recv c").data == "back")
-    }
-
-    private func expectDatagrams(
-        _ meeting: Meeting, _ client: Probe, _ server: Probe, _ transport: Transport, _ port: UInt16
-    ) throws {
-        if transport == .connectedDatagram { try client.must("send c hello") }
-        let received = try server.must("recvfrom l")
-        #expect(received.data == "hello")
-        expect(received.address, is: "\(meeting.serverPeer)", "recvfrom at the server")
-        let source = try #require(received.port)
-        let view = try #require(try client.kernelView("c"), "the kernel does not know the client's socket")
-        #expect(view.local.hasSuffix(":\(source)"))
-        if transport == .connectedDatagram {
-            expect(view.remote, is: "\(meeting.destination):\(port)", "the destination on the wire")
-            if let place = meeting.source { expect(view.local, is: "\(place):\(source)", "the source on the wire") }
-            expect(try client.must("getsockname c").address, is: "\(meeting.clientName)", "the client's getsockname")
-            expect(
-                try client.must("getpeername c").endpoint, is: "\(meeting.clientPeer):\(port)",
-                "the client's getpeername")
-        }
-        // The server answers whom it saw, and the client must see whom it asked: resolvers check that.
-        try server.must("sendto l \(received.address ?? "?") \(source) back")
-        let answer = try client.must("recvfrom c")
-        #expect(answer.data == "back")
-        expect(answer.endpoint, is: "\(meeting.clientPeer):\(port)", "recvfrom at the client")
-    }
+    @Test(arguments: connectRows) func connect(_ row: ConnectRow) throws { try stage.check(row) }
 
     // MARK: what is no row
 

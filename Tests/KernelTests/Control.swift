@@ -39,6 +39,7 @@ struct OpenSession: Decodable, Sendable, Hashable {
     let cgroupId: UInt64
     let virtualIps: [String]
     let virtualLoopback: String
+    let virtualLoopback6: String?
     let policy: String?
 }
 
@@ -85,9 +86,9 @@ extension Sandbox {
     }
 
     /// Makes a cgroup a session: `attached/ann`, say.
-    func openSession(_ cgroup: String, id: UInt32, ip: String? = nil) throws -> OpenSession {
+    func openSession(_ cgroup: String, id: UInt32, ips: [String] = []) throws -> OpenSession {
         var arguments = ["session", "open", "--cgroup", try self.cgroup(cgroup), "--id", "\(id)", "--json"]
-        if let ip { arguments += ["--ip", ip] }
+        for ip in ips { arguments += ["--ip", ip] }
         let result = try ctl(arguments)
         guard result.status == 0 else { throw HarnessError("\(result)") }
         return try result.decode()

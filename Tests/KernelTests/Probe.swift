@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Foundation
+import Glibc
 
 /// A running vip-probe (Tests/Probe/main.c): say what it shall call, get what came back.
 ///
@@ -88,13 +89,13 @@ final class Probe {
         return answer
     }
 
-    /// The kernel's own view of a socket, which no hook translates (/proc/PID/net/tcp, udp; proc_net_tcp.rst).
+    /// The kernel's own view of a socket, which no hook translates (/proc/PID/net/tcp, udp, tcp6, udp6; proc_net_tcp.rst).
     ///
     /// - Returns: `ADDRESS:PORT` of both ends; `nil` for a socket that is not in a table, which a TCP socket is
     ///   once it listens or is connected, a UDP socket once it is bound.
     func kernelView(_ socket: String) throws -> (local: String, remote: String)? {
         guard let inode = inodes[socket] else { throw HarnessError("no socket named \(socket)") }
-        for table in ["tcp", "udp"] {
+        for table in ["tcp", "udp", "tcp6", "udp6"] {
             let text = try KernelFile.read("/proc/\(pid)/net/\(table)")
             for line in text.split(separator: "\n").dropFirst() {
                 let fields = line.split(separator: " ")
@@ -107,14 +108,24 @@ final class Probe {
         return nil
     }
 
-    /// `0100007F:2328` → `127.0.0.1:9000`. The address is a number as it stands in memory, the port is in host order.
+    /// `0100007F:2328` → `127.0.0.1:9000`. An address is one or four numbers as they stand in memory, the port is in host
+    /// order.
     private static func endpoint(_ text: Substring) -> String? {
         let parts = text.split(separator: ":")
-        guard parts.count == 2, let address = UInt32(parts[0], radix: 16), let port = UInt16(parts[1], radix: 16) else {
-            return nil
+        guard parts.count == 2, let port = UInt16(parts[1], radix: 16) else { return nil }
+        var words: [UInt32] = []
+        var rest = parts[0]
+        while !rest.isEmpty {
+            guard let word = UInt32(rest.prefix(8), radix: 16) else { return nil }
+            words.append(word)
+            rest = rest.dropFirst(8)
         }
-        let bytes = withUnsafeBytes(of: address) { $0.map(String.init) }
-        return "\(bytes.joined(separator: ".")):\(port)"
+        guard words.count == 1 || words.count == 4 else { return nil }
+        let family = words.count == 1 ? AF_INET : AF_INET6
+        let length = Int(INET6_ADDRSTRLEN)
+        return withUnsafeTemporaryAllocation(of: CChar.self, capacity: length) { text in
+            inet_ntop(family, &words, text.baseAddress, socklen_t(length)).map { "\(String(cString: $0)):\(port)" }
+        }
     }
 }
 

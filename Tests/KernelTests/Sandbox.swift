@@ -8,6 +8,7 @@ import Testing
 /// A host of its own for a test: network namespaces, cgroups, a BPF file system, a state directory.
 ///
 /// Inside, the host has 198.51.100.1/24 on eth0; 198.51.100.2 is another host, `.outside`, and the default route.
+/// The two have 2001:db8:51::1/64 and 2001:db8:51::2/64 as well.
 /// `janitor.sh` makes all of it and takes it down again when this process lets go, also by being killed.
 final class Sandbox: Sendable {
     /// Unique on this machine; the network namespace and the cgroup have it, too.
@@ -26,6 +27,8 @@ final class Sandbox: Sendable {
     /// The host's own address inside, that of the host outside.
     static let hostAddress = "198.51.100.1"
     static let outsideAddress = "198.51.100.2"
+    static let hostAddress6 = "2001:db8:51::1"
+    static let outsideAddress6 = "2001:db8:51::2"
 
     /// Which of the two hosts a program runs on.
     enum Place { case inside, outside }

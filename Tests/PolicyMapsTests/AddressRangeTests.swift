@@ -128,7 +128,10 @@ import Testing
             ("0.0.0.0/0", "loopback addresses (127.0.0.0/8)"),
             ("::1-::2", "the loopback address ::1"),
             ("239.255.255.255-240.0.0.1", "multicast addresses (224.0.0.0/4)"),
-            ("fe00::-ff00::", "multicast addresses (ff00::/8)"),
+            ("fe80::1", "link-local addresses (fe80::/10)"),
+            ("fe7f::-fe80::", "link-local addresses (fe80::/10)"),
+            ("fe00::-fe7f:ffff::", nil),
+            ("fec0::-ff00::", "multicast addresses (ff00::/8)"),
             ("240.0.0.0-255.255.255.255", "the broadcast address 255.255.255.255"),
             ("::ffff:10.0.0.1", "IPv4 addresses in IPv6 form (::ffff:0:0/96)"),
         ] as [(String, String?)])

@@ -223,6 +223,7 @@ import Testing
             rows.addresses[vip_address(IPAddress("192.0.2.1")!)]
                 == vip_address_owner(owner: VIP_OWNER_HOST.rawValue, id: 0))
         #expect(rows.hostIPv4 == [0xc000_0201])
+        #expect(rows.hostIPv6.map(\.description) == ["fe80::1"])
         #expect(rows.addresses.count == 3)  // the loopback is nobody's row
         #expect(rows.levels == [3])
     }

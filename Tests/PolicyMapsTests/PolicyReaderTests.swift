@@ -266,6 +266,23 @@ import Testing
             "DHCP", "virtualIP:\n  addresses:\n    source: dhcp", 3, "virtualIP.addresses.source",
             "this version has no DHCP; use source: pool"),
         Wrong("fallback", "virtualLoopback: {fallback: x}", 1, "virtualLoopback.fallback", "one of none, host"),
+        Wrong(
+            "IPv4 prefix", "virtualLoopback:\n  prefix: 10.0.0.0/8", 2, "virtualLoopback.prefix",
+            "'10.0.0.0' is not an IPv6 address; write it like fdd2:9088:43af::/96"),
+        Wrong("global prefix", "virtualLoopback: {prefix: '2001:db8::/96'}", 1, "virtualLoopback.prefix", "fc00::/7"),
+        Wrong("short prefix", "virtualLoopback: {prefix: 'fd00::/8'}", 1, "virtualLoopback.prefix", "48 to 96 bits"),
+        Wrong("long prefix", "virtualLoopback: {prefix: 'fd00::/112'}", 1, "virtualLoopback.prefix", "48 to 96 bits"),
+        Wrong(
+            "prefix's bits", "virtualLoopback: {prefix: 'fd00::1/96'}", 1, "virtualLoopback.prefix", "write fd00::/96"),
+        Wrong("number for a prefix", "virtualLoopback: {prefix: 96}", 1, "virtualLoopback.prefix", "expected a text"),
+        Wrong(
+            "prefix of some sessions",
+            "overrides:\n  - name: a\n    virtualLoopback:\n      prefix: fd00::/96", 4,
+            "overrides[0].virtualLoopback.prefix", "for the whole host"),
+        Wrong(
+            "pool in the prefix", pool("\"fdd2:9088:43af::10-fdd2:9088:43af::1f\""), 3, "virtualIP.addresses.pool[0]",
+            "overlaps fdd2:9088:43af::/96, the prefix of the IPv6 loopbacks"),
+        Wrong("IPv6 link-local", pool("fe80::/64"), 3, "virtualIP.addresses.pool[0]", "link-local addresses"),
         Wrong("wildcardName", "wildcardName: x", 1, "wildcardName", "one of virtual, asRequested"),
         Wrong("unit", "sessions: {unit: x}", 1, "sessions.unit", "one of userSlice, sessionScope"),
         Wrong(

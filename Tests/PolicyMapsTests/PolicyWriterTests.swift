@@ -23,6 +23,7 @@ import Testing
                   programs: []
                   excludedPorts: []
                   fallback: none
+                  prefix: fdd2:9088:43af::/96
                 preferLoopback:
                   enabled: false
                   programs: []
@@ -64,6 +65,7 @@ import Testing
                   programs: []
                   excludedPorts: [53, 631]
                   fallback: host
+                  prefix: fdd2:9088:43af::/96
                 preferLoopback:
                   enabled: false
                   programs: []
@@ -132,7 +134,8 @@ import Testing
                 "preferLoopback":{"enabled":false,"programs":[]},"sessions":{"unit":"userSlice"},\
                 "virtualIP":{"addresses":{"pool":[],"source":"pool"},"enabled":false,"mode":"perProgram",\
                 "programs":[],"whenUnavailable":"deny"},"virtualLoopback":{"enabled":false,\
-                "excludedPorts":[53,631],"fallback":"none","programs":[]},"wildcardName":"virtual"}
+                "excludedPorts":[53,631],"fallback":"none","prefix":"fdd2:9088:43af::/96","programs":[]},\
+                "wildcardName":"virtual"}
                 """)
     }
 
@@ -145,6 +148,10 @@ import Testing
             virtualIP: virtualIP(using: &random, &nextBlock), virtualLoopback: virtualLoopback(using: &random),
             wildcardName: element(of: Policy.WildcardName.allCases, using: &random), isolation: .random(using: &random),
             sessions: Policy.SessionsSection(unit: element(of: Policy.SessionsSection.Unit.allCases, using: &random)))
+        let length = Int.random(in: LoopbackPrefix.lengths, using: &random)
+        let bits = UInt128.random(in: 0...UInt128.max, using: &random) >> 7 | 0xfc << 120
+        let network = IPAddress(.v6, value: (bits >> UInt128(128 - length)) << UInt128(128 - length))
+        policy.virtualLoopback.prefix = try? LoopbackPrefix("\(network)/\(length)")
         policy.preferLoopback = preferLoopback(allowed: policy.rules(for: nil), using: &random)
         for number in 0..<Int.random(in: 0...4, using: &random) {
             var override = Policy.Override(

@@ -26,7 +26,7 @@ import Testing
     @Test func exhausted() throws {
         var pool = try AddressPool([Self.range("10.0.0.1", "10.0.0.241")])
         let error = try failure { _ = try pool.pick(.v4) { _ in true } }
-        #expect(error.description.hasPrefix("pick an IPv4 address: all 241 addresses of the pool are in use"))
+        #expect(error.description.hasPrefix("pick an IPv4 address: all 241 IPv4 addresses of the pool are in use"))
         #expect(throws: Failure.self) { try pool.pick(.v4) { _ in false } }
         let none = try failure { _ = try pool.pick(.v6) { _ in false } }
         #expect(none.description.contains("IPv6"))

@@ -101,7 +101,7 @@ import Testing
     @Test func defaultRoute() async throws {
         try await inNetworkNamespace {
             let netlink = try Netlink()
-            #expect(try netlink.defaultRouteInterface() == nil)
+            #expect(try netlink.defaultRouteInterface(.v4) == nil)
             try shell(
                 """
                 ip link set lo up
@@ -110,12 +110,37 @@ import Testing
                 ip route add default via 198.51.100.9 dev vip-b table 77
                 ip route add default via 192.0.2.9 dev vip-a metric 200
                 """)
-            #expect(try netlink.defaultRouteInterface() == "vip-a")
+            #expect(try netlink.defaultRouteInterface(.v4) == "vip-a")
             try shell("ip route add default via 198.51.100.9 dev vip-b metric 100")
-            #expect(try netlink.defaultRouteInterface() == "vip-b")
+            #expect(try netlink.defaultRouteInterface(.v4) == "vip-b")
             try shell("ip route add unreachable default metric 1")
-            #expect(try netlink.defaultRouteInterface() == "vip-b")
+            #expect(try netlink.defaultRouteInterface(.v4) == "vip-b")
+            #expect(try netlink.defaultRouteInterface(.v6) == nil)
+            try shell(
+                "ip -6 addr add 2001:db8:1::1/64 dev vip-b nodad && ip -6 route add default via 2001:db8:1::9 dev vip-b"
+            )
+            #expect(try netlink.defaultRouteInterface(.v6) == "vip-b")
             #expect(try netlink.add(Self.v4, to: "vip-b") == .added, "the socket is as good as new")
+        }
+    }
+
+    @Test func localPrefix() async throws {
+        try await inNetworkNamespace {
+            try shell("ip link set lo up")
+            let netlink = try Netlink()
+            let prefix = try LoopbackPrefix("fd00:1::/64")
+            #expect(try netlink.addLocalRoute(prefix))
+            #expect(try !netlink.addLocalRoute(prefix), "it is there")
+            #expect(try netlink.ipv6Routes().contains { $0.isLocal(prefix.local) })
+            #expect(
+                try Child("sh", "-c", "ip -6 route show table local | grep -c 'local fd00:1::/96 dev lo'").line() == "1"
+            )
+            #expect(try !netlink.ipv6Routes().contains { $0.isInTheWay(of: prefix) }, "it is our own")
+            try netlink.removeLocalRoute(prefix)
+            try netlink.removeLocalRoute(prefix)  // gone already: fine
+            #expect(try !netlink.ipv6Routes().contains { $0.isLocal(prefix.local) })
+            try shell("ip -6 route add blackhole fd00:1::/48")
+            #expect(try netlink.ipv6Routes().contains { $0.isInTheWay(of: prefix) })
         }
     }
 
@@ -131,7 +156,7 @@ import Testing
             let additions = addresses.indices.map { $0.isMultiple(of: 3) ? Addition.alreadyThere : .added }
             #expect(try netlink.add(addresses, to: "lo").map { try $0.get() } == additions)
             #expect(try Set(addresses).isSubset(of: netlink.hostAddresses().map(\.address)))
-            #expect(try netlink.defaultRouteInterface() == nil)
+            #expect(try netlink.defaultRouteInterface(.v4) == nil)
             _ = try netlink.remove(third, from: "lo")
             let removals = addresses.indices.map { $0.isMultiple(of: 3) ? Removal.alreadyGone : .removed }
             #expect(try netlink.remove(addresses, from: "lo").map { try $0.get() } == removals)

@@ -1,68 +1,197 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CVipABI
+import Glibc
 import Testing
 
-/// The IPv4 tables of the behaviour contract, row by row, against bpf/translate.h compiled for the host.
+/// The tables of the behaviour contract, row by row, against bpf/translate.h compiled for the host.
 ///
 /// What the tests expect is written down here a second time and in other words, as tables: it shares no code with
-/// translate.h.
+/// translate.h. Addresses are text, which the C library turns into numbers and back.
 
 // MARK: Shorthand
 
 private let v = VIP_V.rawValue
 private let l = VIP_L.rawValue
 private let p = VIP_P.rawValue
+private let hasAddress = VIP_HAS_ADDRESS.rawValue
+private let hasLoopback = VIP_HAS_LOOPBACK.rawValue
+private let hasIPv4 = VIP_HAS_IPV4.rawValue
+private let hasMapped = VIP_HAS_MAPPED.rawValue
 
-private func address(_ a: UInt32, _ b: UInt32, _ c: UInt32, _ d: UInt32) -> UInt32 {
-    (a << 24 | b << 16 | c << 8 | d).bigEndian
-}
+/// The type, where the function of that name could be meant as well.
+typealias Place = vip_place
 
-private let localhost = address(127, 0, 0, 1)
-private let vip = address(10, 20, 0, 17)
-
-private let places: [vip_place] = [
+/// Those that an address can be found to be, for any call but bind.
+private let places: [Place] = [
     VIP_ELSEWHERE, VIP_WILDCARD, VIP_LOCALHOST, VIP_OWN_LOOPBACK, VIP_OWN_ADDRESS, VIP_HOST_ADDRESS,
     VIP_OTHER_LOOPBACK, VIP_OTHER_ADDRESS, VIP_LOOPBACK_REST,
 ]
+private let bindPlaces = places + [VIP_DUAL_WILDCARD]
+private let families = [VIP_INET4, VIP_MAPPED, VIP_INET6]
 private let everyFeatureSet: [UInt32] = [0, v, l, v | l, v | l | p]
+private let everyHas = 0..<UInt32(16)
 private let bools = [false, true]
 
+/// The short names that the tables below are written in.
 private func name(_ answer: vip_answer) -> String {
     switch answer {
-    case VIP_AS_ASKED: "as asked"
-    case VIP_TO_LOOPBACK: "LO4"
-    case VIP_TO_ADDRESS: "VIP4"
-    case VIP_TO_LOCALHOST: "127.0.0.1"
-    case VIP_REFUSE_BIND: "EADDRNOTAVAIL (another's)"
-    case VIP_REFUSE_PEER: "ECONNREFUSED"
-    case VIP_UNAVAILABLE: "EADDRNOTAVAIL (none)"
+    case VIP_AS_ASKED: "asked"
+    case VIP_TO_LOOPBACK: "LO"
+    case VIP_TO_ADDRESS: "VIP"
+    case VIP_TO_LOCALHOST: "localhost"
+    case VIP_TO_MAPPED_LOOPBACK: "::ffff:LO4"
+    case VIP_TO_MAPPED_ADDRESS: "::ffff:VIP4"
+    case VIP_REFUSE_BIND: "another's"
+    case VIP_REFUSE_PEER: "refused"
+    case VIP_UNAVAILABLE: "none"
     default: "?"
     }
 }
 
-// MARK: The loopback formula
+private func name(_ place: Place) -> String {
+    switch place {
+    case VIP_ELSEWHERE: "elsewhere"
+    case VIP_WILDCARD: "wildcard"
+    case VIP_DUAL_WILDCARD: "dual wildcard"
+    case VIP_LOCALHOST: "localhost"
+    case VIP_OWN_LOOPBACK: "own LO"
+    case VIP_OWN_ADDRESS: "own VIP"
+    case VIP_HOST_ADDRESS: "host address"
+    case VIP_OTHER_LOOPBACK: "other's LO"
+    case VIP_OTHER_ADDRESS: "other's VIP"
+    case VIP_LOOPBACK_REST: "rest of loopback"
+    case VIP_SOME_LOOPBACK: "some loopback"
+    case VIP_SOME_ADDRESS: "some address"
+    default: "?"
+    }
+}
+
+/// An IPv4 address comes in mapped form, as everywhere in translate.h.
+private func address(_ text: String) -> vip_address {
+    var result = vip_address()
+    let isRead = inet_pton(AF_INET6, text.contains(":") ? text : "::ffff:" + text, &result)
+    precondition(isRead == 1, "\(text) is no address")
+    return result
+}
+
+private func text(_ address: vip_address) -> String {
+    var address = address
+    var buffer = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
+    inet_ntop(AF_INET6, &address, &buffer, socklen_t(buffer.count))
+    let text = String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    // As a call of the family would write it.
+    return text.hasPrefix("::ffff:") && text.contains(".") ? String(text.dropFirst(7)) : text
+}
+
+private func prefixWords(_ prefix: String?) -> [UInt32] {
+    guard let prefix else { return [0, 0, 0] }
+    let words = address(prefix).word
+    return [words.0, words.1, words.2]
+}
+
+/// A session as the hooks see it, and the addresses that it has by the contract.
+private struct Session {
+    var id: UInt32 = 7
+    var vip4: String? = "10.20.0.17"
+    var vip6: String? = "2001:db8::17"
+    var prefix: String? = "fdd2:9088:43af::"
+
+    /// The same as vip_own_of() makes of a row of `sessions`; that one needs the maps, and is for the kernel only.
+    func own(_ family: vip_family) -> vip_own {
+        var own = vip_own()
+        if family == VIP_INET6 {
+            own.address = address(vip6 ?? "::")
+            own.loopback = vip_loopback6(prefixWords(prefix), id)
+            own.has =
+                (vip6 == nil ? 0 : hasAddress) | (prefix == nil ? 0 : hasLoopback) | (vip4 == nil ? 0 : hasIPv4)
+        } else {
+            own.address = address(vip4 ?? "0.0.0.0")
+            own.loopback = vip_mapped(vip_loopback4(id))
+            own.has = (vip4 == nil ? 0 : hasAddress) | hasLoopback
+        }
+        return own
+    }
+
+    /// LO4 or LO6 written out: for the IDs below 254 that the tests use this for.
+    func loopback(_ family: vip_family) -> String {
+        precondition(id < 254)
+        if family != VIP_INET6 { return "127.0.0.\(id + 1)" }
+        return prefix.map { $0 + String(id + 1, radix: 16) } ?? "::1"
+    }
+
+    func virtualIP(_ family: vip_family) -> String? { family == VIP_INET6 ? vip6 : vip4 }
+
+    /// With and without each of what a session may lack.
+    static var every: [Session] {
+        [Session(), Session(vip6: nil), Session(vip4: nil), Session(vip4: nil, vip6: nil)].flatMap { session in
+            [session, Session(id: session.id, vip4: session.vip4, vip6: session.vip6, prefix: nil)]
+        }
+    }
+}
+
+private func localhost(_ family: vip_family) -> String { family == VIP_INET6 ? "::1" : "127.0.0.1" }
+private func wildcard(_ family: vip_family) -> String { family == VIP_INET6 ? "::" : "0.0.0.0" }
+
+private func place(_ family: vip_family, _ session: Session, _ asked: String) -> Place {
+    var own = session.own(family)
+    return vip_place(family, &own, address(asked))
+}
+
+private func shown(_ family: vip_family, _ session: Session, _ name: String, _ other: String) -> String {
+    var own = session.own(family)
+    return text(vip_name(family, &own, address(name), address(other)))
+}
+
+private func granted(_ family: vip_family, _ session: Session, _ answer: vip_answer, asked: String) -> String {
+    var own = session.own(family)
+    return text(vip_address_of(family, answer, address(asked), &own))
+}
+
+private func isPlain(_ family: vip_family, _ name: String, _ other: String) -> Bool {
+    vip_name_is_plain(family, address(name), address(other)) != 0
+}
+
+/// The first few of what went wrong, for one expectation after millions of cases: each #expect costs more than a case.
+private struct Wrong {
+    var cases: [String] = []
+
+    mutating func note(_ isRight: Bool, _ what: @autoclosure () -> String) {
+        if !isRight, cases.count < 8 { cases.append(what()) }
+    }
+}
+
+// MARK: The loopback formulas
 
 @Suite struct LoopbackFormula {
     @Test(
         arguments: [
-            (7, address(127, 0, 0, 8)), (0, localhost), (254, address(127, 0, 0, 255)), (255, address(127, 0, 1, 0)),
-            (65534, address(127, 0, 255, 255)), (65535, address(127, 1, 0, 0)),
-            (16_777_213, address(127, 255, 255, 254)),
-        ] as [(UInt32, UInt32)])
-    func rollsOver(id: UInt32, expected: UInt32) {
-        #expect(vip_loopback4(id) == expected)
-        #expect(vip_id_of_loopback4(expected) == id)
+            (7, "127.0.0.8", "fdd2:9088:43af::8"), (0, "127.0.0.1", "fdd2:9088:43af::1"),
+            (254, "127.0.0.255", "fdd2:9088:43af::ff"), (255, "127.0.1.0", "fdd2:9088:43af::100"),
+            (65534, "127.0.255.255", "fdd2:9088:43af::ffff"), (65535, "127.1.0.0", "fdd2:9088:43af::1:0"),
+            (16_777_213, "127.255.255.254", "fdd2:9088:43af::ff:fffe"),
+        ] as [(UInt32, String, String)])
+    func rollsOver(id: UInt32, loopback4: String, loopback6: String) {
+        #expect(text(vip_mapped(vip_loopback4(id))) == loopback4)
+        #expect(text(vip_loopback6(prefixWords("fdd2:9088:43af::"), id)) == loopback6)
+        #expect(vip_id_of_loopback(VIP_INET4, address(loopback4)) == id)
+        #expect(vip_id_of_loopback(VIP_MAPPED, address(loopback4)) == id)
+        #expect(vip_id_of_loopback(VIP_INET6, address(loopback6)) == id)
     }
 
     @Test func everyIDHasItsOwnAndComesBack() {
-        // Rising by one from 127.0.0.1 on, so distinct and all within 127/8. One expectation for the 16.7 million of
-        // them: each #expect costs more than the formula.
+        // Rising by one from 127.0.0.1 and PREFIX::1 on, so distinct and all within 127/8 and the prefix. One
+        // expectation for the 16.7 million of them: each #expect costs more than the formula.
+        let prefix = prefixWords("fdd2:9088:43af:1:2:3::")
         var firstWrong: UInt32?
         for id in 0...UInt32(VIP_ID_LAST) where firstWrong == nil {
-            let loopback = vip_loopback4(id)
-            if UInt32(bigEndian: loopback) != 0x7f00_0001 + id || vip_id_of_loopback4(loopback) != id
-                || vip_is_127(loopback) == 0
+            let loopback4 = vip_loopback4(id)
+            let loopback6 = vip_loopback6(prefix, id).word
+            if UInt32(bigEndian: loopback4) != 0x7f00_0001 + id || vip_is_127(loopback4) == 0
+                || vip_id_of_loopback(VIP_INET4, vip_mapped(loopback4)) != id
+                || loopback6.0 != prefix[0] || loopback6.1 != prefix[1] || loopback6.2 != prefix[2]
+                || UInt32(bigEndian: loopback6.3) != 1 + id
+                || vip_id_of_loopback(VIP_INET6, vip_address(word: loopback6)) != id
             {
                 firstWrong = id
             }
@@ -72,42 +201,184 @@ private func name(_ answer: vip_answer) -> String {
     }
 
     @Test func nobodyHasTheNetworkAddress() {
-        #expect(vip_id_of_loopback4(address(127, 0, 0, 0)) > UInt32(VIP_ID_LAST))
+        #expect(vip_id_of_loopback(VIP_INET4, address("127.0.0.0")) > UInt32(VIP_ID_LAST))
+        #expect(vip_id_of_loopback(VIP_MAPPED, address("127.0.0.0")) > UInt32(VIP_ID_LAST))
+        #expect(vip_id_of_loopback(VIP_INET6, address("fdd2:9088:43af::")) > UInt32(VIP_ID_LAST))
+    }
+
+    @Test func nobodyHasWhatIsAboveTheLastID() {
+        #expect(vip_id_of_loopback(VIP_INET4, address("127.255.255.255")) > UInt32(VIP_ID_LAST))
+        for above in ["fdd2:9088:43af::ff:ffff", "fdd2:9088:43af::100:0", "fdd2:9088:43af::ffff:ffff"] {
+            #expect(vip_id_of_loopback(VIP_INET6, address(above)) > UInt32(VIP_ID_LAST))
+        }
+    }
+
+    @Test(arguments: [0, 7, 254, UInt32(VIP_ID_LAST)] as [UInt32])
+    func withoutAPrefixTheLoopbackIsTheHosts(id: UInt32) {
+        #expect(text(vip_loopback6([0, 0, 0], id)) == "::1")
+    }
+}
+
+// MARK: Numbers
+
+@Suite struct Numbers {
+    @Test func mappedIsOneExactForm() {
+        #expect(vip_is_mapped(address("::ffff:10.20.0.17")) != 0)
+        #expect(vip_is_mapped(address("::ffff:0.0.0.0")) != 0)
+        for other in [
+            "::", "::1", "::10.20.0.17", "::fffe:a14:11", "::1:ffff:a14:11", "::1:0:ffff:a14:11",
+            "1::ffff:a14:11", "0:1::ffff:a14:11", "64:ff9b::10.20.0.17", "2001:db8::17",
+        ] {
+            #expect(vip_is_mapped(address(other)) == 0, "\(other)")
+        }
+    }
+
+    @Test(arguments: families)
+    func theWildcardAndLocalhost(family: vip_family) {
+        #expect(text(vip_wildcard(family)) == wildcard(family))
+        #expect(text(vip_localhost(family)) == localhost(family))
+        #expect(vip_is_wildcard(family, address(wildcard(family))) != 0)
+        #expect(vip_is_localhost(family, address(localhost(family))) != 0)
+        #expect(vip_is_wildcard(family, address(localhost(family))) == 0)
+        #expect(vip_is_localhost(family, address(wildcard(family))) == 0)
+    }
+
+    /// One bit is enough to make another address of it, wherever it is.
+    @Test func everyBitCounts() {
+        for start in ["::", "::1", "2001:db8::17"] {
+            for word in 0..<4 {
+                for bit in 0..<UInt32(32) {
+                    var other = address(start)
+                    withUnsafeMutableBytes(of: &other) { bytes in
+                        bytes.withMemoryRebound(to: UInt32.self) { $0[word] ^= (UInt32(1) << bit).bigEndian }
+                    }
+                    #expect(vip_same(VIP_INET6, address(start), other) == 0)
+                    #expect(vip_same(VIP_INET6, other, other) != 0)
+                    if start == "::" { #expect(vip_is_wildcard(VIP_INET6, other) == 0) }
+                    if start == "::1" { #expect(vip_is_localhost(VIP_INET6, other) == 0) }
+                    if word == 3 {
+                        #expect(vip_same(VIP_INET4, address(start), other) == 0)
+                        #expect(vip_same(VIP_MAPPED, address(start), other) == 0)
+                    }
+                }
+            }
+        }
+    }
+
+    @Test(
+        arguments: [
+            ("223.255.255.255", false), ("224.0.0.0", true), ("239.255.255.255", true), ("240.0.0.1", true),
+            ("255.255.255.255", true), ("0.0.0.0", false), ("127.0.0.1", false), ("10.20.0.17", false),
+        ])
+    func multicast4(of: String, expected: Bool) {
+        #expect((vip_is_multicast(VIP_INET4, address(of)) != 0) == expected)
+        #expect((vip_is_multicast(VIP_MAPPED, address(of)) != 0) == expected)
+    }
+
+    @Test(
+        arguments: [
+            ("ff00::", true), ("ff02::1", true), ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", true),
+            ("feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", false), ("fe80::1", false), ("::", false), ("::1", false),
+            ("2001:db8::ffff:ffff", false), ("::e000:1", false),
+        ])
+    func multicast6(of: String, expected: Bool) {
+        #expect((vip_is_multicast(VIP_INET6, address(of)) != 0) == expected)
+    }
+
+    @Test(
+        arguments: [
+            ("fc00::", true), ("fcff::1", true), ("fd00::", true), ("fdd2:9088:43af::8", true),
+            ("fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", true), ("fbff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", false),
+            ("fe00::", false), ("fe80::1", false), ("ff02::1", false), ("2001:db8::17", false), ("::1", false),
+            ("::fc00:0", false),
+        ])
+    func uniqueLocal(of: String, expected: Bool) {
+        #expect((vip_is_unique_local(address(of)) != 0) == expected)
     }
 }
 
 // MARK: What an address is
 
 @Suite struct Places {
+    /// IPv4 by itself and on an AF_INET6 socket: the same row.
     @Test(
         arguments: [
-            (address(0, 0, 0, 0), VIP_WILDCARD), (localhost, VIP_LOCALHOST), (address(127, 0, 0, 8), VIP_OWN_LOOPBACK),
-            (vip, VIP_OWN_ADDRESS), (address(127, 0, 0, 53), VIP_SOME_LOOPBACK),
-            (address(127, 0, 0, 9), VIP_SOME_LOOPBACK),
-            (address(127, 0, 0, 0), VIP_SOME_LOOPBACK), (address(127, 255, 255, 255), VIP_SOME_LOOPBACK),
-            (address(126, 255, 255, 255), VIP_SOME_ADDRESS), (address(128, 0, 0, 0), VIP_SOME_ADDRESS),
-            (address(10, 20, 0, 18), VIP_SOME_ADDRESS), (address(224, 0, 0, 1), VIP_SOME_ADDRESS),
-            (address(255, 255, 255, 255), VIP_SOME_ADDRESS),
-        ] as [(UInt32, vip_place)])
-    func ofSession7(asked: UInt32, expected: vip_place) {
-        #expect(vip_place4(vip, 7, asked) == expected)
+            ("0.0.0.0", VIP_WILDCARD), ("127.0.0.1", VIP_LOCALHOST), ("127.0.0.8", VIP_OWN_LOOPBACK),
+            ("10.20.0.17", VIP_OWN_ADDRESS), ("127.0.0.53", VIP_SOME_LOOPBACK), ("127.0.0.9", VIP_SOME_LOOPBACK),
+            ("127.0.0.0", VIP_SOME_LOOPBACK), ("127.255.255.255", VIP_SOME_LOOPBACK),
+            ("126.255.255.255", VIP_SOME_ADDRESS), ("128.0.0.0", VIP_SOME_ADDRESS), ("10.20.0.18", VIP_SOME_ADDRESS),
+            ("0.0.0.1", VIP_SOME_ADDRESS), ("224.0.0.1", VIP_SOME_ADDRESS), ("255.255.255.255", VIP_SOME_ADDRESS),
+        ] as [(String, Place)])
+    func ofSession7(asked: String, expected: Place) {
+        for family in [VIP_INET4, VIP_MAPPED] {
+            #expect(place(family, Session(), asked) == expected)
+            // What it has of IPv6 is nothing to IPv4.
+            #expect(place(family, Session(vip6: nil, prefix: nil), asked) == expected)
+        }
+    }
+
+    @Test(
+        arguments: [
+            // asked, with LO6, without a prefix
+            ("::", VIP_WILDCARD, VIP_WILDCARD), ("::1", VIP_LOCALHOST, VIP_LOCALHOST),
+            ("fdd2:9088:43af::8", VIP_OWN_LOOPBACK, VIP_SOME_ADDRESS),
+            ("2001:db8::17", VIP_OWN_ADDRESS, VIP_OWN_ADDRESS),
+            ("fdd2:9088:43af::", VIP_SOME_LOOPBACK, VIP_SOME_ADDRESS),
+            ("fdd2:9088:43af::1", VIP_SOME_LOOPBACK, VIP_SOME_ADDRESS),
+            ("fdd2:9088:43af::9", VIP_SOME_LOOPBACK, VIP_SOME_ADDRESS),
+            ("fdd2:9088:43af::1:8", VIP_SOME_LOOPBACK, VIP_SOME_ADDRESS),
+            ("fdd2:9088:43af::ffff:ffff", VIP_SOME_LOOPBACK, VIP_SOME_ADDRESS),
+            // One bit beside the prefix, in each of its words, with LO6's last one.
+            ("fdd2:9089:43af::8", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS),
+            ("fdd2:9088:43ae::8", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS),
+            ("fdd2:9088:43af::1:0:8", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS),
+            // The same of VIP6.
+            ("2001:db9::17", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS),
+            ("2001:db8:0:1::17", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS),
+            ("2001:db8::1:0:17", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS),
+            ("2001:db8::18", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS),
+            ("::2", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS), ("::8", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS),
+            ("1::1", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS), ("::1:0:0", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS),
+            ("fe80::1", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS), ("ff02::1", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS),
+        ] as [(String, Place, Place)])
+    func ofSession7OverIPv6(asked: String, expected: Place, withoutPrefix: Place) {
+        for vip4 in ["10.20.0.17", nil] {
+            #expect(place(VIP_INET6, Session(vip4: vip4), asked) == expected)
+            #expect(place(VIP_INET6, Session(vip4: vip4, prefix: nil), asked) == withoutPrefix)
+        }
     }
 
     @Test func withoutAVirtualIPTheWildcardIsStillTheWildcard() {
-        #expect(vip_place4(0, 7, 0) == VIP_WILDCARD)
-        #expect(vip_place4(0, 7, vip) == VIP_SOME_ADDRESS)
+        for family in [VIP_INET4, VIP_MAPPED] {
+            #expect(place(family, Session(vip4: nil), "0.0.0.0") == VIP_WILDCARD)
+            #expect(place(family, Session(vip4: nil), "10.20.0.17") == VIP_SOME_ADDRESS)
+        }
+        for prefix in ["fdd2:9088:43af::", nil] {
+            #expect(place(VIP_INET6, Session(vip6: nil, prefix: prefix), "::") == VIP_WILDCARD)
+            #expect(place(VIP_INET6, Session(vip6: nil, prefix: prefix), "2001:db8::17") == VIP_SOME_ADDRESS)
+        }
     }
 
     @Test(
         arguments: [
             (VIP_SOME_LOOPBACK, VIP_OWNER_NOBODY, VIP_LOOPBACK_REST),
+            (VIP_SOME_LOOPBACK, VIP_OWNER_HOST, VIP_LOOPBACK_REST),
             (VIP_SOME_LOOPBACK, VIP_OWNER_SESSION, VIP_OTHER_LOOPBACK),
+            (VIP_SOME_LOOPBACK, VIP_OWNER_BROADCAST, VIP_LOOPBACK_REST),
             (VIP_SOME_ADDRESS, VIP_OWNER_NOBODY, VIP_ELSEWHERE), (VIP_SOME_ADDRESS, VIP_OWNER_HOST, VIP_HOST_ADDRESS),
-            (VIP_SOME_ADDRESS, VIP_OWNER_SESSION, VIP_OTHER_ADDRESS), (VIP_WILDCARD, VIP_OWNER_HOST, VIP_WILDCARD),
-            (VIP_LOCALHOST, VIP_OWNER_SESSION, VIP_LOCALHOST),
-        ] as [(vip_place, vip_owner, vip_place)])
-    func byOwner(place: vip_place, owner: vip_owner, expected: vip_place) {
+            (VIP_SOME_ADDRESS, VIP_OWNER_SESSION, VIP_OTHER_ADDRESS),
+            (VIP_SOME_ADDRESS, VIP_OWNER_BROADCAST, VIP_ELSEWHERE),
+        ] as [(Place, vip_owner, Place)])
+    func byOwner(place: Place, owner: vip_owner, expected: Place) {
         #expect(vip_place_of_owner(place, owner) == expected)
+    }
+
+    @Test func theOwnerChangesNothingOfTheOthers() {
+        for place in bindPlaces {
+            for owner in [VIP_OWNER_NOBODY, VIP_OWNER_HOST, VIP_OWNER_SESSION, VIP_OWNER_BROADCAST] {
+                #expect(vip_place_of_owner(place, owner) == place)
+            }
+        }
     }
 }
 
@@ -138,46 +409,159 @@ private func name(_ answer: vip_answer) -> String {
             }
         }
     }
+
+    /// :: and ::1 take a session with VIP4 alone for one that has an address; whatever else is asked for, does not.
+    @Test func whetherThereIsAnAddress() {
+        for has in everyHas {
+            let ofFamily = has & hasAddress != 0
+            let ofEither = ofFamily || has & hasIPv4 != 0
+            for asked in [VIP_WILDCARD, VIP_DUAL_WILDCARD, VIP_LOCALHOST] {
+                #expect((vip_has_address(asked, has) != 0) == ofEither, "\(name(asked)), has \(has)")
+            }
+            for asked in [
+                VIP_HOST_ADDRESS, VIP_ELSEWHERE, VIP_OWN_ADDRESS, VIP_OWN_LOOPBACK, VIP_OTHER_ADDRESS,
+                VIP_OTHER_LOOPBACK, VIP_LOOPBACK_REST,
+            ] {
+                #expect((vip_has_address(asked, has) != 0) == ofFamily, "\(name(asked)), has \(has)")
+            }
+        }
+    }
+
+    /// Both together, for a session with VIP4 alone: `whenUnavailable` decides for IPv6 alone.
+    @Test func useHostAddressIsOfOneFamily() {
+        let flags = VIP_POLICY_VIRTUAL_IP.rawValue | VIP_POLICY_VIRTUAL_IP_ALL.rawValue
+        let useHost = flags | VIP_POLICY_USE_HOST_ADDRESS.rawValue
+        func features(_ flags: UInt32, _ family: vip_family, _ asked: Place) -> UInt32 {
+            vip_features(flags, 0, vip_has_address(asked, Session(vip6: nil).own(family).has))
+        }
+        for asked in places {
+            #expect(features(flags, VIP_INET6, asked) == v)
+            #expect(features(useHost, VIP_INET4, asked) == v)
+            #expect(features(useHost, VIP_MAPPED, asked) == v)
+            let isOfBoth = asked == VIP_WILDCARD || asked == VIP_LOCALHOST
+            #expect(features(useHost, VIP_INET6, asked) == (isOfBoth ? v : 0), "\(name(asked))")
+        }
+    }
 }
 
 // MARK: bind
 
 @Suite struct Bind {
-    /// The contract's rows for a session that has a virtual IP, isolation on, the port not excluded:
-    /// what each kind of program gets.
-    static let rows: [(vip_place, none: vip_answer, v: vip_answer, l: vip_answer, vl: vip_answer, vlp: vip_answer)] = [
-        (VIP_WILDCARD, VIP_AS_ASKED, VIP_TO_ADDRESS, VIP_AS_ASKED, VIP_TO_ADDRESS, VIP_TO_LOOPBACK),
-        (VIP_LOCALHOST, VIP_AS_ASKED, VIP_AS_ASKED, VIP_TO_LOOPBACK, VIP_TO_LOOPBACK, VIP_TO_LOOPBACK),
-        (VIP_HOST_ADDRESS, VIP_AS_ASKED, VIP_TO_ADDRESS, VIP_AS_ASKED, VIP_TO_ADDRESS, VIP_TO_LOOPBACK),
-        (VIP_OWN_ADDRESS, VIP_AS_ASKED, VIP_AS_ASKED, VIP_AS_ASKED, VIP_AS_ASKED, VIP_AS_ASKED),
-        (VIP_OWN_LOOPBACK, VIP_AS_ASKED, VIP_AS_ASKED, VIP_AS_ASKED, VIP_AS_ASKED, VIP_AS_ASKED),
-        (VIP_OTHER_ADDRESS, VIP_REFUSE_BIND, VIP_REFUSE_BIND, VIP_REFUSE_BIND, VIP_REFUSE_BIND, VIP_REFUSE_BIND),
-        (VIP_OTHER_LOOPBACK, VIP_REFUSE_BIND, VIP_REFUSE_BIND, VIP_REFUSE_BIND, VIP_REFUSE_BIND, VIP_REFUSE_BIND),
-        (VIP_LOOPBACK_REST, VIP_AS_ASKED, VIP_AS_ASKED, VIP_AS_ASKED, VIP_AS_ASKED, VIP_AS_ASKED),
-        (VIP_ELSEWHERE, VIP_AS_ASKED, VIP_AS_ASKED, VIP_AS_ASKED, VIP_AS_ASKED, VIP_AS_ASKED),
+    struct Row {
+        let asked: String
+        /// What the session has, of all that the row depends on: the call's own VIP, VIP4 where that is another, the
+        /// loopback. "*": whether or not.
+        let session: [Character]
+        /// What a program gets: of no list, of V, of L, of V and L, and of all three.
+        let gets: [String]
+
+        init(_ text: String) {
+            let columns = text.split(separator: "|").map { $0.split(separator: " ").map(String.init) }
+            asked = columns[0].joined(separator: " ")
+            session = Array(columns[1][0])
+            gets = columns[2]
+        }
+
+        func isOf(_ has: UInt32) -> Bool {
+            zip(session, [hasAddress, hasIPv4, hasLoopback]).allSatisfy { mark, bit in
+                mark == "*" || (mark == "+") == (has & bit != 0)
+            }
+        }
+    }
+
+    /// Isolation on, the port not excluded. IPv4 by itself has a loopback always, and never "VIP4 where that is
+    /// another".
+    static let rows: [Row] = [
+        //   asked for        | has | no list     V           L           V, L        V, L, P
+        Row("wildcard         | +*+ | asked       VIP         asked       VIP         LO"),
+        Row("wildcard         | +*- | asked       VIP         asked       VIP         VIP"),
+        Row("wildcard         | -++ | asked       LO          asked       LO          LO"),
+        Row("wildcard         | -+- | asked       none        asked       none        none"),
+        Row("wildcard         | --* | asked       none        asked       none        none"),
+        Row("dual wildcard    | *+* | asked       ::ffff:VIP4 asked       ::ffff:VIP4 ::ffff:LO4"),
+        Row("dual wildcard    | +-* | asked       VIP         asked       VIP         ::ffff:LO4"),
+        Row("dual wildcard    | --* | asked       none        asked       none        none"),
+        Row("host address     | +*+ | asked       VIP         asked       VIP         LO"),
+        Row("host address     | +*- | asked       VIP         asked       VIP         VIP"),
+        Row("host address     | -** | asked       none        asked       none        none"),
+        Row("localhost        | *** | asked       asked       LO          LO          LO"),
+        Row("own VIP          | *** | asked       asked       asked       asked       asked"),
+        Row("own LO           | *** | asked       asked       asked       asked       asked"),
+        Row("other's VIP      | *** | another's   another's   another's   another's   another's"),
+        Row("other's LO       | *** | another's   another's   another's   another's   another's"),
+        Row("rest of loopback | *** | asked       asked       asked       asked       asked"),
+        Row("elsewhere        | *** | asked       asked       asked       asked       asked"),
     ]
 
     @Test func everyRow() {
-        #expect(Set(Self.rows.map(\.0.rawValue)) == Set(places.map(\.rawValue)))
-        for row in Self.rows {
-            for (features, ordinary) in zip(everyFeatureSet, [row.none, row.v, row.l, row.vl, row.vlp]) {
-                for isolation in bools {
-                    for hasAddress in bools {
+        // Any flag that bind does not ask for must change nothing, so each is tried.
+        let flags = (0..<12).map { UInt32(1) << $0 }
+        for asked in bindPlaces {
+            for has in everyHas {
+                let rows = Self.rows.filter { $0.asked == name(asked) && $0.isOf(has) }
+                #expect(rows.count == 1, "\(name(asked)), has \(has)")
+                guard let row = rows.first, row.gets.count == everyFeatureSet.count else {
+                    Issue.record("\(name(asked)), has \(has): the table is not whole")
+                    continue
+                }
+                for (features, ordinary) in zip(everyFeatureSet, row.gets) {
+                    for isolation in bools {
                         for excluded in bools {
                             var expected = ordinary
-                            if !isolation, expected == VIP_REFUSE_BIND { expected = VIP_AS_ASKED }
-                            if excluded, row.0 == VIP_LOCALHOST { expected = VIP_AS_ASKED }
-                            if !hasAddress, features & v != 0, row.0 == VIP_WILDCARD || row.0 == VIP_HOST_ADDRESS {
-                                expected = VIP_UNAVAILABLE
+                            if !isolation, expected == "another's" { expected = "asked" }
+                            if excluded, asked == VIP_LOCALHOST { expected = "asked" }
+                            for flag in [0] + flags {
+                                var flags = flag & ~VIP_POLICY_ISOLATION.rawValue
+                                if isolation { flags |= VIP_POLICY_ISOLATION.rawValue }
+                                let answer = name(vip_bind(asked, features, flags, has, excluded ? 1 : 0))
+                                #expect(
+                                    answer == expected,
+                                    "\(name(asked)), features \(features), has \(has), excluded \(excluded), flags \(flags)"
+                                )
                             }
-                            let flags = isolation ? VIP_POLICY_ISOLATION.rawValue : 0
-                            let answer = vip_bind(row.0, features, flags, hasAddress ? 1 : 0, excluded ? 1 : 0)
-                            #expect(
-                                answer == expected,
-                                "place \(row.0.rawValue), features \(features), excluded \(excluded): \(name(answer))")
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// The rows again from one end to the other: what is asked for in the contract's own words, for sessions that
+    /// have both families, one, or none.
+    @Test(
+        arguments: [
+            // family, asked, V6ONLY, VIP4?, VIP6?, with V, with V, L and P
+            (VIP_INET4, "0.0.0.0", true, true, true, "10.20.0.17", "127.0.0.8"),
+            (VIP_INET4, "0.0.0.0", true, false, true, "none", "none"),
+            (VIP_MAPPED, "0.0.0.0", true, true, true, "10.20.0.17", "127.0.0.8"),
+            (VIP_MAPPED, "0.0.0.0", true, false, true, "none", "none"),
+            (VIP_INET6, "::", true, true, true, "2001:db8::17", "fdd2:9088:43af::8"),
+            (VIP_INET6, "::", true, false, true, "2001:db8::17", "fdd2:9088:43af::8"),
+            (VIP_INET6, "::", true, true, false, "fdd2:9088:43af::8", "fdd2:9088:43af::8"),
+            (VIP_INET6, "::", true, false, false, "none", "none"),
+            (VIP_INET6, "::", false, true, true, "::ffff:VIP4", "::ffff:LO4"),
+            (VIP_INET6, "::", false, false, true, "2001:db8::17", "::ffff:LO4"),
+            (VIP_INET6, "::", false, true, false, "::ffff:VIP4", "::ffff:LO4"),
+            (VIP_INET6, "::", false, false, false, "none", "none"),
+            (VIP_INET6, "::1", false, true, true, "::1", "fdd2:9088:43af::8"),
+            (VIP_INET6, "::1", false, false, false, "::1", "fdd2:9088:43af::8"),
+            (VIP_INET4, "127.0.0.1", true, true, true, "127.0.0.1", "127.0.0.8"),
+        ] as [(vip_family, String, Bool, Bool, Bool, String, String)])
+    func inAddresses(
+        family: vip_family, asked: String, isV6Only: Bool, hasVIP4: Bool, hasVIP6: Bool, withV: String, withVLP: String
+    ) {
+        var session = Session()
+        if !hasVIP4 { session.vip4 = nil }
+        if !hasVIP6 { session.vip6 = nil }
+        var asPlace = place(family, session, asked)
+        if asPlace == VIP_WILDCARD, !isV6Only { asPlace = VIP_DUAL_WILDCARD }
+        for (features, expected) in [(v, withV), (v | l | p, withVLP)] {
+            let answer = vip_bind(asPlace, features, 0, session.own(family).has, 0)
+            switch answer {
+            case VIP_UNAVAILABLE, VIP_TO_MAPPED_LOOPBACK, VIP_TO_MAPPED_ADDRESS:
+                #expect(name(answer) == expected)
+            default:
+                #expect(granted(family, session, answer, asked: asked) == expected)
             }
         }
     }
@@ -188,117 +572,206 @@ private func name(_ answer: vip_answer) -> String {
 /// What listens on the asked port, as far as the decision cares.
 private struct Listeners {
     var onLocalhost = false
-    /// Bound to LO4 itself.
+    /// Bound to the loopback itself.
     var onLoopback = false
-    /// Bound to VIP4 itself.
+    /// Bound to the VIP itself.
     var onAddress = false
-    /// Bound to 0.0.0.0 by someone outside: reachable at every address.
+    /// Bound to the wildcard by someone outside: reachable at every address.
     var onWildcard = false
+    /// A dual-stack server of the session, as P has it and as V has it.
+    var onMappedLoopback = false
+    var onMappedAddress = false
+    /// UDP: a peer that is connected to the sender, and where it is.
+    var answered: vip_answer?
 
-    static let all: [Listeners] = (0..<16).map {
-        Listeners(onLocalhost: $0 & 1 != 0, onLoopback: $0 & 2 != 0, onAddress: $0 & 4 != 0, onWildcard: $0 & 8 != 0)
+    static let all: [Listeners] = [nil, VIP_TO_LOOPBACK, VIP_TO_LOCALHOST].flatMap { answered in
+        (0..<64).map {
+            Listeners(
+                onLocalhost: $0 & 1 != 0, onLoopback: $0 & 2 != 0, onAddress: $0 & 4 != 0, onWildcard: $0 & 8 != 0,
+                onMappedLoopback: $0 & 16 != 0, onMappedAddress: $0 & 32 != 0, answered: answered)
+        }
     }
 
-    /// Carries out a plan as the hook does: the first probe that finds something.
-    func carryOut(_ plan: vip_plan) -> vip_answer {
-        if plan.probes & VIP_PROBE_LOCALHOST.rawValue != 0, onLocalhost || onWildcard { return VIP_AS_ASKED }
-        if plan.probes & VIP_PROBE_LOOPBACK.rawValue != 0, onLoopback || onWildcard { return VIP_TO_LOOPBACK }
-        if plan.probes & VIP_PROBE_OWN_LOOPBACK.rawValue != 0, onLoopback { return VIP_TO_LOOPBACK }
-        if plan.probes & VIP_PROBE_OWN_ADDRESS.rawValue != 0, onAddress { return VIP_TO_ADDRESS }
+    /// Carries out a plan as the hook does: the first probe that finds something. A session without VIP4 has no
+    /// listener on ::ffff:VIP4, which the hook knows; all else is up to the plan.
+    func carryOut(_ plan: vip_plan, _ has: UInt32) -> vip_answer {
+        func looks(_ probe: vip_probe) -> Bool { plan.probes & probe.rawValue != 0 }
+        if looks(VIP_PROBE_LOCALHOST), onLocalhost || onWildcard { return VIP_AS_ASKED }
+        if looks(VIP_PROBE_LOOPBACK), onLoopback || onWildcard { return VIP_TO_LOOPBACK }
+        if looks(VIP_PROBE_OWN_LOOPBACK), onLoopback { return VIP_TO_LOOPBACK }
+        if looks(VIP_PROBE_ANSWERED), let answered { return answered }
+        if looks(VIP_PROBE_OWN_ADDRESS), onAddress { return VIP_TO_ADDRESS }
+        if looks(VIP_PROBE_MAPPED), onMappedLoopback { return VIP_TO_MAPPED_LOOPBACK }
+        if looks(VIP_PROBE_MAPPED), onMappedAddress, has & hasIPv4 != 0 { return VIP_TO_MAPPED_ADDRESS }
         return vip_answer(plan.otherwise)
+    }
+
+    /// The contract for 127.0.0.1 and ::1: the answers in the order in which they are preferred, and nil for those
+    /// that are not to be had.
+    func preferred(_ features: UInt32, _ has: UInt32, isOn: Bool, fallbackHost: Bool) -> vip_answer {
+        let address = onAddress && has & hasAddress != 0 ? VIP_TO_ADDRESS : nil
+        let mapped: [vip_answer?] =
+            has & hasMapped == 0
+            ? []
+            : [
+                onMappedLoopback ? VIP_TO_MAPPED_LOOPBACK : nil,
+                onMappedAddress && has & hasIPv4 != 0 ? VIP_TO_MAPPED_ADDRESS : nil,
+            ]
+        var order: [vip_answer?]
+        if features & l != 0 {
+            order = [onLoopback || onWildcard ? VIP_TO_LOOPBACK : nil, answered, address] + mapped
+            order.append(fallbackHost ? VIP_TO_LOCALHOST : VIP_TO_LOOPBACK)
+        } else if features & v != 0 {
+            // An IPv6 server of a session that has VIP4 alone is on LO6.
+            let isServerOnLoopback = onLoopback && has & hasAddress == 0 && has & hasIPv4 != 0
+            order = [isServerOnLoopback ? VIP_TO_LOOPBACK : nil, answered, address] + mapped
+        } else if isOn, !onLocalhost, !onWildcard {
+            order = [onLoopback ? VIP_TO_LOOPBACK : nil, answered, address] + mapped
+        } else {
+            order = []
+        }
+        return order.compactMap(\.self).first ?? VIP_AS_ASKED
     }
 }
 
 @Suite struct Connect {
+    /// Whether a program of no list belongs to a session that has servers somewhere, by the policy.
+    private static let policies: [(flags: UInt32, isOn: Bool)] = [
+        (0, false), (VIP_POLICY_VIRTUAL_IP.rawValue, true), (VIP_POLICY_LOOPBACK.rawValue, true),
+        (VIP_POLICY_VIRTUAL_IP.rawValue | VIP_POLICY_LOOPBACK.rawValue, true),
+    ]
+
     /// The contract in the order of its rows, over what listens where.
     private func expected(
-        _ asked: vip_place, _ features: UInt32, _ listeners: Listeners, isolation: Bool, fallbackHost: Bool,
-        hasAddress: Bool, excluded: Bool, isOn: Bool
+        _ asked: Place, _ features: UInt32, _ has: UInt32, _ listeners: Listeners, isolation: Bool,
+        fallbackHost: Bool, excluded: Bool, isOn: Bool
     ) -> vip_answer {
         switch asked {
         case VIP_LOCALHOST, VIP_WILDCARD:
-            if excluded { return VIP_AS_ASKED }
-            if features & l != 0 {
-                if listeners.onLoopback || listeners.onWildcard { return VIP_TO_LOOPBACK }
-                if hasAddress, listeners.onAddress { return VIP_TO_ADDRESS }
-                return fallbackHost ? VIP_TO_LOCALHOST : VIP_TO_LOOPBACK
-            }
-            if features & v != 0 { return hasAddress && listeners.onAddress ? VIP_TO_ADDRESS : VIP_AS_ASKED }
-            if !isOn || listeners.onLocalhost || listeners.onWildcard { return VIP_AS_ASKED }
-            if listeners.onLoopback { return VIP_TO_LOOPBACK }
-            return hasAddress && listeners.onAddress ? VIP_TO_ADDRESS : VIP_AS_ASKED
+            return excluded
+                ? VIP_AS_ASKED : listeners.preferred(features, has, isOn: isOn, fallbackHost: fallbackHost)
         case VIP_HOST_ADDRESS:
             if features & v == 0 { return VIP_AS_ASKED }
-            if !hasAddress { return VIP_UNAVAILABLE }
+            if has & hasAddress == 0 { return VIP_UNAVAILABLE }
             return listeners.onAddress ? VIP_TO_ADDRESS : VIP_AS_ASKED
         case VIP_OTHER_LOOPBACK:
             return isolation ? VIP_REFUSE_PEER : VIP_AS_ASKED
         case VIP_ELSEWHERE, VIP_OTHER_ADDRESS:
-            return features & v != 0 && !hasAddress ? VIP_UNAVAILABLE : VIP_AS_ASKED
+            return features & v != 0 && has & hasAddress == 0 ? VIP_UNAVAILABLE : VIP_AS_ASKED
         default:
             return VIP_AS_ASKED
         }
     }
 
-    @Test func everyRowWithEveryListener() {
-        for asked in places {
-            for features in everyFeatureSet {
-                for listeners in Listeners.all {
-                    for choice in 0..<32 {
+    @Test(arguments: places)
+    func everyRowWithEveryListener(asked: Place) {
+        var wrong = Wrong()
+        let everyListener = Listeners.all
+        for features in everyFeatureSet {
+            for has in everyHas {
+                for policy in Self.policies where policy.isOn || features == 0 {  // no feature without its policy
+                    for choice in 0..<8 {
                         let isolation = choice & 1 != 0
                         let fallbackHost = choice & 2 != 0
-                        let hasAddress = choice & 4 != 0
-                        let excluded = choice & 8 != 0
-                        let isOn = choice & 16 != 0
-                        if !isOn, features != 0 { continue }  // no feature without its policy
-                        var flags: UInt32 = 0
+                        let excluded = choice & 4 != 0
+                        var flags = policy.flags
                         if isolation { flags |= VIP_POLICY_ISOLATION.rawValue }
                         if fallbackHost { flags |= VIP_POLICY_FALLBACK_HOST.rawValue }
-                        if isOn { flags |= VIP_POLICY_VIRTUAL_IP.rawValue | VIP_POLICY_LOOPBACK.rawValue }
-                        let plan = vip_connect(asked, features, flags, hasAddress ? 1 : 0, excluded ? 1 : 0)
-                        let answer = listeners.carryOut(plan)
-                        let expected = expected(
-                            asked, features, listeners, isolation: isolation, fallbackHost: fallbackHost,
-                            hasAddress: hasAddress, excluded: excluded, isOn: isOn)
-                        #expect(
-                            answer == expected,
-                            "place \(asked.rawValue), features \(features), \(listeners), choice \(choice): \(name(answer))"
-                        )
+                        let plan = vip_connect(asked, features, flags, has, excluded ? 1 : 0)
+                        for listeners in everyListener {
+                            let answer = listeners.carryOut(plan, has)
+                            let expected = expected(
+                                asked, features, has, listeners, isolation: isolation, fallbackHost: fallbackHost,
+                                excluded: excluded, isOn: policy.isOn)
+                            wrong.note(
+                                answer == expected,
+                                """
+                                features \(features), has \(has), flags \(flags), excluded \(excluded), \(listeners): \
+                                \(name(answer)) in place of \(name(expected))
+                                """)
+                        }
                     }
                 }
             }
         }
+        #expect(wrong.cases.isEmpty, "\(name(asked))")
     }
 
     @Test func aProgramWithNothingToDoLooksNowhere() {
         // A policy with both features off must not cost a listener look-up on any connect.
         for asked in places {
-            #expect(vip_connect(asked, 0, VIP_POLICY_ISOLATION.rawValue, 1, 0).probes == 0)
+            for has in everyHas {
+                #expect(vip_connect(asked, 0, VIP_POLICY_ISOLATION.rawValue, has, 0).probes == 0)
+            }
+        }
+    }
+
+    /// Every other probe is a look-up for nothing: an excluded port's, one for an address that is not there, one for
+    /// mapped addresses by a socket that cannot reach them, and any that is not for localhost or a host address.
+    @Test func nothingIsLookedForThatCannotBe() {
+        let flags = VIP_POLICY_VIRTUAL_IP.rawValue | VIP_POLICY_LOOPBACK.rawValue
+        for asked in places {
+            let isLocal = asked == VIP_LOCALHOST || asked == VIP_WILDCARD
+            for features in everyFeatureSet {
+                for has in everyHas {
+                    let plan = vip_connect(asked, features, flags, has, 0)
+                    let what: Comment = "\(name(asked)), features \(features), has \(has)"
+                    func looks(_ probe: vip_probe) -> Bool { plan.probes & probe.rawValue != 0 }
+                    #expect(looks(VIP_PROBE_MAPPED) == (isLocal && has & hasMapped != 0), what)
+                    #expect(!looks(VIP_PROBE_OWN_ADDRESS) || has & hasAddress != 0, what)
+                    #expect(looks(VIP_PROBE_ANSWERED) == isLocal, what)
+                    if asked == VIP_HOST_ADDRESS {
+                        #expect(plan.probes & ~VIP_PROBE_OWN_ADDRESS.rawValue == 0, what)
+                    } else if !isLocal {
+                        #expect(plan.probes == 0, what)
+                    }
+                    if isLocal { #expect(vip_connect(asked, features, flags, has, 1).probes == 0, what) }
+                }
+            }
         }
     }
 }
 
 @Suite struct Source {
+    /// What a source is, by the destination's place; "local": of a connection of the session with itself.
+    private static let rows: [(Place, toAnother: String, toLoopback: String, toAddress: String)] = [
+        (VIP_LOCALHOST, "kernel's", "local", "local"),
+        (VIP_WILDCARD, "kernel's", "local", "local"),
+        (VIP_OWN_LOOPBACK, "local", "local", "local"),
+        (VIP_OTHER_LOOPBACK, "kernel's", "kernel's", "kernel's"),
+        (VIP_LOOPBACK_REST, "kernel's", "kernel's", "kernel's"),
+        (VIP_OWN_ADDRESS, "VIP", "VIP", "VIP"),
+        (VIP_HOST_ADDRESS, "VIP", "VIP", "VIP"),
+        (VIP_OTHER_ADDRESS, "VIP", "VIP", "VIP"),
+        (VIP_ELSEWHERE, "VIP", "VIP", "VIP"),
+    ]
+
     @Test func everyRow() {
-        let answers = [VIP_AS_ASKED, VIP_TO_LOOPBACK, VIP_TO_ADDRESS, VIP_TO_LOCALHOST]
-        for asked in places {
+        #expect(Set(Self.rows.map(\.0.rawValue)) == Set(places.map(\.rawValue)))
+        // A mapped answer to ::1 is asked about once more, as IPv4's 127.0.0.1: its source is no IPv6 address.
+        let answers = [
+            VIP_AS_ASKED, VIP_TO_LOOPBACK, VIP_TO_ADDRESS, VIP_TO_LOCALHOST, VIP_TO_MAPPED_LOOPBACK,
+            VIP_TO_MAPPED_ADDRESS,
+        ]
+        for row in Self.rows {
             for to in answers {
                 for features in everyFeatureSet {
-                    let vWithoutL = features & (v | l) == v
-                    let isLocalName = asked == VIP_LOCALHOST || asked == VIP_WILDCARD
-                    let isLocalConnection =
-                        asked == VIP_OWN_LOOPBACK || isLocalName && (to == VIP_TO_LOOPBACK || to == VIP_TO_ADDRESS)
-                    let leavesLoopback =
-                        !isLocalName && asked != VIP_OWN_LOOPBACK && asked != VIP_OTHER_LOOPBACK
-                        && asked != VIP_LOOPBACK_REST
+                    let kind =
+                        switch to {
+                        case VIP_TO_LOOPBACK: row.toLoopback
+                        case VIP_TO_ADDRESS: row.toAddress
+                        default: row.toAnother
+                        }
                     let expected =
-                        isLocalConnection
-                        ? (vWithoutL ? VIP_TO_LOCALHOST : VIP_TO_LOOPBACK)
-                        : leavesLoopback && features & v != 0 ? VIP_TO_ADDRESS : VIP_AS_ASKED
-                    let source = vip_source(asked, to, features)
+                        switch kind {
+                        case "local": features & v != 0 && features & l == 0 ? VIP_TO_LOCALHOST : VIP_TO_LOOPBACK
+                        case "VIP": features & v != 0 ? VIP_TO_ADDRESS : VIP_AS_ASKED
+                        default: VIP_AS_ASKED
+                        }
+                    let source = vip_source(row.0, to, features)
                     #expect(
                         source == expected,
-                        "place \(asked.rawValue) to \(name(to)), features \(features): \(name(source))")
+                        "\(name(row.0)) to \(name(to)), features \(features): \(name(source))")
                 }
             }
         }
@@ -308,20 +781,39 @@ private struct Listeners {
 // MARK: Names
 
 @Suite struct Names {
-    static let ends = [
-        localhost, address(127, 0, 0, 8), vip, address(127, 0, 0, 9), address(127, 0, 0, 53), address(192, 0, 2, 1),
-        address(0, 0, 0, 0), address(10, 20, 0, 18),
+    static let ends4 = [
+        "127.0.0.1", "127.0.0.8", "10.20.0.17", "127.0.0.9", "127.0.0.53", "192.0.2.1", "0.0.0.0", "10.20.0.18",
+        "127.0.0.255", "127.0.1.0", "128.0.0.8", "126.255.255.255",
+    ]
+    static let ends6 = [
+        "::1", "::", "fdd2:9088:43af::8", "2001:db8::17", "fdd2:9088:43af::9", "fdd2:9088:43af::",
+        "fdd2:9088:43ae::8", "fdd2:9088:43af::1:0:8", "fdd2:9089:43af::8", "fc00::8", "2001:db8::18",
+        "2001:db8:0:1::17", "2001:db8::1:0:17", "2001:db9::17", "fe80::1", "fdd2:9088:43af::ff",
+        "fdd2:9088:43af::100", "::8", "::2", "1::1",
     ]
 
-    @Test func everyPairOfEnds() {
-        for id in [UInt32(7), 254, 255] {
-            let loopback = vip_loopback4(id)
-            for vip4 in [vip, 0] {
-                for name in Self.ends + [loopback] {
-                    for other in Self.ends + [loopback] {
-                        let standsForLocalhost =
-                            name == loopback || vip4 != 0 && name == vip4 && (other == loopback || other == localhost)
-                        #expect(vip_name4(name, other, vip4, id) == (standsForLocalhost ? localhost : name))
+    private func ends(_ family: vip_family) -> [String] { family == VIP_INET6 ? Self.ends6 : Self.ends4 }
+
+    /// The loopbacks of these, once more written out.
+    private static let ids: [(UInt32, String, String)] = [
+        (7, "127.0.0.8", "fdd2:9088:43af::8"), (254, "127.0.0.255", "fdd2:9088:43af::ff"),
+        (255, "127.0.1.0", "fdd2:9088:43af::100"),
+    ]
+
+    @Test(arguments: families)
+    func everyPairOfEnds(family: vip_family) {
+        for (id, loopback4, loopback6) in Self.ids {
+            for var session in Session.every {
+                session.id = id
+                let loopback =
+                    family != VIP_INET6 ? loopback4 : session.prefix == nil ? localhost(family) : loopback6
+                for name in ends(family) {
+                    for other in ends(family) {
+                        let isOwnAddress = name == session.virtualIP(family)
+                        let isLocal = other == loopback || other == localhost(family)
+                        let expected =
+                            name == loopback || isOwnAddress && isLocal ? localhost(family) : name
+                        #expect(shown(family, session, name, other) == expected, "\(name) from \(other), \(session)")
                     }
                 }
             }
@@ -329,10 +821,30 @@ private struct Listeners {
     }
 
     /// The early way out must never swallow a name that needs translation.
-    @Test func plainNamesNeedNoTranslation() {
-        for name in Self.ends {
-            for other in Self.ends where vip_name_is_plain4(name, other) != 0 {
-                #expect(vip_name4(name, other, vip, 7) == name)
+    @Test(arguments: families)
+    func plainNamesNeedNoTranslation(family: vip_family) {
+        for session in Session.every {
+            for name in ends(family) {
+                for other in ends(family) where isPlain(family, name, other) {
+                    #expect(shown(family, session, name, other) == name, "\(name) from \(other)")
+                }
+            }
+        }
+    }
+
+    /// And it takes all that a host's ordinary connections have for names, which cost no look-up then.
+    @Test(arguments: families)
+    func whichNamesArePlain(family: vip_family) {
+        func mayBeLoopback(_ end: String) -> Bool {
+            family == VIP_INET6
+                ? end == "::1" || end.hasPrefix("fc") || end.hasPrefix("fd") : end.hasPrefix("127.")
+        }
+        for name in ends(family) {
+            for other in ends(family) {
+                // On an AF_INET6 socket it may have to be ::1.
+                let isLocalhost = family != VIP_MAPPED && name == localhost(family)
+                let expected = isLocalhost || !mayBeLoopback(name) && !mayBeLoopback(other) && name != other
+                #expect(isPlain(family, name, other) == expected, "\(name) from \(other)")
             }
         }
     }
@@ -341,23 +853,95 @@ private struct Listeners {
 // MARK: There and back
 
 @Suite struct RoundTrip {
-    /// Whatever stands in for 127.0.0.1 at connect is 127.0.0.1 again by name, at both ends.
-    @Test func connectThenNames() {
-        for id in [UInt32(2), 7, 254, 255, 65535, UInt32(VIP_ID_LAST)] {
-            for features in everyFeatureSet {
-                for to in [VIP_TO_LOOPBACK, VIP_TO_ADDRESS] {
-                    let peer = vip_address4(to, localhost, vip, id)
-                    let source = vip_source(VIP_LOCALHOST, to, features)
-                    let own = vip_address4(source, localhost, vip, id)
-                    #expect(vip_name4(peer, own, vip, id) == localhost)  // getpeername at the client
-                    #expect(vip_name4(own, peer, vip, id) == localhost)  // getsockname there; accept at the server
+    static let ids: [UInt32] = [2, 7, 254, 255, 65535, UInt32(VIP_ID_LAST)]
+
+    /// Whatever stands in for 127.0.0.1 or ::1 at connect is that again by name, at both ends.
+    @Test(arguments: families)
+    func connectThenNames(family: vip_family) {
+        for id in Self.ids {
+            for prefix in ["fdd2:9088:43af::", nil] {
+                let session = Session(id: id, prefix: prefix)
+                for features in everyFeatureSet {
+                    for to in [VIP_TO_LOOPBACK, VIP_TO_ADDRESS] {
+                        for asked in [VIP_LOCALHOST, VIP_WILDCARD] {
+                            let peer = granted(family, session, to, asked: localhost(family))
+                            let source = vip_source(asked, to, features)
+                            let own = granted(family, session, source, asked: localhost(family))
+                            // getpeername at the client
+                            #expect(shown(family, session, peer, own) == localhost(family))
+                            // getsockname there; accept at the server
+                            #expect(shown(family, session, own, peer) == localhost(family))
+                        }
+                    }
                 }
             }
         }
     }
 
-    @Test(arguments: [VIP_AS_ASKED, VIP_REFUSE_BIND, VIP_REFUSE_PEER, VIP_UNAVAILABLE])
-    func answersThatNameNoAddressKeepTheAsked(answer: vip_answer) {
-        #expect(vip_address4(answer, localhost, vip, 7) == localhost)
+    /// ::1 by way of ::ffff:LO4 or ::ffff:VIP4: IPv4 in all but its name, which no early way out may keep from
+    /// becoming ::1 again.
+    @Test func mappedAnswersThenNames() {
+        for id in Self.ids {
+            let session = Session(id: id)
+            for features in everyFeatureSet {
+                for to in [VIP_TO_LOOPBACK, VIP_TO_ADDRESS] {
+                    let peer = granted(VIP_MAPPED, session, to, asked: "127.0.0.1")
+                    let own = granted(
+                        VIP_MAPPED, session, vip_source(VIP_LOCALHOST, to, features), asked: "127.0.0.1")
+                    #expect(!isPlain(VIP_MAPPED, peer, own) && !isPlain(VIP_MAPPED, own, peer))
+                    #expect(shown(VIP_MAPPED, session, peer, own) == "127.0.0.1")
+                    #expect(shown(VIP_MAPPED, session, own, peer) == "127.0.0.1")
+                    // What a connection by IPv4 that asked for no localhost has for names stays what it is.
+                    #expect(shown(VIP_MAPPED, session, "10.20.0.17", "10.20.0.17") == "10.20.0.17")
+                }
+            }
+        }
+    }
+
+    /// A server on what it was given for localhost or the wildcard is found there, and named so.
+    @Test(arguments: families)
+    func bindThenNames(family: vip_family) {
+        for session in Session.every {
+            let own = session.own(family)
+            for features in everyFeatureSet {
+                for asked in [wildcard(family), localhost(family)] {
+                    let answer = vip_bind(place(family, session, asked), features, 0, own.has, 0)
+                    let bound = granted(family, session, answer, asked: asked)
+                    let shown = shown(family, session, bound, wildcard(family))
+                    switch answer {
+                    case VIP_TO_LOOPBACK:
+                        #expect(bound == session.loopback(family))
+                        #expect(shown == localhost(family))
+                    case VIP_TO_ADDRESS:
+                        #expect(bound == session.virtualIP(family))
+                        #expect(shown == session.virtualIP(family))
+                    default:
+                        #expect(bound == asked && shown == asked)
+                    }
+                    // Binding what one was given, as after getsockname, gives the same.
+                    let again = vip_bind(place(family, session, bound), features, 0, own.has, 0)
+                    #expect(granted(family, session, again, asked: bound) == bound)
+                }
+            }
+        }
+    }
+
+    @Test(arguments: families)
+    func answersInAddresses(family: vip_family) {
+        for session in Session.every {
+            let asked = family == VIP_INET6 ? "2001:db8::99" : "192.0.2.99"
+            #expect(granted(family, session, VIP_TO_LOOPBACK, asked: asked) == session.loopback(family))
+            #expect(granted(family, session, VIP_TO_LOCALHOST, asked: asked) == localhost(family))
+            if let virtualIP = session.virtualIP(family) {
+                #expect(granted(family, session, VIP_TO_ADDRESS, asked: asked) == virtualIP)
+            }
+            // Those of the other form are the hook's to make.
+            for answer in [
+                VIP_AS_ASKED, VIP_REFUSE_BIND, VIP_REFUSE_PEER, VIP_UNAVAILABLE, VIP_TO_MAPPED_LOOPBACK,
+                VIP_TO_MAPPED_ADDRESS,
+            ] {
+                #expect(granted(family, session, answer, asked: asked) == asked)
+            }
+        }
     }
 }

@@ -97,6 +97,7 @@ struct HostCheck {
         }
         facts += hooks()
         facts += attached()
+        facts += loopbacks()
         facts += addresses()
         facts += blockers()
         return facts
@@ -197,6 +198,38 @@ struct HostCheck {
                     try: "attach it again: vip-bpfctl attach cgroup PATH")
             }
             return "\(links.count) cgroups, \(Hook.ofCgroups.count) hooks each, policy generation \(config.generation)"
+        }
+    }
+
+    /// Whether sessions can have IPv6 loopbacks, and have them.
+    private func loopbacks() -> [CheckPayload.Fact] {
+        let subject = "IPv6 loopback"
+        if let obstacle = LoopbackHost.obstacle() {
+            return [.init(subject: subject, verdict: .warning, fact: obstacle.why, mend: obstacle.mend)]
+        }
+        guard (try? instance.pins.requireLoaded()) != nil, let maps = try? PolicyMapSet(instance.pins) else {
+            return [.init(subject: subject, verdict: .good, fact: "this host can have it")]
+        }
+        return fact(subject) { () throws(Failure) in
+            guard let prefix = try maps.configuration().loopbackPrefix else {
+                guard try instance.pins.attachments().isEmpty else {
+                    throw Failure(
+                        .failed, "look at map config", "this host could not have one when it was attached",
+                        try: "attach again: vip-bpfctl attach cgroup PATH")
+                }
+                return "this host can have it"
+            }
+            let mend = "put it back: vip-bpfctl policy apply FILE"
+            guard try Netlink().ipv6Routes().contains(where: { $0.isLocal(prefix) }) else {
+                throw Failure(.failed, "look at the routes", "\(prefix) is not local", try: mend)
+            }
+            guard LoopbackHost.nonlocalBind() == "1" else {
+                throw Failure(
+                    .failed, "look at the sysctls",
+                    "net.ipv6.ip_nonlocal_bind is not 1, and nothing can bind to \(prefix)",
+                    try: mend)
+            }
+            return "\(prefix) is local, and net.ipv6.ip_nonlocal_bind is 1"
         }
     }
 

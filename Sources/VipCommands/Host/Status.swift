@@ -33,6 +33,7 @@ struct Status: ParsableCommand {
             payload.isLoaded = true
             payload.layout = config.abi
             payload.generation = config.generation
+            payload.loopbackPrefix = config.loopbackPrefix?.description
             payload.objectId = MapView.hex(config.objectID)
             payload.isThisBuild = config.objectID == BPFObject.embeddedID
             payload.counters = try HookCounters.read(instance.pins)
@@ -118,6 +119,8 @@ struct StatusPayload: Payload {
     var isLoaded = false
     @Nullable var layout: UInt32?
     @Nullable var generation: UInt32?
+    /// Of the sessions' IPv6 loopbacks; `nil` where this host has none.
+    @Nullable var loopbackPrefix: String?
     @Nullable var objectId: String?
     /// Whether the programs in the kernel are those of this vip-bpfctl.
     @Nullable var isThisBuild: Bool?
@@ -153,6 +156,9 @@ struct StatusPayload: Payload {
             }
                 + network.filter { !attachments.isEmpty && $0.state != "attached" }.map {
                     "\($0.hook) of the network namespace: \($0.state)"
-                } + ["\(sessions) sessions, policy generation \(generation ?? 0), programs are \(build)"])
+                } + [
+                    "IPv6 loopbacks \(loopbackPrefix.map { "in \($0)" } ?? "none")",
+                    "\(sessions) sessions, policy generation \(generation ?? 0), programs are \(build)",
+                ])
     }
 }

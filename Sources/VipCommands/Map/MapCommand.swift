@@ -174,6 +174,11 @@ struct MapView: Sendable {
                     "host_addresses",
                     config.hostAddresses.map { .list($0.map(\.description)) } ?? .text("too many, see addresses")
                 ),
+                (
+                    "host_addresses6",
+                    config.hostIPv6Addresses.map { .list($0.map(\.description)) } ?? .text("too many, see addresses")
+                ),
+                ("loopback_prefix", config.loopbackPrefix.map { .text("\($0)") } ?? .none),
                 ("as_requested", .text("\(config.flags & VIP_CONFIG_AS_REQUESTED.rawValue != 0)")),
                 ("object_id", .text(hex(config.objectID))),
             ]

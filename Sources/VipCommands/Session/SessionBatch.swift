@@ -85,7 +85,9 @@ enum SessionBatch {
                 id = number
             case "--ip":
                 guard let address = IPAddress(value) else {
-                    throw Failure(.usage, "read --ip", "'\(value)' is no IP address", try: "write it as 10.20.0.17")
+                    throw Failure(
+                        .usage, "read --ip", "'\(value)' is no IP address",
+                        try: "write it as 10.20.0.17 or 2001:db8::17")
                 }
                 addresses.append(address)
             case "--user":

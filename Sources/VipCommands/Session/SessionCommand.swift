@@ -24,7 +24,9 @@ struct NewSessionOptions: ParsableArguments {
 
     @Option(
         name: .customLong("ip"),
-        help: ArgumentHelp("The virtual IP. Default: the lowest free one of the policy's pool.", valueName: "addr"))
+        help: ArgumentHelp(
+            "A virtual IP; one IPv4 and one IPv6 address at most. Default: for each family, the lowest free one of the policy's pool.",
+            valueName: "addr"))
     var addresses: [IPAddress] = []
 
     @Option(help: ArgumentHelp("Hold this override of the policy, whatever its match says.", valueName: "name"))
@@ -43,7 +45,8 @@ struct SessionOpen: ParsableCommand {
         commandName: "open",
         abstract: "Make a cgroup a session.",
         discussion: """
-            Prints the session's ID, its virtual IP ('-' for none) and its virtual loopback. Programs that run in the \
+            Prints the session's ID, its virtual IPs with a comma between ('-' for none), its virtual loopback and its IPv6 \
+            loopback ('-' where this host has none). Programs that run in the \
             cgroup already are in the session from then on; sockets they have keep their addresses.
 
             With --batch, reads one session per line, in the words of this command, and opens all of them or none:
@@ -52,7 +55,8 @@ struct SessionOpen: ParsableCommand {
 
             EXAMPLES
               vip-bpfctl session open --cgroup /sys/fs/cgroup/mine --user ann
-              read -r id ip loopback < <(vip-bpfctl session open --ip 10.20.0.17)
+              read -r id ip loopback loopback6 < <(vip-bpfctl session open --ip 10.20.0.17)
+              vip-bpfctl session open --ip 10.20.0.17 --ip 2001:db8:20::17
               generate | vip-bpfctl session open --batch -
             """
     )
@@ -99,9 +103,11 @@ struct SessionOpen: ParsableCommand {
             new.fill(&request)
             requests = [request]
         }
-        let records = try options.change { change throws(Failure) in try change.open(requests) }
+        let (records, prefix) = try options.change { change throws(Failure) in
+            (try change.open(requests), try change.registry.loopbackPrefix())
+        }
         do throws(Failure) {
-            try print(records)
+            try print(records, prefix)
         } catch {
             // Nobody would know of them.
             try options.change { change throws(Failure) in
@@ -111,8 +117,8 @@ struct SessionOpen: ParsableCommand {
         }
     }
 
-    private func print(_ records: [SessionRecord]) throws(Failure) {
-        let sessions = records.map { SessionPayload($0) }
+    private func print(_ records: [SessionRecord], _ prefix: LoopbackPrefix?) throws(Failure) {
+        let sessions = records.map { SessionPayload($0, prefix: prefix) }
         if !output.json {
             try StandardOutput.text(sessions.map { $0.line + "\n" }.joined())
         } else if batch != nil {
@@ -143,8 +149,10 @@ struct SessionClose: ParsableCommand {
 
     func run() throws {
         let id = id
-        let record = try options.change { change throws(Failure) in try change.close(id) }
-        if output.json { try output.print(SessionPayload(record, state: "closed")) }
+        let (record, prefix) = try options.change { change throws(Failure) in
+            (try change.close(id), try change.registry.loopbackPrefix())
+        }
+        if output.json { try output.print(SessionPayload(record, prefix: prefix, state: "closed")) }
     }
 }
 
@@ -165,8 +173,11 @@ struct SessionList: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        let records = try options.instance.registry().sessions()
-        let sessions = records.map { SessionPayload($0, isCgroupThere: $0.isCgroupThere) }
+        let registry = try options.instance.registry()
+        let prefix = try registry.loopbackPrefix()
+        let sessions = try registry.sessions().map {
+            SessionPayload($0, prefix: prefix, isCgroupThere: $0.isCgroupThere)
+        }
         try output.print(SessionListPayload(sessions: sessions))
     }
 }
@@ -187,9 +198,11 @@ struct SessionShow: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        guard let record = try options.instance.registry().session(id: id) else {
+        let registry = try options.instance.registry()
+        guard let record = try registry.session(id: id) else {
             throw Failure(.failed, "show session \(id)", "there is no such session", try: "see vip-bpfctl session list")
         }
-        try output.print(SessionPayload(record, isCgroupThere: record.isCgroupThere))
+        let prefix = try registry.loopbackPrefix()
+        try output.print(SessionPayload(record, prefix: prefix, isCgroupThere: record.isCgroupThere))
     }
 }

@@ -13,35 +13,42 @@ struct SessionPayload: Payload {
     var cgroupId: UInt64
     var virtualIps: [String]
     var virtualLoopback: String
+    /// `nil` where this host has no IPv6 loopbacks.
+    @Nullable var virtualLoopback6: String?
     /// The override named when it was opened.
     @Nullable var policy: String?
     /// `open`; `gone` where its cgroup was removed; `opening` or `closing` while a command is at it; `closed` of one that was.
     var state: String
     var openedAt: Date
 
-    /// - Parameter state: in place of the record's own.
-    init(_ record: SessionRecord, isCgroupThere: Bool = true, state: String? = nil) {
+    /// - Parameters:
+    ///   - prefix: Of the IPv6 loopbacks, where this host has them.
+    ///   - state: In place of the record's own.
+    init(_ record: SessionRecord, prefix: LoopbackPrefix?, isCgroupThere: Bool = true, state: String? = nil) {
         id = record.id
         user = record.user
         cgroup = record.cgroupPath.string
         cgroupId = record.cgroupID
         virtualIps = record.addresses.map(\.address.description)
         virtualLoopback = SessionIDs.loopback(of: record.id).description
+        virtualLoopback6 = prefix?.loopback(of: record.id).description
         policy = record.policy
         self.state = state ?? (record.state == .open && !isCgroupThere ? "gone" : record.state.rawValue)
         openedAt = record.openedAt
     }
 
-    /// `ID VIRTUAL-IP… LOOPBACK`, for a shell's `read`.
+    /// `ID VIRTUAL-IP… LOOPBACK LOOPBACK6`, for a shell's `read`.
     var line: String {
-        "\(id) \(virtualIps.isEmpty ? "-" : virtualIps.joined(separator: ",")) \(virtualLoopback)"
+        let addresses = virtualIps.isEmpty ? "-" : virtualIps.joined(separator: ",")
+        return "\(id) \(addresses) \(virtualLoopback) \(virtualLoopback6 ?? "-")"
     }
 
     var table: Table {
         Table(rows: [
             ["session", "\(id)"], ["user", user ?? "-"], ["state", state],
             ["virtual IP", virtualIps.isEmpty ? "none" : virtualIps.joined(separator: ", ")],
-            ["virtual loopback", virtualLoopback], ["policy", policy ?? "by match"],
+            ["virtual loopback", [virtualLoopback, virtualLoopback6].compactMap(\.self).joined(separator: ", ")],
+            ["policy", policy ?? "by match"],
             ["cgroup", cgroup], ["cgroup ID", "\(cgroupId)"], ["opened", openedAt.formatted(.iso8601)],
         ])
     }
@@ -52,12 +59,13 @@ struct SessionListPayload: Payload {
 
     var table: Table {
         Table(
-            headings: ["ID", "USER", "VIRTUAL IP", "LOOPBACK", "POLICY", "STATE", "CGROUP"],
+            headings: ["ID", "USER", "VIRTUAL IP", "LOOPBACK", "LOOPBACK6", "POLICY", "STATE", "CGROUP"],
             rows: sessions.map { session in
                 [
                     "\(session.id)", session.user ?? "-",
                     session.virtualIps.isEmpty ? "-" : session.virtualIps.joined(separator: ","),
-                    session.virtualLoopback, session.policy ?? "-", session.state, session.cgroup,
+                    session.virtualLoopback, session.virtualLoopback6 ?? "-", session.policy ?? "-", session.state,
+                    session.cgroup,
                 ]
             })
     }

@@ -1,0 +1,555 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What is known to differ between a session and outside of one, and why. A sequence is compared no further
+ * than the first call that such a row explains: what follows may be its consequence.
+ *
+ * A row looks at the call, at its sockets' history and at both results, and is as narrow as it can be:
+ * what it lets pass is no longer tested. An open defect is a row that goes when the defect does.
+ */
+
+/* ---- words for the rows ---- */
+
+static bool is_any_name(const struct result *result)
+{
+	struct in6_addr address = plain_address(&result->address);
+
+	return !result->error && result->address_length && is_any(&address);
+}
+
+static bool is_host(uint8_t address)
+{
+	return address == HOST4 || address == HOST6 || address == MAPPED_HOST;
+}
+
+static bool is_group(uint8_t address)
+{
+	return address == GROUP4 || address == BROADCAST4 || address == GROUP6;
+}
+
+/* What the kernel takes for the loopback as a destination. */
+static bool is_local(uint8_t address)
+{
+	return is_localhost(address) || is_any_address(address);
+}
+
+static bool is_send(const struct call *call)
+{
+	return call->kind == SEND || call->kind == SENDTO || call->kind == FASTOPEN ||
+	       call->kind == SENDMSG_PKTINFO;
+}
+
+static bool is_receive(const struct call *call)
+{
+	return call->kind == RECV || call->kind == RECVFROM;
+}
+
+static bool is_name(const struct call *call)
+{
+	return call->kind == GETSOCKNAME || call->kind == GETPEERNAME;
+}
+
+static bool is_connect(const struct call *call)
+{
+	return call->kind == CONNECT || call->kind == FASTOPEN;
+}
+
+/* A call that tells of an error, or of data, that an earlier datagram was the cause of. */
+static bool tells_later(const struct call *call)
+{
+	return is_receive(call) || is_send(call) || call->kind == SO_ERROR_OF ||
+	       call->kind == CONNECT;
+}
+
+static bool has_destination(const struct call *call)
+{
+	return (is_connect(call) || call->kind == SENDTO || call->kind == SENDMSG_PKTINFO) &&
+	       !(call->kind == SENDMSG_PKTINFO && call->address == NONE);
+}
+
+typedef bool fact(const struct difference *d, const struct call *call,
+		  const struct socket_state *socket);
+
+/* Was there a call of which this holds, on whatever socket, this one or an earlier? */
+static bool happened(const struct difference *d, fact *holds)
+{
+	struct world world;
+
+	begin(&world);
+	for (uint32_t i = 0; i <= d->at; i++) {
+		struct call call =
+			resolved(&d->sequence->calls[i], &d->outcome->results[OUTSIDE][i]);
+
+		if (holds(d, &call, world.of[call.slot]))
+			return true;
+		follow(&world, &d->sequence->calls[i], &d->outcome->results[OUTSIDE][i]);
+	}
+	return false;
+}
+
+/* A port, and no address of one's own. */
+static bool has_port_alone(const struct socket_state *socket)
+{
+	return socket->is_autobound || socket->is_bound_any ||
+	       (socket->is_bound && is_group(socket->bound_address));
+}
+
+/* ---- what a connect leaves behind ---- */
+
+/*
+ * bpf_bind is a bind like the program's own: the kernel undoes neither when the connect fails or is undone.
+ */
+static bool keeps_source(const struct difference *d)
+{
+	if (d->before->uses_left_name)
+		return true;
+	if (!d->socket->was_left)
+		return false;
+	if (is_connect(d->call) && d->socket->is_autobound) /* and now it cannot be replaced */
+		return true;
+	return d->call->kind == GETSOCKNAME && (is_any_name(d->outside) || d->socket->connects > 1);
+}
+
+/*
+ * And bpf_bind of an IPv6 address makes the socket V6ONLY, as bind of one does.
+ */
+static bool is_v6only_now(const struct difference *d)
+{
+	/* Then it is in nobody's way on IPv4. */
+	if ((d->call->kind == BIND || d->call->kind == LISTEN) && d->outside->error == EADDRINUSE) {
+		for (uint32_t i = 0; i < d->before->count; i++) {
+			if (d->before->sockets[i].was_given_source6)
+				return true;
+		}
+	}
+	return d->socket->was_given_source6 &&
+	       (d->call->kind == BIND || has_destination(d->call)) &&
+	       (d->call->address >= MAPPED_LOCALHOST || d->call->address < LOCALHOST6) &&
+	       (d->session->error == EINVAL || d->session->error == ENETUNREACH ||
+		d->session->error == EAFNOSUPPORT);
+}
+
+/* An address and no port: a program's own looks as what a connect has left behind. */
+static bool is_bound_without_port(const struct difference *d)
+{
+	return is_connect(d->call) && d->socket->is_bound && d->socket->bound_port == PORT_ANY &&
+	       ((d->socket->set >> BIND_NO_PORT & 1) || d->socket->is_listening);
+}
+
+static bool gives_left_name(const struct difference *d)
+{
+	const struct call *literal = &d->sequence->calls[d->at];
+
+	return strchr(kinds[literal->kind].arguments, 'a') && literal->address == NAME_OF &&
+	       d->other->was_left;
+}
+
+/* ---- 0.0.0.0 as a destination ---- */
+
+static bool goes_to_any_with_source(const struct difference *d, const struct call *call,
+				    const struct socket_state *socket)
+{
+	(void)d;
+	return has_destination(call) && is_any_address(call->address) &&
+	       ((socket->is_bound && !socket->is_bound_any) || socket->is_connected ||
+		socket->was_left || call->kind == SENDMSG_PKTINFO);
+}
+
+static bool any_is_own_address(const struct difference *d)
+{
+	return happened(d, goes_to_any_with_source);
+}
+
+/* ---- datagrams from the loopback ---- */
+
+static bool sends_beyond_loopback(const struct difference *d, const struct call *call,
+				  const struct socket_state *socket)
+{
+	(void)d;
+	if (socket->transport != UDP || !is_send(call))
+		return false;
+	/* Of an AF_INET6 socket that is connected to a mapped address, the hook sees plain send, too. */
+	if (call->kind == SEND)
+		return socket->v6 && socket->is_connected && !is_local(socket->peer_address) &&
+		       socket->is_bound && is_localhost(socket->bound_address);
+	if (call->kind == SENDMSG_PKTINFO && is_localhost(call->source) && socket->is_connected)
+		return true;
+	return !is_local(call->address) &&
+	       ((socket->is_bound && is_localhost(socket->bound_address)) || socket->is_connected ||
+		socket->was_left);
+}
+
+static bool leaves_loopback(const struct difference *d)
+{
+	return happened(d, sends_beyond_loopback);
+}
+
+/* ---- sockets that have a port, and no address that could be replaced ---- */
+
+/* Its source is 127.0.0.1, where its peer is on the session's loopback. */
+static bool connects_with_port(const struct difference *d, const struct call *call,
+			       const struct socket_state *socket)
+{
+	(void)d;
+	if (is_connect(call) && call->address == REST4 && !socket->is_bound)
+		return true; /* from 127.0.0.1, as outside, but 127.0.0.1 is the session's loopback here */
+	return is_connect(call) && (is_local(call->address) || call->address == REST4) &&
+	       (has_port_alone(socket) ||
+		(socket->connects && (socket->peer_address == REST4 || socket->was_left)));
+}
+
+static bool hears_no_answer(const struct difference *d)
+{
+	return d->socket->transport == UDP && tells_later(d->call) &&
+	       happened(d, connects_with_port);
+}
+
+static bool is_on_other_loopback(const struct difference *d)
+{
+	return happened(d, connects_with_port);
+}
+
+/* ---- a mapped address on an AF_INET6 socket ---- */
+
+static bool sends_v6_from_mapped(const struct difference *d)
+{
+	if (!d->socket->v6 || d->socket->transport != UDP || !is_send(d->call))
+		return false;
+	if (d->call->kind == SENDMSG_PKTINFO && d->call->source >= MAPPED_LOCALHOST)
+		return d->outside->error == EINVAL || d->outside->error == EAFNOSUPPORT;
+	return d->outside->error == EAFNOSUPPORT;
+}
+
+/* net.ipv6.ip_nonlocal_bind, without which no program could bind LO6, lets all bind what the host does not have. */
+static bool binds_what_is_not_local(const struct difference *d)
+{
+	if (d->call->kind == BIND)
+		return d->call->address == FAR6 && d->outside->error == EADDRNOTAVAIL;
+	return d->call->kind == SENDMSG_PKTINFO &&
+	       (d->call->source == FAR6 || d->call->source == GROUP6) &&
+	       d->outside->error == EINVAL;
+}
+
+/* From ::1 the kernel sends to an address of another interface, and drops it there. */
+static bool goes_from_localhost6(const struct difference *d, const struct call *call,
+				 const struct socket_state *socket)
+{
+	(void)d;
+	return has_destination(call) && call->address == HOST6 &&
+	       ((socket->is_bound && socket->bound_address == LOCALHOST6) ||
+		(!socket->is_bound && socket->was_given_source6) ||
+		(call->kind == SENDMSG_PKTINFO && call->source == LOCALHOST6));
+}
+
+static bool is_dropped_from_localhost6(const struct difference *d)
+{
+	return happened(d, goes_from_localhost6);
+}
+
+/* ---- from the loopback to the host's address ---- */
+
+static bool is_host_from_loopback(const struct difference *d, const struct call *call,
+				  const struct socket_state *socket)
+{
+	(void)d;
+	return has_destination(call) && is_host(call->address) &&
+	       (socket->is_bound ? is_localhost(socket->bound_address) :
+				   socket->connects && is_local(socket->peer_address));
+}
+
+static bool names_localhost_for_host(const struct difference *d)
+{
+	return mode != LOOPBACK && (is_name(d->call) || is_receive(d->call)) &&
+	       happened(d, is_host_from_loopback);
+}
+
+/* ---- bad input ---- */
+
+static bool has_wrong_family(const struct difference *d, const struct call *call,
+			     const struct socket_state *socket)
+{
+	return d->socket->id == socket->id && is_connect(call) &&
+	       (call->form != WHOLE || socket->v6 != (call->address >= LOCALHOST6) ||
+		call->address == NONE);
+}
+
+static bool acted_on_wrong_family(const struct difference *d)
+{
+	return happened(d, has_wrong_family);
+}
+
+/* A bind that fails must not change what is remembered of the one before. */
+static bool is_bound_again(const struct difference *d, const struct call *call,
+			   const struct socket_state *socket)
+{
+	return call->kind == BIND && socket->id == d->socket->id && socket->is_bound;
+}
+
+static bool gives_second_name(const struct difference *d)
+{
+	const struct call *literal = &d->sequence->calls[d->at];
+
+	return strchr(kinds[literal->kind].arguments, 'a') && literal->address == NAME_OF &&
+	       (d->other->was_bound_again || d->other->transport == MPTCP);
+}
+
+static bool forgot_what_was_bound(const struct difference *d)
+{
+	return mode == REQUESTED && (d->before->uses_second_name || gives_second_name(d) ||
+				     (d->call->kind == GETSOCKNAME && happened(d, is_bound_again)));
+}
+
+/* The kernel does not clear the address of the peer when a TCP connect fails, or is undone. */
+static bool has_stale_peer(const struct difference *d)
+{
+	return mode != LOOPBACK && d->call->kind == GETSOCKNAME && d->socket->is_bound &&
+	       !d->socket->is_connected && d->socket->connects && d->socket->transport != UDP;
+}
+
+/* ---- virtual IP: what the wildcard was, is one address ---- */
+
+static bool binds_unspec(const struct difference *d)
+{
+	return mode != LOOPBACK && d->call->kind == BIND && d->call->form == UNSPEC &&
+	       d->session->error == EAFNOSUPPORT;
+}
+
+/* Bound to a group or the broadcast address, or has sent already. README, Limits. */
+static bool cannot_be_given_source(const struct difference *d)
+{
+	return mode != LOOPBACK && is_connect(d->call) && d->session->error == EADDRNOTAVAIL &&
+	       (d->socket->is_autobound || d->socket->was_left ||
+		(d->socket->is_bound && is_group(d->socket->bound_address)));
+}
+
+static bool is_free_beside_wildcard(const struct difference *d)
+{
+	return mode != LOOPBACK && (d->call->kind == BIND || d->call->kind == LISTEN) &&
+	       d->outside->error == EADDRINUSE && !d->session->error;
+}
+
+/* On the host's address because it asked for it: as one that is there by the wildcard. */
+static bool is_on_host(const struct socket_state *socket)
+{
+	return (socket->is_bound && is_host(socket->bound_address)) ||
+	       (!socket->is_bound && socket->is_connected && !is_localhost(socket->peer_address));
+}
+
+static bool mixes_host_and_loopback(const struct difference *d, const struct call *call,
+				    const struct socket_state *socket)
+{
+	if (!has_destination(call) || !(is_local(call->address) || call->address == REST4))
+		return false;
+	if (is_on_host(socket))
+		return true;
+	/* To a port where some socket has asked for the host's address. */
+	for (uint32_t i = 0; i < d->before->count; i++) {
+		const struct socket_state *other = &d->before->sockets[i];
+
+		if (other->is_bound && is_host(other->bound_address) &&
+		    other->bound_port == call->port)
+			return true;
+	}
+	return false;
+}
+
+static bool is_host_and_wildcard(const struct difference *d)
+{
+	return mode != LOOPBACK && happened(d, mixes_host_and_loopback);
+}
+
+static bool goes_to_rest(const struct difference *d, const struct call *call,
+			 const struct socket_state *socket)
+{
+	(void)d;
+	(void)socket;
+	return has_destination(call) && call->address == REST4;
+}
+
+static bool is_rest_of_loopback(const struct difference *d)
+{
+	return mode != LOOPBACK && happened(d, goes_to_rest);
+}
+
+static bool goes_to_own_host_port(const struct difference *d, const struct call *call,
+				  const struct socket_state *socket)
+{
+	(void)d;
+	return is_connect(call) && socket->transport != UDP && socket->is_bound &&
+	       !is_localhost(socket->bound_address) && is_host(call->address) &&
+	       call->port == socket->bound_port;
+}
+
+static bool names_own_host_port(const struct difference *d)
+{
+	return mode != LOOPBACK && happened(d, goes_to_own_host_port);
+}
+
+static bool broadcasts(const struct difference *d, const struct call *call,
+		       const struct socket_state *socket)
+{
+	(void)d;
+	return socket->transport == UDP && (is_send(call) || is_connect(call)) &&
+	       is_group(call->address);
+}
+
+static bool hears_no_broadcast(const struct difference *d)
+{
+	return mode != LOOPBACK && is_receive(d->call) && !d->outside->error &&
+	       d->session->error == EAGAIN && happened(d, broadcasts);
+}
+
+/* Where a UDP connect leads is decided when it is made. */
+static bool was_connected_before_server(const struct difference *d)
+{
+	return mode != LOOPBACK && tells_later(d->call) && d->before->has_late_server;
+}
+
+static bool is_mptcp_named(const struct difference *d)
+{
+	return mode == REQUESTED && d->call->kind == GETSOCKNAME && d->socket->transport == MPTCP &&
+	       is_any_name(d->session);
+}
+
+/* ---- dual-stack sockets on the virtual IP: that is ::ffff:VIP4 ---- */
+
+static bool is_dual_on_address(const struct socket_state *socket)
+{
+	return socket->v6 && socket->is_bound && socket->bound_address == ANY6 &&
+	       !(socket->set >> V6ONLY & 1) && !socket->is_left_on_any;
+}
+
+static bool is_v6_of_dual(const struct difference *d, const struct call *call,
+			  const struct socket_state *socket)
+{
+	(void)d;
+	return has_destination(call) && is_dual_on_address(socket) && call->address >= LOCALHOST6 &&
+	       call->address < MAPPED_LOCALHOST;
+}
+
+static bool sends_no_v6(const struct difference *d)
+{
+	return mode != LOOPBACK && happened(d, is_v6_of_dual);
+}
+
+static bool goes_to_dual_by_v6(const struct difference *d, const struct call *call,
+			       const struct socket_state *socket)
+{
+	if (!has_destination(call) || socket->transport != UDP || call->address < LOCALHOST6 ||
+	    call->address >= MAPPED_LOCALHOST)
+		return false;
+	for (uint32_t i = 0; i < d->before->count; i++) {
+		const struct socket_state *other = &d->before->sockets[i];
+
+		if (is_dual_on_address(other) && other->transport == UDP &&
+		    other->bound_port == call->port)
+			return true;
+	}
+	return false;
+}
+
+static bool is_not_reached_by_v6(const struct difference *d)
+{
+	return mode != LOOPBACK && happened(d, goes_to_dual_by_v6);
+}
+
+/* The kernel keeps a mapped source where it undoes an AF_INET6 socket's connect, and we show what was bound. */
+static bool is_undone_on_mapped_any(const struct difference *d)
+{
+	return mode == REQUESTED && d->call->kind == GETSOCKNAME && d->socket->v6 &&
+	       d->socket->transport == UDP && d->socket->is_bound_any && d->socket->connects &&
+	       !d->socket->is_connected;
+}
+
+static bool is_refused_on_any(const struct difference *d)
+{
+	return mode != LOOPBACK && is_connect(d->call) && d->socket->is_left_on_any &&
+	       d->session->error == EADDRNOTAVAIL;
+}
+
+static bool is_v6only_to_mapped(const struct difference *d)
+{
+	return mode != LOOPBACK && is_connect(d->call) && (d->socket->set >> V6ONLY & 1) &&
+	       d->call->address >= MAPPED_LOCALHOST && d->outside->error == ENETUNREACH;
+}
+
+/* A listener in a socket map has that map's recvmsg. */
+static bool receives_on_listener(const struct difference *d)
+{
+	return mode != LOOPBACK && is_receive(d->call) && d->socket->is_listening &&
+	       d->socket->v6 && d->outside->error == ENOTCONN && d->session->error == EAGAIN;
+}
+
+enum { LIMIT, OPEN_DEFECT };
+
+static const struct {
+	bool (*explains)(const struct difference *difference);
+	int is_open;
+	const char *why;
+} known[] = {
+	{ acted_on_wrong_family, OPEN_DEFECT, "connect with another family binds a source" },
+	{ any_is_own_address, OPEN_DEFECT,
+	  "0.0.0.0 as a destination of a socket that has an address is that address, not "
+	  "127.0.0.1" },
+	{ leaves_loopback, OPEN_DEFECT,
+	  "a datagram from a socket on 127.0.0.1 to another address loses its source" },
+	{ hears_no_answer, OPEN_DEFECT,
+	  "a UDP socket with a port and no address hears no answer once it is connected to "
+	  "127.0.0.1" },
+	{ sends_v6_from_mapped, OPEN_DEFECT,
+	  "a UDP socket on a mapped address sends to IPv6, which the kernel refuses" },
+	{ binds_what_is_not_local, OPEN_DEFECT,
+	  "an IPv6 address that the host does not have can be bound" },
+	{ is_dropped_from_localhost6, LIMIT,
+	  "what goes from ::1 to the host's address arrives, as it does not outside" },
+	{ names_localhost_for_host, OPEN_DEFECT,
+	  "a socket on 127.0.0.1 that asked for the host's address is told that its peer is "
+	  "127.0.0.1" },
+	{ forgot_what_was_bound, OPEN_DEFECT,
+	  "a second bind, which fails, changes what getsockname says under asRequested" },
+	{ has_stale_peer, OPEN_DEFECT,
+	  "getsockname goes by the peer of a TCP connect that failed or was undone" },
+	{ keeps_source, LIMIT, "a connect that failed or was undone leaves its source behind" },
+	{ is_v6only_now, LIMIT,
+	  "an AF_INET6 socket that a connect has led to the loopback is V6ONLY from then on" },
+	{ is_bound_without_port, LIMIT,
+	  "IP_BIND_ADDRESS_NO_PORT on 127.0.0.1, and then a connect elsewhere" },
+	{ gives_left_name, LIMIT,
+	  "a connect that failed or was undone leaves its source behind, and its name" },
+	{ is_on_other_loopback, LIMIT,
+	  "a socket with a port and no address that connects to 127.0.0.1 stays on 127.0.0.1 "
+	  "itself" },
+	{ binds_unspec, LIMIT, "bind with AF_UNSPEC is refused for V-programs" },
+	{ cannot_be_given_source, LIMIT,
+	  "a socket with a port and no address cannot be given the virtual IP" },
+	{ is_free_beside_wildcard, LIMIT, "the wildcard is one address, and the loopback another" },
+	{ is_rest_of_loopback, LIMIT,
+	  "a server on the wildcard is not on the rest of 127.0.0.0/8" },
+	{ names_own_host_port, LIMIT, "a socket on the host's address cannot connect to itself" },
+	{ hears_no_broadcast, LIMIT, "a server on the wildcard hears no broadcast" },
+	{ is_host_and_wildcard, LIMIT,
+	  "who asked for the host's address looks like who asked for the wildcard" },
+	{ was_connected_before_server, LIMIT,
+	  "a UDP client that was connected before its server came does not reach it" },
+	{ is_refused_on_any, OPEN_DEFECT,
+	  "a dual-stack UDP socket that is bound to :: without a port cannot be connected" },
+	{ is_v6only_to_mapped, OPEN_DEFECT,
+	  "a V6ONLY socket's connect to a mapped address has another errno" },
+	{ sends_no_v6, LIMIT,
+	  "a dual-stack socket that is bound to :: cannot go to an IPv6 address" },
+	{ is_not_reached_by_v6, LIMIT,
+	  "a dual-stack UDP server that is bound to :: is not reached by IPv6" },
+	{ is_undone_on_mapped_any, LIMIT,
+	  "getsockname of an AF_INET6 socket after connect and disconnect" },
+	{ receives_on_listener, LIMIT, "recv on a dual-stack listener says EAGAIN, not ENOTCONN" },
+	{ is_mptcp_named, LIMIT, "what an MPTCP socket asked for is not remembered" },
+};
+
+/* The row that explains the difference; −1: none does. */
+static int excuse_of(const struct difference *difference)
+{
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+		if (known[i].explains(difference))
+			return (int)i;
+	}
+	return -1;
+}

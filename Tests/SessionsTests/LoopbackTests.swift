@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import PolicyMaps
+import Testing
+
+@testable import Sessions
+
+@Suite struct LoopbackTests {
+    @Test(arguments: [
+        ("::/0", false), ("fc00::/7", false), ("fd00::/8", false), ("fd00:1::/47", false),
+        ("fd00:1::/48", true), ("fd00:1::/64", true), ("fd00:1::/95", true), ("fd00:1::/96", true),
+        ("fd00:1::9/128", true), ("fd00:1::ffff:0/112", true), ("fd00:1::1:0:0/96", false), ("fd00:1:0:1::/64", false),
+        ("fd00:2::/48", false), ("2001:db8::/64", false),
+    ])
+    func routesInTheWay(route: String, isInTheWay: Bool) throws {
+        let parts = route.split(separator: "/")
+        let found = IPv6Route(
+            network: try #require(IPAddress(parts[0])), length: try #require(Int(parts[1])), isLocalOnLoopback: false)
+        // However much of the site's network the policy names.
+        for prefix in ["fd00:1::/96", "fd00:1::/48"] {
+            #expect(try found.isInTheWay(of: LoopbackPrefix(prefix)) == isInTheWay, "\(prefix)")
+        }
+    }
+
+    @Test func ourOwnRouteIsInNobodysWay() throws {
+        let prefix = try LoopbackPrefix("fd00:1::/64")
+        let network = try #require(IPAddress("fd00:1::"))
+        let own = IPv6Route(network: network, length: 96, isLocalOnLoopback: true)
+        #expect(own.isLocal(prefix) && !own.isInTheWay(of: prefix))
+        let other = IPv6Route(network: network, length: 96, isLocalOnLoopback: false)
+        #expect(!other.isLocal(prefix) && other.isInTheWay(of: prefix))
+    }
+
+    @Test func theNoteReadsBack() throws {
+        for prefixes in [[], ["fd00:1::/96"], ["fd00:1::/96", "fdd2:9088:43af::/96"]] {
+            let note = LoopbackNote(
+                network: "0b1e 4026531840", formerSysctl: "0", prefixes: try prefixes.map { try LoopbackPrefix($0) })
+            #expect(LoopbackNote(note.text) == note)
+        }
+        #expect(LoopbackNote("0b1e 4026531840") == nil)
+    }
+
+    @Test(arguments: [
+        ("2001:db8:1::5", 64, "2001:db8:1::"), ("2001:db8:1::5", 126, "2001:db8:1::4"), ("2001:db8:1::5", 127, nil),
+        ("2001:db8:1::5", 128, nil), ("10.0.0.5", 24, nil), ("2001:db8:1::5", 0, "::"),
+    ])
+    func subnetRouters(address: String, length: Int, expected: String?) throws {
+        let placed = PlacedAddress(try #require(IPAddress(address)), interface: "eth0", prefixLength: length)
+        #expect(placed.subnetRouter?.description == expected)
+    }
+}
