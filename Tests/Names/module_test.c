@@ -844,7 +844,7 @@ __attribute__((unused)) static void test_cancel(void)
 		CHECK(came_back == 1, "the look-up was cut short");
 	}
 #ifndef __SANITIZE_THREAD__ /* a thread may not be cancelled just anywhere in its code */
-	for (int i = 0; i < 300; i++) {
+	for (int i = 0; i < 500; i++) {
 		struct timespec pause = { .tv_nsec = (long)(next_random() % 100000) };
 
 		make_world();
