@@ -13,7 +13,7 @@ say = @printf '  %-8s %s\n' $(1) "$(2)"
 
 PREFIX ?= /usr/local
 SWIFT ?= swift
-# Of `make test`: what to run of it, a regular expression. Empty is everything.
+# Of `make test`: what to run of it, a regular expression. Of `make test-apps`: names. Empty is everything.
 FILTER ?=
 SWIFT_BUILD := $(SWIFT) build $(if $(V),,--quiet)
 # Of our own modules; SwiftPM compiles those of others with their warnings off.
@@ -136,6 +136,10 @@ bench: deps-test $(CONTROLLER) ## what the hooks cost
 .PHONY: demo
 demo: deps-demo $(CONTROLLER) ## two redis servers, one port, one host
 	$(Q)VIP_BPFCTL=$(CURDIR)/$(CONTROLLER) scripts/demo
+
+.PHONY: test-apps
+test-apps: deps-apps $(CONTROLLER) ## real programs in two sessions, against the same outside (FILTER="redis nginx" for some)
+	$(Q)VIP_BPFCTL=$(CURDIR)/$(CONTROLLER) scripts/test-apps $(FILTER)
 
 .PHONY: test-61
 test-61: deps-vm $(CONTROLLER) ## two sessions on Debian's stock 6.1 kernel, in QEMU

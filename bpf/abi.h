@@ -45,6 +45,7 @@
 	8 /* of a family that config holds itself; a host with more looks in the map */
 #define VIP_LEVELS_MAX 8 /* how many different depths of the cgroup tree sessions may be at */
 #define VIP_LEVEL_NONE 0xffffffff /* as an int -1: bpf_get_current_ancestor_cgroup_id says 0 */
+#define VIP_LISTENER_SLOTS 4	  /* of servers that share a port, how many are noted */
 #define VIP_NAME_MAX 64	     /* an executable's name with its NUL; longer ones match by path only */
 #define VIP_COMM_MAX 16	     /* TASK_COMM_LEN, include/linux/sched.h: 15 bytes and a NUL */
 #define VIP_OBJECT_ID_MAX 32 /* SHA-256 */
@@ -219,7 +220,7 @@ enum vip_socket_flag {
 struct vip_listener {
 	__u64 cgroup; /* of the session */
 	__u32 port;   /* host order */
-	__u32 reserved;
+	__u32 slot;   /* 0…VIP_LISTENER_SLOTS - 1: with SO_REUSEPORT there may be several */
 };
 
 /* counters: PERCPU_ARRAY by enum vip_hook. Calls of sessions that came as far as a decision. */

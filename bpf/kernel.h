@@ -63,6 +63,6 @@ struct tcp_sock {
 /* <sys/socket.h> does not compile for BPF. Values of the user-space ABI: include/linux/socket.h, net.h. */
 enum { AF_INET = 2, AF_INET6 = 10 };
 enum { SOCK_STREAM = 1, SOCK_DGRAM = 2 };
-enum { IPPROTO_TCP = 6 };
+enum { IPPROTO_TCP = 6, IPPROTO_MPTCP = 262 };
 
 #endif

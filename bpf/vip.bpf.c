@@ -593,8 +593,9 @@ static __always_inline int vip_was_wildcard(struct vip_caller *caller, enum vip_
 {
 	if (!vip_find_policy(caller) || !(caller->policy->flags & VIP_POLICY_AS_REQUESTED))
 		return 0;
-	if (asked & VIP_SOCKET_DUAL)
-		return 1;
+	if ((asked & VIP_SOCKET_DUAL) && family == VIP_MAPPED)
+		return vip_same(family, name, own->address) ||
+		       vip_same(family, name, own->loopback);
 	if ((own->has & VIP_HAS_ADDRESS) && vip_same(family, name, own->address))
 		return !(asked & VIP_SOCKET_NAMED_ADDRESS);
 	return vip_same(family, name, own->loopback) && (asked & VIP_SOCKET_WILDCARD);
@@ -626,6 +627,9 @@ static __always_inline int vip_on_own_name(struct bpf_sock_addr *ctx, enum vip_f
 	shown = vip_name(family, &own, name, peer);
 	if (family == VIP_MAPPED || as_requested)
 		asked = vip_remembered(sk);
+	/* Out of reach there, and :: is by far the likelier of the two wildcards. */
+	if (family == VIP_MAPPED && sk->protocol == IPPROTO_MPTCP)
+		asked |= VIP_SOCKET_DUAL;
 	if (family == VIP_MAPPED && (asked & VIP_SOCKET_MAPPED_PEER)) {
 		vip_store_whole(ctx, vip_localhost(VIP_INET6));
 		vip_count(hook, VIP_REWRITTEN);
@@ -690,8 +694,17 @@ int vip_sock_ops(struct bpf_sock_ops *ctx)
 		return 1;
 	key.cgroup = memory->cgroup;
 	key.port = ctx->local_port;
-	vip_count(VIP_HOOK_SOCK_OPS,
-		  bpf_sock_hash_update(ctx, &listeners, &key, BPF_ANY) ? VIP_REFUSED : VIP_SEEN);
+	/*
+	 * Several may share the port by SO_REUSEPORT. The kernel chooses among all of them once it is led to
+	 * one; a few are noted, so that the end of one does not hide the others.
+	 */
+	for (key.slot = 0; key.slot < VIP_LISTENER_SLOTS; key.slot++) {
+		if (!bpf_sock_hash_update(ctx, &listeners, &key, BPF_NOEXIST)) {
+			vip_count(VIP_HOOK_SOCK_OPS, VIP_SEEN);
+			return 1;
+		}
+	}
+	vip_count(VIP_HOOK_SOCK_OPS, VIP_REFUSED);
 	return 1;
 }
 
@@ -707,8 +720,9 @@ int vip_sk_lookup(struct bpf_sk_lookup *ctx)
 	struct vip_listener key = {};
 	const struct vip_config *in_force;
 	struct vip_address to;
-	struct bpf_sock *sk;
+	struct bpf_sock *sk = 0;
 	const __u64 *cgroup;
+	int is_loopback;
 	__u32 id;
 
 	if (packet->family != AF_INET6 || packet->protocol != IPPROTO_TCP)
@@ -720,8 +734,9 @@ int vip_sk_lookup(struct bpf_sk_lookup *ctx)
 	to.word[1] = packet->local_ip6[1];
 	to.word[2] = packet->local_ip6[2];
 	to.word[3] = packet->local_ip6[3];
-	if (to.word[0] == in_force->loopback6[0] && to.word[1] == in_force->loopback6[1] &&
-	    to.word[2] == in_force->loopback6[2]) {
+	is_loopback = to.word[0] == in_force->loopback6[0] &&
+		      to.word[1] == in_force->loopback6[1] && to.word[2] == in_force->loopback6[2];
+	if (is_loopback) {
 		id = vip_id_of_loopback(VIP_INET6, to);
 	} else {
 		const struct vip_address_owner *row = bpf_map_lookup_elem(&addresses, &to);
@@ -735,10 +750,15 @@ int vip_sk_lookup(struct bpf_sk_lookup *ctx)
 		return SK_PASS;
 	key.cgroup = *cgroup;
 	key.port = packet->local_port;
-	sk = bpf_map_lookup_elem(&listeners, &key);
+	for (key.slot = 0; key.slot < VIP_LISTENER_SLOTS; key.slot++) {
+		sk = bpf_map_lookup_elem(&listeners, &key);
+		if (sk)
+			break;
+	}
 	if (!sk)
 		return SK_PASS;
-	if (!bpf_sk_assign(ctx, sk, 0))
+	/* One that prefers the loopback is on LO4, and not to be found at VIP6. */
+	if ((is_loopback || !vip_is_127(sk->src_ip4)) && !bpf_sk_assign(ctx, sk, 0))
 		vip_count(VIP_HOOK_SK_LOOKUP, VIP_REWRITTEN);
 	bpf_sk_release(sk);
 	return SK_PASS;

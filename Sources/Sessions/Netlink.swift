@@ -196,7 +196,7 @@ public final class Netlink: AddressPlacement {
         }
     }
 
-    /// Makes every address of a prefix this host's own: `ip -6 route add local PREFIX dev lo`.
+    /// Makes every address of a prefix this host's own: `ip -6 route add local PREFIX dev lo src ::1`.
     ///
     /// - Returns: `false` where it was so already.
     @discardableResult
@@ -237,8 +237,15 @@ public final class Netlink: AddressPlacement {
         rtnl_route_set_scope(route, UInt8(RT_SCOPE_UNIVERSE.rawValue))
         rtnl_route_set_protocol(route, UInt8(RTPROT_STATIC))
         rtnl_route_set_priority(route, 1024)  // IP6_RT_PRIO_USER, net/ip6_route.h: what none stands for
-        let error = rtnl_route_set_dst(route, target)
-        guard error == 0 else {
+        // What has no source yet comes from ::1, as what goes to 127.0.0.8 comes from 127.0.0.1.
+        let source = IPAddress(.v6, value: 1).bytes
+        guard let preferred = nl_addr_build(AF_INET6, source, source.count) else {
+            rtnl_route_put(route)
+            throw Self.failure(what, -NLE_NOMEM)
+        }
+        defer { nl_addr_put(preferred) }
+        let errors = [rtnl_route_set_dst(route, target), rtnl_route_set_pref_src(route, preferred)]
+        if let error = errors.first(where: { $0 != 0 }) {
             rtnl_route_put(route)
             throw Self.failure(what, error)
         }
@@ -330,6 +337,12 @@ public final class Netlink: AddressPlacement {
         guard error == 0 else { throw Self.failure(what, error) }
         rtnl_addr_set_ifindex(entry, interface)
         rtnl_addr_set_scope(entry, CInt(RT_SCOPE_UNIVERSE.rawValue))
+        if address.family == .v6 {
+            // Deprecated from the start: the kernel must not choose a session's address as anybody's source by itself
+            // (RFC 6724, section 5, rule 3). IPv4 prefers the first address of the network, and so the host's.
+            rtnl_addr_set_valid_lifetime(entry, UInt32.max)  // INFINITY_LIFE_TIME, net/addrconf.h
+            rtnl_addr_set_preferred_lifetime(entry, 0)
+        }
         // Nobody else has an IPv6 address of the pool: usable at once, without duplicate address detection (RFC 4862).
         rtnl_addr_set_flags(
             entry, UInt32(IFA_F_NOPREFIXROUTE) | (address.family == .v6 ? UInt32(IFA_F_NODAD) : 0))

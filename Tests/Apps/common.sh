@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash disable=SC2154
+#
+# What the files of the programs share; each of them may define its own instead.
+
+# Reads who is asked, their working directory, the variant and the host; writes what the client was answered, as one line.
+agent() {
+    local host answer words
+    export who work variant
+    while IFS='|' read -r who work variant host; do
+        cd "$work" || return
+        answer=$(client "$host" 2>&1 </dev/null) || answer+=" (exit code $?)"
+        # How long curl tried.
+        [[ ! $answer =~ ' after '[0-9]+' ms' ]] || answer=${answer/"${BASH_REMATCH[0]}"/}
+        IFS=$' \r\n\t' read -r -d '' -a words <<<"$answer" || true
+        printf '%s\n' "${words[*]}"
+    done
+}
+
+# Why a check of that title may fail: a limit that the README states.
+limit() { :; }
+
+# Another's server is not this one: where they are not kept apart, that is what would be found.
+ready() { client localhost | grep "^$who\b"; }
+
+# An address as a URL and socat have it.
+bracketed() {
+    case $1 in
+    *:*) printf '[%s]' "$1" ;;
+    *) printf '%s' "$1" ;;
+    esac
+}
+
+# What an HTTP server answers, and between which addresses curl says it was.
+http() {
+    curl -sS --max-time 4 -w ' curl: from %{local_ip} to %{remote_ip}' "http://$(bracketed "$1"):$port/${2-}"
+}
+
+# What socat says, without what differs from run to run, and its addresses as others write them: it writes all the digits.
+plain() {
+    local line
+    while IFS= read -r line; do
+        while [[ $line =~ (0000:){5}ffff:(..)(..):(..)(..) ]]; do
+            set -- "${BASH_REMATCH[@]:2}"
+            line=${line/"0000:0000:0000:0000:0000:ffff:$1$2:$3$4"/"::ffff:$((16#$1)).$((16#$2)).$((16#$3)).$((16#$4))"}
+        done
+        printf '%s\n' "$line"
+    done | sed -E 's/^.* socat\[[0-9]+\] //; s/0x[0-9a-f]+/buffer/; s/\b0{1,3}([0-9a-f]{1,3}:)/\1/g; s/:0{1,3}([0-9a-f]{1,3})\b/:\1/g; s/\[0(:0)*/[:/g; s/\b(0:)+/:/g; s/:::/::/g'
+}

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash disable=SC2034,SC2154
+#
+# dnsmasq on the wildcards, which finds out on which address a query came and answers from there; on addresses that it
+# is told; and on those of an interface. Asked by dig.
+
+needs=(dnsmasq dig)
+port=5300
+variants=(udp tcp addresses interface)
+
+limit() {
+    case "$variant $1" in
+    *VIP*) ;;
+    'udp '*log | 'tcp '*log) echo 'dig has bound the wildcard, and is shown at the virtual IP' ;;
+    'addresses '*localhost* | 'addresses '*::1*) echo 'it drops what came, by IPV6_PKTINFO, on an address that is not ::1' ;;
+    esac
+}
+
+targets() {
+    case $variant in
+    udp | tcp) echo localhost 127.0.0.1 ::1 VIP4 VIP6 ;;
+    *) echo localhost 127.0.0.1 ::1 ;;
+    esac
+}
+
+server() {
+    local options=()
+    case $variant in
+    addresses) options=(--bind-interfaces --listen-address=127.0.0.1 --listen-address=::1) ;;
+    interface) options=(--bind-interfaces --interface=lo) ;;
+    esac
+    exec dnsmasq --keep-in-foreground --conf-file=/dev/null --pid-file= --port="$port" --no-resolv --no-hosts --user= \
+        --txt-record=who.test,"$who" --log-queries --log-facility=- "${options[@]}"
+}
+
+client() {
+    local options=(+short +time=2 +tries=1)
+    [ "$variant" != tcp ] || options+=(+tcp)
+    dig -r "${options[@]}" "@$1" -p "$port" -t TXT who.test | tr -d '"'
+}
+
+logged() { sed -n 's/.* query\[TXT\] who.test from //p' output; }
