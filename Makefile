@@ -97,7 +97,7 @@ check-object: deps-build
 	$(Q)scripts/object --check $(OBJECT)
 
 # Each C file alone, as the host's clang sees it; SwiftPM has no flag for warnings in C.
-check-warnings: deps-build
+check-warnings: deps-check
 	$(call say,CHECK,warnings)
 	$(Q)for file in $(call sources,'Sources/*.c' 'Tests/*.c' 'Benchmarks/*.c' 'nss/*.c'); do \
 		"$$(scripts/object --compiler)" -fsyntax-only -Wall -Wextra -Werror \

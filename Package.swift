@@ -74,8 +74,10 @@ let package = Package(
         ),
         .executableTarget(name: "vip-bpfctl", dependencies: ["VipCommands"], swiftSettings: features),
 
-        // Programs that the kernel tests run: a socket caller in C, nothing of ours linked in.
-        .executableTarget(name: "vip-probe", path: "Tests/Probe"),
+        // What the kernel tests run: a caller of sockets in C, nothing of ours linked in.
+        .executableTarget(
+            name: "vip-probe", path: "Tests/Probe", linkerSettings: [.linkedLibrary("uring")]
+        ),
 
         // Without root.
         .testTarget(

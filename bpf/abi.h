@@ -202,15 +202,20 @@ struct vip_socket {
 };
 
 enum vip_socket_flag {
-	VIP_SOCKET_NAMED_ADDRESS =
-		1 << 0,		      /* it is on VIP4 because bind named that or a host address */
-	VIP_SOCKET_WILDCARD = 1 << 1, /* it is on LO4 because bind asked for the wildcard (P) */
-	VIP_SOCKET_NAMED_PEER = 1 << 2, /* on the loopback, its peer VIP4 by that name */
-	VIP_SOCKET_LOCAL_PEER = 1 << 3, /* on VIP4, its peer VIP4 in place of 127.0.0.1 */
-	VIP_SOCKET_DUAL =
-		1 << 4, /* on ::ffff:VIP4 or ::ffff:LO4 because bind asked for ::, not V6ONLY */
-	VIP_SOCKET_MAPPED_PEER =
-		1 << 5, /* its peer's mapped address stands for ::1, and its own too */
+	/* It is on VIP4 because bind named that or a host address. */
+	VIP_SOCKET_NAMED_ADDRESS = 1 << 0,
+	/* It is on the loopback because bind asked for the wildcard. */
+	VIP_SOCKET_WILDCARD = 1 << 1,
+	/* On the loopback, its peer VIP4 by that name. */
+	VIP_SOCKET_NAMED_PEER = 1 << 2,
+	/* On VIP4, its peer VIP4 in place of 127.0.0.1. */
+	VIP_SOCKET_LOCAL_PEER = 1 << 3,
+	/* On ::ffff:VIP4 or ::ffff:LO4 because bind asked for ::, not V6ONLY. */
+	VIP_SOCKET_DUAL = 1 << 4,
+	/* Its peer's mapped address stands for ::1, and its own too. */
+	VIP_SOCKET_MAPPED_PEER = 1 << 5,
+	/* Its address is one that bind named, with no port as yet. */
+	VIP_SOCKET_NAMED_SOURCE = 1 << 6,
 };
 
 /*

@@ -54,6 +54,15 @@ static __always_inline enum vip_family vip_family6(struct bpf_sock_addr *ctx)
 	return vip_is_mapped(vip_asked(ctx, VIP_INET6)) ? VIP_MAPPED : VIP_INET6;
 }
 
+/*
+ * The kernel looks at an address's family only after the hooks of bind and connect. One of the wrong
+ * family is refused there, and is none of ours; AF_UNSPEC is, for bind takes that for AF_INET.
+ */
+static __always_inline int vip_is_foreign(struct bpf_sock_addr *ctx, enum vip_family family)
+{
+	return ctx->user_family != (family == VIP_INET4 ? AF_INET : AF_INET6) && ctx->user_family;
+}
+
 /* ---- bind ---- */
 
 static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_family family,
@@ -67,7 +76,8 @@ static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_famil
 	enum vip_place asked;
 	struct vip_own own;
 
-	if (!vip_find_session(family, &caller) || !vip_find_policy(&caller))
+	if (vip_is_foreign(ctx, family) || !vip_find_session(family, &caller) ||
+	    !vip_find_policy(&caller))
 		return VIP_PROCEED;
 	own = vip_own_of(family, &caller);
 	asked = vip_place_of(family, &own, address);
@@ -94,13 +104,19 @@ static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_famil
 		remember = VIP_SOCKET_WILDCARD;
 	else if (answer == VIP_TO_MAPPED_LOOPBACK || answer == VIP_TO_MAPPED_ADDRESS)
 		remember = VIP_SOCKET_DUAL;
+	/* And what connect could not, of a socket that has no port yet: IP_BIND_ADDRESS_NO_PORT. */
+	if (!ctx->user_port &&
+	    (asked == VIP_LOCALHOST || asked == VIP_OWN_LOOPBACK || asked == VIP_OWN_ADDRESS ||
+	     (asked == VIP_HOST_ADDRESS && answer != VIP_AS_ASKED)))
+		remember |= VIP_SOCKET_NAMED_SOURCE;
 	if (sk) {
-		vip_forget(sk, VIP_SOCKET_NAMED_ADDRESS | VIP_SOCKET_WILDCARD | VIP_SOCKET_DUAL);
+		vip_forget(sk, VIP_SOCKET_NAMED_ADDRESS | VIP_SOCKET_WILDCARD | VIP_SOCKET_DUAL |
+				       VIP_SOCKET_NAMED_SOURCE);
 		if (remember)
 			vip_remember(sk, remember, caller.cgroup);
 	}
 
-	if (remember == VIP_SOCKET_DUAL) {
+	if (remember & VIP_SOCKET_DUAL) {
 		vip_store_whole(ctx, vip_mapped(answer == VIP_TO_MAPPED_ADDRESS ?
 							caller.vip4 :
 							vip_loopback4(caller.id)));
@@ -215,10 +231,11 @@ vip_give_source(struct bpf_sock_addr *ctx, enum vip_family family, const struct 
 		return VIP_AS_ASKED;
 	}
 	/*
-	 * An address and no port: IP_BIND_ADDRESS_NO_PORT, or what an earlier connect (which failed, or was
-	 * undone) got from us. Ours to replace, with the wildcard if need be; anybody else's stays.
+	 * An address and no port: what the program bound with IP_BIND_ADDRESS_NO_PORT, and keeps; or what bind
+	 * gave it for the wildcard, or an earlier connect, which failed or was undone. Those are ours to
+	 * replace, with the wildcard if need be.
 	 */
-	if (place != VIP_WILDCARD && !is_ours)
+	if (place != VIP_WILDCARD && (!is_ours || (vip_remembered(sk) & VIP_SOCKET_NAMED_SOURCE)))
 		return VIP_AS_ASKED;
 	if (source == VIP_AS_ASKED && place == VIP_WILDCARD)
 		return VIP_AS_ASKED;
@@ -294,7 +311,8 @@ static __always_inline int vip_on_connect(struct bpf_sock_addr *ctx, enum vip_fa
 	struct vip_own own;
 	__u32 features;
 
-	if (!vip_find_session(family, &caller) || !vip_find_policy(&caller))
+	if (vip_is_foreign(ctx, family) || !vip_find_session(family, &caller) ||
+	    !vip_find_policy(&caller))
 		return VIP_PROCEED;
 	own = vip_own_of(family, &caller);
 	asked = vip_destination_of(family, &caller, &own, address);
@@ -628,7 +646,8 @@ static __always_inline int vip_on_own_name(struct bpf_sock_addr *ctx, enum vip_f
 	if (family == VIP_MAPPED || as_requested)
 		asked = vip_remembered(sk);
 	/* Out of reach there, and :: is by far the likelier of the two wildcards. */
-	if (family == VIP_MAPPED && sk->protocol == IPPROTO_MPTCP)
+	if (family == VIP_MAPPED && sk->protocol == IPPROTO_MPTCP &&
+	    vip_same(family, name, own.address))
 		asked |= VIP_SOCKET_DUAL;
 	if (family == VIP_MAPPED && (asked & VIP_SOCKET_MAPPED_PEER)) {
 		vip_store_whole(ctx, vip_localhost(VIP_INET6));
@@ -698,7 +717,9 @@ int vip_sock_ops(struct bpf_sock_ops *ctx)
 	 * Several may share the port by SO_REUSEPORT. The kernel chooses among all of them once it is led to
 	 * one; a few are noted, so that the end of one does not hide the others.
 	 */
-	for (key.slot = 0; key.slot < VIP_LISTENER_SLOTS; key.slot++) {
+#pragma unroll
+	for (__u32 slot = 0; slot < VIP_LISTENER_SLOTS; slot++) {
+		key.slot = slot;
 		if (!bpf_sock_hash_update(ctx, &listeners, &key, BPF_NOEXIST)) {
 			vip_count(VIP_HOOK_SOCK_OPS, VIP_SEEN);
 			return 1;
@@ -750,7 +771,9 @@ int vip_sk_lookup(struct bpf_sk_lookup *ctx)
 		return SK_PASS;
 	key.cgroup = *cgroup;
 	key.port = packet->local_port;
-	for (key.slot = 0; key.slot < VIP_LISTENER_SLOTS; key.slot++) {
+#pragma unroll
+	for (__u32 slot = 0; slot < VIP_LISTENER_SLOTS; slot++) {
+		key.slot = slot;
 		sk = bpf_map_lookup_elem(&listeners, &key);
 		if (sk)
 			break;

@@ -17,7 +17,7 @@ agent() {
     done
 }
 
-# Why a check of that title may fail: a limit that the README states.
+# limit TITLE GOT: why a check of that title may get that: a limit that the README states.
 limit() { :; }
 
 # Another's server is not this one: where they are not kept apart, that is what would be found.

@@ -9,10 +9,10 @@ port=5300
 variants=(udp tcp addresses interface)
 
 limit() {
-    case "$variant $1" in
-    *VIP*) ;;
-    'udp '*log | 'tcp '*log) echo 'dig has bound the wildcard, and is shown at the virtual IP' ;;
-    'addresses '*localhost* | 'addresses '*::1*) echo 'it drops what came, by IPV6_PKTINFO, on an address that is not ::1' ;;
+    case "$variant $1 = $2" in
+    *VIP*' = '* | [!a]*'log = ') ;;
+    'udp '*log' = '* | 'tcp '*log' = '*) echo 'dig has bound the wildcard, and is shown at the virtual IP' ;;
+    'addresses '*log' = ' | 'addresses '*': localhost = '* | 'addresses '*': ::1 = '*) echo 'it drops what came, by IPV6_PKTINFO, on an address that is not ::1' ;;
     esac
 }
 

@@ -274,6 +274,8 @@ static void set_address(union endpoint *endpoint, const struct in6_addr *address
 struct request {
 	uint32_t port_base; /* what 9001 stands for */
 	uint32_t is_slow;
+	uint32_t is_held;	     /* until a byte more comes, its sockets stay open */
+	uint8_t expected[CALLS_MAX]; /* slow: something came of this call on either side before */
 	struct sequence sequence;
 };
 
@@ -287,7 +289,7 @@ static struct {
 static bool is_bound_any[CALLS_MAX +
 			 1]; /* by file: and the session says that it is on the virtual IP */
 static uint8_t files;
-static bool is_session, is_slow;
+static bool is_session, is_slow, is_expected;
 static uint16_t port_base;
 
 static void settle(int fd, short events, int milliseconds)
@@ -378,7 +380,7 @@ static void call_connect(int fd, const union endpoint *peer, socklen_t length,
 	if (!result->value || errno != EINPROGRESS)
 		return;
 	/* As connect(2) of a blocking socket would say it, where it is said at once. */
-	if (poll(&wait, 1, is_slow ? ARRIVAL_MS : 0) == 1 &&
+	if (poll(&wait, 1, is_slow ? is_expected ? ARRIVAL_MS : SETTLE_MS : 0) == 1 &&
 	    !getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size)) {
 		result->value = error ? -1 : 0;
 		errno = error;
@@ -502,7 +504,7 @@ static void make_call(const struct call *call, struct result *result)
 		break;
 	case ACCEPT:
 	case ACCEPT_NOADDR:
-		settle(fd, POLLIN, ARRIVAL_MS);
+		settle(fd, POLLIN, is_expected ? ARRIVAL_MS : SETTLE_MS);
 		with_address = call->kind == ACCEPT;
 		result->value =
 			accept4(fd, with_address ? &endpoint.any : NULL,
@@ -535,7 +537,7 @@ static void make_call(const struct call *call, struct result *result)
 		break;
 	case RECV:
 	case RECVFROM:
-		settle(fd, POLLIN, ARRIVAL_MS);
+		settle(fd, POLLIN, is_expected ? ARRIVAL_MS : SETTLE_MS);
 		with_address = call->kind == RECVFROM;
 		result->value = (int)recvfrom(fd, data, sizeof(data), 0,
 					      with_address ? &endpoint.any : NULL,
@@ -611,6 +613,7 @@ static void serve(int channel)
 	static struct result results[CALLS_MAX];
 	const struct linger at_once = { .l_onoff = 1 };
 	struct request request;
+	char go_on;
 
 	for (int i = 0; i < SLOTS; i++)
 		slots[i].fd = -1;
@@ -618,8 +621,14 @@ static void serve(int channel)
 		port_base = (uint16_t)request.port_base;
 		is_slow = request.is_slow;
 		files = 0;
-		for (uint32_t i = 0; i < request.sequence.count; i++)
+		for (uint32_t i = 0; i < request.sequence.count; i++) {
+			is_expected = request.expected[i];
 			make_call(&request.sequence.calls[i], &results[i]);
+		}
+		if (!transfer(channel, results, request.sequence.count * sizeof(results[0]),
+			      write_some) ||
+		    (request.is_held && !transfer(channel, &go_on, 1, read)))
+			break;
 		for (int i = 0; i < SLOTS; i++) {
 			if (slots[i].fd < 0)
 				continue;
@@ -629,9 +638,6 @@ static void serve(int channel)
 			memset(&slots[i], 0, sizeof(slots[i]));
 			slots[i].fd = -1;
 		}
-		if (!transfer(channel, results, request.sequence.count * sizeof(results[0]),
-			      write_some))
-			break;
 	}
 	_exit(0);
 }
@@ -645,7 +651,12 @@ static void enter(const char *path, int type)
 	close(fd);
 }
 
-static int start_side(bool in_session, const char *cgroup, const char *netns, int other)
+/* The neighbour is another session, which does the same just before, and keeps what it has. */
+enum { OUTSIDE, SESSION, SIDES, NEIGHBOUR = SIDES, PROCESSES };
+static const char *const sides[PROCESSES] = { "outside", "in the session", "in the other session" };
+static int channels[PROCESSES] = { -1, -1, -1 };
+
+static int start_side(bool in_session, const char *cgroup, const char *netns)
 {
 	int pair[2];
 	pid_t pid;
@@ -661,8 +672,10 @@ static int start_side(bool in_session, const char *cgroup, const char *netns, in
 	}
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	close(pair[0]);
-	if (other >= 0)
-		close(other);
+	for (int i = 0; i < PROCESSES; i++) {
+		if (channels[i] >= 0)
+			close(channels[i]);
+	}
 	if (cgroup) {
 		FILE *file = fopen(cgroup, "w");
 
@@ -677,9 +690,6 @@ static int start_side(bool in_session, const char *cgroup, const char *netns, in
 
 /* ---- the two sides together ---- */
 
-enum { OUTSIDE, SESSION, SIDES };
-static const char *const sides[SIDES] = { "outside", "session" };
-static int channels[SIDES];
 static uint32_t port_block;
 
 struct outcome {
@@ -699,13 +709,61 @@ static void show_port(union endpoint *endpoint, uint32_t base)
 		endpoint->v4.sin_port = htons((in_port_t)(PORT_SHOWN + port - base));
 }
 
+/*
+ * What the other session does: all but what both cannot do on one host. Without virtual IP that is any
+ * wildcard, with it what stays as asked: groups, the rest of 127/8.
+ */
+static bool for_neighbour(const struct sequence *sequence, struct sequence *neighbours)
+{
+	neighbours->count = 0;
+	for (uint32_t i = 0; i < sequence->count; i++) {
+		const struct call *call = &sequence->calls[i];
+		bool is_any = call->address == ANY4 || call->address == ANY6 ||
+			      call->address == MAPPED_ANY;
+		bool is_localhost = call->address == LOCALHOST4 || call->address == LOCALHOST6 ||
+				    call->address == MAPPED_LOCALHOST;
+		bool is_host = call->address == HOST4 || call->address == HOST6 ||
+			       call->address == MAPPED_HOST;
+
+		if (call->kind == BIND) {
+			if (mode == LOOPBACK && !is_localhost &&
+			    (is_any || call->address >= ADDRESSES))
+				return false;
+			if (call->form != WHOLE ||
+			    !(is_localhost || (mode != LOOPBACK && (is_any || is_host))))
+				continue;
+		}
+		neighbours->calls[neighbours->count++] = *call;
+	}
+	return true;
+}
+
 static void perform(const struct sequence *sequence, bool slow, struct outcome *outcome)
 {
+	static struct request neighbours = { .is_held = true };
+	char go_on = 0;
 	struct request request = { .port_base = PORT_FIRST + port_block * 3,
 				   .is_slow = slow,
 				   .sequence = *sequence };
 
+	for (uint32_t i = 0; slow && i < sequence->count; i++) {
+		for (int side = 0; side < SIDES; side++) {
+			int error = outcome->results[side][i].error;
+
+			request.expected[i] |= error != EAGAIN && error != EINPROGRESS;
+		}
+	}
+	bool has_neighbour =
+		channels[NEIGHBOUR] >= 0 && for_neighbour(sequence, &neighbours.sequence);
+
 	port_block = (port_block + 1) % PORT_BLOCKS;
+	if (has_neighbour) {
+		neighbours.port_base = request.port_base;
+		if (!transfer(channels[NEIGHBOUR], &neighbours, sizeof(neighbours), write_some) ||
+		    !transfer(channels[NEIGHBOUR], outcome->results[SESSION],
+			      neighbours.sequence.count * sizeof(struct result), read))
+			fail("the process %s is gone", sides[NEIGHBOUR]);
+	}
 	for (int side = 0; side < SIDES; side++) {
 		if (!transfer(channels[side], &request, sizeof(request), write_some))
 			fail("the process %s is gone", sides[side]);
@@ -721,6 +779,8 @@ static void perform(const struct sequence *sequence, bool slow, struct outcome *
 			show_port(&result->asked, request.port_base);
 		}
 	}
+	if (has_neighbour && !transfer(channels[NEIGHBOUR], &go_on, 1, write_some))
+		fail("the process %s is gone", sides[NEIGHBOUR]);
 }
 
 /* What is known of a socket from how the calls came out outside of the session. */
@@ -730,6 +790,7 @@ struct socket_state {
 	bool is_bound;	      /* by bind */
 	bool is_bound_any;    /* by bind, to a wildcard */
 	bool is_autobound;    /* UDP: has a port because it has sent, or has been connected */
+	bool was_undone;      /* connect with AF_UNSPEC */
 	bool was_bound_again; /* or a second bind was tried */
 	bool was_left;	      /* not bound by bind, and a connect of it failed or was undone */
 	bool is_left_on_any; /* a dual-stack UDP socket that is bound to :: and asked for no port */
@@ -860,6 +921,7 @@ static void follow(struct world *world, const struct call *literal, const struct
 		s->is_connected = true;
 		break;
 	case DISCONNECT:
+		s->was_undone = true;
 		s->was_left |= !s->is_bound;
 		s->is_connected = false;
 		break;
@@ -1136,6 +1198,81 @@ static void draw_destination(struct call *call, const struct draft *sockets)
 	call->form = (uint8_t)(chance(96) ? WHOLE : 1 + below(FORMS - 1));
 }
 
+static void add(struct sequence *sequence, struct call call)
+{
+	if (sequence->count < RANDOM_MAX)
+		sequence->calls[sequence->count++] = call;
+}
+
+/* Where a server may be, and where its client may look for it; of both families. */
+static uint8_t draw_meeting(bool v6)
+{
+	static const uint8_t for_v4[] = { LOCALHOST4, ANY4, HOST4 };
+	static const uint8_t for_v6[] = { LOCALHOST6,	    ANY6,	 HOST6,
+					  MAPPED_LOCALHOST, MAPPED_HOST, MAPPED_ANY };
+
+	return v6 ? for_v6[below(chance(70) ? 3 : sizeof(for_v6))] : for_v4[below(sizeof(for_v4))];
+}
+
+static bool draw_family(void)
+{
+	return families[0] && families[1] ? below(2) : families[1];
+}
+
+/* A server and its client, which do what most programs do: a is the server, b the client, c what a accepts. */
+static void generate_meeting(struct sequence *sequence, struct draft *sockets)
+{
+	uint8_t transport = (uint8_t)(chance(8) ? MPTCP : chance(50) ? UDP : TCP);
+	uint8_t server6 = draw_family(), client6 = draw_family(), port = chance(80) ? 1 : PORT_ANY;
+	bool is_connected = transport != UDP || chance(50);
+	struct call to = { .slot = 1,
+			   .address = port && chance(85) ? draw_meeting(client6) : NAME_OF,
+			   .port = port ? port : PORT_OF_OTHER };
+	struct draft server = {
+		.is_open = true, .is_bound = true, .transport = transport, .v6 = server6
+	};
+
+	add(sequence, (struct call){ .kind = SOCKET, .transport = transport, .v6 = server6 });
+	if (server6 && chance(25))
+		add(sequence, (struct call){ .kind = SETSOCKOPT, .option = V6ONLY, .value = 1 });
+	add(sequence,
+	    (struct call){ .kind = BIND, .address = draw_meeting(server6), .port = port });
+	if (transport != UDP)
+		add(sequence, (struct call){ .kind = LISTEN });
+	add(sequence,
+	    (struct call){ .kind = SOCKET, .slot = 1, .transport = transport, .v6 = client6 });
+	if (chance(15))
+		add(sequence, (struct call){ .kind = BIND,
+					     .slot = 1,
+					     .address = draw_meeting(client6),
+					     .port = chance(50) ? 2 : PORT_ANY });
+	to.kind = is_connected ? CONNECT : SENDTO;
+	add(sequence, to);
+	if (is_connected)
+		add(sequence, (struct call){ .kind = SEND, .slot = 1, .text = 201 });
+	if (transport != UDP)
+		add(sequence,
+		    (struct call){ .kind = chance(80) ? ACCEPT : ACCEPT_NOADDR, .other = 2 });
+	add(sequence, (struct call){ .kind = RECVFROM, .slot = transport == UDP ? 0 : 2 });
+	add(sequence, (struct call){ .kind = GETSOCKNAME, .slot = transport == UDP ? 0 : 2 });
+	if (transport == UDP)
+		add(sequence, (struct call){ .kind = SENDTO,
+					     .address = PEER_OF,
+					     .port = PORT_OF_OTHER,
+					     .text = 202 });
+	else
+		add(sequence, (struct call){ .kind = SEND, .slot = 2, .text = 202 });
+	add(sequence, (struct call){ .kind = RECVFROM, .slot = 1 });
+	sockets[0] = sockets[1] = server;
+	sockets[0].is_listening = transport != UDP;
+	sockets[1].v6 = client6;
+	sockets[1].is_connected = is_connected;
+	if (transport != UDP) {
+		sockets[2] = server;
+		sockets[2].is_connected = true;
+	}
+}
+
 static void generate(struct sequence *sequence)
 {
 	static const uint8_t weights[KINDS] = {
@@ -1152,6 +1289,8 @@ static void generate(struct sequence *sequence)
 	for (int i = 0; i < KINDS; i++)
 		total += weights[i];
 	sequence->count = 0;
+	if (chance(40))
+		generate_meeting(sequence, sockets);
 	while (sequence->count < calls) {
 		struct call call = {};
 		unsigned int draw = below(total);
@@ -1294,28 +1433,32 @@ static void sign(const struct sequence *sequence, const struct outcome *outcome,
 	}
 }
 
-static bool still_differs(const struct sequence *sequence, const struct signature *wanted,
-			  bool slow)
+static bool still_differs(const struct sequence *sequence, const struct signature *wanted)
 {
 	static struct outcome outcome;
 	struct signature signature;
 
-	if (!sequence->count || !differs(sequence, slow, &outcome))
-		return false;
-	sign(sequence, &outcome, &signature);
-	return !memcmp(&signature, wanted, sizeof(signature));
+	/* Twice: on a busy machine once may be chance. */
+	for (int i = 0; i < 2; i++) {
+		if (!sequence->count || !differs(sequence, false, &outcome))
+			return false;
+		sign(sequence, &outcome, &signature);
+		if (memcmp(&signature, wanted, sizeof(signature)))
+			return false;
+	}
+	return true;
 }
 
 static bool try_instead(struct sequence *sequence, const struct sequence *candidate,
-			const struct signature *wanted, bool slow)
+			const struct signature *wanted)
 {
-	if (!still_differs(candidate, wanted, slow))
+	if (!still_differs(candidate, wanted))
 		return false;
 	*sequence = *candidate;
 	return true;
 }
 
-static bool drop_calls(struct sequence *sequence, const struct signature *wanted, bool slow)
+static bool drop_calls(struct sequence *sequence, const struct signature *wanted)
 {
 	bool changed = false;
 
@@ -1328,7 +1471,7 @@ static bool drop_calls(struct sequence *sequence, const struct signature *wanted
 			memmove(&candidate.calls[from], &candidate.calls[end],
 				(candidate.count - end) * sizeof(struct call));
 			candidate.count -= end - from;
-			if (try_instead(sequence, &candidate, wanted, slow))
+			if (try_instead(sequence, &candidate, wanted))
 				changed = true;
 			else
 				from += size;
@@ -1338,7 +1481,7 @@ static bool drop_calls(struct sequence *sequence, const struct signature *wanted
 }
 
 /* Of all calls at once: one port for another, one socket for another. */
-static bool simplify_all(struct sequence *sequence, const struct signature *wanted, bool slow)
+static bool simplify_all(struct sequence *sequence, const struct signature *wanted)
 {
 	bool changed = false;
 
@@ -1351,7 +1494,7 @@ static bool simplify_all(struct sequence *sequence, const struct signature *want
 					candidate.calls[i].port = to;
 			}
 			if (memcmp(&candidate, sequence, sizeof(candidate)))
-				changed |= try_instead(sequence, &candidate, wanted, slow);
+				changed |= try_instead(sequence, &candidate, wanted);
 		}
 	}
 	for (uint8_t from = 0; from < SLOTS; from++) {
@@ -1372,7 +1515,7 @@ static bool simplify_all(struct sequence *sequence, const struct signature *want
 			}
 			if (kept && kept < candidate.count) {
 				candidate.count = kept;
-				changed |= try_instead(sequence, &candidate, wanted, slow);
+				changed |= try_instead(sequence, &candidate, wanted);
 			}
 		}
 	}
@@ -1380,7 +1523,7 @@ static bool simplify_all(struct sequence *sequence, const struct signature *want
 }
 
 /* One argument after the other to the plainest value that still shows the difference. */
-static bool simplify_calls(struct sequence *sequence, const struct signature *wanted, bool slow)
+static bool simplify_calls(struct sequence *sequence, const struct signature *wanted)
 {
 	bool changed = false, v6[SLOTS] = {};
 
@@ -1469,7 +1612,7 @@ static bool simplify_calls(struct sequence *sequence, const struct signature *wa
 			if (step ? !memcmp(call, &before, sizeof(before)) :
 				   !memcmp(&candidate, sequence, sizeof(candidate)))
 				continue;
-			if (try_instead(sequence, &candidate, wanted, slow))
+			if (try_instead(sequence, &candidate, wanted))
 				changed = true;
 		}
 	}
@@ -1500,13 +1643,13 @@ static void rename_sockets(struct sequence *sequence)
 	}
 }
 
-static void shrink(struct sequence *sequence, const struct signature *wanted, bool slow)
+static void shrink(struct sequence *sequence, const struct signature *wanted)
 {
 	for (int round = 0; round < 8; round++) {
-		bool changed = drop_calls(sequence, wanted, slow);
+		bool changed = drop_calls(sequence, wanted);
 
-		changed |= simplify_calls(sequence, wanted, slow);
-		changed |= simplify_all(sequence, wanted, slow);
+		changed |= simplify_calls(sequence, wanted);
+		changed |= simplify_all(sequence, wanted);
 		if (!changed)
 			break;
 	}
@@ -1691,6 +1834,7 @@ static int replay(const char *path)
 	}
 	if (file != stdin)
 		fclose(file);
+	differs(&sequence, false, &outcome);
 	differs(&sequence, true, &outcome);
 	print_script(&sequence, &outcome, true);
 	if (outcome.excuse >= 0)
@@ -1747,33 +1891,38 @@ static int run(uint64_t seed, double seconds, unsigned int most)
 	fflush(stdout);
 	for (uint64_t number = 0; now() < end && found_count < most; number++) {
 		struct signature signature;
-		bool slow = false;
+		struct sequence whole;
 
 		random_state = seed * 0x9e3779b97f4a7c15 ^ number;
 		next_random();
 		generate(&sequence);
 		sequences++;
 		calls += sequence.count;
-		if (differs(&sequence, false, &outcome) && !differs(&sequence, true, &outcome)) {
-			late++;
-		} else if (outcome.differs >= 0) {
+		if (differs(&sequence, false, &outcome)) {
 			sign(&sequence, &outcome, &signature);
-			/* Fast where it shows fast, too. */
-			for (int i = 0; i < 3 && !slow; i++)
-				slow = !still_differs(&sequence, &signature, false);
-			shrink(&sequence, &signature, slow);
-			if (is_new(&sequence)) {
-				if (!differs(&sequence, true, &outcome) &&
-				    !differs(&sequence, false, &outcome)) {
+			if (!still_differs(&sequence, &signature) ||
+			    !differs(&sequence, true, &outcome)) {
+				late++;
+				continue;
+			}
+			whole = sequence;
+			shrink(&sequence, &signature);
+			if (!differs(&sequence, false, &outcome) ||
+			    !differs(&sequence, true, &outcome)) {
+				/* What is left shows only fast; all of it shows slowly, too. */
+				sequence = whole;
+				differs(&sequence, false, &outcome);
+				if (!differs(&sequence, true, &outcome)) {
 					late++;
-					found_count--;
-				} else {
-					printf("difference %u, mode %s, seed %llu, sequence %llu, "
-					       "in %u calls:\n",
-					       found_count, modes[mode], (unsigned long long)seed,
-					       (unsigned long long)number, sequence.count);
-					print_script(&sequence, &outcome, false);
+					continue;
 				}
+			}
+			if (is_new(&sequence)) {
+				printf("difference %u, mode %s, seed %llu, sequence %llu, in %u "
+				       "calls:\n",
+				       found_count, modes[mode], (unsigned long long)seed,
+				       (unsigned long long)number, sequence.count);
+				print_script(&sequence, &outcome, false);
 			}
 			continue;
 		}
@@ -1810,7 +1959,7 @@ static void usage(void)
 
 int main(int argc, char **argv)
 {
-	const char *cgroup = NULL, *netns[SIDES] = {}, *script = NULL;
+	const char *cgroup = NULL, *neighbour = NULL, *netns[SIDES] = {}, *script = NULL;
 	struct in_addr address4;
 	double seconds = 10;
 	unsigned int most = 1;
@@ -1829,6 +1978,8 @@ int main(int argc, char **argv)
 			mode = (enum mode)found_mode;
 		} else if (!strcmp(name, "--cgroup")) {
 			cgroup = value;
+		} else if (!strcmp(name, "--neighbour")) {
+			neighbour = value;
 		} else if (!strcmp(name, "--session")) {
 			netns[SESSION] = value;
 		} else if (!strcmp(name, "--outside")) {
@@ -1858,7 +2009,9 @@ int main(int argc, char **argv)
 	host4 = mapped(address4);
 	inet_pton(AF_INET6, addresses[HOST6], &host6);
 	signal(SIGPIPE, SIG_IGN);
-	channels[OUTSIDE] = start_side(false, NULL, netns[OUTSIDE], -1);
-	channels[SESSION] = start_side(true, cgroup, netns[SESSION], channels[OUTSIDE]);
+	channels[OUTSIDE] = start_side(false, NULL, netns[OUTSIDE]);
+	channels[SESSION] = start_side(true, cgroup, netns[SESSION]);
+	if (neighbour)
+		channels[NEIGHBOUR] = start_side(true, neighbour, netns[SESSION]);
 	return script ? replay(script) : run(seed, seconds, most < FOUND_MAX ? most : FOUND_MAX);
 }

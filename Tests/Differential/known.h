@@ -132,7 +132,8 @@ static bool is_v6only_now(const struct difference *d)
 static bool is_bound_without_port(const struct difference *d)
 {
 	return is_connect(d->call) && d->socket->is_bound && d->socket->bound_port == PORT_ANY &&
-	       ((d->socket->set >> BIND_NO_PORT & 1) || d->socket->is_listening);
+	       ((d->socket->set >> BIND_NO_PORT & 1) || d->socket->is_listening ||
+		d->socket->was_undone);
 }
 
 static bool gives_left_name(const struct difference *d)
@@ -150,8 +151,10 @@ static bool goes_to_any_with_source(const struct difference *d, const struct cal
 {
 	(void)d;
 	return has_destination(call) && is_any_address(call->address) &&
-	       ((socket->is_bound && !socket->is_bound_any) || socket->is_connected ||
-		socket->was_left || call->kind == SENDMSG_PKTINFO);
+	       ((socket->is_bound &&
+		 (!socket->is_bound_any ||
+		  (socket->bound_address == MAPPED_ANY && call->address == ANY6))) ||
+		socket->is_connected || socket->was_left || call->kind == SENDMSG_PKTINFO);
 }
 
 static bool any_is_own_address(const struct difference *d)
@@ -199,8 +202,15 @@ static bool connects_with_port(const struct difference *d, const struct call *ca
 
 static bool hears_no_answer(const struct difference *d)
 {
-	return d->socket->transport == UDP && tells_later(d->call) &&
-	       happened(d, connects_with_port);
+	return tells_later(d->call) && happened(d, connects_with_port);
+}
+
+/* Under asRequested, an address without a port may be a source of ours, so it is told as it is. */
+static bool is_any_without_port(const struct difference *d)
+{
+	return mode == REQUESTED && d->call->kind == GETSOCKNAME && is_any_name(d->outside) &&
+	       (d->socket->is_listening ||
+		(!d->outside->address.v4.sin_port && !d->session->address.v4.sin_port));
 }
 
 static bool is_on_other_loopback(const struct difference *d)
@@ -234,7 +244,11 @@ static bool goes_from_localhost6(const struct difference *d, const struct call *
 				 const struct socket_state *socket)
 {
 	(void)d;
-	return has_destination(call) && call->address == HOST6 &&
+	if (!has_destination(call))
+		return false;
+	if (call->address == LOCALHOST6) /* and the other way round, back to ::1 */
+		return socket->is_bound && socket->bound_address == HOST6;
+	return call->address == HOST6 &&
 	       ((socket->is_bound && socket->bound_address == LOCALHOST6) ||
 		(!socket->is_bound && socket->was_given_source6) ||
 		(call->kind == SENDMSG_PKTINFO && call->source == LOCALHOST6));
@@ -260,6 +274,20 @@ static bool names_localhost_for_host(const struct difference *d)
 {
 	return mode != LOOPBACK && (is_name(d->call) || is_receive(d->call)) &&
 	       happened(d, is_host_from_loopback);
+}
+
+/* ---- IP_PKTINFO with 127.0.0.1 on a socket that is on the virtual IP ---- */
+
+static bool answers_from_localhost(const struct difference *d, const struct call *call,
+				   const struct socket_state *socket)
+{
+	(void)d;
+	return call->kind == SENDMSG_PKTINFO && socket->is_bound && is_local(call->source);
+}
+
+static bool is_answer_from_localhost(const struct difference *d)
+{
+	return mode != LOOPBACK && is_receive(d->call) && happened(d, answers_from_localhost);
 }
 
 /* ---- bad input ---- */
@@ -301,8 +329,12 @@ static bool forgot_what_was_bound(const struct difference *d)
 /* The kernel does not clear the address of the peer when a TCP connect fails, or is undone. */
 static bool has_stale_peer(const struct difference *d)
 {
-	return mode != LOOPBACK && d->call->kind == GETSOCKNAME && d->socket->is_bound &&
-	       !d->socket->is_connected && d->socket->connects && d->socket->transport != UDP;
+	if (mode == LOOPBACK || d->call->kind != GETSOCKNAME || d->socket->transport == UDP ||
+	    !d->socket->is_bound)
+		return false;
+	if (d->socket->is_accepted)
+		return is_any_name(d->outside);
+	return !d->socket->is_connected && d->socket->connects;
 }
 
 /* ---- virtual IP: what the wildcard was, is one address ---- */
@@ -404,6 +436,41 @@ static bool was_connected_before_server(const struct difference *d)
 	return mode != LOOPBACK && tells_later(d->call) && d->before->has_late_server;
 }
 
+/* Its subflow keeps what bpf_bind or the listener had. */
+static bool is_mptcp_undone(const struct difference *d)
+{
+	return d->socket->transport == MPTCP && is_connect(d->call) && d->socket->was_left &&
+	       d->session->error == EHOSTUNREACH;
+}
+
+/* The kernel itself keeps half of the first peer's family. */
+static bool changes_family(const struct difference *d, const struct call *call,
+			   const struct socket_state *socket)
+{
+	(void)d;
+	return is_connect(call) && socket->v6 && socket->transport == UDP && socket->connects &&
+	       (socket->peer_address < MAPPED_LOCALHOST) != (call->address < MAPPED_LOCALHOST);
+}
+
+static bool was_of_other_family(const struct difference *d)
+{
+	return tells_later(d->call) && happened(d, changes_family);
+}
+
+/* What is connected to port 0, or is a server that connects, is not found where its clients look. */
+static bool hides_from_look_up(const struct difference *d, const struct call *call,
+			       const struct socket_state *socket)
+{
+	(void)d;
+	return call->kind == CONNECT && socket->transport == UDP &&
+	       (call->port == PORT_ANY || socket->is_bound);
+}
+
+static bool is_hidden_from_look_up(const struct difference *d)
+{
+	return mode != LOOPBACK && tells_later(d->call) && happened(d, hides_from_look_up);
+}
+
 static bool is_mptcp_named(const struct difference *d)
 {
 	return mode == REQUESTED && d->call->kind == GETSOCKNAME && d->socket->transport == MPTCP &&
@@ -479,6 +546,26 @@ static bool receives_on_listener(const struct difference *d)
 	       d->socket->v6 && d->outside->error == ENOTCONN && d->session->error == EAGAIN;
 }
 
+/* A subflow cannot be in a socket map, so sk_lookup does not find an MPTCP listener. */
+static bool goes_to_mptcp_by_v6(const struct difference *d, const struct call *call,
+				const struct socket_state *socket)
+{
+	if (!is_connect(call) || !socket->v6 || call->address >= MAPPED_LOCALHOST)
+		return false;
+	for (uint32_t i = 0; i < d->before->count; i++) {
+		const struct socket_state *other = &d->before->sockets[i];
+
+		if (other->transport == MPTCP && is_dual_on_address(other))
+			return true;
+	}
+	return false;
+}
+
+static bool is_mptcp_by_v6(const struct difference *d)
+{
+	return mode != LOOPBACK && happened(d, goes_to_mptcp_by_v6);
+}
+
 enum { LIMIT, OPEN_DEFECT };
 
 static const struct {
@@ -493,8 +580,12 @@ static const struct {
 	{ leaves_loopback, OPEN_DEFECT,
 	  "a datagram from a socket on 127.0.0.1 to another address loses its source" },
 	{ hears_no_answer, OPEN_DEFECT,
-	  "a UDP socket with a port and no address hears no answer once it is connected to "
-	  "127.0.0.1" },
+	  "a UDP socket with a port and no address, connected to the loopback, leaves from "
+	  "elsewhere" },
+	{ is_answer_from_localhost, OPEN_DEFECT,
+	  "an answer from 127.0.0.1 by IP_PKTINFO is not heard by a client that is connected to "
+	  "the virtual IP" },
+	{ is_any_without_port, LIMIT, "a wildcard without a port is told as the virtual IP" },
 	{ sends_v6_from_mapped, OPEN_DEFECT,
 	  "a UDP socket on a mapped address sends to IPv6, which the kernel refuses" },
 	{ binds_what_is_not_local, OPEN_DEFECT,
@@ -540,7 +631,14 @@ static const struct {
 	  "a dual-stack UDP server that is bound to :: is not reached by IPv6" },
 	{ is_undone_on_mapped_any, LIMIT,
 	  "getsockname of an AF_INET6 socket after connect and disconnect" },
+	{ is_mptcp_by_v6, LIMIT,
+	  "a dual-stack MPTCP listener that is bound to :: is not reached by IPv6" },
 	{ receives_on_listener, LIMIT, "recv on a dual-stack listener says EAGAIN, not ENOTCONN" },
+	{ is_mptcp_undone, LIMIT, "an MPTCP socket that was undone connects with another errno" },
+	{ was_of_other_family, LIMIT,
+	  "an AF_INET6 UDP socket that is connected to one family after the other" },
+	{ is_hidden_from_look_up, LIMIT,
+	  "a UDP server that is connected itself is not found by a look-up for others" },
 	{ is_mptcp_named, LIMIT, "what an MPTCP socket asked for is not remembered" },
 };
 

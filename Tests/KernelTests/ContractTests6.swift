@@ -129,12 +129,12 @@ struct ContractTests6 {
         // anything else
         BindRow.rows(vl, .app, .multicast6, at: .multicast6, [.datagram]),
         BindRow.rows(vlp, .app, .multicast6, at: .multicast6, [.datagram]),
-        // an address that the host has not is no more to be had than before
-        both(vl, .app, .remote6, refused: "EADDRNOTAVAIL"),
-        BindRow.rows(off, .app, .remote6, refused: "EADDRNOTAVAIL"),
-        BindRow.rows(vl, .tool, .remote6, refused: "EADDRNOTAVAIL"),
-        BindRow.rows(vl, .nobody, .remote6, refused: "EADDRNOTAVAIL"),
-        BindRow.rows(vl, .unhooked, .remote6, refused: "EADDRNOTAVAIL"),
+        // (a limit: net.ipv6.ip_nonlocal_bind, without which nobody could bind a LO6, lets all bind what the host has not)
+        both(vl, .app, .remote6, at: .remote6),
+        BindRow.rows(off, .app, .remote6, at: .remote6),
+        BindRow.rows(vl, .tool, .remote6, at: .remote6),
+        BindRow.rows(vl, .nobody, .remote6, at: .remote6),
+        BindRow.rows(vl, .unhooked, .remote6, at: .remote6),
         // a V6ONLY socket takes no mapped address
         BindRow.rows(off, .app.only6, .mapped(.wildcard), refused: "EINVAL"),
         BindRow.rows(vl, .app.only6, .mapped(.wildcard), refused: "EINVAL"),
@@ -1012,13 +1012,6 @@ struct ContractTests6 {
             expect(try program.must("getsockname c").address, is: "\(Place.host6)", "the source to \(destination)")
             try program.must("close c")
         }
-        for address in ["\(Place.remote6)", "2001:db8:99::1", "fd00::1"] {
-            for kind in ["tcp", "udp"] {
-                try program.must("socket b \(kind) 6")
-                expect(try program("bind b \(address) 0").errno, is: "EADDRNOTAVAIL", "bind \(address), \(kind)")
-                try program.must("close b")
-            }
-        }
     }
 }
 
@@ -1055,7 +1048,9 @@ struct ContractUnderChangeTests6 {
                 let received = try remote("recvfrom l")
                 #expect(received.address != Place.host6.address, "\(received)")
             }
-            expect(answer.errno, is: "EADDRNOTAVAIL", call)
+            // (a limit: by net.ipv6.ip_nonlocal_bind the socket may be bound to what is no longer there. It waits for an
+            // answer that cannot come, where IPv4 says EADDRNOTAVAIL.)
+            #expect(answer.errno == (transport.isStream ? "EINPROGRESS" : nil), "\(call)")
         }
     }
 

@@ -24,6 +24,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -40,7 +41,10 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
+
+#include "uring.h"
 
 #ifndef IPPROTO_MPTCP
 #define IPPROTO_MPTCP 262 /* include/uapi/linux/in.h, since Linux 5.6; not in every libc's header */
@@ -290,7 +294,7 @@ static void do_bind(char **words, int count)
 	/* bind(2) takes AF_UNSPEC for AF_INET where the address is 0.0.0.0, and refuses it elsewhere. */
 	if (!strcmp(words[0], "bind-unspec"))
 		address.any.sa_family = AF_UNSPEC;
-	answer(bind(fd, &address.any, length));
+	answer(path_bind(fd, &address.any, length));
 }
 
 static void do_listen(char **words, int count)
@@ -300,7 +304,7 @@ static void do_listen(char **words, int count)
 
 	if (fd < 0 || (count > 2 && !number(words[2], 0, INT_MAX, &backlog)))
 		return;
-	answer(listen(fd, (int)backlog));
+	answer(path_listen(fd, (int)backlog));
 }
 
 static void do_connect(char **words, int count)
@@ -312,7 +316,7 @@ static void do_connect(char **words, int count)
 	(void)count;
 	if (fd < 0 || !parse_address(words[2], words[3], &address, &length))
 		return;
-	answer(connect(fd, &address.any, length));
+	answer(path_connect(fd, &address.any, length));
 }
 
 static void do_disconnect(char **words, int count)
@@ -322,7 +326,7 @@ static void do_disconnect(char **words, int count)
 
 	(void)count;
 	if (fd >= 0)
-		answer(connect(fd, &address.any, sizeof(address.v4)));
+		answer(path_connect(fd, &address.any, sizeof(address.v4)));
 }
 
 static void do_accept(char **words, int count)
@@ -337,15 +341,16 @@ static void do_accept(char **words, int count)
 		return;
 	memset(&peer, 0, sizeof(peer));
 	/* Not left to SO_RCVTIMEO: accept on an MPTCP listener heeds that of its hidden subflow. */
-	if (poll(&wait, 1, TIMEOUT_MS) == 0) {
+	if (poll(&wait, 1, fcntl(fd, F_GETFL) & O_NONBLOCK ? 0 : TIMEOUT_MS) == 0) {
 		errno = EAGAIN;
 		answer(-1);
 		return;
 	}
 	if (!strcmp(words[0], "accept-noaddr"))
-		answer_new(accept4(fd, NULL, NULL, SOCK_CLOEXEC), words[2], NULL, 0);
+		answer_new(path_accept(fd, NULL, NULL, SOCK_CLOEXEC), words[2], NULL, 0);
 	else
-		answer_new(accept4(fd, &peer.any, &length, SOCK_CLOEXEC), words[2], &peer, length);
+		answer_new(path_accept(fd, &peer.any, &length, SOCK_CLOEXEC), words[2], &peer,
+			   length);
 }
 
 static void do_name(char **words, int count)
@@ -386,7 +391,7 @@ static void do_send(char **words, int count)
 
 	(void)count;
 	if (fd >= 0)
-		answer_sent(send(fd, words[2], strlen(words[2]), MSG_NOSIGNAL));
+		answer_sent(path_send(fd, words[2], strlen(words[2]), MSG_NOSIGNAL));
 }
 
 /* sendto, and fastopen: the same with MSG_FASTOPEN, which is connect and send in one. */
@@ -400,7 +405,7 @@ static void do_sendto(char **words, int count)
 	(void)count;
 	if (fd < 0 || !parse_address(words[2], words[3], &address, &length))
 		return;
-	answer_sent(sendto(fd, words[4], strlen(words[4]), flags, &address.any, length));
+	answer_sent(path_sendto(fd, words[4], strlen(words[4]), flags, &address.any, length));
 }
 
 /* sendmsg with an address, or to the connected peer where only a text is given. */
@@ -426,7 +431,7 @@ static void do_sendmsg(char **words, int count)
 	}
 	part.iov_base = words[count - 1];
 	part.iov_len = strlen(words[count - 1]);
-	answer_sent(sendmsg(fd, &message, MSG_NOSIGNAL));
+	answer_sent(path_sendmsg(fd, &message, MSG_NOSIGNAL));
 }
 
 static void do_sendmsg_pktinfo(char **words, int count)
@@ -471,7 +476,7 @@ static void do_sendmsg_pktinfo(char **words, int count)
 		memcpy(CMSG_DATA(header), &info, sizeof(info));
 		message.msg_controllen = CMSG_SPACE(sizeof(info));
 	}
-	answer_sent(sendmsg(fd, &message, MSG_NOSIGNAL));
+	answer_sent(path_sendmsg(fd, &message, MSG_NOSIGNAL));
 }
 
 /* So many copies of one text to one address; "count" is how many the kernel took. */
@@ -518,8 +523,8 @@ static void do_recv(char **words, int count)
 	if (fd < 0)
 		return;
 	memset(&peer, 0, sizeof(peer));
-	received = recvfrom(fd, data, sizeof(data), 0, address_wanted ? &peer.any : NULL,
-			    address_wanted ? &length : NULL);
+	received = path_recvfrom(fd, data, sizeof(data), 0, address_wanted ? &peer.any : NULL,
+				 address_wanted ? &length : NULL);
 	if (received < 0) {
 		answer(-1);
 		return;
@@ -557,7 +562,7 @@ static void do_recvmsg(char **words, int count)
 	if (fd < 0)
 		return;
 	memset(&peer, 0, sizeof(peer));
-	received = recvmsg(fd, &message, 0);
+	received = path_recvmsg(fd, &message, 0);
 	if (received < 0) {
 		answer(-1);
 		return;
@@ -650,6 +655,7 @@ static void do_setsockopt(char **words, int count)
 		{ "v6only", IPPROTO_IPV6, IPV6_V6ONLY },
 		{ "fastopen", IPPROTO_TCP, TCP_FASTOPEN },
 		{ "fastopen_connect", IPPROTO_TCP, TCP_FASTOPEN_CONNECT },
+		{ "multicast_if6", IPPROTO_IPV6, IPV6_MULTICAST_IF },
 	};
 	long value;
 	int fd = descriptor(words[1]), number_value;
@@ -707,7 +713,9 @@ static void do_close(char **words, int count)
 		return;
 	}
 	answer(close(found->fd));
-	found->name[0] = 0;
+	/* close-fd: what the name stands for is now no open descriptor. */
+	if (strcmp(words[0], "close-fd") != 0)
+		found->name[0] = 0;
 }
 
 /* ---- a socket handed to another process (SCM_RIGHTS, unix(7)) ---- */
@@ -864,6 +872,162 @@ static void do_await_empty(char **words, int count)
 	close(wait.fd);
 }
 
+/* By which way the calls go from now on: path_choose, uring.h. */
+static void do_path(char **words, int count)
+{
+	(void)count;
+	answer(path_choose(words[1]));
+}
+
+/* ---- calls as nobody should make them ---- */
+
+/* The call with a family and a length of address that need not be those of the address. */
+static void do_crooked(char **words, int count)
+{
+	union address address;
+	socklen_t length;
+	long family, crooked;
+	int fd = descriptor(words[2]);
+
+	(void)count;
+	if (fd < 0 || !parse_address(words[3], words[4], &address, &length) ||
+	    !number(words[5], 0, UINT16_MAX, &family) ||
+	    !number(words[6], INT_MIN, sizeof(address), &crooked))
+		return;
+	address.any.sa_family = (sa_family_t)family;
+	length = (socklen_t)crooked;
+	if (!strcmp(words[1], "bind"))
+		answer(path_bind(fd, &address.any, length));
+	else if (!strcmp(words[1], "connect"))
+		answer(path_connect(fd, &address.any, length));
+	else if (!strcmp(words[1], "sendto"))
+		answer_sent(path_sendto(fd, "x", 1, MSG_NOSIGNAL, &address.any, length));
+	else if (!strcmp(words[1], "fastopen"))
+		answer_sent(
+			path_sendto(fd, "x", 1, MSG_NOSIGNAL | MSG_FASTOPEN, &address.any, length));
+	else
+		misunderstood("%s is none of bind, connect, sendto, fastopen", words[1]);
+}
+
+/* A name into a buffer of so many bytes; "count" is the length that the kernel says, "data" the bytes. */
+static void do_short_name(char **words, int count)
+{
+	unsigned char bytes[sizeof(union address)] = "";
+	char text[2 * sizeof(bytes) + 1];
+	socklen_t length;
+	long size;
+	int fd = descriptor(words[2]), result;
+
+	(void)count;
+	if (fd < 0 || !number(words[3], INT_MIN, sizeof(bytes), &size))
+		return;
+	length = (socklen_t)size;
+	if (!strcmp(words[1], "getsockname"))
+		result = getsockname(fd, (struct sockaddr *)bytes, &length);
+	else
+		result = getpeername(fd, (struct sockaddr *)bytes, &length);
+	if (result) {
+		answer(result);
+		return;
+	}
+	for (long i = 0; i < size; i++)
+		snprintf(text + 2 * i, 3, "%02x", bytes[i]);
+	answer_begin(0);
+	printf(",\"count\":%u,\"data\":", length);
+	print_string(text, (size_t)(2 * size));
+	answer_end();
+}
+
+/* ---- groups ---- */
+
+/* Joins a multicast group on the interface. */
+static void do_join(char **words, int count)
+{
+	union address group;
+	socklen_t length;
+	unsigned int interface = if_nametoindex(words[3]);
+	int fd = descriptor(words[1]);
+
+	(void)count;
+	if (fd < 0 || !parse_address(words[2], "0", &group, &length))
+		return;
+	if (group.any.sa_family == AF_INET) {
+		struct ip_mreqn request = { .imr_multiaddr = group.v4.sin_addr,
+					    .imr_ifindex = (int)interface };
+
+		answer(setsockopt(fd, IPPROTO_IP, IP_ADD_MEMBERSHIP, &request, sizeof(request)));
+	} else {
+		struct ipv6_mreq request = { .ipv6mr_multiaddr = group.v6.sin6_addr,
+					     .ipv6mr_interface = interface };
+
+		answer(setsockopt(fd, IPPROTO_IPV6, IPV6_ADD_MEMBERSHIP, &request,
+				  sizeof(request)));
+	}
+}
+
+/* ---- inherited sockets ---- */
+
+/* All that follows runs in a child, which has all sockets; this process waits for its end and ends likewise. */
+static void do_fork(char **words, int count)
+{
+	pid_t child;
+	int status;
+
+	(void)words;
+	(void)count;
+	child = fork();
+	if (child <= 0) {
+		answer(child);
+		return;
+	}
+	if (waitpid(child, &status, 0) != child || !WIFEXITED(status))
+		_exit(1);
+	_exit(WEXITSTATUS(status));
+}
+
+#define INHERITED "VIP_PROBE_SOCKETS" /* NAME=DESCRIPTOR,… */
+
+/* Becomes another program, that is a probe as well, with all sockets: its main answers. */
+static void do_exec(char **words, int count)
+{
+	char text[SOCKETS_MAX * (sizeof(sockets[0].name) + 12)] = "";
+	size_t length = 0;
+
+	(void)count;
+	for (size_t i = 0; i < SOCKETS_MAX; i++) {
+		if (!sockets[i].name[0])
+			continue;
+		if (fcntl(sockets[i].fd, F_SETFD, 0)) {
+			answer(-1);
+			return;
+		}
+		length += (size_t)snprintf(text + length, sizeof(text) - length, "%s=%d,",
+					   sockets[i].name, sockets[i].fd);
+	}
+	setenv(INHERITED, text, 1);
+	execl(words[1], words[1], (char *)NULL);
+	answer(-1);
+}
+
+static void inherit(void)
+{
+	char *rest = getenv(INHERITED), *pair, *fd;
+
+	if (!rest)
+		return;
+	command_name = "exec";
+	while ((pair = strsep(&rest, ","))) {
+		fd = strchr(pair, '=');
+		if (!fd)
+			continue;
+		*fd++ = 0;
+		if (!keep(pair, atoi(fd)))
+			return;
+	}
+	unsetenv(INHERITED);
+	answer(0);
+}
+
 /* ---- reading commands ---- */
 
 static void *worker(void *name);
@@ -918,6 +1082,13 @@ static const struct command {
 	{ "rename", "THREAD-NAME", 2, 2, do_rename },
 	{ "pid", "", 1, 1, do_pid },
 	{ "await-empty", "CGROUP", 2, 2, do_await_empty },
+	{ "path", "syscall|uring|uring-async|uring-sqpoll", 2, 2, do_path },
+	{ "crooked", "CALL NAME ADDRESS PORT FAMILY LENGTH", 7, 7, do_crooked },
+	{ "short-name", "getsockname|getpeername NAME LENGTH", 4, 4, do_short_name },
+	{ "close-fd", "NAME", 2, 2, do_close },
+	{ "join", "NAME GROUP INTERFACE", 4, 4, do_join },
+	{ "fork", "", 1, 1, do_fork },
+	{ "exec", "PATH", 2, 2, do_exec },
 };
 
 /* Runs one command; false where there is nothing more to do after it. */
@@ -999,6 +1170,7 @@ int main(int argc, char **argv)
 {
 	size_t length = 1;
 
+	inherit();
 	if (argc > 1) {
 		for (int i = 1; i < argc; i++)
 			length += strlen(argv[i]) + 1;

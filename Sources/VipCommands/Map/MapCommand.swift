@@ -244,7 +244,7 @@ struct MapView: Sendable {
                     // What a look-up from user space says of a socket: its cookie, SO_COOKIE of socket(7).
                     Row(fields: [
                         ("cgroup_id", .number(row.key.cgroup)), ("port", .number(UInt64(row.key.port))),
-                        ("cookie", .number(row.value)),
+                        ("slot", .number(UInt64(row.key.slot))), ("cookie", .number(row.value)),
                     ])
                 }
             }),
