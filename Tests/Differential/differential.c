@@ -569,6 +569,7 @@ static void make_call(const struct call *call, struct result *result)
 	case CLOSE:
 		result->value = close(fd);
 		slots[call->slot].fd = -1;
+		slots[call->slot].file = 0;
 		break;
 	}
 	if (result->value < 0) {
@@ -840,6 +841,9 @@ static struct call resolved(const struct call *call, const struct result *result
 	struct in_addr address4;
 	unsigned int port;
 
+	/* IPv4 takes AF_UNSPEC for AF_INET, and finds zeroes where IPv6 has its flow label. */
+	if (call->form == UNSPEC && call->address >= LOCALHOST6 && call->address < ADDRESSES)
+		plain.address = ANY4;
 	if (!strchr(kinds[call->kind].arguments, 'a') || call->address < ADDRESSES ||
 	    call->address == NONE)
 		return plain;
@@ -879,7 +883,7 @@ static void follow(struct world *world, const struct call *literal, const struct
 	struct call plain = resolved(literal, result), *call = &plain;
 
 	if (literal->address == NAME_OF && strchr(kinds[call->kind].arguments, 'a') &&
-	    world->of[literal->other]->was_left)
+	    (world->of[literal->other]->was_left || world->of[literal->other]->was_undone))
 		world->uses_left_name = true;
 	if (literal->address == NAME_OF && world->of[literal->other]->transport == MPTCP)
 		world->uses_mptcp_name = true;
@@ -918,10 +922,9 @@ static void follow(struct world *world, const struct call *literal, const struct
 	case BIND:
 		note_server(world, s, call->port);
 		s->is_bound = true;
-		/* AF_UNSPEC is for 0.0.0.0 alone. */
-		s->bound_address = call->form == UNSPEC ? (uint8_t)ANY4 : call->address;
+		s->bound_address = call->address;
 		s->bound_port = call->port;
-		s->is_bound_any = is_any_address(s->bound_address);
+		s->is_bound_any = is_any_address(call->address);
 		s->is_left_on_any = call->address == ANY6 && !call->port && s->transport == UDP &&
 				    !(s->set >> V6ONLY & 1);
 		break;

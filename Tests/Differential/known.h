@@ -108,6 +108,9 @@ static bool connects_left(const struct difference *d, const struct call *call,
 			  const struct socket_state *socket)
 {
 	(void)d;
+	/* From a mapped source :: is ::ffff:127.0.0.1. */
+	if (has_destination(call) && call->address == ANY6 && socket->was_left)
+		return socket->transport == UDP;
 	return is_connect(call) && socket->was_left && socket->is_autobound;
 }
 
@@ -161,7 +164,7 @@ static bool gives_left_name(const struct difference *d)
 	const struct call *literal = &d->sequence->calls[d->at];
 
 	return strchr(kinds[literal->kind].arguments, 'a') && literal->address == NAME_OF &&
-	       d->other->was_left;
+	       (d->other->was_left || d->other->was_undone);
 }
 
 /* ---- datagrams from the loopback ---- */
@@ -196,18 +199,33 @@ static bool any_is_not_found(const struct difference *d)
 	return happened(d, goes_to_any_from_loopback);
 }
 
-/* IP_PKTINFO with 127.0.0.1 or 0.0.0.0 on a socket that is connected, and not to the loopback. */
+/* IP_PKTINFO with 127.0.0.1 on a socket that is connected, and not to the loopback. */
 static bool answers_from_elsewhere(const struct difference *d, const struct call *call,
 				   const struct socket_state *socket)
 {
 	(void)d;
-	return call->kind == SENDMSG_PKTINFO && is_local(call->source) && socket->is_connected &&
-	       (call->address == NONE || call->form == UNSPEC);
+	return call->kind == SENDMSG_PKTINFO && socket->is_connected &&
+	       (is_localhost(call->source) || (is_any_address(call->source) && socket->is_bound &&
+					       is_group(socket->bound_address)));
 }
 
 static bool answers_from_connected(const struct difference *d)
 {
-	return (tells_later(d->call)) && happened(d, answers_from_elsewhere);
+	return tells_later(d->call) && happened(d, answers_from_elsewhere);
+}
+
+/* And 0.0.0.0 there is the address that the socket has, where outside it is the route's. */
+static bool answers_from_any(const struct difference *d, const struct call *call,
+			     const struct socket_state *socket)
+{
+	(void)d;
+	return call->kind == SENDMSG_PKTINFO && socket->is_connected &&
+	       is_any_address(call->source) && socket->is_bound;
+}
+
+static bool is_answer_from_any(const struct difference *d)
+{
+	return tells_later(d->call) && happened(d, answers_from_any);
 }
 
 /* IP_PKTINFO with 127.0.0.1, or to 0.0.0.0 with another, on a socket that is not connected. */
@@ -407,6 +425,10 @@ static bool is_on_host(const struct socket_state *socket)
 static bool mixes_host_and_loopback(const struct difference *d, const struct call *call,
 				    const struct socket_state *socket)
 {
+	/* In the session the name of a server on the wildcard is not the host's address. */
+	if (call->kind == SENDTO && is_host(call->address) && socket->is_connected &&
+	    is_host(socket->peer_address))
+		return mode == VIRTUAL;
 	if (!has_destination(call) || !(is_local(call->address) || call->address == REST4))
 		return false;
 	if (is_on_host(socket))
@@ -431,8 +453,9 @@ static bool goes_to_rest(const struct difference *d, const struct call *call,
 			 const struct socket_state *socket)
 {
 	(void)d;
-	(void)socket;
-	return has_destination(call) && call->address == REST4;
+	return has_destination(call) &&
+	       (call->address == REST4 || (is_any_address(call->address) && socket->is_bound &&
+					   socket->bound_address == REST4));
 }
 
 static bool is_rest_of_loopback(const struct difference *d)
@@ -635,6 +658,8 @@ static const struct {
 	  "a datagram to 0.0.0.0 is taken for one to an IPv6 peer at the same port" },
 	{ leaves_loopback, LIMIT,
 	  "a datagram from a socket on 127.0.0.1 to another host is sent, not refused" },
+	{ is_answer_from_any, LIMIT,
+	  "IP_PKTINFO with 0.0.0.0 is the address that a connected socket has" },
 	{ is_answer_from_localhost, LIMIT,
 	  "an answer from 127.0.0.1 by IP_PKTINFO is not heard by a client that is connected to "
 	  "another address" },
