@@ -837,19 +837,21 @@ static bool is_localhost(uint8_t address)
 static struct call resolved(const struct call *call, const struct result *result)
 {
 	struct call plain = *call;
-	struct in6_addr asked = plain_address(&result->asked), address;
+	union endpoint endpoint = result->asked;
+	struct in6_addr asked, address;
 	struct in_addr address4;
 	unsigned int port;
 
 	/* IPv4 takes AF_UNSPEC for AF_INET, and finds zeroes where IPv6 has its flow label. */
-	if (call->form == UNSPEC && call->address >= LOCALHOST6 && call->address < ADDRESSES)
-		plain.address = ANY4;
-	if (!strchr(kinds[call->kind].arguments, 'a') || call->address < ADDRESSES ||
-	    call->address == NONE)
+	if (call->form == UNSPEC)
+		endpoint.any.sa_family = AF_INET;
+	asked = plain_address(&endpoint);
+	if (!strchr(kinds[call->kind].arguments, 'a') ||
+	    (call->address < ADDRESSES && call->form != UNSPEC) || call->address == NONE)
 		return plain;
 	plain.address = NONE;
 	for (uint8_t i = 0; i < ADDRESSES; i++) {
-		if ((result->asked.any.sa_family == AF_INET6) != (i >= LOCALHOST6))
+		if ((endpoint.any.sa_family == AF_INET6) != (i >= LOCALHOST6))
 			continue;
 		if (i < LOCALHOST6) {
 			inet_pton(AF_INET, addresses[i], &address4);
