@@ -569,6 +569,7 @@ static void make_call(const struct call *call, struct result *result)
 	case CLOSE:
 		result->value = close(fd);
 		slots[call->slot].fd = -1;
+		slots[call->slot].file = 0;
 		break;
 	}
 	if (result->value < 0) {
@@ -836,16 +837,21 @@ static bool is_localhost(uint8_t address)
 static struct call resolved(const struct call *call, const struct result *result)
 {
 	struct call plain = *call;
-	struct in6_addr asked = plain_address(&result->asked), address;
+	union endpoint endpoint = result->asked;
+	struct in6_addr asked, address;
 	struct in_addr address4;
 	unsigned int port;
 
-	if (!strchr(kinds[call->kind].arguments, 'a') || call->address < ADDRESSES ||
-	    call->address == NONE)
+	/* IPv4 takes AF_UNSPEC for AF_INET, and finds zeroes where IPv6 has its flow label. */
+	if (call->form == UNSPEC)
+		endpoint.any.sa_family = AF_INET;
+	asked = plain_address(&endpoint);
+	if (!strchr(kinds[call->kind].arguments, 'a') ||
+	    (call->address < ADDRESSES && call->form != UNSPEC) || call->address == NONE)
 		return plain;
 	plain.address = NONE;
 	for (uint8_t i = 0; i < ADDRESSES; i++) {
-		if ((result->asked.any.sa_family == AF_INET6) != (i >= LOCALHOST6))
+		if ((endpoint.any.sa_family == AF_INET6) != (i >= LOCALHOST6))
 			continue;
 		if (i < LOCALHOST6) {
 			inet_pton(AF_INET, addresses[i], &address4);
@@ -879,7 +885,7 @@ static void follow(struct world *world, const struct call *literal, const struct
 	struct call plain = resolved(literal, result), *call = &plain;
 
 	if (literal->address == NAME_OF && strchr(kinds[call->kind].arguments, 'a') &&
-	    world->of[literal->other]->was_left)
+	    (world->of[literal->other]->was_left || world->of[literal->other]->was_undone))
 		world->uses_left_name = true;
 	if (literal->address == NAME_OF && world->of[literal->other]->transport == MPTCP)
 		world->uses_mptcp_name = true;
@@ -918,10 +924,9 @@ static void follow(struct world *world, const struct call *literal, const struct
 	case BIND:
 		note_server(world, s, call->port);
 		s->is_bound = true;
-		/* AF_UNSPEC is for 0.0.0.0 alone. */
-		s->bound_address = call->form == UNSPEC ? (uint8_t)ANY4 : call->address;
+		s->bound_address = call->address;
 		s->bound_port = call->port;
-		s->is_bound_any = is_any_address(s->bound_address);
+		s->is_bound_any = is_any_address(call->address);
 		s->is_left_on_any = call->address == ANY6 && !call->port && s->transport == UDP &&
 				    !(s->set >> V6ONLY & 1);
 		break;

@@ -108,6 +108,10 @@ static bool connects_left(const struct difference *d, const struct call *call,
 			  const struct socket_state *socket)
 {
 	(void)d;
+	/* From a mapped source :: is ::ffff:127.0.0.1. */
+	if (has_destination(call) && (call->address == ANY6 || is_host(call->address)) &&
+	    socket->was_left)
+		return socket->transport == UDP;
 	return is_connect(call) && socket->was_left && socket->is_autobound;
 }
 
@@ -115,11 +119,11 @@ static bool keeps_source(const struct difference *d)
 {
 	if (d->before->uses_left_name)
 		return true;
+	if (tells_later(d->call) && happened(d, connects_left))
+		return true;
 	if (!d->socket->was_left)
 		return false;
 	if (is_connect(d->call) && d->socket->is_autobound) /* and now it cannot be replaced */
-		return true;
-	if (tells_later(d->call) && happened(d, connects_left))
 		return true;
 	return d->call->kind == GETSOCKNAME && (is_any_name(d->outside) || d->socket->connects > 1);
 }
@@ -127,7 +131,9 @@ static bool keeps_source(const struct difference *d)
 /* Nor what we remember of the peer. */
 static bool forgets_peer(const struct difference *d)
 {
-	return is_name(d->call) && d->socket->transport == UDP && d->socket->has_failed_again;
+	return d->socket->transport == UDP &&
+	       ((is_name(d->call) && d->socket->has_failed_again) ||
+		(mode != LOOPBACK && d->call->kind == RECVFROM && d->socket->connects > 1));
 }
 
 /*
@@ -161,7 +167,7 @@ static bool gives_left_name(const struct difference *d)
 	const struct call *literal = &d->sequence->calls[d->at];
 
 	return strchr(kinds[literal->kind].arguments, 'a') && literal->address == NAME_OF &&
-	       d->other->was_left;
+	       (d->other->was_left || d->other->was_undone);
 }
 
 /* ---- datagrams from the loopback ---- */
@@ -196,18 +202,33 @@ static bool any_is_not_found(const struct difference *d)
 	return happened(d, goes_to_any_from_loopback);
 }
 
-/* IP_PKTINFO with 127.0.0.1 or 0.0.0.0 on a socket that is connected, and not to the loopback. */
+/* IP_PKTINFO with 127.0.0.1 on a socket that is connected, and not to the loopback. */
 static bool answers_from_elsewhere(const struct difference *d, const struct call *call,
 				   const struct socket_state *socket)
 {
 	(void)d;
-	return call->kind == SENDMSG_PKTINFO && is_local(call->source) && socket->is_connected &&
-	       (call->address == NONE || call->form == UNSPEC);
+	return call->kind == SENDMSG_PKTINFO && socket->is_connected &&
+	       (is_localhost(call->source) || (is_any_address(call->source) && socket->is_bound &&
+					       is_group(socket->bound_address)));
 }
 
 static bool answers_from_connected(const struct difference *d)
 {
-	return (tells_later(d->call)) && happened(d, answers_from_elsewhere);
+	return tells_later(d->call) && happened(d, answers_from_elsewhere);
+}
+
+/* And 0.0.0.0 there is the address that the socket has, where outside it is the route's. */
+static bool answers_from_any(const struct difference *d, const struct call *call,
+			     const struct socket_state *socket)
+{
+	(void)d;
+	return call->kind == SENDMSG_PKTINFO && socket->is_connected &&
+	       is_any_address(call->source);
+}
+
+static bool is_answer_from_any(const struct difference *d)
+{
+	return tells_later(d->call) && happened(d, answers_from_any);
 }
 
 /* IP_PKTINFO with 127.0.0.1, or to 0.0.0.0 with another, on a socket that is not connected. */
@@ -323,7 +344,8 @@ static bool is_host_from_loopback(const struct difference *d, const struct call 
 
 static bool names_localhost_for_host(const struct difference *d)
 {
-	return mode != LOOPBACK && d->socket->is_accepted && d->call->kind == GETSOCKNAME &&
+	return mode != LOOPBACK && is_name(d->call) &&
+	       (d->socket->is_accepted || d->socket->transport == MPTCP) &&
 	       happened(d, is_host_from_loopback);
 }
 
@@ -407,6 +429,10 @@ static bool is_on_host(const struct socket_state *socket)
 static bool mixes_host_and_loopback(const struct difference *d, const struct call *call,
 				    const struct socket_state *socket)
 {
+	/* In the session the name of a server there is not the host's address. */
+	if (call->kind == SENDTO && is_host(call->address) && socket->is_connected &&
+	    is_host(socket->peer_address))
+		return true;
 	if (!has_destination(call) || !(is_local(call->address) || call->address == REST4))
 		return false;
 	if (is_on_host(socket))
@@ -427,12 +453,24 @@ static bool is_host_and_wildcard(const struct difference *d)
 	return mode != LOOPBACK && happened(d, mixes_host_and_loopback);
 }
 
+static bool is_on_rest(const struct socket_state *socket)
+{
+	return socket->is_bound && socket->bound_address == REST4;
+}
+
+/* Bound to the rest of 127/8, and connected by 127.0.0.1 to a server on the virtual IP. */
+static bool names_address_from_rest(const struct difference *d)
+{
+	return mode != LOOPBACK && (d->call->kind == GETPEERNAME || is_receive(d->call)) &&
+	       is_on_rest(d->socket) && is_local(d->socket->peer_address) && d->socket->connects;
+}
+
 static bool goes_to_rest(const struct difference *d, const struct call *call,
 			 const struct socket_state *socket)
 {
 	(void)d;
-	(void)socket;
-	return has_destination(call) && call->address == REST4;
+	return has_destination(call) &&
+	       (call->address == REST4 || (is_any_address(call->address) && is_on_rest(socket)));
 }
 
 static bool is_rest_of_loopback(const struct difference *d)
@@ -572,18 +610,6 @@ static bool is_undone_on_mapped_any(const struct difference *d)
 	       (!d->socket->is_connected || d->outside->error || d->socket->connects > 1);
 }
 
-static bool is_refused_on_any(const struct difference *d)
-{
-	return mode != LOOPBACK && is_connect(d->call) && d->socket->is_left_on_any &&
-	       d->session->error == EADDRNOTAVAIL;
-}
-
-static bool is_v6only_to_mapped(const struct difference *d)
-{
-	return mode != LOOPBACK && is_connect(d->call) && (d->socket->set >> V6ONLY & 1) &&
-	       d->call->address >= MAPPED_LOCALHOST && d->outside->error == ENETUNREACH;
-}
-
 /* A listener in a socket map has that map's recvmsg. */
 static bool receives_on_listener(const struct difference *d)
 {
@@ -625,6 +651,9 @@ static const struct {
 	{ names_address_for_localhost, OPEN_DEFECT,
 	  "a socket on the wildcard that is connected to 127.0.0.1 is told to be on the virtual "
 	  "IP" },
+	{ names_address_from_rest, OPEN_DEFECT,
+	  "a socket on the rest of 127.0.0.0/8 is told that its peer at 127.0.0.1 is at the "
+	  "virtual IP" },
 	{ names_localhost_for_bound_host, OPEN_DEFECT,
 	  "a socket that asked for the host's address is told to be on 127.0.0.1" },
 	{ names_host_for_localhost, OPEN_DEFECT,
@@ -635,6 +664,8 @@ static const struct {
 	  "a datagram to 0.0.0.0 is taken for one to an IPv6 peer at the same port" },
 	{ leaves_loopback, LIMIT,
 	  "a datagram from a socket on 127.0.0.1 to another host is sent, not refused" },
+	{ is_answer_from_any, LIMIT,
+	  "IP_PKTINFO with 0.0.0.0 is the address that a connected socket has" },
 	{ is_answer_from_localhost, LIMIT,
 	  "an answer from 127.0.0.1 by IP_PKTINFO is not heard by a client that is connected to "
 	  "another address" },
@@ -652,7 +683,7 @@ static const struct {
 	  "what goes from ::1 to the host's address arrives, as it does not outside" },
 	{ keeps_source, LIMIT, "a connect that failed or was undone leaves its source behind" },
 	{ forgets_peer, LIMIT,
-	  "a second connect of a UDP socket that fails changes the name of the first one's peer" },
+	  "a second connect of a UDP socket changes the name of the first one's peer" },
 	{ is_v6only_now, LIMIT,
 	  "an AF_INET6 socket that a connect has led to the loopback is V6ONLY from then on" },
 	{ is_accepted_undone, LIMIT,
