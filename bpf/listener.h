@@ -13,9 +13,10 @@
 enum vip_whose {
 	VIP_ANYONE, /* whoever a packet to that address would reach */
 	VIP_BOUND, /* not on the wildcard, so the session's own: no other session may bind there (isolation) */
-	VIP_DUAL,      /* a dual-stack socket that we have bound there */
-	VIP_TAKEN,     /* TCP: one that a bind of the calling program would clash with */
-	VIP_CONNECTED, /* UDP: connected back to the address that the packet comes from */
+	VIP_DUAL,	   /* a dual-stack socket that we have bound there */
+	VIP_TAKEN,	   /* TCP: a dual-stack one that a bind to this address would clash with */
+	VIP_TAKEN_BY_DUAL, /* TCP: one on this very address that a dual-stack bind would clash with */
+	VIP_CONNECTED,	   /* UDP: connected back to the address that the packet comes from */
 };
 
 /*
@@ -46,7 +47,10 @@ static __always_inline int vip_is_it(struct bpf_sock_addr *ctx, enum vip_family 
 	case VIP_DUAL:
 		return (vip_remembered(found) & VIP_SOCKET_DUAL) != 0;
 	case VIP_TAKEN:
+	case VIP_TAKEN_BY_DUAL:
+		/* Two of one kind are on one address, and the kernel sees that. */
 		return !vip_is_wildcard(family, vip_own_end(found, family)) &&
+		       vip_is_mapped(vip_own_end(found, family)) == (whose == VIP_TAKEN) &&
 		       vip_is_taken_by(ctx, found);
 	case VIP_CONNECTED:
 		return vip_same(family, vip_peer_end(found, family), from);

@@ -76,16 +76,17 @@ static __always_inline int vip_is_taken(struct bpf_sock_addr *ctx, const struct 
 					enum vip_place asked, enum vip_answer answer)
 {
 	int is_dual = answer == VIP_TO_MAPPED_ADDRESS || answer == VIP_TO_MAPPED_LOOPBACK;
+	enum vip_whose whose = is_dual ? VIP_TAKEN_BY_DUAL : VIP_TAKEN;
 
 	if (ctx->type != SOCK_STREAM || !ctx->user_port)
 		return 0;
 	if ((is_dual || answer == VIP_TO_LOOPBACK || asked == VIP_OWN_LOOPBACK) &&
-	    vip_listens(ctx, VIP_INET6, own->loopback, own->loopback, VIP_TAKEN))
+	    vip_listens(ctx, VIP_INET6, own->loopback, own->loopback, whose))
 		return 1;
 	return (answer == VIP_TO_MAPPED_ADDRESS || answer == VIP_TO_ADDRESS ||
 		asked == VIP_OWN_ADDRESS) &&
 	       (own->has & VIP_HAS_ADDRESS) &&
-	       vip_listens(ctx, VIP_INET6, own->loopback, own->address, VIP_TAKEN);
+	       vip_listens(ctx, VIP_INET6, own->loopback, own->address, whose);
 }
 
 static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_family family,

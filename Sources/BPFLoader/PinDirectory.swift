@@ -189,7 +189,9 @@ public struct PinDirectory: Sendable, Hashable {
                 }
             }
         } catch {
-            for (hook, done) in outcome where done == .attached {
+            // The network's link serves the other cgroups, too.
+            let isFirst = (try? attachments().keys.allSatisfy { $0 == cgroup.id }) == true
+            for (hook, done) in outcome where done == .attached && (hook.place == .cgroup || isFirst) {
                 let parent = hook.place == .cgroup ? directory : networkLinks
                 _ = parent.appending(hook.name).withPlatformString { unlink($0) }
             }
@@ -234,7 +236,11 @@ public struct PinDirectory: Sendable, Hashable {
             hook, program, on: Self.namespaceFile, 0, at: fresh, what,
             try: "see what else is attached there: bpftool link list")
         let renamed = fresh.withPlatformString { old in pin.withPlatformString { new in rename(old, new) } }
-        guard renamed == 0 else { throw .kernel(.current, "\(what): pin its link at \(pin)") }
+        guard renamed == 0 else {
+            let failure = Failure.kernel(.current, "\(what): pin its link at \(pin)")
+            try? unlinkIfThere(fresh)
+            throw failure
+        }
         return .attached
     }
 

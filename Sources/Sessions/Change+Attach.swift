@@ -89,7 +89,10 @@ extension Change {
                 _ = try? pins.detach(cgroupID: cgroup.id)
             }
             if !wasNoted { try? registry.removeAttachment(cgroup.path) }
-            if (try? pins.attachments().isEmpty) == true { try? undoLoopback() }
+            if (try? pins.attachments().isEmpty) == true {
+                if pins.isLoaded { try? PolicyMapSet(pins).setLoopbackPrefix(nil) }
+                try? undoLoopback()
+            }
             throw error
         }
         return Attached(cgroup: cgroup, loading: loading, hooks: hooks)

@@ -70,6 +70,26 @@ public enum LoopbackHost {
         (try? readWholeFile(sysctl)).map { String(decoding: $0.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self) }
     }
 
+    /// How many TCP and UDP sockets of this network namespace have an address of the prefix, those in TIME_WAIT aside:
+    /// the local address of /proc/net/tcp6 and udp6, four words of 8 hexadecimal digits in the host's byte order.
+    static func sockets(on prefix: LoopbackPrefix) -> Int {
+        let words = stride(from: 0, to: 12, by: 4).map { start in
+            let word = prefix.network.bytes[start..<start + 4].withUnsafeBytes { $0.loadUnaligned(as: UInt32.self) }
+            let digits = String(word, radix: 16, uppercase: true)
+            return String(repeating: "0", count: 8 - digits.count) + digits
+        }
+        let start = words.joined()
+        let timeWait = "06"  // TCP_TIME_WAIT, net/tcp_states.h
+        return ["tcp6", "udp6"].reduce(0) { count, name in
+            let table = (try? readWholeFile(FilePath("/proc/net/\(name)"))) ?? []
+            return count
+                + String(decoding: table, as: UTF8.self).split(separator: "\n").dropFirst().count { line in
+                    let fields = line.split(separator: " ", maxSplits: 4)
+                    return fields.count > 3 && fields[1].hasPrefix(start) && fields[3] != timeWait
+                }
+        }
+    }
+
     static func setNonlocalBind(_ value: String) throws(Failure) {
         let what = "set net.ipv6.ip_nonlocal_bind to \(value)"
         do throws(Errno) {
@@ -172,7 +192,17 @@ extension Change {
     func undoLoopback() throws(Failure) {
         if let note = try loopbackNote() {
             if note.network == (try networkNamespace()) {
-                for prefix in note.prefixes { try netlink.removeLocalRoute(prefix) }
+                for prefix in note.prefixes {
+                    // Without the route, what such a socket has to say would leave this host by the default route.
+                    let sockets = LoopbackHost.sockets(on: prefix)
+                    if sockets > 0 {
+                        logger.warning(
+                            "\(sockets) sockets are still on IPv6 loopbacks of \(prefix), so its route stays; once they are gone: ip -6 route del local \(prefix) dev lo"
+                        )
+                    } else {
+                        try netlink.removeLocalRoute(prefix)
+                    }
+                }
                 if note.formerSysctl != "1", LoopbackHost.nonlocalBind() == "1" {
                     do throws(Failure) {
                         try LoopbackHost.setNonlocalBind(note.formerSysctl)

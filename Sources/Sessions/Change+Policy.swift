@@ -27,6 +27,13 @@ extension Change {
                     + "does not know: it is not the one that they were opened with, or it was lost",
                 try: "name the right one with --state, or start over: vip-bpfctl detach --all")
         }
+        let formerPrefix = try maps.configuration().loopbackPrefix
+        if let formerPrefix, formerPrefix != policy.loopbackPrefix.local, !records.isEmpty {
+            throw Failure(
+                .failed, "apply the policy",
+                "virtualLoopback.prefix is another than \(formerPrefix), on which \(records.count) open sessions are",
+                try: "close them first, or keep the prefix: their programs' IPv6 loopbacks would be nowhere")
+        }
         try checkLoopback(policy.loopbackPrefix)
         let mounts = try MountTable.current()
         let hostAddresses = try hostAddresses()
@@ -56,14 +63,16 @@ extension Change {
         let next = try maps.configuration().generation &+ 1
         try registry.set(.pendingPolicy, to: "\(next)\n\(policy.yaml())")
         // The new prefix of the IPv6 loopbacks is local before the hooks give addresses of it; the old one goes after.
-        let formerPrefix = try maps.configuration().loopbackPrefix
         let changes: PolicyMapSet.Changes
         do throws(Failure) {
             desired.loopbackPrefix = try prepareLoopback(policy.loopbackPrefix)
             changes = try maps.apply(desired)
         } catch {
-            try? settleLoopback(formerPrefix)
-            try registry.set(.pendingPolicy, to: nil)
+            // Where the generation has moved, the policy is in force, and the next change settles what is left to do.
+            if (try? maps.configuration().generation) != next {
+                try? settleLoopback(formerPrefix)
+                try registry.set(.pendingPolicy, to: nil)
+            }
             throw error
         }
         try registry.set(.policy, to: policy.yaml())

@@ -184,24 +184,6 @@ static bool leaves_loopback(const struct difference *d)
 				      d->socket->connects || d->call->kind == SENDMSG_PKTINFO);
 }
 
-/* 0.0.0.0 from 127.0.0.1 is 127.0.0.1, and a server on the wildcard must be found there. */
-static bool goes_to_any_from_loopback(const struct difference *d, const struct call *call,
-				      const struct socket_state *socket)
-{
-	(void)d;
-	if (!has_destination(call) || (call->address != ANY4 && call->address != MAPPED_ANY))
-		return false;
-	if (call->kind == SENDMSG_PKTINFO && is_localhost(call->source))
-		return true;
-	return socket->is_bound ? is_localhost(socket->bound_address) :
-				  socket->connects && is_local(socket->peer_address);
-}
-
-static bool any_is_not_found(const struct difference *d)
-{
-	return happened(d, goes_to_any_from_loopback);
-}
-
 /* IP_PKTINFO with 127.0.0.1 on a socket that is connected, and not to the loopback. */
 static bool answers_from_elsewhere(const struct difference *d, const struct call *call,
 				   const struct socket_state *socket)
@@ -245,21 +227,6 @@ static bool answers_from_localhost(const struct difference *d, const struct call
 static bool is_answer_from_localhost(const struct difference *d)
 {
 	return is_receive(d->call) && happened(d, answers_from_localhost);
-}
-
-/* From an IPv6 peer to 0.0.0.0 at the same port: that is not where the socket is connected to. */
-static bool goes_to_any_beside_peer6(const struct difference *d, const struct call *call,
-				     const struct socket_state *socket)
-{
-	(void)d;
-	return has_destination(call) && socket->v6 && socket->is_connected &&
-	       (call->address == MAPPED_ANY || call->address == ANY4) &&
-	       is_6(socket->peer_address) && call->port == socket->peer_port;
-}
-
-static bool is_taken_for_connected(const struct difference *d)
-{
-	return happened(d, goes_to_any_beside_peer6);
 }
 
 /* ---- sockets that have a port, and no address that could be replaced ---- */
@@ -351,19 +318,6 @@ static bool names_localhost_for_host(const struct difference *d)
 
 /* ---- connected to port 0 ---- */
 
-static bool connects_to_no_port(const struct difference *d, const struct call *call,
-				const struct socket_state *socket)
-{
-	(void)d;
-	(void)socket;
-	return is_connect(call) && call->port == PORT_ANY;
-}
-
-static bool is_connected_to_no_port(const struct difference *d)
-{
-	return mode == REQUESTED && happened(d, connects_to_no_port);
-}
-
 /* ---- virtual IP: what the wildcard was, is one address ---- */
 
 static bool binds_unspec(const struct difference *d)
@@ -378,39 +332,6 @@ static bool cannot_be_given_source(const struct difference *d)
 	return mode != LOOPBACK && is_connect(d->call) && d->session->error == EADDRNOTAVAIL &&
 	       (d->socket->is_autobound || d->socket->was_left ||
 		(d->socket->is_bound && is_group(d->socket->bound_address)));
-}
-
-/* Bound to the wildcard, and connected by 127.0.0.1 to a server on the virtual IP. */
-static bool names_address_for_localhost(const struct difference *d)
-{
-	struct in6_addr shown = plain_address(&d->session->address);
-
-	return mode != LOOPBACK && d->call->kind == GETSOCKNAME && d->socket->is_bound_any &&
-	       d->socket->connects && is_local(d->socket->peer_address) &&
-	       (is_same(&shown, &vip4) || is_same(&shown, &vip6));
-}
-
-/* Connected by 127.0.0.1 to a server on the virtual IP, and sends to the host's address. */
-static bool sends_to_host_beside_peer(const struct difference *d, const struct call *call,
-				      const struct socket_state *socket)
-{
-	(void)d;
-	return (call->kind == SENDTO || call->kind == SENDMSG_PKTINFO) && socket->is_connected &&
-	       is_local(socket->peer_address) && is_host(call->address);
-}
-
-static bool names_host_for_localhost(const struct difference *d)
-{
-	return mode != LOOPBACK && (d->call->kind == GETPEERNAME || is_receive(d->call)) &&
-	       happened(d, sends_to_host_beside_peer);
-}
-
-/* Bound to the host's address, and connected to 127.0.0.1. */
-static bool names_localhost_for_bound_host(const struct difference *d)
-{
-	return mode != LOOPBACK && d->call->kind == GETSOCKNAME && !d->socket->is_accepted &&
-	       d->socket->is_bound && is_host(d->socket->bound_address) && d->socket->connects &&
-	       is_local(d->socket->peer_address);
 }
 
 static bool is_free_beside_wildcard(const struct difference *d)
@@ -456,13 +377,6 @@ static bool is_host_and_wildcard(const struct difference *d)
 static bool is_on_rest(const struct socket_state *socket)
 {
 	return socket->is_bound && socket->bound_address == REST4;
-}
-
-/* Bound to the rest of 127/8, and connected by 127.0.0.1 to a server on the virtual IP. */
-static bool names_address_from_rest(const struct difference *d)
-{
-	return mode != LOOPBACK && (d->call->kind == GETPEERNAME || is_receive(d->call)) &&
-	       is_on_rest(d->socket) && is_local(d->socket->peer_address) && d->socket->connects;
 }
 
 static bool goes_to_rest(const struct difference *d, const struct call *call,
@@ -637,6 +551,19 @@ static bool is_mptcp_by_v6(const struct difference *d)
 	return mode != LOOPBACK && happened(d, goes_to_mptcp_by_v6);
 }
 
+static bool connects_to_no_port(const struct difference *d, const struct call *call,
+				const struct socket_state *socket)
+{
+	return is_connect(call) && call->port == PORT_ANY && socket->id == d->socket->id;
+}
+
+/* A TCP socket whose connect failed has no peer's port, and one that connects to port 0 neither. */
+static bool is_refused_at_no_port(const struct difference *d)
+{
+	return mode == REQUESTED && d->call->kind == GETSOCKNAME && d->socket->transport != UDP &&
+	       is_any_name(d->session) && happened(d, connects_to_no_port);
+}
+
 enum { LIMIT, OPEN_DEFECT };
 
 static const struct {
@@ -644,24 +571,8 @@ static const struct {
 	int is_open;
 	const char *why;
 } known[] = {
-	{ any_is_not_found, OPEN_DEFECT,
-	  "0.0.0.0 from a socket on 127.0.0.1 does not lead to a server on the wildcard" },
-	{ is_connected_to_no_port, OPEN_DEFECT,
-	  "getsockname of a socket that is connected to port 0 says the wildcard" },
-	{ names_address_for_localhost, OPEN_DEFECT,
-	  "a socket on the wildcard that is connected to 127.0.0.1 is told to be on the virtual "
-	  "IP" },
-	{ names_address_from_rest, OPEN_DEFECT,
-	  "a socket on the rest of 127.0.0.0/8 is told that its peer at 127.0.0.1 is at the "
-	  "virtual IP" },
-	{ names_localhost_for_bound_host, OPEN_DEFECT,
-	  "a socket that asked for the host's address is told to be on 127.0.0.1" },
-	{ names_host_for_localhost, OPEN_DEFECT,
-	  "a datagram to the host's address changes the name of the peer at 127.0.0.1" },
-	{ answers_from_connected, OPEN_DEFECT,
+	{ answers_from_connected, LIMIT,
 	  "a connected socket's IP_PKTINFO with 127.0.0.1 is taken for the address that it has" },
-	{ is_taken_for_connected, OPEN_DEFECT,
-	  "a datagram to 0.0.0.0 is taken for one to an IPv6 peer at the same port" },
 	{ leaves_loopback, LIMIT,
 	  "a datagram from a socket on 127.0.0.1 to another host is sent, not refused" },
 	{ is_answer_from_any, LIMIT,
@@ -669,6 +580,8 @@ static const struct {
 	{ is_answer_from_localhost, LIMIT,
 	  "an answer from 127.0.0.1 by IP_PKTINFO is not heard by a client that is connected to "
 	  "another address" },
+	{ is_refused_at_no_port, LIMIT,
+	  "getsockname of a TCP socket that was refused at port 0 says the wildcard" },
 	{ is_any_without_port, LIMIT, "a wildcard without a port is told as the virtual IP" },
 	{ sends_v6_from_mapped, LIMIT,
 	  "a UDP socket on a mapped address sends to IPv6: a source that a connect has left looks "

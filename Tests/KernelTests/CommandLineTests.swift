@@ -269,12 +269,16 @@ struct CommandLineTests {
             let session = try sandbox.openSession("attached/ann", id: 7)
             #expect(session.virtualLoopback6 == "fdd2:9088:43af::8")
             let moved = try sandbox.policyFile("virtualLoopback: {prefix: 'fd00:1::/64'}", named: "moved.yaml")
+            // Its programs would go on saying things to addresses that are no longer this host's.
+            try refuses(sandbox, ["policy", "apply", moved], code: 1, "fdd2:9088:43af::/96", "1 open session", "close")
+            try sandbox.mustCtl("session", "close", "7")
             try sandbox.mustCtl("policy", "apply", moved)
             #expect(try loopbackState(sandbox) == "fd00:1::/96\n1\n")
-            #expect(try sandbox.mustCtl("session", "show", "7").stdout.contains("fd00:1::8"))
+            #expect(try sandbox.openSession("attached/ann", id: 7).virtualLoopback6 == "fd00:1::8")
             #expect(try sandbox.mustCtl("policy", "show").stdout.contains("prefix: fd00:1::/64"))
 
             // Somebody else's network: refused before anything is changed.
+            try sandbox.mustCtl("session", "close", "7")
             try sandbox.sh("ip -6 route add fd00:2::/48 dev eth0")
             let taken = try sandbox.policyFile("virtualLoopback: {prefix: 'fd00:2::/96'}", named: "taken.yaml")
             try refuses(sandbox, ["policy", "apply", taken], code: 1, "fd00:2::/48", "virtualLoopback.prefix")

@@ -752,6 +752,77 @@ struct ContractTests6 {
         try expectReached(servers[1 - goes], named: "stayed", at: port)
     }
 
+    /// A server's port is its own, whichever of the session's addresses the kernel sees it on.
+    @Test func aServersPortIsTaken() throws {
+        try stage.enforce(Self.vl)
+        let (server, thief) = (try stage.start(.app), try stage.start(.app))
+        for (first, second) in [(Place.wildcard6, Place.localhost6), (.localhost6, .wildcard6)] {
+            let port = stage.newPort()
+            for command in ["socket l tcp 6", "bind l \(first) \(port)", "listen l"] { try server.must(command) }
+            try thief.must("socket l tcp 6")
+            expect(try thief("bind l \(second) \(port)").errno, is: "EADDRINUSE", "\(second) after \(first)")
+            // Without V6ONLY on one, and with it on the other, it is one port all the same.
+            for command in ["close l", "socket l tcp 6", "setsockopt l v6only 1"] { try thief.must(command) }
+            if first == .wildcard6 {
+                expect(try thief("bind l :: \(port)").errno, is: "EADDRINUSE", ":: (V6ONLY) after ::")
+            }
+            // Shared by SO_REUSEPORT, it must be by both.
+            for command in ["close l", "socket l tcp 6", "setsockopt l reuseport 1"] { try thief.must(command) }
+            expect(try thief("bind l \(second) \(port)").errno, is: "EADDRINUSE", "by SO_REUSEPORT on one")
+            for command in [
+                "close l", "socket l tcp 6", "setsockopt l reuseport 1", "bind l \(first) \(port)", "listen l",
+            ] where first != second {
+                if command.hasPrefix("bind") || command.hasPrefix("listen") { continue }
+                try server.must(command)
+            }
+            try server.must("bind l \(first) \(port)")
+            try server.must("listen l")
+            #expect(try thief("bind l \(second) \(port)").ok, "by SO_REUSEPORT on both")
+            try server.must("close l")
+            try thief.must("close l")
+        }
+    }
+
+    /// Nobody sits where a session to come will have its loopback.
+    @Test func loopbacksToCome() throws {
+        try stage.enforce(Self.vl)
+        let program = try stage.start(.app)
+        for kind in ["tcp", "udp"] {
+            try program.must("socket b \(kind) 6")
+            expect(try program("bind b fdd2:9088:43af::4000 0").errno, is: "EADDRNOTAVAIL", kind)
+            try program.must("close b")
+        }
+        try program.must("socket c tcp 6")
+        expect(try program("connect c fdd2:9088:43af::4000 9").errno, is: "ECONNREFUSED", "connect")
+    }
+
+    /// The kernel drops what comes in from the link for ::1; a local route of ours has no such protection but this.
+    @Test func theLoopbackIsClosedToTheLink() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let server = try stage.start(.app)
+        for command in [
+            "socket l tcp 6", "bind l ::1 \(port)", "listen l", "socket m tcp 6", "bind m :: \(port + 1000)", "listen m",
+            "socket u udp 6", "bind u ::1 \(port)", "setsockopt u nonblock 1",
+        ] { try server.must(command) }
+        try stage.sandbox.sh(
+            "ip -6 route add \(Place.annLO6)/96 via \(Place.host6) || ip -6 route show", at: .outside)
+        defer { _ = try? stage.sandbox.sh("ip -6 route del \(Place.annLO6)/96", at: .outside) }
+        let stranger = try stage.start(.remote)
+        for target in [port, port + 1000] {
+            for command in ["socket c tcp 6", "setsockopt c timeout 200"] { try stranger.must(command) }
+            #expect(try stranger("connect c \(Place.annLO6) \(target)").ok == false)
+            try stranger.must("close c")
+        }
+        for command in ["socket d udp 6", "sendto d \(Place.annLO6) \(port) knock"] { try stranger.must(command) }
+        // What was sent after it and is heard, says that the other would have been.
+        let friend = try stage.start(.app)
+        for command in ["socket d udp 6", "sendto d ::1 \(port) friend"] { try friend.must(command) }
+        try server.must("poll u in")
+        #expect(try server.must("recvfrom u").data == "friend")
+        expect(try server("recvfrom u").errno, is: "EAGAIN", "and nothing else")
+    }
+
     /// An MPTCP server for both families: TCP clients reach it by IPv4, and by ::1 in its session.
     @Test func dualStackServersOfMPTCP() throws {
         try stage.enforce(Self.vl)
