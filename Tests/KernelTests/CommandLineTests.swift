@@ -614,6 +614,77 @@ struct CommandLineTests {
         }
     }
 
+    /// What an ordinary user in a cgroup is told of its own session.
+    private func whoami(
+        _ sandbox: Sandbox, in cgroup: String, _ options: [String] = ["--json"]
+    ) throws -> (status: Int32, document: [String: Any], error: String) {
+        let user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
+        let program = try sandbox.start(
+            user + [Build.controller.path, "whoami"] + options, in: cgroup, environment: sandbox.controlEnvironment,
+            errorOutput: true)
+        program.closeInput()
+        let status = try program.wait()
+        let document = try? JSONSerialization.jsonObject(with: Data(program.outputText.utf8)) as? [String: Any]
+        #expect(program.errorText.split(separator: "\n").count <= 1, "\(program.errorText)")
+        return (status, document ?? [:], program.errorText)
+    }
+
+    @Test func anyUserLearnsOfTheirOwnSession() throws {
+        let pool = "[198.51.100.16-198.51.100.23, 2001:db8:1::/64]"
+        func policy(_ mode: String) -> String {
+            "virtualIP: {enabled: true, mode: \(mode), addresses: {interface: eth0, pool: \(pool)}}"
+        }
+        try attached(policy("perSession")) { sandbox in
+            _ = try sandbox.openSession("attached/ann", id: 7)
+            let bob = try sandbox.openSession("attached/bob", id: 8)
+            _ = try sandbox.cgroup("attached/bob/below")
+            for mode in ["perSession", "perProgram"] {
+                try sandbox.mustCtl("policy", "apply", sandbox.policyFile(policy(mode)))
+                for cgroup in ["attached/bob", "attached/bob/below"] {
+                    let own = try whoami(sandbox, in: cgroup)
+                    #expect(own.status == 0 && own.error.isEmpty, "\(own)")
+                    #expect(own.document["id"] as? Int == 8)
+                    #expect(own.document["virtual_ips"] as? [String] == bob.virtualIps)
+                    #expect(own.document["virtual_loopback"] as? String == "127.0.0.9")
+                    #expect(own.document["virtual_loopback6"] as? String == "fdd2:9088:43af::9")
+                    #expect(own.document["cgroup"] as? String == bob.cgroup)
+                }
+                let none = try whoami(sandbox, in: "attached/eve")
+                #expect(none.status == 1 && none.error.contains("this process is in none"), "\(none)")
+            }
+
+            // Without the registry: what the kernel says, and nothing where it says nothing.
+            try sandbox.sh("chmod 700 '\(sandbox.stateDirectory)'")
+            let unknown = try whoami(sandbox, in: "attached/bob")
+            #expect(unknown.status == 77 && unknown.error.contains("permission denied"), "\(unknown)")
+            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(policy("perSession")))
+            let asked = try whoami(sandbox, in: "attached/bob")
+            #expect(asked.status == 0 && asked.error.contains("the session ID is not known"), "\(asked)")
+            #expect(asked.document["virtual_ips"] as? [String] == bob.virtualIps)
+            #expect(asked.document["id"] is NSNull && asked.document["virtual_loopback"] is NSNull)
+            try sandbox.sh("chmod 755 '\(sandbox.stateDirectory)'")
+
+            // Another instance's registry: its sessions are not these.
+            try sandbox.sh("mkdir -m 755 '\(sandbox.directory)/other'")
+            let other = try whoami(sandbox, in: "attached/bob", ["--json", "--state", "\(sandbox.directory)/other"])
+            #expect(other.document["virtual_ips"] as? [String] == bob.virtualIps, "\(other)")
+            #expect(other.document["id"] is NSNull && other.error.contains("not known"), "\(other)")
+        }
+    }
+
+    /// Denied the wildcard is in a session, whatever the registry says.
+    @Test func aSessionWithoutAVirtualIPKnowsItself() throws {
+        try attached("virtualIP: {enabled: true, mode: perSession}") { sandbox in
+            _ = try sandbox.openSession("attached/ann", id: 7)
+            #expect(try whoami(sandbox, in: "attached/ann").document["virtual_ips"] as? [String] == [])
+            let plain = try whoami(sandbox, in: "attached/ann", [])
+            #expect(plain.status == 0, "\(plain)")
+            try sandbox.sh("chmod 700 '\(sandbox.stateDirectory)'")
+            let asked = try whoami(sandbox, in: "attached/ann")
+            #expect(asked.status == 0 && asked.error.contains("the session ID is not known"), "\(asked)")
+        }
+    }
+
     @Test func theOwnCgroupIsTheDefault() throws {
         try attached { sandbox in
             let program = try sandbox.start(
