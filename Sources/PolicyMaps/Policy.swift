@@ -16,6 +16,7 @@ public struct Policy: Hashable, Sendable, Encodable {
     /// Refuse one session's programs the addresses of another.
     public var isolation: Bool
     public var sessions: SessionsSection
+    public var history: History
     /// In the file's order; the first that matches a session holds for it. At most `overrideLimit`.
     public var overrides: [Override]
 
@@ -25,7 +26,8 @@ public struct Policy: Hashable, Sendable, Encodable {
     public init(
         virtualIP: VirtualIP = VirtualIP(), virtualLoopback: VirtualLoopback = VirtualLoopback(),
         preferLoopback: PreferLoopback = PreferLoopback(), wildcardName: WildcardName = .virtual,
-        isolation: Bool = true, sessions: SessionsSection = SessionsSection(), overrides: [Override] = []
+        isolation: Bool = true, sessions: SessionsSection = SessionsSection(), history: History = History(),
+        overrides: [Override] = []
     ) {
         self.virtualIP = virtualIP
         self.virtualLoopback = virtualLoopback
@@ -34,6 +36,7 @@ public struct Policy: Hashable, Sendable, Encodable {
         self.wildcardName = wildcardName
         self.isolation = isolation
         self.sessions = sessions
+        self.history = history
         self.overrides = overrides
     }
 }
@@ -161,6 +164,21 @@ extension Policy {
 
         public init(unit: Unit = .userSlice) {
             self.unit = unit
+        }
+    }
+
+    /// What is kept of sessions that were.
+    public struct History: Hashable, Sendable, Encodable {
+        /// A quarter of a year: what an abuse report needs, and not for ever.
+        public static let defaultRetentionDays = 90
+        /// A hundred years.
+        public static let retentionLimit = 36500
+
+        /// For how many days after its end; 0 keeps nothing. At most `retentionLimit`.
+        public var retentionDays: Int
+
+        public init(retentionDays: Int = Self.defaultRetentionDays) {
+            self.retentionDays = retentionDays
         }
     }
 

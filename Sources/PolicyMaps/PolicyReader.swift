@@ -401,6 +401,22 @@ private struct Value {
         return port
     }
 
+    /// 0…`limit` in decimal digits, as ``port()``.
+    func count(_ expected: String, limit: Int) throws(Failure) -> Int {
+        let content = try content()
+        guard case .number(let digits) = content else {
+            let quoted = if case .text(let text) = content { Int(text) != nil } else { false }
+            throw wrongType(
+                expected: "\(expected), 0 to \(limit)", found: content, try: quoted ? "write it without quotes" : nil)
+        }
+        guard digits.utf8.allSatisfy({ 0x30...0x39 ~= $0 }), digits == "0" || digits.utf8.first != 0x30,
+            let number = Int(digits), number <= limit
+        else {
+            throw refused("\(digits.quotedForMessage) is not \(expected), 0 to \(limit)")
+        }
+        return number
+    }
+
     /// The entries of a list, no two of which are equal.
     func list<Element: Hashable>(
         of read: (Value) throws(Failure) -> Element
@@ -560,7 +576,8 @@ private func readInterface(_ value: Value) throws(Failure) -> String {
 
 extension Policy {
     fileprivate static let keys = [
-        "virtualIP", "virtualLoopback", "preferLoopback", "wildcardName", "isolation", "sessions", "overrides",
+        "virtualIP", "virtualLoopback", "preferLoopback", "wildcardName", "isolation", "sessions", "history",
+        "overrides",
     ]
     fileprivate static let preferLoopbackKeys = ["enabled", "programs"]
 
@@ -575,6 +592,9 @@ extension Policy {
         if let value = section["isolation"] { isolation = try value.boolean() }
         if let value = section["sessions"] {
             if let unit = try value.section(["unit"])["unit"] { sessions.unit = try unit.choice() }
+        }
+        if let days = try section["history"]?.section(["retentionDays"])["retentionDays"] {
+            history.retentionDays = try days.count("a number of days", limit: History.retentionLimit)
         }
         guard let list = try section["overrides"]?.values(orNothing: true) else { return }
         var lines: [String: Int] = [:]

@@ -25,6 +25,7 @@ extension Policy {
             ("wildcardName", plain(wildcardName.rawValue)),
             ("isolation", plain(isolation)),
             ("sessions", section([("unit", plain(sessions.unit.rawValue))])),
+            ("history", section([("retentionDays", plain(history.retentionDays))])),
             ("overrides", Node(overrides.map(\.node), .implicit, overrides.isEmpty ? .flow : .block)),
         ])
     }

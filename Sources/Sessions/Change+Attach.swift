@@ -139,7 +139,7 @@ extension Change {
             // sessions that nobody knows.
             if let maps = try? PolicyMapSet(pins) { try maps.close(records.map(Self.bareRow), remainingLevels: []) }
             try withdraw(records)
-            try registry.remove(records.map(\.id))
+            try registry.remove(records.map { ($0.id, .detached) }, at: .now(bootID: bootID))
         }
         try undoLoopback()
         try pins.removeAll()

@@ -66,7 +66,8 @@ extension Change {
             try registry.set(.pendingPolicy, to: nil)
             throw error
         }
-        try registry.set(.policy, to: policy.yaml())
+        try registry.setPolicy(
+            policy.yaml(), historyDays: policy.history.retentionDays, at: .now(bootID: bootID))
         try settleLoopback(desired.loopbackPrefix)
         try registry.set(.pendingPolicy, to: nil)
         return changes
@@ -79,7 +80,14 @@ extension Change {
         if pins.isLoaded, parts.count == 2, let generation = UInt32(parts[0]) {
             let maps = try PolicyMapSet(pins)
             if try maps.configuration().generation == generation {
-                try registry.set(.policy, to: String(parts[1]))
+                let yaml = String(parts[1])
+                // A text that this version cannot read is for the commands to report that need it.
+                if let policy = try? Policy.read(yaml: yaml, file: "pending") {
+                    try registry.setPolicy(
+                        yaml, historyDays: policy.history.retentionDays, at: .now(bootID: bootID))
+                } else {
+                    try registry.set(.policy, to: yaml)
+                }
             }
             try settleLoopback(maps.configuration().loopbackPrefix)
         }
@@ -116,7 +124,7 @@ extension Change {
         let gone = try registry.sessions().filter { !$0.isCgroupThere }
         guard !gone.isEmpty else { return false }
         for record in gone { logger.warning("closing session \(record.id): its cgroup \(record.cgroupPath) has gone") }
-        try tearDown(gone)
+        try tearDown(gone.map { ($0, .cgroupGone) })
         return true
     }
 }

@@ -69,7 +69,7 @@ extension Change {
                     records[record].addresses[address].placed = isOurs
                 }
             }
-            try? tearDown(records)
+            undo(records)
             throw error
         }
         for index in records.indices { records[index].state = .open }
@@ -78,19 +78,35 @@ extension Change {
 
     /// Closes a session: its programs are no longer touched, its addresses are taken off the interface.
     ///
+    /// - Parameter ending: why, for the history.
     /// - Returns: what it was.
     @discardableResult
-    public func close(_ id: UInt32) throws(Failure) -> SessionRecord {
+    public func close(_ id: UInt32, because ending: SessionEnding = .closed) throws(Failure) -> SessionRecord {
         guard let record = try registry.session(id: id) else {
             throw Failure(
                 .failed, "close session \(id)", "there is no such session", try: "see vip-bpfctl session list")
         }
-        try tearDown([record])
+        try tearDown([(record, ending)])
         return record
     }
 
+    /// Takes away what a failed opening has come to. Where the registry cannot be written (a full disk), it says
+    /// that the sessions are being opened, which is for the next change to mend; nothing else is left.
+    private func undo(_ records: [SessionRecord]) {
+        let ids = records.map(\.id)
+        try? registry.beginClose(ids)
+        if pins.isLoaded, let maps = try? PolicyMapSet(pins),
+            let levels = try? registry.levels(bootID: bootID, without: ids)
+        {
+            try? maps.close(records.map(Self.bareRow), remainingLevels: levels)
+        }
+        do throws(Failure) { try withdraw(records) } catch { return }
+        try? registry.remove(ids.map { ($0, .notOpened) }, at: .now(bootID: bootID))
+    }
+
     /// Map, interface, registry: the reverse of opening. What is not there any more does not matter.
-    func tearDown(_ records: [SessionRecord]) throws(Failure) {
+    func tearDown(_ ended: [(record: SessionRecord, ending: SessionEnding)]) throws(Failure) {
+        let records = ended.map(\.record)
         let ids = records.map(\.id)
         try registry.beginClose(ids)
         if pins.isLoaded {
@@ -98,7 +114,7 @@ extension Change {
             try maps.close(records.map(Self.bareRow), remainingLevels: registry.levels(bootID: bootID, without: ids))
         }
         try withdraw(records)
-        try registry.remove(ids)
+        try registry.remove(ended.map { ($0.record.id, $0.ending) }, at: .now(bootID: bootID))
     }
 
     /// Takes the records' addresses off their interfaces, and removes cgroups that were made for them.

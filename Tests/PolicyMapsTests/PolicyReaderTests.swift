@@ -69,12 +69,14 @@ import Testing
                 preferLoopback: {enabled: true}
                 isolation: false
                 sessions: {unit: sessionScope}
+                history: {retentionDays: 0}
                 """, file: Self.file)
         let expected = Policy(
             virtualIP: Policy.VirtualIP(enabled: true, mode: .perSession, whenUnavailable: .useHostAddress),
             virtualLoopback: Policy.VirtualLoopback(enabled: true, fallback: .host),
             preferLoopback: Policy.PreferLoopback(enabled: true),
-            wildcardName: .asRequested, isolation: false, sessions: Policy.SessionsSection(unit: .sessionScope))
+            wildcardName: .asRequested, isolation: false, sessions: Policy.SessionsSection(unit: .sessionScope),
+            history: Policy.History(retentionDays: 0))
         #expect(policy == expected)
     }
 
@@ -211,6 +213,18 @@ import Testing
     static let types: [Wrong] = [
         Wrong("text for the document", "hello", 1, "", "expected a mapping with the keys virtualIP, virtualLoopback"),
         Wrong("list for the document", "- a", 1, "", "found a list"),
+        Wrong("days in quotes", "history: {retentionDays: '9'}", 1, "history.retentionDays", "without quotes"),
+        Wrong(
+            "days with a unit", "history:\n  retentionDays: 90d", 2, "history.retentionDays",
+            "expected a number of days, 0 to 36500, found the text '90d'"),
+        Wrong("days below zero", "history: {retentionDays: -1}", 1, "history.retentionDays", "'-1' is not"),
+        Wrong("days with a fraction", "history: {retentionDays: 1.5}", 1, "history.retentionDays", "0 to 36500"),
+        Wrong("too many days", "history: {retentionDays: 36501}", 1, "history.retentionDays", "0 to 36500"),
+        Wrong("days in octal", "history: {retentionDays: 010}", 1, "history.retentionDays", "'010' is not"),
+        Wrong("days without end", "history: {retentionDays: 99999999999999999999}", 1, "history.retentionDays", "not"),
+        Wrong("unknown key of the history", "history: {days: 1}", 1, "history.days", "there is no such key"),
+        Wrong(
+            "history of an override", "overrides: [{name: a, history: {}}]", 1, "overrides[0].history", "no such key"),
         Wrong("text for a section", "virtualIP: true", 1, "virtualIP", "found the boolean true"),
         Wrong(
             "list for a section", "sessions: []", 1, "sessions", "expected a mapping with the keys unit, found a list"),

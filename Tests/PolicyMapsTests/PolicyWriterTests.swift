@@ -31,6 +31,8 @@ import Testing
                 isolation: true
                 sessions:
                   unit: userSlice
+                history:
+                  retentionDays: 90
                 overrides: []
 
                 """)
@@ -73,6 +75,8 @@ import Testing
                 isolation: true
                 sessions:
                   unit: userSlice
+                history:
+                  retentionDays: 90
                 overrides:
                 - name: "call centre"
                   match:
@@ -130,7 +134,7 @@ import Testing
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         #expect(
             String(decoding: try encoder.encode(policy), as: UTF8.self) == """
-                {"isolation":true,"overrides":[{"match":{"groups":[],"units":[],"users":[]},"name":"a"}],\
+                {"history":{"retentionDays":90},"isolation":true,"overrides":[{"match":{"groups":[],"units":[],"users":[]},"name":"a"}],\
                 "preferLoopback":{"enabled":false,"programs":[]},"sessions":{"unit":"userSlice"},\
                 "virtualIP":{"addresses":{"pool":[],"source":"pool"},"enabled":false,"mode":"perProgram",\
                 "programs":[],"whenUnavailable":"deny"},"virtualLoopback":{"enabled":false,\
@@ -147,7 +151,8 @@ import Testing
         var policy = Policy(
             virtualIP: virtualIP(using: &random, &nextBlock), virtualLoopback: virtualLoopback(using: &random),
             wildcardName: element(of: Policy.WildcardName.allCases, using: &random), isolation: .random(using: &random),
-            sessions: Policy.SessionsSection(unit: element(of: Policy.SessionsSection.Unit.allCases, using: &random)))
+            sessions: Policy.SessionsSection(unit: element(of: Policy.SessionsSection.Unit.allCases, using: &random)),
+            history: Policy.History(retentionDays: .random(in: 0...Policy.History.retentionLimit, using: &random)))
         let length = Int.random(in: LoopbackPrefix.lengths, using: &random)
         let bits = UInt128.random(in: 0...UInt128.max, using: &random) >> 7 | 0xfc << 120
         let network = IPAddress(.v6, value: (bits >> UInt128(128 - length)) << UInt128(128 - length))
