@@ -30,6 +30,8 @@ public struct Policy: Hashable, Sendable, Encodable {
         overrides: [Override] = []
     ) {
         self.virtualIP = virtualIP
+        self.virtualIP.addresses.restSeconds =
+            virtualIP.addresses.restSeconds ?? Addresses.defaultRestSeconds
         self.virtualLoopback = virtualLoopback
         self.virtualLoopback.prefix = virtualLoopback.prefix ?? .default
         self.preferLoopback = preferLoopback
@@ -93,11 +95,39 @@ extension Policy {
         public var interface: String?
         /// Used in this order. No two ranges of a policy, those of its overrides among them, overlap.
         public var pool: [AddressRange]
+        /// How long an address of the pool rests after use before another user gets it, in seconds, at most `restLimit`. The
+        /// base policy has one; an override without takes the base's.
+        public var restSeconds: Int?
+        /// Addresses of the pool that are for some users alone; no two for one user.
+        public var reservations: [Reservation]
 
-        public init(source: Source = .pool, interface: String? = nil, pool: [AddressRange] = []) {
+        /// Longer than what others remember of an address: connections, neighbour tables, most caches.
+        public static let defaultRestSeconds = 60
+        /// A day.
+        public static let restLimit = 86400
+
+        public init(
+            source: Source = .pool, interface: String? = nil, pool: [AddressRange] = [], restSeconds: Int? = nil,
+            reservations: [Reservation] = []
+        ) {
             self.source = source
             self.interface = interface
             self.pool = pool
+            self.restSeconds = restSeconds
+            self.reservations = reservations
+        }
+    }
+
+    /// What nobody else gets from the pool.
+    public struct Reservation: Hashable, Sendable, Encodable {
+        /// A user's name, compared as it is.
+        public var user: String
+        /// In the order in which the user's sessions get them; all are in the pool, and none is another's.
+        public var addresses: [IPAddress]
+
+        public init(user: String, addresses: [IPAddress]) {
+            self.user = user
+            self.addresses = addresses
         }
     }
 
@@ -265,7 +295,9 @@ extension Policy {
         if virtualIP.addresses.pool.isEmpty {
             virtualIP.addresses.pool = self.virtualIP.addresses.pool
             virtualIP.addresses.interface = virtualIP.addresses.interface ?? self.virtualIP.addresses.interface
+            virtualIP.addresses.reservations = self.virtualIP.addresses.reservations
         }
+        virtualIP.addresses.restSeconds = virtualIP.addresses.restSeconds ?? self.virtualIP.addresses.restSeconds
         return Rules(
             virtualIP: virtualIP,
             virtualLoopback: override?.virtualLoopback ?? virtualLoopback,

@@ -582,7 +582,10 @@ extension Policy {
     fileprivate static let preferLoopbackKeys = ["enabled", "programs"]
 
     fileprivate mutating func read(_ section: Section, _ ranges: inout [PlacedRange]) throws(Failure) {
-        if let value = section["virtualIP"] { virtualIP = try VirtualIP(value, &ranges) }
+        if let value = section["virtualIP"] {
+            virtualIP = try VirtualIP(value, &ranges)
+            virtualIP.addresses.restSeconds = virtualIP.addresses.restSeconds ?? Addresses.defaultRestSeconds
+        }
         if let value = section["virtualLoopback"] {
             virtualLoopback = try VirtualLoopback(value)
             virtualLoopback.prefix = virtualLoopback.prefix ?? .default
@@ -677,7 +680,7 @@ extension Policy.VirtualIP {
 
 extension Policy.Addresses {
     fileprivate init(_ value: Value, _ ranges: inout [PlacedRange]) throws(Failure) {
-        let section = try value.section(["source", "interface", "pool"])
+        let section = try value.section(["source", "interface", "pool", "restSeconds", "reservations"])
         self.init()
         if let value = section["source"] {
             source = try value.choice()
@@ -690,6 +693,46 @@ extension Policy.Addresses {
                 pool.append(range)
                 ranges.append(PlacedRange(range: range, value: value, index: ranges.count))
             }
+        }
+        if let value = section["restSeconds"] {
+            restSeconds = try value.count("a number of seconds", limit: Self.restLimit)
+        }
+        if let values = try section["reservations"]?.values(orNothing: true) { try readReservations(values) }
+    }
+
+    private mutating func readReservations(_ values: [Value]) throws(Failure) {
+        var lines: (users: [String: Int], addresses: [IPAddress: Int]) = ([:], [:])
+        for value in values {
+            let section = try value.section(["user", "addresses"])
+            guard let user = section["user"], let addresses = section["addresses"] else {
+                throw value.refused("a reservation has a user and addresses", try: "write both")
+            }
+            var reservation = Policy.Reservation(user: try user.text(), addresses: [])
+            if let line = lines.users[reservation.user] {
+                throw user.refused(
+                    "\(reservation.user.quotedForMessage) has a reservation already, on line \(line)",
+                    try: "write all addresses there")
+            }
+            lines.users[reservation.user] = user.node.mark?.line ?? 0
+            for place in try addresses.values() {
+                let text = try place.text()
+                guard let address = IPAddress(text) else {
+                    throw place.refused("\(text.quotedForMessage) is not an IP address")
+                }
+                guard pool.contains(where: { $0.contains(address) }) else {
+                    throw place.refused(
+                        "\(address) is not in the pool beside it"
+                            + (pool.contains { $0.family == address.family }
+                                ? "" : ", which has no \(address.family.rawValue) range"),
+                        try: "reserve addresses of that pool alone")
+                }
+                if let line = lines.addresses[address] {
+                    throw place.refused("\(address) is reserved already, on line \(line)", try: "leave one out")
+                }
+                lines.addresses[address] = place.node.mark?.line ?? 0
+                reservation.addresses.append(address)
+            }
+            reservations.append(reservation)
         }
     }
 }

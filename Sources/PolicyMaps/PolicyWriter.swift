@@ -49,6 +49,19 @@ extension Policy.Addresses {
             ("source", plain(source.rawValue)),
             ("interface", interface.map(text)),
             ("pool", list(pool.map(\.description))),
+            ("restSeconds", restSeconds.map(plain)),
+            (
+                "reservations",
+                reservations.isEmpty
+                    ? nil
+                    : Node(
+                        reservations.map { reservation in
+                            section([
+                                ("user", text(reservation.user)),
+                                ("addresses", list(reservation.addresses.map(\.description))),
+                            ])
+                        }, .implicit, .block)
+            ),
         ])
     }
 }

@@ -179,13 +179,13 @@ extension Change {
         var askedIDs: Set<UInt32> = []
         var owners = try registry.usedAddresses()
         let hostAddresses = Dictionary(placed.map { ($0.address, $0.interface) }) { first, _ in first }
-        var pools: [Int: AddressPool] = [:]
+        var pools: [Int: PoolPicker] = [:]
         var interfaces: [IPAddress.Family: [Int: String]] = [:]
         let networks = placed.filter { $0.prefixLength < $0.address.family.bits }
         let unusable = Set(networks.flatMap(\.networkAndBroadcast) + networks.compactMap(\.subnetRouter))
         let loopbackPrefix = try registry.loopbackPrefix()
         var groups: [String: [String]] = [:]
-        let now = Date()
+        let now = Moment.now(bootID: bootID)
 
         var records: [SessionRecord] = []
         records.reserveCapacity(requests.count)
@@ -219,7 +219,7 @@ extension Change {
 
             var record = SessionRecord(
                 id: id, cgroup: request.cgroup, user: request.user, policy: request.policy, bootID: bootID,
-                openedAt: now, createdCgroup: request.createdCgroup, keeper: request.keeper,
+                openedAt: now.date, createdCgroup: request.createdCgroup, keeper: request.keeper,
                 keeperProcess: request.keeperProcess)
             let number = try policyNumber(of: record, under: policy, groups: &groups)
             let virtualIP = policy.rules(for: number == 0 ? nil : policy.overrides[number - 1]).virtualIP
@@ -235,15 +235,18 @@ extension Change {
             }
             if virtualIP.enabled {
                 if !virtualIP.addresses.pool.isEmpty, pools[number] == nil {
-                    pools[number] = try AddressPool(virtualIP.addresses.pool.map { $0.first...$0.last })
+                    let isOwn = number > 0 && policy.overrides[number - 1].virtualIP?.addresses.pool.isEmpty == false
+                    pools[number] = try PoolPicker(
+                        virtualIP.addresses, override: isOwn ? policy.overrides[number - 1].name : nil, now: now)
                 }
                 if var pool = pools[number] {
                     for family in IPAddress.Family.allCases
                     where pool.has(family) && !chosen.contains(where: { $0.address.family == family }) {
-                        let address = try pool.pick(family) { address in
+                        let pick = try pool.pick(family, for: request.user, registry, used: owners) { address in
                             owners[address] != nil || hostAddresses[address] != nil || unusable.contains(address)
                         }
-                        chosen.append((address, true))
+                        if let warning = pick.warning { warnings.append("session \(id): \(warning)") }
+                        chosen.append((pick.address, true))
                     }
                     pools[number] = pool
                 }

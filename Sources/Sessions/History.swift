@@ -277,7 +277,7 @@ extension Registry {
         }
     }
 
-    /// Forgets sessions that ended longer ago than is kept.
+    /// Forgets sessions that ended, and addresses that became free, longer ago than is kept.
     ///
     /// What ended in this boot is as old as the boot's clock says, so that a clock that was set forward takes nothing away.
     ///
@@ -285,18 +285,25 @@ extension Registry {
     static func prune(_ db: Database, at now: Moment, limit: Int) throws {
         let days = try Int64.fetchOne(
             db, sql: "SELECT value FROM settings WHERE key = ?", arguments: [Setting.historyDays.rawValue])
-        let seconds = (days ?? Int64(Policy.History.defaultRetentionDays)) * 86400
-        let date = now.date.addingTimeInterval(-Double(seconds))
-        try db.execute(
-            sql: """
-                DELETE FROM session_history WHERE number IN (
-                    SELECT number FROM session_history
-                    WHERE closed_at <= ? AND (closed_boot <> ? OR closed_uptime IS NULL OR closed_uptime <= ?)
-                    ORDER BY closed_at LIMIT ?)
-                """,
-            arguments: [
-                date.formatted(.iso8601), now.bootID, (now.uptime ?? .max) - seconds * 1000, limit,
-            ])
+        let kept = days ?? Int64(Policy.History.defaultRetentionDays)
+        // Who had an address last is what the pool goes by: as long as an address may rest, at least.
+        let rows = [
+            ("session_history", "closed", kept),
+            ("former_addresses", "released", max(kept, Int64(Policy.Addresses.restLimit / 86400))),
+        ]
+        for (table, event, days) in rows {
+            let date = now.date.addingTimeInterval(-Double(days) * 86400)
+            try db.execute(
+                sql: """
+                    DELETE FROM \(table) WHERE number IN (
+                        SELECT number FROM \(table) WHERE \(event)_at <= ?
+                            AND (\(event)_boot <> ? OR \(event)_uptime IS NULL OR \(event)_uptime <= ?)
+                        ORDER BY \(event)_at LIMIT ?)
+                    """,
+                arguments: [
+                    date.formatted(.iso8601), now.bootID, (now.uptime ?? .max) - days * 86_400_000, limit,
+                ])
+        }
     }
 
     private func history(

@@ -22,7 +22,7 @@ public final class Registry: Sendable {
     }
 
     /// The layout of the tables, in `PRAGMA user_version`.
-    static let version = 2
+    static let version = 3
     /// "vipS", in `PRAGMA application_id`: tells the registry from any other database.
     static let applicationID: Int32 = 0x7669_7053
     /// Of the database and its journal.
@@ -159,6 +159,10 @@ public final class Registry: Sendable {
             try db.execute(sql: createHistory)
             try db.execute(sql: "PRAGMA user_version = 2")
         }
+        migrator.registerMigration("3") { db in
+            try db.execute(sql: createFormerAddresses)
+            try db.execute(sql: "PRAGMA user_version = 3")
+        }
         return migrator
     }
 
@@ -233,6 +237,7 @@ public final class Registry: Sendable {
     ///   - now: the end.
     public func remove(_ ended: [(id: UInt32, ending: SessionEnding)], at now: Moment) throws(Failure) {
         try write("remove \(Self.name(ended.map(\.id)))") { db in
+            try Self.noteReleased(ended, at: now, db)
             let delete = try db.makeStatement(sql: "DELETE FROM sessions WHERE id = ?")
             for (id, _) in ended { try delete.execute(arguments: [Int64(id)]) }
             try Self.noteClosed(ended, at: now, db)

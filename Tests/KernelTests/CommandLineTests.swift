@@ -799,6 +799,38 @@ struct CommandLineTests {
         }
     }
 
+    @Test func aUserHasTheSameAddressAgain() throws {
+        let pool = "[198.51.100.16-198.51.100.18, 2001:db8:1::/64]"
+        let reserved = "reservations: [{user: root, addresses: [198.51.100.17]}]"
+        let policy =
+            "virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: \(pool), \(reserved)}}"
+        try attached(policy) { sandbox in
+            func open(_ user: String) throws -> ControlResult {
+                let path = try sandbox.cgroup("attached/\(user)")
+                return try sandbox.ctl("session", "open", "--cgroup", path, "--user", user, "--json")
+            }
+            func login(_ user: String) throws -> OpenSession {
+                let result = try open(user)
+                guard result.status == 0 else { throw HarnessError("\(result)") }
+                return try result.decode()
+            }
+            let ann = try login("ann")
+            let ben = try login("ben")
+            #expect(ann.virtualIps == ["198.51.100.16", "2001:db8:1::1"])
+            #expect(ben.virtualIps == ["198.51.100.18", "2001:db8:1::2"])
+            for session in [ann, ben] { try sandbox.mustCtl("session", "close", "\(session.id)") }
+            #expect(try login("ben").virtualIps == ben.virtualIps)
+            // One address is ben's, one reserved, and ann's rests.
+            let eve = try open("eve")
+            #expect(eve.status == 1, "\(eve)")
+            for part in ["no IPv4 address of the pool is free", "1 of 3 in use", "1 resting", "1 reserved"] {
+                #expect(eve.stderr.contains(part), "\(eve)")
+            }
+            #expect(try login("ann").virtualIps == ann.virtualIps)
+            #expect(try login("root").virtualIps == ["198.51.100.17", "2001:db8:1::3"])
+        }
+    }
+
     // MARK: The past
 
     private struct Past: Decodable {

@@ -147,6 +147,24 @@ import Testing
         #expect(try Policy.read(yaml: yaml, file: Self.file).overrides[0].preferLoopback?.enabled == true)
     }
 
+    /// What belongs to a pool goes with it; the rest's length is the base's where an override says nothing.
+    @Test func reservationsGoWithTheirPool() throws {
+        let policy = try Policy.read(
+            yaml: """
+                virtualIP:
+                  addresses: {pool: [10.0.0.0/24], restSeconds: 5, reservations: [{user: ann, addresses: [10.0.0.9]}]}
+                overrides:
+                - {name: a, virtualIP: {enabled: true}}
+                - {name: b, virtualIP: {addresses: {pool: [10.0.1.0/24], restSeconds: 0}}}
+                """, file: Self.file)
+        let rules = ([nil] + policy.overrides).map { policy.rules(for: $0).virtualIP.addresses }
+        #expect(rules.map(\.restSeconds) == [5, 5, 0])
+        #expect(rules.map { $0.reservations.map(\.user) } == [["ann"], ["ann"], []])
+        #expect(rules.map { $0.pool.map(\.description) } == [["10.0.0.0/24"], ["10.0.0.0/24"], ["10.0.1.0/24"]])
+        #expect(try Policy.read(yaml: policy.yaml(), file: "x") == policy)
+        #expect(Policy().rules(for: nil).virtualIP.addresses.restSeconds == 60)
+    }
+
     // MARK: - What is wrong
 
     struct Wrong: Sendable, CustomTestStringConvertible {
@@ -175,7 +193,7 @@ import Testing
         Wrong("unknown key, nested", "virtualIP:\n  programm: []", 2, "virtualIP.programm", "did you mean 'programs'?"),
         Wrong(
             "unknown key, like no other", "virtualIP:\n  addresses:\n    colour: red", 3, "virtualIP.addresses.colour",
-            "the keys here are source, interface, pool"),
+            "the keys here are source, interface, pool, restSeconds, reservations"),
         Wrong(
             "unknown key in an override", "overrides:\n- name: a\n  sessions: {}", 3, "overrides[0].sessions", "no such"
         ),
@@ -213,6 +231,40 @@ import Testing
     static let types: [Wrong] = [
         Wrong("text for the document", "hello", 1, "", "expected a mapping with the keys virtualIP, virtualLoopback"),
         Wrong("list for the document", "- a", 1, "", "found a list"),
+        Wrong("rest with a unit", addresses("restSeconds: 60s"), 4, "virtualIP.addresses.restSeconds", "0 to 86400"),
+        Wrong("long rest", addresses("restSeconds: 86401"), 4, "virtualIP.addresses.restSeconds", "0 to 86400"),
+        Wrong(
+            "a mapping of reservations", addresses("reservations: {ann: 10.0.0.9}"), 4,
+            "virtualIP.addresses.reservations", "expected a list"),
+        Wrong(
+            "a reservation with an unknown key", addresses("reservations: [{user: a, addresses: [], group: b}]"), 4,
+            "virtualIP.addresses.reservations[0].group", "there is no such key; the keys here are user, addresses"),
+        Wrong(
+            "a reservation for nobody", addresses("reservations: [{addresses: [10.0.0.9]}]"), 4,
+            "virtualIP.addresses.reservations[0]", "a user and addresses"),
+        Wrong(
+            "a reservation of a range", addresses("reservations: [{user: a, addresses: [10.0.0.8-10.0.0.9]}]"), 4,
+            "virtualIP.addresses.reservations[0].addresses[0]", "'10.0.0.8-10.0.0.9' is not an IP address"),
+        Wrong(
+            "a reservation outside the pool", addresses("reservations: [{user: a, addresses: [10.0.1.9]}]"), 4,
+            "virtualIP.addresses.reservations[0].addresses[0]", "10.0.1.9 is not in the pool beside it; reserve"),
+        Wrong(
+            "a reservation of another family", addresses("reservations: [{user: a, addresses: ['2001:db8::9']}]"), 4,
+            "virtualIP.addresses.reservations[0].addresses[0]", "which has no IPv6 range"),
+        Wrong(
+            "an address reserved twice",
+            addresses("reservations: [{user: a, addresses: [10.0.0.9]},\n      {user: b, addresses: [10.0.0.9]}]"), 5,
+            "virtualIP.addresses.reservations[1].addresses[0]", "10.0.0.9 is reserved already, on line 4"),
+        Wrong(
+            "a user with two reservations",
+            addresses("reservations: [{user: a, addresses: [10.0.0.9]},\n      {user: a, addresses: [10.0.0.8]}]"), 5,
+            "virtualIP.addresses.reservations[1].user", "'a' has a reservation already, on line 4"),
+        Wrong(
+            "a reservation in the base's pool by an override",
+            addresses("restSeconds: 1")
+                + "\noverrides:\n- name: a\n  virtualIP: {addresses: {reservations: [{user: a, addresses: [10.0.0.9]}]}}",
+            7,
+            "overrides[0].virtualIP.addresses.reservations[0].addresses[0]", "not in the pool beside it"),
         Wrong("days in quotes", "history: {retentionDays: '9'}", 1, "history.retentionDays", "without quotes"),
         Wrong(
             "days with a unit", "history:\n  retentionDays: 90d", 2, "history.retentionDays",
@@ -497,6 +549,10 @@ import Testing
             #expect(failure.why.hasPrefix(place), "\(line)")
         }
         #expect(line.contains(row.fragment), "\(line)")
+    }
+
+    private static func addresses(_ more: String) -> String {
+        pool("10.0.0.0/24") + "\n    \(more)"
     }
 
     private static func pool(_ ranges: String) -> String {

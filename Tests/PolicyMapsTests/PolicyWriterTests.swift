@@ -18,6 +18,7 @@ import Testing
                   addresses:
                     source: pool
                     pool: []
+                    restSeconds: 60
                 virtualLoopback:
                   enabled: false
                   programs: []
@@ -44,7 +45,12 @@ import Testing
                 enabled: true, programs: [.name("redis-server"), .path("/opt/crm/bin/crm"), .everyProgram],
                 addresses: Policy.Addresses(
                     interface: "eth0",
-                    pool: [try AddressRange("10.20.0.10-10.20.0.250"), try AddressRange("2001:db8::/64")])
+                    pool: [try AddressRange("10.20.0.10-10.20.0.250"), try AddressRange("2001:db8::/64")],
+                    reservations: [
+                        Policy.Reservation(
+                            user: "ann",
+                            addresses: [IPAddress("10.20.0.50"), IPAddress("2001:db8::50")].compactMap(\.self))
+                    ])
             ),
             virtualLoopback: Policy.VirtualLoopback(excludedPorts: [631, 53], fallback: .host),
             overrides: [
@@ -62,6 +68,10 @@ import Testing
                     source: pool
                     interface: eth0
                     pool: ["10.20.0.10-10.20.0.250", "2001:db8::/64"]
+                    restSeconds: 60
+                    reservations:
+                    - user: ann
+                      addresses: ["10.20.0.50", "2001:db8::50"]
                 virtualLoopback:
                   enabled: false
                   programs: []
@@ -136,7 +146,7 @@ import Testing
             String(decoding: try encoder.encode(policy), as: UTF8.self) == """
                 {"history":{"retentionDays":90},"isolation":true,"overrides":[{"match":{"groups":[],"units":[],"users":[]},"name":"a"}],\
                 "preferLoopback":{"enabled":false,"programs":[]},"sessions":{"unit":"userSlice"},\
-                "virtualIP":{"addresses":{"pool":[],"source":"pool"},"enabled":false,"mode":"perProgram",\
+                "virtualIP":{"addresses":{"pool":[],"reservations":[],"restSeconds":60,"source":"pool"},"enabled":false,"mode":"perProgram",\
                 "programs":[],"whenUnavailable":"deny"},"virtualLoopback":{"enabled":false,\
                 "excludedPorts":[53,631],"fallback":"none","prefix":"fdd2:9088:43af::/96","programs":[]},\
                 "wildcardName":"virtual"}
@@ -184,12 +194,19 @@ import Testing
             nextBlock += 1
             if let range = range(block: nextBlock, using: &random) { pool.append(range) }
         }
+        var reservations: [Policy.Reservation] = []
+        for (number, range) in pool.enumerated() where .random(using: &random) {
+            reservations.append(
+                Policy.Reservation(
+                    user: text(using: &random) + "\(number)", addresses: Array(Set([range.first, range.last]))))
+        }
         return Policy.VirtualIP(
             enabled: .random(using: &random), mode: element(of: Policy.VirtualIP.Mode.allCases, using: &random),
             programs: programs(using: &random),
             whenUnavailable: element(of: Policy.VirtualIP.WhenUnavailable.allCases, using: &random),
             addresses: Policy.Addresses(
-                interface: element(of: [nil, "eth0", "lo", "0", "br-é", "null", "a.100"], using: &random), pool: pool))
+                interface: element(of: [nil, "eth0", "lo", "0", "br-é", "null", "a.100"], using: &random), pool: pool,
+                restSeconds: .random(in: 0...Policy.Addresses.restLimit, using: &random), reservations: reservations))
     }
 
     private static func range(block: UInt128, using random: inout SplitMix64) -> AddressRange? {

@@ -25,7 +25,7 @@ struct NewSessionOptions: ParsableArguments {
     @Option(
         name: .customLong("ip"),
         help: ArgumentHelp(
-            "A virtual IP; one IPv4 and one IPv6 address at most. Default: for each family, the lowest free one of the policy's pool.",
+            "A virtual IP; one IPv4 and one IPv6 address at most. Default: for each family, one of the policy's pool: the user's last one where it is free.",
             valueName: "addr"))
     var addresses: [IPAddress] = []
 
