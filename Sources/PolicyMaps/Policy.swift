@@ -89,7 +89,17 @@ extension Policy {
             case dhcp
         }
 
+        /// How the host comes to have the addresses.
+        public enum Placement: String, CaseIterable, Sendable, Codable {
+            /// Each is put on an interface, as long as a session has it.
+            case address
+            /// The pool's prefixes, which are routed to this host, are local as a whole.
+            case route
+        }
+
         public var source: Source
+        /// That of the pool; `nil` is by address. Where the pool is the base's, it is the base's.
+        public var placement: Placement?
         /// The interface that they are placed on, at most 15 bytes;
         /// `nil`: that of the default route, else `lo`.
         public var interface: String?
@@ -107,10 +117,11 @@ extension Policy {
         public static let restLimit = 86400
 
         public init(
-            source: Source = .pool, interface: String? = nil, pool: [AddressRange] = [], restSeconds: Int? = nil,
-            reservations: [Reservation] = []
+            source: Source = .pool, placement: Placement? = nil, interface: String? = nil, pool: [AddressRange] = [],
+            restSeconds: Int? = nil, reservations: [Reservation] = []
         ) {
             self.source = source
+            self.placement = placement
             self.interface = interface
             self.pool = pool
             self.restSeconds = restSeconds
@@ -295,6 +306,7 @@ extension Policy {
         if virtualIP.addresses.pool.isEmpty {
             virtualIP.addresses.pool = self.virtualIP.addresses.pool
             virtualIP.addresses.interface = virtualIP.addresses.interface ?? self.virtualIP.addresses.interface
+            virtualIP.addresses.placement = self.virtualIP.addresses.placement
             virtualIP.addresses.reservations = self.virtualIP.addresses.reservations
         }
         virtualIP.addresses.restSeconds = virtualIP.addresses.restSeconds ?? self.virtualIP.addresses.restSeconds

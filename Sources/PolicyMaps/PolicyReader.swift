@@ -680,7 +680,9 @@ extension Policy.VirtualIP {
 
 extension Policy.Addresses {
     fileprivate init(_ value: Value, _ ranges: inout [PlacedRange]) throws(Failure) {
-        let section = try value.section(["source", "interface", "pool", "restSeconds", "reservations"])
+        let section = try value.section([
+            "source", "placement", "interface", "pool", "restSeconds", "reservations",
+        ])
         self.init()
         if let value = section["source"] {
             source = try value.choice()
@@ -694,10 +696,29 @@ extension Policy.Addresses {
                 ranges.append(PlacedRange(range: range, value: value, index: ranges.count))
             }
         }
+        if let value = section["placement"] {
+            placement = try value.choice()
+            try checkPlacement(value, interface: section["interface"], pool: section["pool"])
+        }
         if let value = section["restSeconds"] {
             restSeconds = try value.count("a number of seconds", limit: Self.restLimit)
         }
         if let values = try section["reservations"]?.values(orNothing: true) { try readReservations(values) }
+    }
+
+    private func checkPlacement(_ value: Value, interface: Value?, pool values: Value?) throws(Failure) {
+        guard !pool.isEmpty else {
+            throw value.refused("it belongs to a pool, and there is none beside it", try: "write it where the pool is")
+        }
+        guard placement == .route else { return }
+        if let interface {
+            throw interface.refused("with placement: route, no address is on an interface", try: "leave it out")
+        }
+        for (range, value) in zip(pool, try values?.values() ?? []) where range.prefix == nil {
+            throw value.refused(
+                "\(range) is no prefix, and with placement: route each is local as a whole",
+                try: "write prefixes, like 10.20.0.0/24")
+        }
     }
 
     private mutating func readReservations(_ values: [Value]) throws(Failure) {

@@ -47,6 +47,7 @@ extension Policy.Addresses {
     fileprivate var node: Node {
         section([
             ("source", plain(source.rawValue)),
+            ("placement", placement.map { plain($0.rawValue) }),
             ("interface", interface.map(text)),
             ("pool", list(pool.map(\.description))),
             ("restSeconds", restSeconds.map(plain)),

@@ -30,6 +30,7 @@ extension Change {
         try checkLoopback(policy.loopbackPrefix)
         let mounts = try MountTable.current()
         let hostAddresses = try hostAddresses()
+        try checkRoutes(policy, hostAddresses)
         var desired = try DesiredRows(
             policy: policy, sessions: rows(of: records, under: policy),
             hostAddresses: hostAddresses.map(\.address), broadcasts: hostAddresses.flatMap(\.networkAndBroadcast)
@@ -60,15 +61,18 @@ extension Change {
         let changes: PolicyMapSet.Changes
         do throws(Failure) {
             desired.loopbackPrefix = try prepareLoopback(policy.loopbackPrefix)
+            try prepareRoutes(policy.routedPrefixes)
             changes = try maps.apply(desired)
         } catch {
             try? settleLoopback(formerPrefix)
+            try? settleRoutes(instance.policy(registry))
             try registry.set(.pendingPolicy, to: nil)
             throw error
         }
         try registry.setPolicy(
             policy.yaml(), historyDays: policy.history.retentionDays, at: .now(bootID: bootID))
         try settleLoopback(desired.loopbackPrefix)
+        try settleRoutes(policy)
         try registry.set(.pendingPolicy, to: nil)
         return changes
     }
@@ -90,6 +94,7 @@ extension Change {
                 }
             }
             try settleLoopback(maps.configuration().loopbackPrefix)
+            try settleRoutes(instance.policy(registry))
         }
         try registry.set(.pendingPolicy, to: nil)
         logger.warning("a policy apply was killed; the policy in force is settled")

@@ -52,6 +52,13 @@ extension Change {
 
         try pins.repairNetwork()
         try repairLoopback(maps)
+        let routed = records.flatMap(\.addresses).filter { !$0.placed }.map(\.address)
+        if !routed.isEmpty {
+            let prefixes = policy.routedPrefixes.filter { prefix in routed.contains { prefix.contains($0) } }
+            for prefix in try prepareRoutes(prefixes) {
+                warnings.append("the local route of \(prefix) was missing and is back")
+            }
+        }
         try registry.set(.network, to: networkNamespace())
         try registry.open(records)
         var added: Set<IPAddress> = []
@@ -115,6 +122,7 @@ extension Change {
         }
         try withdraw(records)
         try registry.remove(ended.map { ($0.record.id, $0.ending) }, at: .now(bootID: bootID))
+        try settleRoutesOfEnded()
     }
 
     /// Takes the records' addresses off their interfaces, and removes cgroups that were made for them.
@@ -260,6 +268,9 @@ extension Change {
             chosen.sort { $0.address < $1.address }
             for choice in chosen {
                 let family = choice.address.family
+                let isRouted =
+                    virtualIP.addresses.placement == .route
+                    && virtualIP.addresses.pool.contains { $0.contains(choice.address) }
                 if interfaces[family]?[number] == nil {
                     interfaces[family, default: [:]][number] = try interface(for: virtualIP.addresses, family)
                 }
@@ -276,7 +287,9 @@ extension Change {
                 }
                 owners[choice.address] = id
                 record.addresses.append(
-                    .init(choice.address, interface: interface, placed: true, fromPool: choice.fromPool))
+                    isRouted
+                        ? .init(choice.address, interface: "lo", placed: false, fromPool: choice.fromPool)
+                        : .init(choice.address, interface: interface, placed: true, fromPool: choice.fromPool))
             }
             records.append(record)
         }

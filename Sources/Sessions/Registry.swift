@@ -335,6 +335,16 @@ public final class Registry: Sendable {
         }
     }
 
+    /// The addresses of sessions that nobody has put on an interface: a route makes them local.
+    func routedAddresses() throws(Failure) -> [IPAddress] {
+        try read { db in
+            try String.fetchAll(db, sql: "SELECT address FROM addresses WHERE NOT placed").map { text in
+                guard let address = IPAddress(text) else { throw DatabaseError(resultCode: .SQLITE_CORRUPT) }
+                return address
+            }
+        }
+    }
+
     /// The cgroups that this boot's sessions have, ready to be asked.
     ///
     /// - Parameter path: to ask for this one alone: only what is in its way, at, above or below it, is read then.

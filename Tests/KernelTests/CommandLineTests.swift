@@ -831,6 +831,118 @@ struct CommandLineTests {
         }
     }
 
+    // MARK: Prefixes that are local as a whole
+
+    private static let routed = """
+        virtualIP: {enabled: true, mode: perSession,
+            addresses: {placement: route, pool: [203.0.113.0/24, '2001:db8:9::/64']}}
+        """
+
+    /// The prefixes that local routes lead to, but for loopbacks.
+    private func routedPrefixes(_ sandbox: Sandbox) throws -> [String] {
+        try sandbox.sh(
+            """
+            { ip -4 route show table local; ip -6 route show table local; } \
+                | sed -n 's,^local \\([^ ]*/[^ ]*\\) dev lo .*,\\1,p'
+            """
+        ).split(separator: "\n").map(String.init).filter { !$0.hasPrefix("127.") && !$0.hasPrefix("fdd2:") }
+    }
+
+    @Test func aRoutedPrefixIsLocalAsAWhole() throws {
+        let both = ["203.0.113.0/24", "2001:db8:9::/64"]
+        try attached(Self.routed) { sandbox in
+            #expect(try routedPrefixes(sandbox) == both)
+            try sandbox.sh("ip -6 route add 2001:db8:9::/64 via \(Sandbox.hostAddress6)", at: .outside)
+            let before = try sandbox.sh("ip -br addr")
+            let ann = try sandbox.openSession("attached/ann", id: 7)
+            let ben = try sandbox.openSession("attached/ben", id: 8)
+            #expect(ann.virtualIps == ["203.0.113.1", "2001:db8:9::1"])
+            #expect(ben.virtualIps == ["203.0.113.2", "2001:db8:9::2"])
+            #expect(try sandbox.sh("ip -br addr") == before, "no address is placed")
+
+            let client = try sandbox.probe("client", in: "outside", at: .outside)
+            for (index, wildcard, kind, far) in [
+                (0, "0.0.0.0", "", Sandbox.outsideAddress), (1, "::", " 6", Sandbox.outsideAddress6),
+            ] {
+                let port = 8000 + index  // what was closed a moment ago still has the other
+                for command in ["socket l tcp\(kind)", "bind l \(wildcard) \(port)", "listen l"] {
+                    try client.must(command)
+                }
+                for command in ["socket d udp\(kind)", "bind d \(wildcard) \(port)"] { try client.must(command) }
+                for session in [ann, ben] {
+                    let own = session.virtualIps[index]
+                    let server = try sandbox.probe("server", in: "attached/\(session.id == 7 ? "ann" : "ben")")
+                    try server.must("socket s tcp\(kind)")
+                    if index == 1 { try server.must("setsockopt s v6only 1") }
+                    for command in ["bind s \(wildcard) 9000", "listen s"] { try server.must(command) }
+                    #expect(try server.must("getsockname s").address == own)
+                    for command in ["socket c tcp\(kind)", "connect c \(own) 9000"] { try client.must(command) }
+                    try server.must("accept s a")
+                    try client.must("close c")
+                    for command in ["socket t tcp\(kind)", "connect t \(far) \(port)"] { try server.must(command) }
+                    #expect(try client.must("accept l c").address == own, "the source of a connection")
+                    for command in ["socket u udp\(kind)", "sendto u \(far) \(port) hello"] { try server.must(command) }
+                    #expect(try client.must("recvfrom d").address == own, "the source of a datagram")
+                    try client.must("close c")
+                }
+                for socket in ["l", "d"] { try client.must("close \(socket)") }
+            }
+
+            // Taken away behind our back, and back again.
+            #expect(try sandbox.ctl("check").stdout.contains("4 of them by a route"))
+            try sandbox.sh("ip route del local 203.0.113.0/24 dev lo table local")
+            #expect(try sandbox.ctl("check").stdout.contains("203.0.113.1 is not local"))
+            let eve = try sandbox.mustCtl("session", "open", "--cgroup", sandbox.cgroup("attached/eve"), "--id", "9")
+            #expect(eve.stderr.contains("203.0.113.0/24 was missing and is back"), "\(eve)")
+            #expect(try routedPrefixes(sandbox) == both)
+            try sandbox.mustCtl("session", "close", "9")
+
+            // Another policy: as long as sessions have addresses of it, the prefix stays.
+            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(Self.policy, named: "other.yaml"))
+            #expect(try routedPrefixes(sandbox) == both)
+            try sandbox.mustCtl("session", "close", "7")
+            #expect(try routedPrefixes(sandbox) == both)
+            try sandbox.mustCtl("session", "close", "8")
+            #expect(try routedPrefixes(sandbox).isEmpty)
+
+            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(Self.routed))
+            #expect(try routedPrefixes(sandbox) == both)
+            try sandbox.mustCtl("detach", "cgroup", "\(sandbox.cgroup)/attached")
+            #expect(try routedPrefixes(sandbox).isEmpty)
+            try sandbox.mustCtl("attach", "cgroup", "\(sandbox.cgroup)/attached")
+            #expect(try routedPrefixes(sandbox) == both)
+            _ = try sandbox.openSession("attached/ann", id: 7)
+            try sandbox.mustCtl("detach", "--all")
+            #expect(try routedPrefixes(sandbox).isEmpty)
+        }
+    }
+
+    @Test func aPrefixOfOthersIsNotMadeLocal() throws {
+        try attached { sandbox in
+            func file(_ pool: String) throws -> String {
+                try sandbox.policyFile(
+                    "virtualIP: {enabled: true, addresses: {placement: route, pool: ['\(pool)']}}", named: "routed.yaml"
+                )
+            }
+            for pool in ["198.51.100.128/25", "198.51.0.0/16", "2001:db8:51:0:8000::/65"] {
+                try refuses(
+                    sandbox, ["policy", "apply", file(pool)], code: 1, "is the network of eth0", "routed to this host")
+            }
+            try sandbox.sh("ip route add 203.0.113.128/25 via 198.51.100.2")
+            try refuses(sandbox, ["policy", "apply", file("203.0.113.0/24")], code: 1, "a route 203.0.113.128/25")
+            #expect(try routedPrefixes(sandbox).isEmpty)
+            // What is wider, or no way to anywhere, is in nobody's way; a route just like ours is left to its owner.
+            try sandbox.sh(
+                """
+                ip route del 203.0.113.128/25 via 198.51.100.2; ip route add 203.0.0.0/16 via 198.51.100.2
+                ip route add blackhole 203.0.113.0/24; ip route add local 203.0.113.0/24 dev lo
+                """)
+            try sandbox.mustCtl("policy", "apply", file("203.0.113.0/24"))
+            try sandbox.mustCtl("detach", "--all")
+            #expect(try routedPrefixes(sandbox) == ["203.0.113.0/24"])
+        }
+    }
+
     // MARK: The past
 
     private struct Past: Decodable {

@@ -152,13 +152,14 @@ import Testing
         let policy = try Policy.read(
             yaml: """
                 virtualIP:
-                  addresses: {pool: [10.0.0.0/24], restSeconds: 5, reservations: [{user: ann, addresses: [10.0.0.9]}]}
+                  addresses: {placement: route, pool: [10.0.0.0/24], restSeconds: 5, reservations: [{user: ann, addresses: [10.0.0.9]}]}
                 overrides:
                 - {name: a, virtualIP: {enabled: true}}
                 - {name: b, virtualIP: {addresses: {pool: [10.0.1.0/24], restSeconds: 0}}}
                 """, file: Self.file)
         let rules = ([nil] + policy.overrides).map { policy.rules(for: $0).virtualIP.addresses }
         #expect(rules.map(\.restSeconds) == [5, 5, 0])
+        #expect(rules.map(\.placement) == [.route, .route, nil])
         #expect(rules.map { $0.reservations.map(\.user) } == [["ann"], ["ann"], []])
         #expect(rules.map { $0.pool.map(\.description) } == [["10.0.0.0/24"], ["10.0.0.0/24"], ["10.0.1.0/24"]])
         #expect(try Policy.read(yaml: policy.yaml(), file: "x") == policy)
@@ -193,7 +194,7 @@ import Testing
         Wrong("unknown key, nested", "virtualIP:\n  programm: []", 2, "virtualIP.programm", "did you mean 'programs'?"),
         Wrong(
             "unknown key, like no other", "virtualIP:\n  addresses:\n    colour: red", 3, "virtualIP.addresses.colour",
-            "the keys here are source, interface, pool, restSeconds, reservations"),
+            "the keys here are source, placement, interface, pool, restSeconds, reservations"),
         Wrong(
             "unknown key in an override", "overrides:\n- name: a\n  sessions: {}", 3, "overrides[0].sessions", "no such"
         ),
@@ -231,6 +232,21 @@ import Testing
     static let types: [Wrong] = [
         Wrong("text for the document", "hello", 1, "", "expected a mapping with the keys virtualIP, virtualLoopback"),
         Wrong("list for the document", "- a", 1, "", "found a list"),
+        Wrong("placement", addresses("placement: routed"), 4, "virtualIP.addresses.placement", "did you mean 'route'?"),
+        Wrong(
+            "placement without a pool", "virtualIP: {addresses: {placement: route}}", 1,
+            "virtualIP.addresses.placement",
+            "it belongs to a pool"),
+        Wrong(
+            "placement of the base's pool by an override",
+            addresses("restSeconds: 1") + "\noverrides: [{name: a, virtualIP: {addresses: {placement: route}}}]", 5,
+            "overrides[0].virtualIP.addresses.placement", "it belongs to a pool"),
+        Wrong(
+            "a route on an interface", addresses("placement: route\n    interface: eth0"), 5,
+            "virtualIP.addresses.interface", "no address is on an interface; leave it out"),
+        Wrong(
+            "a route to no prefix", pool("10.0.0.0/24, 10.0.1.0-10.0.1.9") + "\n    placement: route", 3,
+            "virtualIP.addresses.pool[1]", "10.0.1.0-10.0.1.9 is no prefix"),
         Wrong("rest with a unit", addresses("restSeconds: 60s"), 4, "virtualIP.addresses.restSeconds", "0 to 86400"),
         Wrong("long rest", addresses("restSeconds: 86401"), 4, "virtualIP.addresses.restSeconds", "0 to 86400"),
         Wrong(

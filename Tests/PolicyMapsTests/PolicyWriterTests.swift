@@ -205,6 +205,7 @@ import Testing
             programs: programs(using: &random),
             whenUnavailable: element(of: Policy.VirtualIP.WhenUnavailable.allCases, using: &random),
             addresses: Policy.Addresses(
+                placement: pool.isEmpty ? nil : element(of: [nil, .address], using: &random),
                 interface: element(of: [nil, "eth0", "lo", "0", "br-é", "null", "a.100"], using: &random), pool: pool,
                 restSeconds: .random(in: 0...Policy.Addresses.restLimit, using: &random), reservations: reservations))
     }
