@@ -114,6 +114,15 @@ public struct AddressRange: Hashable, Sendable {
 
     public var family: IPAddress.Family { first.family }
 
+    /// What it was written as, where that is a prefix or one address; `nil` for two ends.
+    public var prefix: AddressPrefix? {
+        switch notation {
+        case .ends: nil
+        case .one: AddressPrefix(of: first, length: family.bits)
+        case .prefix(let network, let length): AddressPrefix(of: network, length: length)
+        }
+    }
+
     /// How many addresses it holds, at least 1.
     public var count: UInt128 { last.value - first.value + 1 }
 

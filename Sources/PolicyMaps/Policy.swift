@@ -16,6 +16,7 @@ public struct Policy: Hashable, Sendable, Encodable {
     /// Refuse one session's programs the addresses of another.
     public var isolation: Bool
     public var sessions: SessionsSection
+    public var history: History
     /// In the file's order; the first that matches a session holds for it. At most `overrideLimit`.
     public var overrides: [Override]
 
@@ -25,15 +26,19 @@ public struct Policy: Hashable, Sendable, Encodable {
     public init(
         virtualIP: VirtualIP = VirtualIP(), virtualLoopback: VirtualLoopback = VirtualLoopback(),
         preferLoopback: PreferLoopback = PreferLoopback(), wildcardName: WildcardName = .virtual,
-        isolation: Bool = true, sessions: SessionsSection = SessionsSection(), overrides: [Override] = []
+        isolation: Bool = true, sessions: SessionsSection = SessionsSection(), history: History = History(),
+        overrides: [Override] = []
     ) {
         self.virtualIP = virtualIP
+        self.virtualIP.addresses.restSeconds =
+            virtualIP.addresses.restSeconds ?? Addresses.defaultRestSeconds
         self.virtualLoopback = virtualLoopback
         self.virtualLoopback.prefix = virtualLoopback.prefix ?? .default
         self.preferLoopback = preferLoopback
         self.wildcardName = wildcardName
         self.isolation = isolation
         self.sessions = sessions
+        self.history = history
         self.overrides = overrides
     }
 }
@@ -84,17 +89,56 @@ extension Policy {
             case dhcp
         }
 
+        /// How the host comes to have the addresses.
+        public enum Placement: String, CaseIterable, Sendable, Codable {
+            /// Each is put on an interface, as long as a session has it.
+            case address
+            /// The pool's prefixes, which are routed to this host, are local as a whole.
+            case route
+        }
+
         public var source: Source
+        /// That of the pool; `nil` is by address. Where the pool is the base's, it is the base's.
+        public var placement: Placement?
         /// The interface that they are placed on, at most 15 bytes;
         /// `nil`: that of the default route, else `lo`.
         public var interface: String?
         /// Used in this order. No two ranges of a policy, those of its overrides among them, overlap.
         public var pool: [AddressRange]
+        /// How long an address of the pool rests after use before another user gets it, in seconds, at most `restLimit`. The
+        /// base policy has one; an override without takes the base's.
+        public var restSeconds: Int?
+        /// Addresses of the pool that are for some users alone; no two for one user.
+        public var reservations: [Reservation]
 
-        public init(source: Source = .pool, interface: String? = nil, pool: [AddressRange] = []) {
+        /// Longer than what others remember of an address: connections, neighbour tables, most caches.
+        public static let defaultRestSeconds = 60
+        /// A day.
+        public static let restLimit = 86400
+
+        public init(
+            source: Source = .pool, placement: Placement? = nil, interface: String? = nil, pool: [AddressRange] = [],
+            restSeconds: Int? = nil, reservations: [Reservation] = []
+        ) {
             self.source = source
+            self.placement = placement
             self.interface = interface
             self.pool = pool
+            self.restSeconds = restSeconds
+            self.reservations = reservations
+        }
+    }
+
+    /// What nobody else gets from the pool.
+    public struct Reservation: Hashable, Sendable, Encodable {
+        /// A user's name, compared as it is.
+        public var user: String
+        /// In the order in which the user's sessions get them; all are in the pool, and none is another's.
+        public var addresses: [IPAddress]
+
+        public init(user: String, addresses: [IPAddress]) {
+            self.user = user
+            self.addresses = addresses
         }
     }
 
@@ -161,6 +205,21 @@ extension Policy {
 
         public init(unit: Unit = .userSlice) {
             self.unit = unit
+        }
+    }
+
+    /// What is kept of sessions that were.
+    public struct History: Hashable, Sendable, Encodable {
+        /// A quarter of a year: what an abuse report needs, and not for ever.
+        public static let defaultRetentionDays = 90
+        /// A hundred years.
+        public static let retentionLimit = 36500
+
+        /// For how many days after its end; 0 keeps nothing. At most `retentionLimit`.
+        public var retentionDays: Int
+
+        public init(retentionDays: Int = Self.defaultRetentionDays) {
+            self.retentionDays = retentionDays
         }
     }
 
@@ -247,7 +306,10 @@ extension Policy {
         if virtualIP.addresses.pool.isEmpty {
             virtualIP.addresses.pool = self.virtualIP.addresses.pool
             virtualIP.addresses.interface = virtualIP.addresses.interface ?? self.virtualIP.addresses.interface
+            virtualIP.addresses.placement = self.virtualIP.addresses.placement
+            virtualIP.addresses.reservations = self.virtualIP.addresses.reservations
         }
+        virtualIP.addresses.restSeconds = virtualIP.addresses.restSeconds ?? self.virtualIP.addresses.restSeconds
         return Rules(
             virtualIP: virtualIP,
             virtualLoopback: override?.virtualLoopback ?? virtualLoopback,

@@ -401,6 +401,22 @@ private struct Value {
         return port
     }
 
+    /// 0…`limit` in decimal digits, as ``port()``.
+    func count(_ expected: String, limit: Int) throws(Failure) -> Int {
+        let content = try content()
+        guard case .number(let digits) = content else {
+            let quoted = if case .text(let text) = content { Int(text) != nil } else { false }
+            throw wrongType(
+                expected: "\(expected), 0 to \(limit)", found: content, try: quoted ? "write it without quotes" : nil)
+        }
+        guard digits.utf8.allSatisfy({ 0x30...0x39 ~= $0 }), digits == "0" || digits.utf8.first != 0x30,
+            let number = Int(digits), number <= limit
+        else {
+            throw refused("\(digits.quotedForMessage) is not \(expected), 0 to \(limit)")
+        }
+        return number
+    }
+
     /// The entries of a list, no two of which are equal.
     func list<Element: Hashable>(
         of read: (Value) throws(Failure) -> Element
@@ -560,12 +576,16 @@ private func readInterface(_ value: Value) throws(Failure) -> String {
 
 extension Policy {
     fileprivate static let keys = [
-        "virtualIP", "virtualLoopback", "preferLoopback", "wildcardName", "isolation", "sessions", "overrides",
+        "virtualIP", "virtualLoopback", "preferLoopback", "wildcardName", "isolation", "sessions", "history",
+        "overrides",
     ]
     fileprivate static let preferLoopbackKeys = ["enabled", "programs"]
 
     fileprivate mutating func read(_ section: Section, _ ranges: inout [PlacedRange]) throws(Failure) {
-        if let value = section["virtualIP"] { virtualIP = try VirtualIP(value, &ranges) }
+        if let value = section["virtualIP"] {
+            virtualIP = try VirtualIP(value, &ranges)
+            virtualIP.addresses.restSeconds = virtualIP.addresses.restSeconds ?? Addresses.defaultRestSeconds
+        }
         if let value = section["virtualLoopback"] {
             virtualLoopback = try VirtualLoopback(value)
             virtualLoopback.prefix = virtualLoopback.prefix ?? .default
@@ -575,6 +595,9 @@ extension Policy {
         if let value = section["isolation"] { isolation = try value.boolean() }
         if let value = section["sessions"] {
             if let unit = try value.section(["unit"])["unit"] { sessions.unit = try unit.choice() }
+        }
+        if let days = try section["history"]?.section(["retentionDays"])["retentionDays"] {
+            history.retentionDays = try days.count("a number of days", limit: History.retentionLimit)
         }
         guard let list = try section["overrides"]?.values(orNothing: true) else { return }
         var lines: [String: Int] = [:]
@@ -657,7 +680,9 @@ extension Policy.VirtualIP {
 
 extension Policy.Addresses {
     fileprivate init(_ value: Value, _ ranges: inout [PlacedRange]) throws(Failure) {
-        let section = try value.section(["source", "interface", "pool"])
+        let section = try value.section([
+            "source", "placement", "interface", "pool", "restSeconds", "reservations",
+        ])
         self.init()
         if let value = section["source"] {
             source = try value.choice()
@@ -670,6 +695,65 @@ extension Policy.Addresses {
                 pool.append(range)
                 ranges.append(PlacedRange(range: range, value: value, index: ranges.count))
             }
+        }
+        if let value = section["placement"] {
+            placement = try value.choice()
+            try checkPlacement(value, interface: section["interface"], pool: section["pool"])
+        }
+        if let value = section["restSeconds"] {
+            restSeconds = try value.count("a number of seconds", limit: Self.restLimit)
+        }
+        if let values = try section["reservations"]?.values(orNothing: true) { try readReservations(values) }
+    }
+
+    private func checkPlacement(_ value: Value, interface: Value?, pool values: Value?) throws(Failure) {
+        guard !pool.isEmpty else {
+            throw value.refused("it belongs to a pool, and there is none beside it", try: "write it where the pool is")
+        }
+        guard placement == .route else { return }
+        if let interface {
+            throw interface.refused("with placement: route, no address is on an interface", try: "leave it out")
+        }
+        for (range, value) in zip(pool, try values?.values() ?? []) where range.prefix == nil {
+            throw value.refused(
+                "\(range) is no prefix, and with placement: route each is local as a whole",
+                try: "write prefixes, like 10.20.0.0/24")
+        }
+    }
+
+    private mutating func readReservations(_ values: [Value]) throws(Failure) {
+        var lines: (users: [String: Int], addresses: [IPAddress: Int]) = ([:], [:])
+        for value in values {
+            let section = try value.section(["user", "addresses"])
+            guard let user = section["user"], let addresses = section["addresses"] else {
+                throw value.refused("a reservation has a user and addresses", try: "write both")
+            }
+            var reservation = Policy.Reservation(user: try user.text(), addresses: [])
+            if let line = lines.users[reservation.user] {
+                throw user.refused(
+                    "\(reservation.user.quotedForMessage) has a reservation already, on line \(line)",
+                    try: "write all addresses there")
+            }
+            lines.users[reservation.user] = user.node.mark?.line ?? 0
+            for place in try addresses.values() {
+                let text = try place.text()
+                guard let address = IPAddress(text) else {
+                    throw place.refused("\(text.quotedForMessage) is not an IP address")
+                }
+                guard pool.contains(where: { $0.contains(address) }) else {
+                    throw place.refused(
+                        "\(address) is not in the pool beside it"
+                            + (pool.contains { $0.family == address.family }
+                                ? "" : ", which has no \(address.family.rawValue) range"),
+                        try: "reserve addresses of that pool alone")
+                }
+                if let line = lines.addresses[address] {
+                    throw place.refused("\(address) is reserved already, on line \(line)", try: "leave one out")
+                }
+                lines.addresses[address] = place.node.mark?.line ?? 0
+                reservation.addresses.append(address)
+            }
+            reservations.append(reservation)
         }
     }
 }

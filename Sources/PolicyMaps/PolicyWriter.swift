@@ -25,6 +25,7 @@ extension Policy {
             ("wildcardName", plain(wildcardName.rawValue)),
             ("isolation", plain(isolation)),
             ("sessions", section([("unit", plain(sessions.unit.rawValue))])),
+            ("history", section([("retentionDays", plain(history.retentionDays))])),
             ("overrides", Node(overrides.map(\.node), .implicit, overrides.isEmpty ? .flow : .block)),
         ])
     }
@@ -46,8 +47,22 @@ extension Policy.Addresses {
     fileprivate var node: Node {
         section([
             ("source", plain(source.rawValue)),
+            ("placement", placement.map { plain($0.rawValue) }),
             ("interface", interface.map(text)),
             ("pool", list(pool.map(\.description))),
+            ("restSeconds", restSeconds.map(plain)),
+            (
+                "reservations",
+                reservations.isEmpty
+                    ? nil
+                    : Node(
+                        reservations.map { reservation in
+                            section([
+                                ("user", text(reservation.user)),
+                                ("addresses", list(reservation.addresses.map(\.description))),
+                            ])
+                        }, .implicit, .block)
+            ),
         ])
     }
 }

@@ -22,18 +22,28 @@ public struct PlacedAddress: Sendable, Hashable {
 }
 
 /// A route of the main or the local table.
-public struct IPv6Route: Sendable, Hashable, CustomStringConvertible {
+public struct HostRoute: Sendable, Hashable, CustomStringConvertible {
     public let network: IPAddress
     /// Of the prefix, in bits.
     public let length: Int
     /// `local … dev lo`, in the local table.
     public let isLocalOnLoopback: Bool
+    /// Whether it is of the main table.
+    public let isMain: Bool
+    /// Whether it leads anywhere: not `blackhole`, `unreachable` and the like.
+    public let isUnicast: Bool
 
-    public init(network: IPAddress, length: Int, isLocalOnLoopback: Bool) {
+    public init(
+        network: IPAddress, length: Int, isLocalOnLoopback: Bool, isMain: Bool = false, isUnicast: Bool = false
+    ) {
         self.network = network
         self.length = length
         self.isLocalOnLoopback = isLocalOnLoopback
+        self.isMain = isMain
+        self.isUnicast = isUnicast
     }
+
+    public var prefix: AddressPrefix { AddressPrefix(of: network, length: length) }
 
     public var description: String { "\(network)/\(length)" }
 

@@ -3,7 +3,8 @@
 public import BPFLoader
 public import PolicyMaps
 
-/// The addresses that sessions get when none is asked for: `virtualIP.addresses.pool` of the policy.
+/// The addresses that sessions get when none is asked for: `virtualIP.addresses.pool` of the policy. Who gets which,
+/// ``PoolPicker`` says.
 ///
 /// Picks rise from the lowest address on. A value remembers how far it has come, so that many picks together
 /// are one pass over the ranges; an address that comes free behind it is found by the next value.
@@ -51,25 +52,18 @@ public struct AddressPool: Sendable {
         }
     }
 
-    /// The lowest address of a family that is not taken and was not picked before.
+    /// The lowest address of a family that is not taken and was not picked before; `nil` when none is left.
     ///
     /// - Parameter taken: whether an address is in use: a session's, or the host's own.
-    /// - Throws: ``Failure`` when none is left, which says how many there are.
-    public mutating func pick(
-        _ family: IPAddress.Family, taken: (IPAddress) throws(Failure) -> Bool
-    ) throws(Failure) -> IPAddress {
-        let what = "pick an \(family.rawValue) address"
-        guard let first = ranges.firstIndex(where: { $0.lowerBound.family == family }) else {
-            throw Failure(
-                .failed, what, "the pool has none", try: "add an \(family.rawValue) range to virtualIP.addresses.pool")
-        }
+    public mutating func next(_ family: IPAddress.Family, taken: (IPAddress) -> Bool) -> IPAddress? {
+        guard let first = ranges.firstIndex(where: { $0.lowerBound.family == family }) else { return nil }
         var cursor = cursors[family] ?? (first, ranges[first].lowerBound.value)
         defer { cursors[family] = cursor }
         while cursor.range < ranges.count, ranges[cursor.range].lowerBound.family == family {
             let end = ranges[cursor.range].upperBound.value
             while cursor.next <= end {
                 let address = IPAddress(family, value: cursor.next)
-                let isTaken = try taken(address)
+                let isTaken = taken(address)
                 if cursor.next == end {
                     cursor.range += 1
                     cursor.next = cursor.range < ranges.count ? ranges[cursor.range].lowerBound.value : 0
@@ -80,12 +74,6 @@ public struct AddressPool: Sendable {
                 if !isTaken { return address }
             }
         }
-        let count = count(family)
-        throw Failure(
-            .failed, what,
-            count == 1
-                ? "the pool's only \(family.rawValue) one (1 of 1) is in use"
-                : "all \(count) \(family.rawValue) addresses of the pool are in use (\(count) of \(count))",
-            try: "close sessions, or add an \(family.rawValue) range to virtualIP.addresses.pool")
+        return nil
     }
 }

@@ -28,6 +28,7 @@ extension Change {
         try pins.requireBPFFS()
         let coming = if let policy { policy } else { try instance.policy(registry) }
         try checkLoopback(coming.loopbackPrefix)
+        try checkRoutes(coming, hostAddresses())
         let live = try pins.attachments()
         for attachment in try registry.attachments() {
             guard attachment.cgroupID != cgroup.id, live[attachment.cgroupID] != nil,
@@ -79,6 +80,8 @@ extension Change {
                 let prefix = try prepareLoopback(coming.loopbackPrefix)
                 try PolicyMapSet(pins).setLoopbackPrefix(prefix)
                 try settleLoopback(prefix)
+                try prepareRoutes(coming.routedPrefixes)
+                try settleRoutes(coming)
             }
             // Last: until here a killed attach is not taken for a finished one.
             if loading != .unchanged { try PolicyMapSet.noteObject(pins) }
@@ -92,6 +95,7 @@ extension Change {
             if (try? pins.attachments().isEmpty) == true {
                 if pins.isLoaded { try? PolicyMapSet(pins).setLoopbackPrefix(nil) }
                 try? undoLoopback()
+                try? settleRoutes(nil)
             }
             throw error
         }
@@ -121,6 +125,7 @@ extension Change {
         if try pins.attachments().isEmpty {
             if pins.isLoaded { try PolicyMapSet(pins).setLoopbackPrefix(nil) }
             try undoLoopback()
+            try settleRoutes(nil)
         }
         if let noted {
             try registry.removeAttachment(noted.path)
@@ -142,11 +147,14 @@ extension Change {
             // sessions that nobody knows.
             if let maps = try? PolicyMapSet(pins) { try maps.close(records.map(Self.bareRow), remainingLevels: []) }
             try withdraw(records)
-            try registry.remove(records.map(\.id))
+            try registry.remove(records.map { ($0.id, .detached) }, at: .now(bootID: bootID))
         }
         try undoLoopback()
+        try settleRoutes(nil)
         try pins.removeAll()
-        for setting in [Registry.Setting.policy, .pendingPolicy, .pins, .network] { try registry.set(setting, to: nil) }
+        for setting in [Registry.Setting.policy, .pendingPolicy, .pins, .network, .routeNote] {
+            try registry.set(setting, to: nil)
+        }
     }
 }
 
@@ -168,6 +176,7 @@ extension Instance {
             where owned.contains(placed.address) && placed.prefixLength == placed.address.family.bits {
                 _ = try netlink.remove(placed.address, from: placed.interface)
             }
+            // Routes of a pool's prefixes stay: whose they are, only the registry knew.
             // What net.ipv6.ip_nonlocal_bind was, nobody knows any more: it stays.
             if let prefix = try maps.configuration().loopbackPrefix { try netlink.removeLocalRoute(prefix) }
         }

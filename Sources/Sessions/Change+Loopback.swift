@@ -113,7 +113,7 @@ extension Change {
     /// Fails where addresses of the prefix are somebody else's: before anything is changed.
     func checkLoopback(_ prefix: LoopbackPrefix) throws(Failure) {
         guard LoopbackHost.obstacle() == nil else { return }
-        if let other = try netlink.ipv6Routes().first(where: { $0.isInTheWay(of: prefix) }) {
+        if let other = try netlink.routes(.v6).first(where: { $0.isInTheWay(of: prefix) }) {
             throw Failure(
                 .failed, "make the IPv6 loopbacks \(prefix.local) local", "there is a route \(other) already",
                 try: "set another virtualLoopback.prefix in the policy")
@@ -142,7 +142,7 @@ extension Change {
             }
         }
         // A route that is there and not noted is another instance's: shared, and not ours to take away.
-        if !note.prefixes.contains(prefix), !(try netlink.ipv6Routes().contains { $0.isLocal(prefix) }) {
+        if !note.prefixes.contains(prefix), !(try netlink.routes(.v6).contains { $0.isLocal(prefix) }) {
             note.prefixes.append(prefix)
         }
         if try registry.value(of: .loopbackNote) != note.text { try registry.set(.loopbackNote, to: note.text) }

@@ -37,6 +37,7 @@ extension Change {
         try checkLoopback(policy.loopbackPrefix)
         let mounts = try MountTable.current()
         let hostAddresses = try hostAddresses()
+        try checkRoutes(policy, hostAddresses)
         var desired = try DesiredRows(
             policy: policy, sessions: rows(of: records, under: policy),
             hostAddresses: hostAddresses.map(\.address), broadcasts: hostAddresses.flatMap(\.networkAndBroadcast)
@@ -66,17 +67,21 @@ extension Change {
         let changes: PolicyMapSet.Changes
         do throws(Failure) {
             desired.loopbackPrefix = try prepareLoopback(policy.loopbackPrefix)
+            try prepareRoutes(policy.routedPrefixes)
             changes = try maps.apply(desired)
         } catch {
             // Where the generation has moved, the policy is in force, and the next change settles what is left to do.
             if (try? maps.configuration().generation) != next {
                 try? settleLoopback(formerPrefix)
+                try? settleRoutes(instance.policy(registry))
                 try registry.set(.pendingPolicy, to: nil)
             }
             throw error
         }
-        try registry.set(.policy, to: policy.yaml())
+        try registry.setPolicy(
+            policy.yaml(), historyDays: policy.history.retentionDays, at: .now(bootID: bootID))
         try settleLoopback(desired.loopbackPrefix)
+        try settleRoutes(policy)
         try registry.set(.pendingPolicy, to: nil)
         return changes
     }
@@ -88,9 +93,17 @@ extension Change {
         if pins.isLoaded, parts.count == 2, let generation = UInt32(parts[0]) {
             let maps = try PolicyMapSet(pins)
             if try maps.configuration().generation == generation {
-                try registry.set(.policy, to: String(parts[1]))
+                let yaml = String(parts[1])
+                // A text that this version cannot read is for the commands to report that need it.
+                if let policy = try? Policy.read(yaml: yaml, file: "pending") {
+                    try registry.setPolicy(
+                        yaml, historyDays: policy.history.retentionDays, at: .now(bootID: bootID))
+                } else {
+                    try registry.set(.policy, to: yaml)
+                }
             }
             try settleLoopback(maps.configuration().loopbackPrefix)
+            try settleRoutes(instance.policy(registry))
         }
         try registry.set(.pendingPolicy, to: nil)
         logger.warning("a policy apply was killed; the policy in force is settled")
@@ -125,7 +138,7 @@ extension Change {
         let gone = try registry.sessions().filter { !$0.isCgroupThere }
         guard !gone.isEmpty else { return false }
         for record in gone { logger.warning("closing session \(record.id): its cgroup \(record.cgroupPath) has gone") }
-        try tearDown(gone)
+        try tearDown(gone.map { ($0, .cgroupGone) })
         return true
     }
 }

@@ -52,6 +52,13 @@ extension Change {
 
         try pins.repairNetwork()
         try repairLoopback(maps)
+        let routed = records.flatMap(\.addresses).filter { !$0.placed }.map(\.address)
+        if !routed.isEmpty {
+            let prefixes = policy.routedPrefixes.filter { prefix in routed.contains { prefix.contains($0) } }
+            for prefix in try prepareRoutes(prefixes) {
+                warnings.append("the local route of \(prefix) was missing and is back")
+            }
+        }
         try registry.set(.network, to: networkNamespace())
         try registry.open(records)
         var added: Set<IPAddress> = []
@@ -69,7 +76,7 @@ extension Change {
                     records[record].addresses[address].placed = isOurs
                 }
             }
-            try? tearDown(records)
+            undo(records)
             throw error
         }
         for index in records.indices { records[index].state = .open }
@@ -78,19 +85,35 @@ extension Change {
 
     /// Closes a session: its programs are no longer touched, its addresses are taken off the interface.
     ///
+    /// - Parameter ending: why, for the history.
     /// - Returns: what it was.
     @discardableResult
-    public func close(_ id: UInt32) throws(Failure) -> SessionRecord {
+    public func close(_ id: UInt32, because ending: SessionEnding = .closed) throws(Failure) -> SessionRecord {
         guard let record = try registry.session(id: id) else {
             throw Failure(
                 .failed, "close session \(id)", "there is no such session", try: "see vip-bpfctl session list")
         }
-        try tearDown([record])
+        try tearDown([(record, ending)])
         return record
     }
 
+    /// Takes away what a failed opening has come to. Where the registry cannot be written (a full disk), it says
+    /// that the sessions are being opened, which is for the next change to mend; nothing else is left.
+    private func undo(_ records: [SessionRecord]) {
+        let ids = records.map(\.id)
+        try? registry.beginClose(ids)
+        if pins.isLoaded, let maps = try? PolicyMapSet(pins),
+            let levels = try? registry.levels(bootID: bootID, without: ids)
+        {
+            try? maps.close(records.map(Self.bareRow), remainingLevels: levels)
+        }
+        do throws(Failure) { try withdraw(records) } catch { return }
+        try? registry.remove(ids.map { ($0, .notOpened) }, at: .now(bootID: bootID))
+    }
+
     /// Map, interface, registry: the reverse of opening. What is not there any more does not matter.
-    func tearDown(_ records: [SessionRecord]) throws(Failure) {
+    func tearDown(_ ended: [(record: SessionRecord, ending: SessionEnding)]) throws(Failure) {
+        let records = ended.map(\.record)
         let ids = records.map(\.id)
         try registry.beginClose(ids)
         if pins.isLoaded {
@@ -98,7 +121,8 @@ extension Change {
             try maps.close(records.map(Self.bareRow), remainingLevels: registry.levels(bootID: bootID, without: ids))
         }
         try withdraw(records)
-        try registry.remove(ids)
+        try registry.remove(ended.map { ($0.record.id, $0.ending) }, at: .now(bootID: bootID))
+        try settleRoutesOfEnded()
     }
 
     /// Takes the records' addresses off their interfaces, and removes cgroups that were made for them.
@@ -163,13 +187,13 @@ extension Change {
         var askedIDs: Set<UInt32> = []
         var owners = try registry.usedAddresses()
         let hostAddresses = Dictionary(placed.map { ($0.address, $0.interface) }) { first, _ in first }
-        var pools: [Int: AddressPool] = [:]
+        var pools: [Int: PoolPicker] = [:]
         var interfaces: [IPAddress.Family: [Int: String]] = [:]
         let networks = placed.filter { $0.prefixLength < $0.address.family.bits }
         let unusable = Set(networks.flatMap(\.networkAndBroadcast) + networks.compactMap(\.subnetRouter))
         let loopbackPrefix = try registry.loopbackPrefix()
         var groups: [String: [String]] = [:]
-        let now = Date()
+        let now = Moment.now(bootID: bootID)
 
         var records: [SessionRecord] = []
         records.reserveCapacity(requests.count)
@@ -203,7 +227,7 @@ extension Change {
 
             var record = SessionRecord(
                 id: id, cgroup: request.cgroup, user: request.user, policy: request.policy, bootID: bootID,
-                openedAt: now, createdCgroup: request.createdCgroup, keeper: request.keeper,
+                openedAt: now.date, createdCgroup: request.createdCgroup, keeper: request.keeper,
                 keeperProcess: request.keeperProcess)
             let number = try policyNumber(of: record, under: policy, groups: &groups)
             let virtualIP = policy.rules(for: number == 0 ? nil : policy.overrides[number - 1]).virtualIP
@@ -219,15 +243,18 @@ extension Change {
             }
             if virtualIP.enabled {
                 if !virtualIP.addresses.pool.isEmpty, pools[number] == nil {
-                    pools[number] = try AddressPool(virtualIP.addresses.pool.map { $0.first...$0.last })
+                    let isOwn = number > 0 && policy.overrides[number - 1].virtualIP?.addresses.pool.isEmpty == false
+                    pools[number] = try PoolPicker(
+                        virtualIP.addresses, override: isOwn ? policy.overrides[number - 1].name : nil, now: now)
                 }
                 if var pool = pools[number] {
                     for family in IPAddress.Family.allCases
                     where pool.has(family) && !chosen.contains(where: { $0.address.family == family }) {
-                        let address = try pool.pick(family) { address in
+                        let pick = try pool.pick(family, for: request.user, registry, used: owners) { address in
                             owners[address] != nil || hostAddresses[address] != nil || unusable.contains(address)
                         }
-                        chosen.append((address, true))
+                        if let warning = pick.warning { warnings.append("session \(id): \(warning)") }
+                        chosen.append((pick.address, true))
                     }
                     pools[number] = pool
                 }
@@ -241,6 +268,9 @@ extension Change {
             chosen.sort { $0.address < $1.address }
             for choice in chosen {
                 let family = choice.address.family
+                let isRouted =
+                    virtualIP.addresses.placement == .route
+                    && virtualIP.addresses.pool.contains { $0.contains(choice.address) }
                 if interfaces[family]?[number] == nil {
                     interfaces[family, default: [:]][number] = try interface(for: virtualIP.addresses, family)
                 }
@@ -257,7 +287,9 @@ extension Change {
                 }
                 owners[choice.address] = id
                 record.addresses.append(
-                    .init(choice.address, interface: interface, placed: true, fromPool: choice.fromPool))
+                    isRouted
+                        ? .init(choice.address, interface: "lo", placed: false, fromPool: choice.fromPool)
+                        : .init(choice.address, interface: interface, placed: true, fromPool: choice.fromPool))
             }
             records.append(record)
         }

@@ -119,15 +119,20 @@ public struct Change: ~Copyable {
         }
         guard !left.isEmpty else { return }
         let few = 3  // more would hide what else the command has to say
+        func ending(_ record: SessionRecord) -> SessionEnding {
+            record.bootID != bootID ? .earlierBoot : record.state == .open ? .runKilled : .commandKilled
+        }
         for record in left.prefix(few) {
             let reason =
-                record.bootID != bootID
-                ? "it is of an earlier boot"
-                : record.state == .open ? "its run command was killed" : "a command was killed while \(record.state) it"
+                switch ending(record) {
+                case .earlierBoot: "it is of an earlier boot"
+                case .runKilled: "its run command was killed"
+                default: "a command was killed while \(record.state) it"
+                }
             logger.warning("closing session \(record.id): \(reason)")
         }
         if left.count > few { logger.warning("closing \(left.count - few) more sessions for the like") }
-        try tearDown(left)
+        try tearDown(left.map { ($0, ending($0)) })
     }
 
     /// Removes cgroups that a `run` made before it was killed, empty and with no session on them: `run-PID-STARTTIME`.

@@ -116,15 +116,15 @@ public final class Netlink: AddressPlacement {
         return rtnl_link_get_name(link).map { String(cString: $0) }
     }
 
-    /// The IPv6 routes of the main and the local table.
-    public func ipv6Routes() throws(Failure) -> [IPv6Route] {
-        let what = "list the IPv6 routes"
+    /// A family's routes of the main and the local table.
+    public func routes(_ family: IPAddress.Family) throws(Failure) -> [HostRoute] {
+        let what = "list the \(family.rawValue) routes"
         var cache: OpaquePointer?
-        let error = rtnl_route_alloc_cache(socket, AF_INET6, 0, &cache)
+        let error = rtnl_route_alloc_cache(socket, family == .v4 ? AF_INET : AF_INET6, 0, &cache)
         guard error == 0, let cache else { throw Self.failure(what, error) }
         defer { nl_cache_free(cache) }
         let loopback = try index(of: "lo", what)
-        var routes: [IPv6Route] = []
+        var routes: [HostRoute] = []
         var next = nl_cache_get_first(cache)
         while let entry = next {
             defer { next = nl_cache_get_next(entry) }
@@ -133,7 +133,7 @@ public final class Netlink: AddressPlacement {
                 let target = rtnl_route_get_dst(entry)
             else { continue }
             // A default route's destination has no bytes.
-            var bytes = [UInt8](repeating: 0, count: 16)
+            var bytes = [UInt8](repeating: 0, count: family.bits / 8)
             if let first = nl_addr_get_binary_addr(target) {
                 let some = UnsafeRawBufferPointer(start: first, count: min(Int(nl_addr_get_len(target)), bytes.count))
                 bytes.replaceSubrange(..<some.count, with: some)
@@ -141,10 +141,12 @@ public final class Netlink: AddressPlacement {
             guard let network = IPAddress(bytes: bytes) else { continue }
             let interface = rtnl_route_nexthop_n(entry, 0).map { rtnl_route_nh_get_ifindex($0) }
             routes.append(
-                IPv6Route(
+                HostRoute(
                     network: network, length: Int(nl_addr_get_prefixlen(target)),
                     isLocalOnLoopback: table == UInt32(RT_TABLE_LOCAL.rawValue)
-                        && rtnl_route_get_type(entry) == UInt8(RTN_LOCAL) && interface == loopback))
+                        && rtnl_route_get_type(entry) == UInt8(RTN_LOCAL) && interface == loopback,
+                    isMain: table == UInt32(RT_TABLE_MAIN.rawValue),
+                    isUnicast: rtnl_route_get_type(entry) == UInt8(RTN_UNICAST)))
         }
         return routes
     }
@@ -196,34 +198,55 @@ public final class Netlink: AddressPlacement {
         }
     }
 
-    /// Makes every address of a prefix this host's own: `ip -6 route add local PREFIX dev lo src ::1`.
+    /// Makes the IPv6 loopbacks local: `ip -6 route add local PREFIX dev lo src ::1`.
+    ///
+    /// What has no source yet comes from ::1, as what goes to 127.0.0.8 comes from 127.0.0.1.
     ///
     /// - Returns: `false` where it was so already.
     @discardableResult
     public func addLocalRoute(_ prefix: LoopbackPrefix) throws(Failure) -> Bool {
-        let what = "make \(prefix.local) local"
-        let route = try localRoute(prefix, what)
+        try addLocalRoute(
+            AddressPrefix(of: prefix.network, length: LoopbackPrefix.localLength), source: IPAddress(.v6, value: 1))
+    }
+
+    /// Takes the route of ``addLocalRoute(_:)-(LoopbackPrefix)`` away; one that is not there is fine.
+    public func removeLocalRoute(_ prefix: LoopbackPrefix) throws(Failure) {
+        try removeLocalRoute(AddressPrefix(of: prefix.network, length: LoopbackPrefix.localLength))
+    }
+
+    /// Makes every address of a prefix this host's own: `ip route add local PREFIX dev lo`.
+    ///
+    /// - Parameter source: of what has none yet and goes there.
+    /// - Returns: `false` where it was so already.
+    @discardableResult
+    public func addLocalRoute(_ prefix: AddressPrefix, source: IPAddress? = nil) throws(Failure) -> Bool {
+        let what = "make \(prefix) local"
+        let route = try localRoute(prefix, source, what)
         defer { rtnl_route_put(route) }
         let error = rtnl_route_add(socket, route, NLM_F_CREATE | NLM_F_EXCL)
         guard error == 0 || error == -NLE_EXIST else { throw Self.failure(what, error) }
         return error == 0
     }
 
-    /// Takes the route of ``addLocalRoute(_:)`` away; one that is not there is fine.
-    public func removeLocalRoute(_ prefix: LoopbackPrefix) throws(Failure) {
-        let what = "take the local route of \(prefix.local) away"
-        let route = try localRoute(prefix, what)
+    /// Takes the route of ``addLocalRoute(_:source:)`` away; one that is not there is fine.
+    public func removeLocalRoute(_ prefix: AddressPrefix) throws(Failure) {
+        let what = "take the local route of \(prefix) away"
+        let route = try localRoute(prefix, nil, what)
         defer { rtnl_route_put(route) }
         let error = rtnl_route_delete(socket, route, 0)
-        guard error == 0 || error == -NLE_OBJ_NOTFOUND || error == -NLE_NODEV else { throw Self.failure(what, error) }
+        // IPv4 says "no such process" where there is no such route.
+        guard [0, -NLE_OBJ_NOTFOUND, -NLE_NODEV].contains(error) else { throw Self.failure(what, error) }
     }
 
-    private func localRoute(_ prefix: LoopbackPrefix, _ what: String) throws(Failure) -> OpaquePointer {
+    private func localRoute(
+        _ prefix: AddressPrefix, _ source: IPAddress?, _ what: String
+    ) throws(Failure) -> OpaquePointer {
         guard let loopback = try index(of: "lo", what) else { throw Failure(.failed, what, "there is no interface lo") }
+        let family = prefix.family == .v4 ? AF_INET : AF_INET6
         let bytes = prefix.network.bytes
-        guard let target = nl_addr_build(AF_INET6, bytes, bytes.count) else { throw Self.failure(what, -NLE_NOMEM) }
+        guard let target = nl_addr_build(family, bytes, bytes.count) else { throw Self.failure(what, -NLE_NOMEM) }
         defer { nl_addr_put(target) }
-        nl_addr_set_prefixlen(target, CInt(LoopbackPrefix.localLength))
+        nl_addr_set_prefixlen(target, CInt(prefix.length))
         guard let route = rtnl_route_alloc() else { throw Self.failure(what, -NLE_NOMEM) }
         guard let hop = rtnl_route_nh_alloc() else {
             rtnl_route_put(route)
@@ -231,20 +254,25 @@ public final class Netlink: AddressPlacement {
         }
         rtnl_route_nh_set_ifindex(hop, loopback)
         rtnl_route_add_nexthop(route, hop)
-        rtnl_route_set_family(route, UInt8(AF_INET6))
+        rtnl_route_set_family(route, UInt8(family))
         rtnl_route_set_table(route, UInt32(RT_TABLE_LOCAL.rawValue))
         rtnl_route_set_type(route, UInt8(RTN_LOCAL))
-        rtnl_route_set_scope(route, UInt8(RT_SCOPE_UNIVERSE.rawValue))
+        // A local route of IPv4 reaches this host alone; IPv6 has no scopes of routes.
+        let scope = prefix.family == .v4 ? RT_SCOPE_HOST : RT_SCOPE_UNIVERSE
+        rtnl_route_set_scope(route, UInt8(scope.rawValue))
         rtnl_route_set_protocol(route, UInt8(RTPROT_STATIC))
-        rtnl_route_set_priority(route, 1024)  // IP6_RT_PRIO_USER, net/ip6_route.h: what none stands for
-        // What has no source yet comes from ::1, as what goes to 127.0.0.8 comes from 127.0.0.1.
-        let source = IPAddress(.v6, value: 1).bytes
-        guard let preferred = nl_addr_build(AF_INET6, source, source.count) else {
-            rtnl_route_put(route)
-            throw Self.failure(what, -NLE_NOMEM)
+        // IP6_RT_PRIO_USER, net/ip6_route.h: what none stands for.
+        if prefix.family == .v6 { rtnl_route_set_priority(route, 1024) }
+        var errors = [rtnl_route_set_dst(route, target)]
+        if let source {
+            let bytes = source.bytes
+            guard let preferred = nl_addr_build(family, bytes, bytes.count) else {
+                rtnl_route_put(route)
+                throw Self.failure(what, -NLE_NOMEM)
+            }
+            defer { nl_addr_put(preferred) }
+            errors.append(rtnl_route_set_pref_src(route, preferred))
         }
-        defer { nl_addr_put(preferred) }
-        let errors = [rtnl_route_set_dst(route, target), rtnl_route_set_pref_src(route, preferred)]
         if let error = errors.first(where: { $0 != 0 }) {
             rtnl_route_put(route)
             throw Self.failure(what, error)

@@ -22,11 +22,13 @@ public final class Registry: Sendable {
     }
 
     /// The layout of the tables, in `PRAGMA user_version`.
-    static let version = 1
+    static let version = 3
     /// "vipS", in `PRAGMA application_id`: tells the registry from any other database.
     static let applicationID: Int32 = 0x7669_7053
     /// Of the database and its journal.
     static let fileMode: mode_t = 0o644
+    /// How many sessions of the past one change forgets at most, besides as many as it ends: some milliseconds' work.
+    static let pruneLimit = 1000
     /// How long to wait for another connection's transaction, in seconds.
     static let busyTimeout: TimeInterval = 5
 
@@ -153,6 +155,14 @@ public final class Registry: Sendable {
                     PRAGMA user_version = 1;
                     """)
         }
+        migrator.registerMigration("2") { db in
+            try db.execute(sql: createHistory)
+            try db.execute(sql: "PRAGMA user_version = 2")
+        }
+        migrator.registerMigration("3") { db in
+            try db.execute(sql: createFormerAddresses)
+            try db.execute(sql: "PRAGMA user_version = 3")
+        }
         return migrator
     }
 
@@ -167,8 +177,9 @@ public final class Registry: Sendable {
 
     /// Registers many sessions, or none of them.
     ///
+    /// - Parameter now: for the history; `nil` is now.
     /// - Throws: ``Failure`` as ``open(_:)-(SessionRecord)``, for the first one that cannot be.
-    public func open(_ records: [SessionRecord]) throws(Failure) {
+    public func open(_ records: [SessionRecord], at now: Moment? = nil) throws(Failure) {
         try write("register \(Self.name(records.map(\.id)))") { db in
             let sessions = try db.makeStatement(
                 sql: """
@@ -198,6 +209,10 @@ public final class Registry: Sendable {
                     throw try Self.conflict(of: record, db) ?? error
                 }
             }
+            guard let bootID = records.first?.bootID else { return }
+            let now = now ?? .now(bootID: bootID)
+            try Self.noteOpened(records, uptime: now.uptime ?? Moment.uptime(), db)
+            try Self.prune(db, at: now, limit: Self.pruneLimit)
         }
     }
 
@@ -215,11 +230,18 @@ public final class Registry: Sendable {
         try setState(.closing, ids)
     }
 
-    /// Forgets sessions and their addresses. One that is not registered is fine.
-    public func remove(_ ids: [UInt32]) throws(Failure) {
-        try write("remove \(Self.name(ids))") { db in
+    /// Forgets sessions and their addresses, but for the history. One that is not registered is fine.
+    ///
+    /// - Parameters:
+    ///   - ended: which, and why each of them ends.
+    ///   - now: the end.
+    public func remove(_ ended: [(id: UInt32, ending: SessionEnding)], at now: Moment) throws(Failure) {
+        try write("remove \(Self.name(ended.map(\.id)))") { db in
+            try Self.noteReleased(ended, at: now, db)
             let delete = try db.makeStatement(sql: "DELETE FROM sessions WHERE id = ?")
-            for id in ids { try delete.execute(arguments: [Int64(id)]) }
+            for (id, _) in ended { try delete.execute(arguments: [Int64(id)]) }
+            try Self.noteClosed(ended, at: now, db)
+            try Self.prune(db, at: now, limit: Self.pruneLimit + ended.count)
         }
     }
 
@@ -313,6 +335,16 @@ public final class Registry: Sendable {
         }
     }
 
+    /// The addresses of sessions that nobody has put on an interface: a route makes them local.
+    func routedAddresses() throws(Failure) -> [IPAddress] {
+        try read { db in
+            try String.fetchAll(db, sql: "SELECT address FROM addresses WHERE NOT placed").map { text in
+                guard let address = IPAddress(text) else { throw DatabaseError(resultCode: .SQLITE_CORRUPT) }
+                return address
+            }
+        }
+    }
+
     /// The cgroups that this boot's sessions have, ready to be asked.
     ///
     /// - Parameter path: to ask for this one alone: only what is in its way, at, above or below it, is read then.
@@ -372,6 +404,18 @@ public final class Registry: Sendable {
 
         /// The YAML text of the policy in force.
         public static let policy = Setting(rawValue: "policy")
+    }
+
+    /// Registers the policy in force, and what the registry itself goes by.
+    func setPolicy(_ yaml: String, historyDays: Int, at now: Moment) throws(Failure) {
+        try write("register the policy") { db in
+            for (key, value) in [(Setting.policy, yaml), (.historyDays, "\(historyDays)")] {
+                try db.execute(
+                    sql: "INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", arguments: [key.rawValue, value])
+            }
+            // All of it: who keeps less from now on wants it gone.
+            try Self.prune(db, at: now, limit: .max)
+        }
     }
 
     /// A setting's value, `nil` where it has none.
@@ -511,7 +555,7 @@ public final class Registry: Sendable {
         return nil
     }
 
-    private func read<T>(_ body: (Database) throws -> T) throws(Failure) -> T {
+    func read<T>(_ body: (Database) throws -> T) throws(Failure) -> T {
         do {
             return try database.read(body)
         } catch {
@@ -519,7 +563,7 @@ public final class Registry: Sendable {
         }
     }
 
-    private func write<T>(_ what: String, _ body: (Database) throws -> T) throws(Failure) -> T {
+    func write<T>(_ what: String, _ body: (Database) throws -> T) throws(Failure) -> T {
         do {
             return try database.write(body)
         } catch {
@@ -576,11 +620,11 @@ public final class Registry: Sendable {
 }
 
 extension FilePath {
-    fileprivate var data: Data {
+    var data: Data {
         withPlatformString { Data(bytes: $0, count: strlen($0)) }
     }
 
-    fileprivate init(data: Data) {
+    init(data: Data) {
         self.init(platformString: data.map(CChar.init(bitPattern:)) + [0])
     }
 }

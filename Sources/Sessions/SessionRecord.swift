@@ -23,7 +23,7 @@ public struct SessionRecord: Sendable, Hashable {
     /// One virtual IP of the session.
     public struct Address: Sendable, Hashable {
         public let address: IPAddress
-        /// The interface it is on.
+        /// The interface it is on; `lo` where a route makes it local.
         public var interface: String
         /// Whether we put it there, and so take it off again. Written before it is placed: set it only for an address that the
         /// host did not have.

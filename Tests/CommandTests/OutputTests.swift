@@ -156,3 +156,25 @@ import Testing
         #expect(VipBPFCtl.commonOptionsLast(given) == expected)
     }
 }
+
+@Suite struct PointInTimeTests {
+    @Test(arguments: [
+        ("2023-11-14T22:13:20Z", 1_700_000_000.0), ("2023-11-14t22:13:20z", 1_700_000_000),
+        ("2023-11-14T23:13:20+01:00", 1_700_000_000), ("2023-11-14T17:43:20-04:30", 1_700_000_000),
+        ("2023-11-14T22:13:20.5Z", 1_700_000_000.5), ("2023-11-14T23:13:20.250+01:00", 1_700_000_000.25),
+    ])
+    func read(text: String, seconds: Double) throws {
+        let time = try #require(PointInTime(argument: text))
+        #expect(abs(time.date.timeIntervalSince1970 - seconds) < 0.001)
+    }
+
+    @Test(arguments: [
+        "", "now", "1700000000", "2023-11-14", "22:13:20", "2023-11-14T22:13:20", "2023-11-14T22:13Z",
+        "2023-13-14T22:13:20Z", "2023-11-14T22:13:20Zulu", "2023-11-14T22:13:20Z\n", "2023-11-14 22:13:20 UTC",
+        "2023-11-31T22:13:20Z", "2023-11-14T25:13:20Z", "2023-11-14T22:61:20Z",
+        String(repeating: "9", count: 100) + "-11-14T22:13:20Z",
+    ])
+    func refused(text: String) {
+        #expect(PointInTime(argument: text) == nil)
+    }
+}

@@ -618,6 +618,77 @@ struct CommandLineTests {
         }
     }
 
+    /// What an ordinary user in a cgroup is told of its own session.
+    private func whoami(
+        _ sandbox: Sandbox, in cgroup: String, _ options: [String] = ["--json"]
+    ) throws -> (status: Int32, document: [String: Any], error: String) {
+        let user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
+        let program = try sandbox.start(
+            user + [Build.controller.path, "whoami"] + options, in: cgroup, environment: sandbox.controlEnvironment,
+            errorOutput: true)
+        program.closeInput()
+        let status = try program.wait()
+        let document = try? JSONSerialization.jsonObject(with: Data(program.outputText.utf8)) as? [String: Any]
+        #expect(program.errorText.split(separator: "\n").count <= 1, "\(program.errorText)")
+        return (status, document ?? [:], program.errorText)
+    }
+
+    @Test func anyUserLearnsOfTheirOwnSession() throws {
+        let pool = "[198.51.100.16-198.51.100.23, 2001:db8:1::/64]"
+        func policy(_ mode: String) -> String {
+            "virtualIP: {enabled: true, mode: \(mode), addresses: {interface: eth0, pool: \(pool)}}"
+        }
+        try attached(policy("perSession")) { sandbox in
+            _ = try sandbox.openSession("attached/ann", id: 7)
+            let bob = try sandbox.openSession("attached/bob", id: 8)
+            _ = try sandbox.cgroup("attached/bob/below")
+            for mode in ["perSession", "perProgram"] {
+                try sandbox.mustCtl("policy", "apply", sandbox.policyFile(policy(mode)))
+                for cgroup in ["attached/bob", "attached/bob/below"] {
+                    let own = try whoami(sandbox, in: cgroup)
+                    #expect(own.status == 0 && own.error.isEmpty, "\(own)")
+                    #expect(own.document["id"] as? Int == 8)
+                    #expect(own.document["virtual_ips"] as? [String] == bob.virtualIps)
+                    #expect(own.document["virtual_loopback"] as? String == "127.0.0.9")
+                    #expect(own.document["virtual_loopback6"] as? String == "fdd2:9088:43af::9")
+                    #expect(own.document["cgroup"] as? String == bob.cgroup)
+                }
+                let none = try whoami(sandbox, in: "attached/eve")
+                #expect(none.status == 1 && none.error.contains("this process is in none"), "\(none)")
+            }
+
+            // Without the registry: what the kernel says, and nothing where it says nothing.
+            try sandbox.sh("chmod 700 '\(sandbox.stateDirectory)'")
+            let unknown = try whoami(sandbox, in: "attached/bob")
+            #expect(unknown.status == 77 && unknown.error.contains("permission denied"), "\(unknown)")
+            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(policy("perSession")))
+            let asked = try whoami(sandbox, in: "attached/bob")
+            #expect(asked.status == 0 && asked.error.contains("the session ID is not known"), "\(asked)")
+            #expect(asked.document["virtual_ips"] as? [String] == bob.virtualIps)
+            #expect(asked.document["id"] is NSNull && asked.document["virtual_loopback"] is NSNull)
+            try sandbox.sh("chmod 755 '\(sandbox.stateDirectory)'")
+
+            // Another instance's registry: its sessions are not these.
+            try sandbox.sh("mkdir -m 755 '\(sandbox.directory)/other'")
+            let other = try whoami(sandbox, in: "attached/bob", ["--json", "--state", "\(sandbox.directory)/other"])
+            #expect(other.document["virtual_ips"] as? [String] == bob.virtualIps, "\(other)")
+            #expect(other.document["id"] is NSNull && other.error.contains("not known"), "\(other)")
+        }
+    }
+
+    /// Denied the wildcard is in a session, whatever the registry says.
+    @Test func aSessionWithoutAVirtualIPKnowsItself() throws {
+        try attached("virtualIP: {enabled: true, mode: perSession}") { sandbox in
+            _ = try sandbox.openSession("attached/ann", id: 7)
+            #expect(try whoami(sandbox, in: "attached/ann").document["virtual_ips"] as? [String] == [])
+            let plain = try whoami(sandbox, in: "attached/ann", [])
+            #expect(plain.status == 0, "\(plain)")
+            try sandbox.sh("chmod 700 '\(sandbox.stateDirectory)'")
+            let asked = try whoami(sandbox, in: "attached/ann")
+            #expect(asked.status == 0 && asked.error.contains("the session ID is not known"), "\(asked)")
+        }
+    }
+
     @Test func theOwnCgroupIsTheDefault() throws {
         try attached { sandbox in
             let program = try sandbox.start(
@@ -717,7 +788,8 @@ struct CommandLineTests {
             for arguments in [
                 ["attach", "cgroup", "\(sandbox.cgroup)/attached"],
                 ["session", "open", "--cgroup", session, "--id", "7"],
-                ["session", "show", "7"], ["session", "list"], ["policy", "apply", policy],
+                ["session", "show", "7"], ["session", "list"], ["session", "list", "--all"], ["who", "127.0.0.8"],
+                ["policy", "apply", policy],
                 ["policy", "check", policy],
                 ["policy", "show"], ["program", "add", "java", "--for", "virtual-ip"], ["program", "list"],
                 ["program", "remove", "java", "--for", "virtual-ip"], ["map", "list"], ["map", "dump"], ["status"],
@@ -728,6 +800,333 @@ struct CommandLineTests {
                 #expect(result.status == 0, "\(result)")
                 #expect(result.json is [String: Any], "\(result)")
             }
+        }
+    }
+
+    @Test func aUserHasTheSameAddressAgain() throws {
+        let pool = "[198.51.100.16-198.51.100.18, 2001:db8:1::/64]"
+        let reserved = "reservations: [{user: root, addresses: [198.51.100.17]}]"
+        let policy =
+            "virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: \(pool), \(reserved)}}"
+        try attached(policy) { sandbox in
+            func open(_ user: String) throws -> ControlResult {
+                let path = try sandbox.cgroup("attached/\(user)")
+                return try sandbox.ctl("session", "open", "--cgroup", path, "--user", user, "--json")
+            }
+            func login(_ user: String) throws -> OpenSession {
+                let result = try open(user)
+                guard result.status == 0 else { throw HarnessError("\(result)") }
+                return try result.decode()
+            }
+            let ann = try login("ann")
+            let ben = try login("ben")
+            #expect(ann.virtualIps == ["198.51.100.16", "2001:db8:1::1"])
+            #expect(ben.virtualIps == ["198.51.100.18", "2001:db8:1::2"])
+            for session in [ann, ben] { try sandbox.mustCtl("session", "close", "\(session.id)") }
+            #expect(try login("ben").virtualIps == ben.virtualIps)
+            // One address is ben's, one reserved, and ann's rests.
+            let eve = try open("eve")
+            #expect(eve.status == 1, "\(eve)")
+            for part in ["no IPv4 address of the pool is free", "1 of 3 in use", "1 resting", "1 reserved"] {
+                #expect(eve.stderr.contains(part), "\(eve)")
+            }
+            #expect(try login("ann").virtualIps == ann.virtualIps)
+            #expect(try login("root").virtualIps == ["198.51.100.17", "2001:db8:1::3"])
+        }
+    }
+
+    // MARK: Prefixes that are local as a whole
+
+    private static let routed = """
+        virtualIP: {enabled: true, mode: perSession,
+            addresses: {placement: route, pool: [203.0.113.0/24, '2001:db8:9::/64']}}
+        """
+
+    /// The prefixes that local routes lead to, but for loopbacks.
+    private func routedPrefixes(_ sandbox: Sandbox) throws -> [String] {
+        try sandbox.sh(
+            """
+            { ip -4 route show table local; ip -6 route show table local; } \
+                | sed -n 's,^local \\([^ ]*/[^ ]*\\) dev lo .*,\\1,p'
+            """
+        ).split(separator: "\n").map(String.init).filter { !$0.hasPrefix("127.") && !$0.hasPrefix("fdd2:") }
+    }
+
+    @Test func aRoutedPrefixIsLocalAsAWhole() throws {
+        let both = ["203.0.113.0/24", "2001:db8:9::/64"]
+        try attached(Self.routed) { sandbox in
+            #expect(try routedPrefixes(sandbox) == both)
+            try sandbox.sh("ip -6 route add 2001:db8:9::/64 via \(Sandbox.hostAddress6)", at: .outside)
+            let before = try sandbox.sh("ip -br addr")
+            let ann = try sandbox.openSession("attached/ann", id: 7)
+            let ben = try sandbox.openSession("attached/ben", id: 8)
+            #expect(ann.virtualIps == ["203.0.113.1", "2001:db8:9::1"])
+            #expect(ben.virtualIps == ["203.0.113.2", "2001:db8:9::2"])
+            #expect(try sandbox.sh("ip -br addr") == before, "no address is placed")
+
+            let client = try sandbox.probe("client", in: "outside", at: .outside)
+            for (index, wildcard, kind, far) in [
+                (0, "0.0.0.0", "", Sandbox.outsideAddress), (1, "::", " 6", Sandbox.outsideAddress6),
+            ] {
+                let port = 8000 + index  // what was closed a moment ago still has the other
+                for command in ["socket l tcp\(kind)", "bind l \(wildcard) \(port)", "listen l"] {
+                    try client.must(command)
+                }
+                for command in ["socket d udp\(kind)", "bind d \(wildcard) \(port)"] { try client.must(command) }
+                for session in [ann, ben] {
+                    let own = session.virtualIps[index]
+                    let server = try sandbox.probe("server", in: "attached/\(session.id == 7 ? "ann" : "ben")")
+                    try server.must("socket s tcp\(kind)")
+                    if index == 1 { try server.must("setsockopt s v6only 1") }
+                    for command in ["bind s \(wildcard) 9000", "listen s"] { try server.must(command) }
+                    #expect(try server.must("getsockname s").address == own)
+                    for command in ["socket c tcp\(kind)", "connect c \(own) 9000"] { try client.must(command) }
+                    try server.must("accept s a")
+                    try client.must("close c")
+                    for command in ["socket t tcp\(kind)", "connect t \(far) \(port)"] { try server.must(command) }
+                    #expect(try client.must("accept l c").address == own, "the source of a connection")
+                    for command in ["socket u udp\(kind)", "sendto u \(far) \(port) hello"] { try server.must(command) }
+                    #expect(try client.must("recvfrom d").address == own, "the source of a datagram")
+                    try client.must("close c")
+                }
+                for socket in ["l", "d"] { try client.must("close \(socket)") }
+            }
+
+            // Taken away behind our back, and back again.
+            #expect(try sandbox.ctl("check").stdout.contains("4 of them by a route"))
+            try sandbox.sh("ip route del local 203.0.113.0/24 dev lo table local")
+            #expect(try sandbox.ctl("check").stdout.contains("203.0.113.1 is not local"))
+            let eve = try sandbox.mustCtl("session", "open", "--cgroup", sandbox.cgroup("attached/eve"), "--id", "9")
+            #expect(eve.stderr.contains("203.0.113.0/24 was missing and is back"), "\(eve)")
+            #expect(try routedPrefixes(sandbox) == both)
+            try sandbox.mustCtl("session", "close", "9")
+
+            // Another policy: as long as sessions have addresses of it, the prefix stays.
+            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(Self.policy, named: "other.yaml"))
+            #expect(try routedPrefixes(sandbox) == both)
+            try sandbox.mustCtl("session", "close", "7")
+            #expect(try routedPrefixes(sandbox) == both)
+            try sandbox.mustCtl("session", "close", "8")
+            #expect(try routedPrefixes(sandbox).isEmpty)
+
+            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(Self.routed))
+            #expect(try routedPrefixes(sandbox) == both)
+            try sandbox.mustCtl("detach", "cgroup", "\(sandbox.cgroup)/attached")
+            #expect(try routedPrefixes(sandbox).isEmpty)
+            try sandbox.mustCtl("attach", "cgroup", "\(sandbox.cgroup)/attached")
+            #expect(try routedPrefixes(sandbox) == both)
+            _ = try sandbox.openSession("attached/ann", id: 7)
+            try sandbox.mustCtl("detach", "--all")
+            #expect(try routedPrefixes(sandbox).isEmpty)
+        }
+    }
+
+    @Test func aPrefixOfOthersIsNotMadeLocal() throws {
+        try attached { sandbox in
+            func file(_ pool: String) throws -> String {
+                try sandbox.policyFile(
+                    "virtualIP: {enabled: true, addresses: {placement: route, pool: ['\(pool)']}}", named: "routed.yaml"
+                )
+            }
+            for pool in ["198.51.100.128/25", "198.51.0.0/16", "2001:db8:51:0:8000::/65"] {
+                try refuses(
+                    sandbox, ["policy", "apply", file(pool)], code: 1, "is the network of eth0", "routed to this host")
+            }
+            try sandbox.sh("ip route add 203.0.113.128/25 via 198.51.100.2")
+            try refuses(sandbox, ["policy", "apply", file("203.0.113.0/24")], code: 1, "a route 203.0.113.128/25")
+            #expect(try routedPrefixes(sandbox).isEmpty)
+            // What is wider, or no way to anywhere, is in nobody's way; a route just like ours is left to its owner.
+            try sandbox.sh(
+                """
+                ip route del 203.0.113.128/25 via 198.51.100.2; ip route add 203.0.0.0/16 via 198.51.100.2
+                ip route add blackhole 203.0.113.0/24; ip route add local 203.0.113.0/24 dev lo
+                """)
+            try sandbox.mustCtl("policy", "apply", file("203.0.113.0/24"))
+            try sandbox.mustCtl("detach", "--all")
+            #expect(try routedPrefixes(sandbox) == ["203.0.113.0/24"])
+        }
+    }
+
+    // MARK: The past
+
+    private struct Past: Decodable {
+        struct Session: Decodable, Equatable {
+            let id: UInt32
+            let user: String?
+            let cgroup: String
+            let virtualIps: [String]
+            let state: String
+            let openedAt: String
+            let closedAt: String?
+            let ending: String?
+        }
+        let sessions: [Session]
+    }
+
+    private struct Holders: Decodable {
+        struct Holder: Decodable {
+            let sessionId: UInt32
+            let user: String?
+            let cgroup: String
+            let startedAt: String
+            let endedAt: String?
+            let ending: String?
+            let clock: String
+        }
+        let holders: [Holder]
+    }
+
+    private func past(_ sandbox: Sandbox) throws -> [Past.Session] {
+        try sandbox.mustCtl("session", "list", "--all", "--json").decode(Past.self).sessions
+    }
+
+    /// However a session ends, the record says so, and who had the address.
+    @Test func everyEndingIsNoted() throws {
+        try attached { sandbox in
+            func open(_ name: String, id: UInt32) throws {
+                try sandbox.mustCtl(
+                    "session", "open", "--cgroup", sandbox.cgroup("attached/\(name)"), "--id", "\(id)", "--user", name)
+            }
+            func sql(_ text: String) throws {
+                try sandbox.sh("sqlite3 '\(sandbox.stateDirectory)/registry.sqlite' \"\(text)\"")
+            }
+            try open("closed", id: 10)
+            try sandbox.mustCtl("session", "close", "10")
+            try open("gone", id: 11)
+            try sandbox.sh("rmdir '\(sandbox.cgroup)/attached/gone'")
+            #expect(try past(sandbox).last?.state == "gone")
+            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(Self.policy))
+            try sandbox.mustCtl("run", "--id", "12", "--", "true")
+            try open("booted", id: 13)
+            try sql(
+                "UPDATE sessions SET boot_id = 'x'; UPDATE session_history SET opened_boot = 'x' WHERE session_id = 13")
+            #expect(try past(sandbox).last?.state == "gone")
+            try open("killed", id: 14)
+            try sql("UPDATE sessions SET state = 'closing' WHERE id = 14")
+            let kept = try sandbox.ctl(["session", "open", "--cgroup", sandbox.cgroup("attached/kept"), "--id", "15"])
+            #expect(kept.status == 0, "\(kept)")
+            try sandbox.mustCtl("detach", "--all")
+
+            let sessions = try past(sandbox)
+            #expect(sessions.map(\.id) == [10, 11, 12, 13, 14, 15])
+            #expect(
+                sessions.map(\.ending) == [
+                    "closed", "cgroup-gone", "run-ended", "earlier-boot", "command-killed", "detached",
+                ])
+            #expect(sessions.map(\.user) == ["closed", "gone", nil, "booted", "killed", nil])
+            #expect(sessions.allSatisfy { $0.state == "closed" && $0.closedAt != nil && $0.virtualIps.count == 1 })
+            let table = try sandbox.mustCtl("session", "list", "--all").stdout
+            #expect(table.contains("command-killed") && table.contains("\(sandbox.cgroup)/attached/killed"))
+        }
+    }
+
+    @Test func whoHasAnAddressAndWhoHadIt() throws {
+        try attached { sandbox in
+            func who(_ address: String, at time: String? = nil) throws -> [Holders.Holder] {
+                let arguments = ["who", address, "--json"] + (time.map { ["--at", $0] } ?? [])
+                let result = try sandbox.ctl(arguments)
+                guard result.status == 0 else {
+                    #expect(result.status == 1 && result.stdout.isEmpty, "\(result)")
+                    #expect(result.stderr.split(separator: "\n").count == 1, "\(result)")
+                    return []
+                }
+                return try result.decode(Holders.self).holders
+            }
+            #expect(try who("198.51.100.16").isEmpty)
+            let path = try sandbox.cgroup("attached/ann")
+            try sandbox.mustCtl("session", "open", "--cgroup", path, "--id", "7", "--user", "ann")
+            for address in ["198.51.100.16", "127.0.0.8", "fdd2:9088:43af::8"] {
+                let now = try who(address)
+                #expect(now.map(\.sessionId) == [7] && now.map(\.user) == ["ann"], "\(address)")
+                #expect(now[0].endedAt == nil && now[0].cgroup == path && now[0].clock == "steady")
+            }
+            #expect(try who("198.51.100.17").isEmpty && who("127.0.0.1").isEmpty && who("8.8.8.8").isEmpty)
+            try sandbox.mustCtl("session", "close", "7")
+            try sandbox.mustCtl(
+                "session", "open", "--cgroup", path, "--id", "8", "--user", "bob", "--ip", "198.51.100.16")
+            #expect(try who("198.51.100.16").map(\.user) == ["bob"])
+            // Within the second both had it; before, nobody.
+            let first = try #require(try past(sandbox).first)
+            let then = try who("198.51.100.16", at: first.openedAt)
+            #expect(
+                then.first?.user == "ann" && then.first?.ending == "closed" && then.first?.endedAt == first.closedAt)
+            #expect(try who("198.51.100.16", at: "2001-01-01T00:00:00Z").isEmpty)
+            let none = try sandbox.ctl("who", "198.51.100.16", "--at", "2001-01-01T00:00:00Z")
+            #expect(none.stderr.contains("the history begins with \(first.openedAt)"), "\(none)")
+            for wrong in [["who"], ["who", "x"], ["who", "10.0.0.1", "--at", "yesterday"], ["who", "10.0.0.0/8"]] {
+                #expect(try sandbox.ctl(wrong).status == 64, "\(wrong)")
+            }
+
+            // The clock was set back by an hour while bob had it: an end before its start.
+            let path2 = "\(sandbox.stateDirectory)/registry.sqlite"
+            try sandbox.mustCtl("session", "close", "8")
+            try sandbox.sh(
+                """
+                sqlite3 '\(path2)' "UPDATE address_history SET ended_at = '2001-01-01T00:00:00Z' WHERE ending IS NOT NULL
+                    AND session_number = (SELECT number FROM session_history WHERE session_id = 8)"
+                """)
+            #expect(try who("198.51.100.16", at: "2001-01-01T00:00:00Z").map(\.clock) == ["set"])
+            #expect(try who("198.51.100.16", at: "2099-01-01T00:00:00Z").isEmpty)
+            #expect(try sandbox.mustCtl("session", "list", "--all").stdout.contains("bob"))
+        }
+    }
+
+    @Test func thePastIsKeptAsLongAsThePolicySays() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/ann", id: 7)
+            try sandbox.mustCtl("session", "close", "7")
+            _ = try sandbox.openSession("attached/bob", id: 8)
+            #expect(try past(sandbox).map(\.id) == [7, 8])
+            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(Self.policy + "\nhistory: {retentionDays: 0}"))
+            #expect(try past(sandbox).map(\.id) == [8])
+            #expect(try sandbox.mustCtl("policy", "show").stdout.contains("retentionDays: 0"))
+            try sandbox.mustCtl("session", "close", "8")
+            #expect(try past(sandbox).isEmpty)
+        }
+    }
+
+    /// Neither a full disk nor one that cannot be written loses or half-does anything.
+    @Test(arguments: ["full", "read-only"])
+    func aDiskThatTakesNothing(disk: String) throws {
+        try attached { sandbox in
+            for name in ["ann", "bob"] { _ = try sandbox.cgroup("attached/\(name)") }
+            _ = try sandbox.openSession("attached/ann", id: 7)
+            // In a mount namespace of its own, where the state is on a small disk; it goes with the shell.
+            let script = """
+                cp -a "$3" "$3.kept"
+                mount -t tmpfs -o size=400k,mode=755 vip-test "$3"
+                cp -a "$3.kept/." "$3"
+                if [ $0 = full ]; then
+                    dd if=/dev/zero of="$3/ballast" bs=4k 2>/dev/null || true
+                else
+                    mount -o remount,ro "$3"
+                fi
+                state() { "$1" session list --json; "$1" session list --all --json; ip -br addr; bpftool -j map dump pinned "$2/maps/sessions"; }
+                state "$@" >"$3.before"
+                for try in 1 2; do
+                    ! "$1" session open --cgroup "$4/attached/bob" --id 8 || echo opened
+                    ! "$1" session close 7 || echo closed
+                done 2>"$3.errors"
+                state "$@" | diff "$3.before" - || echo changed
+                if [ $0 = full ]; then rm "$3/ballast"; else mount -o remount,rw "$3"; fi
+                "$1" session close 7
+                "$1" session list --all --json
+                """
+            let program = try sandbox.start(
+                [
+                    "unshare", "-m", "/bin/sh", "-ec", script, disk, Build.controller.path, sandbox.bpffs,
+                    sandbox.stateDirectory, sandbox.cgroup,
+                ], in: "control", environment: sandbox.controlEnvironment, errorOutput: true)
+            program.closeInput()
+            #expect(try program.wait() == 0, "\(program.errorText) \(program.outputText)")
+            let text = program.outputText
+            let errors = try sandbox.sh("cat '\(sandbox.stateDirectory).errors'")
+            #expect(!text.contains("opened\n") && !text.contains("closed\n") && !text.contains("changed\n"), "\(text)")
+            let reason = disk == "full" ? "no space" : "read-only"
+            let lines = errors.split(separator: "\n")
+            #expect(lines.count == 4 && lines.allSatisfy { $0.lowercased().contains(reason) }, "\(errors)")
+            let sessions = try JSONDecoder.snake.decode(Past.self, from: Data(text.utf8)).sessions
+            #expect(sessions.map(\.id) == [7] && sessions.map(\.ending) == ["closed"], "\(text)")
         }
     }
 

@@ -12,10 +12,8 @@ struct ControlResult: CustomStringConvertible {
 
     /// The document on standard output, decoded; keys are in snake_case there.
     func decode<T: Decodable>(_ type: T.Type = T.self) throws -> T {
-        let decoder = JSONDecoder()
-        decoder.keyDecodingStrategy = .convertFromSnakeCase
         do {
-            return try decoder.decode(T.self, from: Data(stdout.utf8))
+            return try JSONDecoder.snake.decode(T.self, from: Data(stdout.utf8))
         } catch {
             throw HarnessError("\(self): not the expected JSON: \(error)")
         }
@@ -28,6 +26,15 @@ struct ControlResult: CustomStringConvertible {
         let streams = [stdout, stderr].map { $0.trimmingCharacters(in: .whitespacesAndNewlines) }.filter { !$0.isEmpty }
         return
             "vip-bpfctl \(arguments.joined(separator: " ")): exit code \(status): \(streams.joined(separator: " | "))"
+    }
+}
+
+extension JSONDecoder {
+    /// For what vip-bpfctl prints.
+    static var snake: JSONDecoder {
+        let decoder = JSONDecoder()
+        decoder.keyDecodingStrategy = .convertFromSnakeCase
+        return decoder
     }
 }
 

@@ -149,3 +149,35 @@ import Testing
         }
     }
 }
+
+@Suite struct AddressPrefixTests {
+    @Test(arguments: ["0.0.0.0/0", "10.20.0.0/24", "10.20.0.7/32", "::/0", "2001:db8::/64", "2001:db8::7/128"])
+    func readsWhatItWrites(text: String) throws {
+        #expect(try #require(AddressPrefix(text)).description == text)
+    }
+
+    @Test(arguments: [
+        "", "10.0.0.0", "10.0.0.1/24", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/24/8", "x/8", "2001:db8::1/64",
+    ])
+    func refuses(text: String) {
+        #expect(AddressPrefix(text) == nil)
+    }
+
+    @Test(arguments: [
+        ("10.0.0.0/8", "10.9.0.0/16", true, false), ("10.0.0.0/8", "10.0.0.0/8", true, true),
+        ("10.0.0.0/8", "11.0.0.0/8", false, false), ("0.0.0.0/0", "10.0.0.0/8", true, false),
+        ("::/0", "10.0.0.0/8", false, false), ("2001:db8::/32", "2001:db8:9::/48", true, false),
+    ])
+    func contains(one: String, other: String, contains: Bool, isContained: Bool) throws {
+        let (one, other) = (try #require(AddressPrefix(one)), try #require(AddressPrefix(other)))
+        #expect(one.contains(other) == contains && other.contains(one) == isContained)
+        #expect(one.overlaps(other) == (contains || isContained) && other.overlaps(one) == (contains || isContained))
+        #expect(one.contains(other.network) == contains)
+    }
+
+    @Test(arguments: [("10.0.0.0/24", "10.0.0.0/24"), ("10.0.0.7", "10.0.0.7/32"), ("2001:db8::7", "2001:db8::7/128")])
+    func ofARange(range: String, prefix: String) throws {
+        #expect(try AddressRange(range).prefix?.description == prefix)
+        #expect(try AddressRange("10.0.0.0-10.0.0.255").prefix == nil)
+    }
+}

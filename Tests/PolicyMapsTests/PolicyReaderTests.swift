@@ -69,12 +69,14 @@ import Testing
                 preferLoopback: {enabled: true}
                 isolation: false
                 sessions: {unit: sessionScope}
+                history: {retentionDays: 0}
                 """, file: Self.file)
         let expected = Policy(
             virtualIP: Policy.VirtualIP(enabled: true, mode: .perSession, whenUnavailable: .useHostAddress),
             virtualLoopback: Policy.VirtualLoopback(enabled: true, fallback: .host),
             preferLoopback: Policy.PreferLoopback(enabled: true),
-            wildcardName: .asRequested, isolation: false, sessions: Policy.SessionsSection(unit: .sessionScope))
+            wildcardName: .asRequested, isolation: false, sessions: Policy.SessionsSection(unit: .sessionScope),
+            history: Policy.History(retentionDays: 0))
         #expect(policy == expected)
     }
 
@@ -145,6 +147,25 @@ import Testing
         #expect(try Policy.read(yaml: yaml, file: Self.file).overrides[0].preferLoopback?.enabled == true)
     }
 
+    /// What belongs to a pool goes with it; the rest's length is the base's where an override says nothing.
+    @Test func reservationsGoWithTheirPool() throws {
+        let policy = try Policy.read(
+            yaml: """
+                virtualIP:
+                  addresses: {placement: route, pool: [10.0.0.0/24], restSeconds: 5, reservations: [{user: ann, addresses: [10.0.0.9]}]}
+                overrides:
+                - {name: a, virtualIP: {enabled: true}}
+                - {name: b, virtualIP: {addresses: {pool: [10.0.1.0/24], restSeconds: 0}}}
+                """, file: Self.file)
+        let rules = ([nil] + policy.overrides).map { policy.rules(for: $0).virtualIP.addresses }
+        #expect(rules.map(\.restSeconds) == [5, 5, 0])
+        #expect(rules.map(\.placement) == [.route, .route, nil])
+        #expect(rules.map { $0.reservations.map(\.user) } == [["ann"], ["ann"], []])
+        #expect(rules.map { $0.pool.map(\.description) } == [["10.0.0.0/24"], ["10.0.0.0/24"], ["10.0.1.0/24"]])
+        #expect(try Policy.read(yaml: policy.yaml(), file: "x") == policy)
+        #expect(Policy().rules(for: nil).virtualIP.addresses.restSeconds == 60)
+    }
+
     // MARK: - What is wrong
 
     struct Wrong: Sendable, CustomTestStringConvertible {
@@ -173,7 +194,7 @@ import Testing
         Wrong("unknown key, nested", "virtualIP:\n  programm: []", 2, "virtualIP.programm", "did you mean 'programs'?"),
         Wrong(
             "unknown key, like no other", "virtualIP:\n  addresses:\n    colour: red", 3, "virtualIP.addresses.colour",
-            "the keys here are source, interface, pool"),
+            "the keys here are source, placement, interface, pool, restSeconds, reservations"),
         Wrong(
             "unknown key in an override", "overrides:\n- name: a\n  sessions: {}", 3, "overrides[0].sessions", "no such"
         ),
@@ -211,6 +232,67 @@ import Testing
     static let types: [Wrong] = [
         Wrong("text for the document", "hello", 1, "", "expected a mapping with the keys virtualIP, virtualLoopback"),
         Wrong("list for the document", "- a", 1, "", "found a list"),
+        Wrong("placement", addresses("placement: routed"), 4, "virtualIP.addresses.placement", "did you mean 'route'?"),
+        Wrong(
+            "placement without a pool", "virtualIP: {addresses: {placement: route}}", 1,
+            "virtualIP.addresses.placement",
+            "it belongs to a pool"),
+        Wrong(
+            "placement of the base's pool by an override",
+            addresses("restSeconds: 1") + "\noverrides: [{name: a, virtualIP: {addresses: {placement: route}}}]", 5,
+            "overrides[0].virtualIP.addresses.placement", "it belongs to a pool"),
+        Wrong(
+            "a route on an interface", addresses("placement: route\n    interface: eth0"), 5,
+            "virtualIP.addresses.interface", "no address is on an interface; leave it out"),
+        Wrong(
+            "a route to no prefix", pool("10.0.0.0/24, 10.0.1.0-10.0.1.9") + "\n    placement: route", 3,
+            "virtualIP.addresses.pool[1]", "10.0.1.0-10.0.1.9 is no prefix"),
+        Wrong("rest with a unit", addresses("restSeconds: 60s"), 4, "virtualIP.addresses.restSeconds", "0 to 86400"),
+        Wrong("long rest", addresses("restSeconds: 86401"), 4, "virtualIP.addresses.restSeconds", "0 to 86400"),
+        Wrong(
+            "a mapping of reservations", addresses("reservations: {ann: 10.0.0.9}"), 4,
+            "virtualIP.addresses.reservations", "expected a list"),
+        Wrong(
+            "a reservation with an unknown key", addresses("reservations: [{user: a, addresses: [], group: b}]"), 4,
+            "virtualIP.addresses.reservations[0].group", "there is no such key; the keys here are user, addresses"),
+        Wrong(
+            "a reservation for nobody", addresses("reservations: [{addresses: [10.0.0.9]}]"), 4,
+            "virtualIP.addresses.reservations[0]", "a user and addresses"),
+        Wrong(
+            "a reservation of a range", addresses("reservations: [{user: a, addresses: [10.0.0.8-10.0.0.9]}]"), 4,
+            "virtualIP.addresses.reservations[0].addresses[0]", "'10.0.0.8-10.0.0.9' is not an IP address"),
+        Wrong(
+            "a reservation outside the pool", addresses("reservations: [{user: a, addresses: [10.0.1.9]}]"), 4,
+            "virtualIP.addresses.reservations[0].addresses[0]", "10.0.1.9 is not in the pool beside it; reserve"),
+        Wrong(
+            "a reservation of another family", addresses("reservations: [{user: a, addresses: ['2001:db8::9']}]"), 4,
+            "virtualIP.addresses.reservations[0].addresses[0]", "which has no IPv6 range"),
+        Wrong(
+            "an address reserved twice",
+            addresses("reservations: [{user: a, addresses: [10.0.0.9]},\n      {user: b, addresses: [10.0.0.9]}]"), 5,
+            "virtualIP.addresses.reservations[1].addresses[0]", "10.0.0.9 is reserved already, on line 4"),
+        Wrong(
+            "a user with two reservations",
+            addresses("reservations: [{user: a, addresses: [10.0.0.9]},\n      {user: a, addresses: [10.0.0.8]}]"), 5,
+            "virtualIP.addresses.reservations[1].user", "'a' has a reservation already, on line 4"),
+        Wrong(
+            "a reservation in the base's pool by an override",
+            addresses("restSeconds: 1")
+                + "\noverrides:\n- name: a\n  virtualIP: {addresses: {reservations: [{user: a, addresses: [10.0.0.9]}]}}",
+            7,
+            "overrides[0].virtualIP.addresses.reservations[0].addresses[0]", "not in the pool beside it"),
+        Wrong("days in quotes", "history: {retentionDays: '9'}", 1, "history.retentionDays", "without quotes"),
+        Wrong(
+            "days with a unit", "history:\n  retentionDays: 90d", 2, "history.retentionDays",
+            "expected a number of days, 0 to 36500, found the text '90d'"),
+        Wrong("days below zero", "history: {retentionDays: -1}", 1, "history.retentionDays", "'-1' is not"),
+        Wrong("days with a fraction", "history: {retentionDays: 1.5}", 1, "history.retentionDays", "0 to 36500"),
+        Wrong("too many days", "history: {retentionDays: 36501}", 1, "history.retentionDays", "0 to 36500"),
+        Wrong("days in octal", "history: {retentionDays: 010}", 1, "history.retentionDays", "'010' is not"),
+        Wrong("days without end", "history: {retentionDays: 99999999999999999999}", 1, "history.retentionDays", "not"),
+        Wrong("unknown key of the history", "history: {days: 1}", 1, "history.days", "there is no such key"),
+        Wrong(
+            "history of an override", "overrides: [{name: a, history: {}}]", 1, "overrides[0].history", "no such key"),
         Wrong("text for a section", "virtualIP: true", 1, "virtualIP", "found the boolean true"),
         Wrong(
             "list for a section", "sessions: []", 1, "sessions", "expected a mapping with the keys unit, found a list"),
@@ -483,6 +565,10 @@ import Testing
             #expect(failure.why.hasPrefix(place), "\(line)")
         }
         #expect(line.contains(row.fragment), "\(line)")
+    }
+
+    private static func addresses(_ more: String) -> String {
+        pool("10.0.0.0/24") + "\n    \(more)"
     }
 
     private static func pool(_ ranges: String) -> String {

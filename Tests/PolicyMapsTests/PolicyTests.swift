@@ -13,7 +13,8 @@ import Testing
         #expect(!policy.virtualIP.enabled)
         #expect(policy.virtualIP.mode == .perProgram)
         #expect(policy.virtualIP.whenUnavailable == .deny)
-        #expect(policy.virtualIP.addresses == Policy.Addresses(source: .pool, interface: nil, pool: []))
+        #expect(
+            policy.virtualIP.addresses == Policy.Addresses(source: .pool, interface: nil, pool: [], restSeconds: 60))
         #expect(!policy.virtualLoopback.enabled)
         #expect(policy.virtualLoopback.fallback == .none)
         #expect(!policy.preferLoopback.enabled)

@@ -18,6 +18,7 @@ import Testing
                   addresses:
                     source: pool
                     pool: []
+                    restSeconds: 60
                 virtualLoopback:
                   enabled: false
                   programs: []
@@ -31,6 +32,8 @@ import Testing
                 isolation: true
                 sessions:
                   unit: userSlice
+                history:
+                  retentionDays: 90
                 overrides: []
 
                 """)
@@ -42,7 +45,12 @@ import Testing
                 enabled: true, programs: [.name("redis-server"), .path("/opt/crm/bin/crm"), .everyProgram],
                 addresses: Policy.Addresses(
                     interface: "eth0",
-                    pool: [try AddressRange("10.20.0.10-10.20.0.250"), try AddressRange("2001:db8::/64")])
+                    pool: [try AddressRange("10.20.0.10-10.20.0.250"), try AddressRange("2001:db8::/64")],
+                    reservations: [
+                        Policy.Reservation(
+                            user: "ann",
+                            addresses: [IPAddress("10.20.0.50"), IPAddress("2001:db8::50")].compactMap(\.self))
+                    ])
             ),
             virtualLoopback: Policy.VirtualLoopback(excludedPorts: [631, 53], fallback: .host),
             overrides: [
@@ -60,6 +68,10 @@ import Testing
                     source: pool
                     interface: eth0
                     pool: ["10.20.0.10-10.20.0.250", "2001:db8::/64"]
+                    restSeconds: 60
+                    reservations:
+                    - user: ann
+                      addresses: ["10.20.0.50", "2001:db8::50"]
                 virtualLoopback:
                   enabled: false
                   programs: []
@@ -73,6 +85,8 @@ import Testing
                 isolation: true
                 sessions:
                   unit: userSlice
+                history:
+                  retentionDays: 90
                 overrides:
                 - name: "call centre"
                   match:
@@ -130,9 +144,9 @@ import Testing
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         #expect(
             String(decoding: try encoder.encode(policy), as: UTF8.self) == """
-                {"isolation":true,"overrides":[{"match":{"groups":[],"units":[],"users":[]},"name":"a"}],\
+                {"history":{"retentionDays":90},"isolation":true,"overrides":[{"match":{"groups":[],"units":[],"users":[]},"name":"a"}],\
                 "preferLoopback":{"enabled":false,"programs":[]},"sessions":{"unit":"userSlice"},\
-                "virtualIP":{"addresses":{"pool":[],"source":"pool"},"enabled":false,"mode":"perProgram",\
+                "virtualIP":{"addresses":{"pool":[],"reservations":[],"restSeconds":60,"source":"pool"},"enabled":false,"mode":"perProgram",\
                 "programs":[],"whenUnavailable":"deny"},"virtualLoopback":{"enabled":false,\
                 "excludedPorts":[53,631],"fallback":"none","prefix":"fdd2:9088:43af::/96","programs":[]},\
                 "wildcardName":"virtual"}
@@ -147,7 +161,8 @@ import Testing
         var policy = Policy(
             virtualIP: virtualIP(using: &random, &nextBlock), virtualLoopback: virtualLoopback(using: &random),
             wildcardName: element(of: Policy.WildcardName.allCases, using: &random), isolation: .random(using: &random),
-            sessions: Policy.SessionsSection(unit: element(of: Policy.SessionsSection.Unit.allCases, using: &random)))
+            sessions: Policy.SessionsSection(unit: element(of: Policy.SessionsSection.Unit.allCases, using: &random)),
+            history: Policy.History(retentionDays: .random(in: 0...Policy.History.retentionLimit, using: &random)))
         let length = Int.random(in: LoopbackPrefix.lengths, using: &random)
         let bits = UInt128.random(in: 0...UInt128.max, using: &random) >> 7 | 0xfc << 120
         let network = IPAddress(.v6, value: (bits >> UInt128(128 - length)) << UInt128(128 - length))
@@ -179,12 +194,20 @@ import Testing
             nextBlock += 1
             if let range = range(block: nextBlock, using: &random) { pool.append(range) }
         }
+        var reservations: [Policy.Reservation] = []
+        for (number, range) in pool.enumerated() where .random(using: &random) {
+            reservations.append(
+                Policy.Reservation(
+                    user: text(using: &random) + "\(number)", addresses: Array(Set([range.first, range.last]))))
+        }
         return Policy.VirtualIP(
             enabled: .random(using: &random), mode: element(of: Policy.VirtualIP.Mode.allCases, using: &random),
             programs: programs(using: &random),
             whenUnavailable: element(of: Policy.VirtualIP.WhenUnavailable.allCases, using: &random),
             addresses: Policy.Addresses(
-                interface: element(of: [nil, "eth0", "lo", "0", "br-é", "null", "a.100"], using: &random), pool: pool))
+                placement: pool.isEmpty ? nil : element(of: [nil, .address], using: &random),
+                interface: element(of: [nil, "eth0", "lo", "0", "br-é", "null", "a.100"], using: &random), pool: pool,
+                restSeconds: .random(in: 0...Policy.Addresses.restLimit, using: &random), reservations: reservations))
     }
 
     private static func range(block: UInt128, using random: inout SplitMix64) -> AddressRange? {

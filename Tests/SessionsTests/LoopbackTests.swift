@@ -15,7 +15,7 @@ import Testing
     ])
     func routesInTheWay(route: String, isInTheWay: Bool) throws {
         let parts = route.split(separator: "/")
-        let found = IPv6Route(
+        let found = HostRoute(
             network: try #require(IPAddress(parts[0])), length: try #require(Int(parts[1])), isLocalOnLoopback: false)
         // However much of the site's network the policy names.
         for prefix in ["fd00:1::/96", "fd00:1::/48"] {
@@ -26,9 +26,9 @@ import Testing
     @Test func ourOwnRouteIsInNobodysWay() throws {
         let prefix = try LoopbackPrefix("fd00:1::/64")
         let network = try #require(IPAddress("fd00:1::"))
-        let own = IPv6Route(network: network, length: 96, isLocalOnLoopback: true)
+        let own = HostRoute(network: network, length: 96, isLocalOnLoopback: true)
         #expect(own.isLocal(prefix) && !own.isInTheWay(of: prefix))
-        let other = IPv6Route(network: network, length: 96, isLocalOnLoopback: false)
+        let other = HostRoute(network: network, length: 96, isLocalOnLoopback: false)
         #expect(!other.isLocal(prefix) && other.isInTheWay(of: prefix))
     }
 
@@ -48,5 +48,16 @@ import Testing
     func subnetRouters(address: String, length: Int, expected: String?) throws {
         let placed = PlacedAddress(try #require(IPAddress(address)), interface: "eth0", prefixLength: length)
         #expect(placed.subnetRouter?.description == expected)
+    }
+}
+
+@Suite struct RouteNoteTests {
+    @Test func theNoteReadsBack() throws {
+        for prefixes in [[], ["203.0.113.0/24"], ["203.0.113.7/32", "2001:db8:9::/64"]] {
+            let note = RouteNote(
+                network: "0b1e 4026531840", prefixes: try prefixes.map { try #require(AddressPrefix($0)) })
+            #expect(RouteNote(note.text) == note)
+        }
+        #expect(RouteNote("0b1e") == nil)
     }
 }

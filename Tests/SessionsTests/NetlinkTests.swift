@@ -3,9 +3,10 @@
 import BPFLoader
 import Glibc
 import PolicyMaps
-import Sessions
 import SystemPackage
 import Testing
+
+@testable import Sessions
 
 @Suite(.requiresRoot) struct NetlinkTests {
     static let v4 = IPAddress("10.20.0.17")!
@@ -131,16 +132,39 @@ import Testing
             let prefix = try LoopbackPrefix("fd00:1::/64")
             #expect(try netlink.addLocalRoute(prefix))
             #expect(try !netlink.addLocalRoute(prefix), "it is there")
-            #expect(try netlink.ipv6Routes().contains { $0.isLocal(prefix.local) })
+            #expect(try netlink.routes(.v6).contains { $0.isLocal(prefix.local) })
             #expect(
                 try Child("sh", "-c", "ip -6 route show table local | grep -c 'local fd00:1::/96 dev lo'").line() == "1"
             )
-            #expect(try !netlink.ipv6Routes().contains { $0.isInTheWay(of: prefix) }, "it is our own")
+            #expect(try !netlink.routes(.v6).contains { $0.isInTheWay(of: prefix) }, "it is our own")
             try netlink.removeLocalRoute(prefix)
             try netlink.removeLocalRoute(prefix)  // gone already: fine
-            #expect(try !netlink.ipv6Routes().contains { $0.isLocal(prefix.local) })
+            #expect(try !netlink.routes(.v6).contains { $0.isLocal(prefix.local) })
             try shell("ip -6 route add blackhole fd00:1::/48")
-            #expect(try netlink.ipv6Routes().contains { $0.isInTheWay(of: prefix) })
+            #expect(try netlink.routes(.v6).contains { $0.isInTheWay(of: prefix) })
+        }
+    }
+
+    @Test(arguments: ["203.0.113.0/24", "203.0.113.7/32", "2001:db8:9::/64", "2001:db8:9::7/128"])
+    func localPrefixOfAPool(text: String) async throws {
+        try await inNetworkNamespace {
+            try shell("ip link set lo up")
+            let netlink = try Netlink()
+            let prefix = try #require(AddressPrefix(text))
+            #expect(try !netlink.routes(prefix.family).contains { $0.isLocal(prefix) })
+            #expect(try netlink.addLocalRoute(prefix))
+            #expect(try !netlink.addLocalRoute(prefix), "it is there")
+            let route = try #require(try netlink.routes(prefix.family).first { $0.isLocal(prefix) })
+            #expect(!route.isInTheWay(of: prefix))
+            try netlink.removeLocalRoute(prefix)
+            try netlink.removeLocalRoute(prefix)  // gone already: fine
+            #expect(try !netlink.routes(prefix.family).contains { $0.isLocal(prefix) })
+            try shell("ip route add blackhole '\(text)' && ip route add unreachable '\(text)' metric 9")
+            #expect(try !netlink.routes(prefix.family).contains { $0.isInTheWay(of: prefix) })
+            try shell(
+                "ip link add vip-a type veth peer name vip-b && ip link set vip-a up && ip link set vip-b up && ip route add '\(text)' dev vip-a metric 7"
+            )
+            #expect(try netlink.routes(prefix.family).contains { $0.isInTheWay(of: prefix) })
         }
     }
 

@@ -93,10 +93,10 @@ import Testing
         try registry.beginClose([7])
         #expect(try seen() == [.closing])
         #expect(try registry.usedAddresses().count == 1, "an address is free when the session has gone, not before")
-        try registry.remove([7])
+        try registry.remove([(7, .closed)], at: .now(bootID: Self.boot))
         #expect(try seen() == [])
         #expect(try registry.usedAddresses() == [:])
-        try registry.remove([7])
+        try registry.remove([(7, .closed)], at: .now(bootID: Self.boot))
     }
 
     /// A writer that is killed in the middle of a transaction leaves nothing of it.
@@ -196,7 +196,7 @@ import Testing
         try registry.markOpen(ids)
         let found = try registry.sessions()
         #expect(found.map(\.id) == ids && found.allSatisfy { $0.state == .open && $0.addresses.count == 1 })
-        try registry.remove(ids)
+        try registry.remove(ids.map { ($0, .closed) }, at: .now(bootID: Self.boot))
         #expect(try registry.sessions().isEmpty && registry.usedAddresses().isEmpty)
     }
 
@@ -230,7 +230,10 @@ import Testing
     }
 
     @Test(arguments: [
-        ("a later version", "PRAGMA user_version = 99;", "a later vip-bpfctl wrote it (version 99, this one knows 1)"),
+        (
+            "a later version", "PRAGMA user_version = 99;",
+            "a later vip-bpfctl wrote it (version 99, this one knows \(Registry.version))"
+        ),
         ("another program's", "PRAGMA application_id = 1;", "it is another program's database"),
         ("nobody's", "PRAGMA application_id = 0; PRAGMA user_version = 0;", "it is another program's database"),
     ])
@@ -288,7 +291,7 @@ import Testing
     @Test func readOnlyDoesNotWrite() throws {
         try Registry(file, access: .readWrite).open(Self.record(7))
         let registry = try Registry(file, access: .readOnly)
-        #expect(try failure { try registry.remove([7]) }.code == .notPermitted)
+        #expect(try failure { try registry.remove([(7, .closed)], at: .now(bootID: Self.boot)) }.code == .notPermitted)
         #expect(try registry.sessions().count == 1)
     }
 
@@ -332,6 +335,7 @@ import Testing
             let error = try failure { try registry.open((10..<10_000).map { RegistryTests.record($0) }) }
             #expect(error.why == "no space is left for \(file)")
             #expect(try registry.sessions() == [RegistryTests.record(7)].map { try registry.session(id: $0.id) ?? $0 })
+            #expect(try registry.history().map(\.id) == [7])
         }
         try shell("mount -o remount,ro '\(directory.path)'")
         #expect(try failure { _ = try Registry(file, access: .readWrite) }.why.contains("read-only"))

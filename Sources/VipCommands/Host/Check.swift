@@ -221,7 +221,7 @@ struct HostCheck {
                 return "this host can have it"
             }
             let mend = "put it back: vip-bpfctl policy apply FILE"
-            guard try Netlink().ipv6Routes().contains(where: { $0.isLocal(prefix) }) else {
+            guard try Netlink().routes(.v6).contains(where: { $0.isLocal(prefix) }) else {
                 throw Failure(.failed, "look at the routes", "\(prefix) is not local", try: mend)
             }
             guard LoopbackHost.nonlocalBind() == "1" else {
@@ -239,7 +239,17 @@ struct HostCheck {
             let wanted = try instance.registry().sessions().flatMap { record in record.addresses.map { (record.id, $0) }
             }
             let present = Set(try Netlink().hostAddresses().map(\.address))
-            let missing = wanted.filter { !present.contains($0.1.address) }
+            let routed = wanted.filter { !$0.1.placed }
+            var routes: [HostRoute] = []
+            for family in IPAddress.Family.allCases where routed.contains(where: { $0.1.address.family == family }) {
+                routes += try Netlink().routes(family).filter(\.isLocalOnLoopback)
+            }
+            for (id, address) in routed where !routes.contains(where: { $0.prefix.contains(address.address) }) {
+                throw Failure(
+                    .failed, "look at the routes", "session \(id)'s \(address.address) is not local",
+                    try: "put its prefix back: vip-bpfctl policy apply FILE")
+            }
+            let missing = wanted.filter { $0.1.placed && !present.contains($0.1.address) }
             guard missing.isEmpty else {
                 return missing.map { id, address in
                     .init(
@@ -251,7 +261,8 @@ struct HostCheck {
             return [
                 .init(
                     subject: "addresses", verdict: .good,
-                    fact: "all \(wanted.count) virtual IPs are on their interfaces")
+                    fact: "all \(wanted.count) virtual IPs are on their interfaces"
+                        + (routed.isEmpty ? "" : ", \(routed.count) of them by a route"))
             ]
         } catch {
             return [Self.bad("addresses", error)]

@@ -86,7 +86,7 @@ struct Run: ParsableCommand {
         try options.change { change throws(Failure) in
             // Another command may have closed it meanwhile.
             if try change.registry.session(id: record.id)?.cgroupID == record.cgroupID {
-                try change.close(record.id)
+                try change.close(record.id, because: .runEnded)
             } else if record.isCgroupThere {
                 try Cgroup(path: record.cgroupPath).remove()
             }

@@ -25,7 +25,7 @@ struct NewSessionOptions: ParsableArguments {
     @Option(
         name: .customLong("ip"),
         help: ArgumentHelp(
-            "A virtual IP; one IPv4 and one IPv6 address at most. Default: for each family, the lowest free one of the policy's pool.",
+            "A virtual IP; one IPv4 and one IPv6 address at most. Default: for each family, one of the policy's pool: the user's last one where it is free.",
             valueName: "addr"))
     var addresses: [IPAddress] = []
 
@@ -111,7 +111,7 @@ struct SessionOpen: ParsableCommand {
         } catch {
             // Nobody would know of them.
             try options.change { change throws(Failure) in
-                for record in records { try change.close(record.id) }
+                for record in records { try change.close(record.id, because: .notOpened) }
             }
             throw error
         }
@@ -163,17 +163,26 @@ struct SessionList: ParsableCommand {
         discussion: """
             Needs no privilege where the state directory can be read.
 
+            With --all, the sessions that were, too, in the order in which they were opened, each with its end and the \
+            reason for it; as far back as history.retentionDays of the policy says, 90 days by default.
+
             EXAMPLES
               vip-bpfctl session list
               vip-bpfctl session list --json | jq -r '.sessions[].virtual_ips[]'
+              vip-bpfctl session list --all
             """
     )
 
+    @Flag(help: "Past sessions as well.")
+    var all = false
     @OptionGroup var options: InstanceOptions
     @OptionGroup var output: OutputOptions
 
     func run() throws {
         let registry = try options.instance.registry()
+        if all {
+            return try output.print(SessionHistoryPayload(registry.history(), bootID: BootID.current()))
+        }
         let prefix = try registry.loopbackPrefix()
         let sessions = try registry.sessions().map {
             SessionPayload($0, prefix: prefix, isCgroupThere: $0.isCgroupThere)

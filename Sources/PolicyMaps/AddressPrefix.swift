@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// A network's prefix: `10.20.0.0/24`.
+public struct AddressPrefix: Hashable, Sendable {
+    /// All bits after the length are zero.
+    public let network: IPAddress
+    /// In bits, at most the family's.
+    public let length: Int
+
+    /// The prefix of a length that an address is in.
+    public init(of address: IPAddress, length: Int) {
+        precondition(0...address.family.bits ~= length, "no \(address.family.rawValue) prefix has \(length) bits")
+        // A shift by all the bits gives 0.
+        let rest = UInt128(address.family.bits - length)
+        network = IPAddress(address.family, value: (address.value >> rest) << rest)
+        self.length = length
+    }
+
+    /// Reads `NETWORK/LENGTH`; `nil` for all else.
+    public init?(_ text: some StringProtocol) {
+        let parts = text.split(separator: "/", omittingEmptySubsequences: false)
+        guard parts.count == 2, let network = IPAddress(parts[0]), let length = Int(parts[1]),
+            0...network.family.bits ~= length
+        else { return nil }
+        self.init(of: network, length: length)
+        guard self.network == network else { return nil }
+    }
+
+    public var family: IPAddress.Family { network.family }
+
+    public func contains(_ address: IPAddress) -> Bool {
+        address.family == family && AddressPrefix(of: address, length: length) == self
+    }
+
+    /// Whether every address of the other one is in this one.
+    public func contains(_ other: AddressPrefix) -> Bool {
+        other.length >= length && contains(other.network)
+    }
+
+    public func overlaps(_ other: AddressPrefix) -> Bool {
+        contains(other) || other.contains(self)
+    }
+}
+
+extension AddressPrefix: CustomStringConvertible {
+    public var description: String { "\(network)/\(length)" }
+}

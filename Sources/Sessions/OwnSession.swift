@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+import Glibc
+public import PolicyMaps
+import SystemPackage
+
+/// What the calling process can learn of its own session, without any privilege and of nobody else's.
+public enum OwnSession {
+    /// What the kernel gives this program where it asks for the wildcard address.
+    public enum Answer: Sendable, Hashable {
+        /// The session's virtual IP.
+        case virtualIP(IPAddress)
+        /// The session's loopback, which it is shown as 127.0.0.1 or ::1: whose it is cannot be seen.
+        case loopback
+        /// Nothing: it should have a virtual IP, and its session has none (`whenUnavailable: deny`).
+        case refused
+        /// The wildcard: this program is in no session, or no virtual IP applies to it.
+        case unchanged
+
+        /// Whether only a program in a session is answered so.
+        public var isOfSession: Bool { self != .unchanged }
+    }
+
+    /// Asks the kernel: bind(2) to the wildcard, then getsockname(2).
+    ///
+    /// The socket gets no port (IP_BIND_ADDRESS_NO_PORT, ip(7)), so it takes none, and `wildcardName: asRequested` does not
+    /// hide the answer. An IPv6 one is V6ONLY: a dual-stack one has an IPv4 address.
+    ///
+    /// - Throws: ``Failure`` where there are no sockets to be had; a kernel without the family leaves things unchanged.
+    public static func ask(_ family: IPAddress.Family) throws(Failure) -> Answer {
+        let what = "ask the kernel for the session's \(family.rawValue) address"
+        let socket = Glibc.socket(
+            family == .v4 ? AF_INET : AF_INET6, CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        guard socket >= 0 else {
+            if errno == EAFNOSUPPORT { return .unchanged }
+            throw .system(what, .init(rawValue: errno))
+        }
+        defer { close(socket) }
+        var one: CInt = 1
+        let size = socklen_t(MemoryLayout<CInt>.size)
+        guard setsockopt(socket, CInt(IPPROTO_IP), IP_BIND_ADDRESS_NO_PORT, &one, size) == 0,
+            family == .v4 || setsockopt(socket, CInt(IPPROTO_IPV6), IPV6_V6ONLY, &one, size) == 0
+        else { throw .system(what, .init(rawValue: errno)) }
+
+        // sockaddr_in and sockaddr_in6, ip(7) and ipv6(7): the wildcard and port 0 are zeros.
+        var name = sockaddr_storage()
+        name.ss_family = sa_family_t(family == .v4 ? AF_INET : AF_INET6)
+        var length = socklen_t(
+            family == .v4 ? MemoryLayout<sockaddr_in>.size : MemoryLayout<sockaddr_in6>.size)
+        let error: CInt = withUnsafeMutablePointer(to: &name) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                guard bind(socket, $0, length) == 0, getsockname(socket, $0, &length) == 0 else { return errno }
+                return 0
+            }
+        }
+        // No kernel refuses the wildcard for this reason: a hook did.
+        if error == EADDRNOTAVAIL { return .refused }
+        guard error == 0 else { throw .system(what, .init(rawValue: error)) }
+        let place = family == .v4 ? 4..<8 : 8..<24
+        let bytes = withUnsafeBytes(of: &name) { Array($0[place]) }
+        guard let address = IPAddress(bytes: bytes), !address.isUnspecified else { return .unchanged }
+        return address.isLoopback ? .loopback : .virtualIP(address)
+    }
+
+    /// The session that the calling process is in, as a registry knows it: that of its cgroup, or of one above.
+    ///
+    /// - Returns: `nil` where it is in none.
+    /// - Throws: ``Failure`` where its cgroup cannot be known (in a cgroup namespace), or the registry not read.
+    public static func record(_ registry: Registry) throws(Failure) -> SessionRecord? {
+        let mounts = try MountTable.current()
+        let bootID = try BootID.current()
+        var cgroup = try Cgroup(ofProcess: getpid(), mounts: mounts)
+        while !cgroup.isRoot {
+            if let record = try registry.session(cgroupID: cgroup.id, bootID: bootID) { return record }
+            cgroup = try Cgroup(path: cgroup.path.removingLastComponent(), mounts: mounts)
+        }
+        return nil
+    }
+}

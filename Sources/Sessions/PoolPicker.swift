@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import Foundation
+import GRDB
+import PolicyMaps
+
+/// An address that a session had, and nobody since.
+struct FormerAddress: Sendable, Hashable {
+    let address: IPAddress
+    /// Whose session it was; `nil` where nobody said, which counts as a user like another.
+    let user: String?
+    let released: Moment
+
+    /// How long it is to rest yet, in milliseconds; 0 or less where it has.
+    ///
+    /// By the boot's clock, which nobody can set. What was released in an earlier boot has rested at least since this one
+    /// began, and maybe longer by the wall clock.
+    func restLeft(_ rest: Int, now: Moment) -> Int64 {
+        let rest = Int64(rest) * 1000
+        let uptime = now.uptime ?? 0
+        if released.bootID == now.bootID, let then = released.uptime { return rest - (uptime - then) }
+        let shown = now.date.timeIntervalSince(released.date) * 1000
+        return rest - max(uptime, Int64(shown))
+    }
+}
+
+/// Picks addresses for the sessions of one change from one pool of the policy.
+///
+/// A user gets, in this order: an address reserved for them; the one that they had last and is free; the lowest that
+/// nobody has had, so that others find theirs again; the one that has been free longest, once it has rested. What the
+/// registry knows of the past is read when it is first needed, and once.
+struct PoolPicker {
+    /// `the pool`, or whose it is.
+    private let name: String
+    private var pool: AddressPool
+    private let rest: Int
+    private let reservations: [Policy.Reservation]
+    private let owners: [IPAddress: String]
+    private let now: Moment
+
+    private var ofUser: [String?: [FormerAddress]] = [:]
+    private var known: [IPAddress.Family: Set<IPAddress>] = [:]
+    /// Those of others, the one that has been free longest first, and how far they have been looked at.
+    private var others: [IPAddress.Family: (all: [FormerAddress], next: Int)] = [:]
+
+    /// - Parameters:
+    ///   - addresses: of the policy's rules: with a pool.
+    ///   - override: the name of the override whose pool it is, `nil` for the base policy's.
+    init(_ addresses: Policy.Addresses, override: String?, now: Moment) throws(Failure) {
+        name = override.map { "the pool of override \($0)" } ?? "the pool"
+        pool = try AddressPool(addresses.pool.map { $0.first...$0.last })
+        rest = addresses.restSeconds ?? Policy.Addresses.defaultRestSeconds
+        reservations = addresses.reservations
+        var owners: [IPAddress: String] = [:]
+        for reservation in reservations {
+            for address in reservation.addresses { owners[address] = reservation.user }
+        }
+        self.owners = owners
+        self.now = now
+    }
+
+    func has(_ family: IPAddress.Family) -> Bool { pool.has(family) }
+
+    /// What was picked, and what an administrator should know of it.
+    struct Pick {
+        let address: IPAddress
+        var warning: String?
+    }
+
+    /// - Parameters:
+    ///   - taken: whether an address is a session's, the host's, or none for a host.
+    ///   - used: those that are sessions', for the error.
+    /// - Throws: ``Failure`` where none is free, which says why.
+    mutating func pick(
+        _ family: IPAddress.Family, for user: String?, _ registry: Registry, used: [IPAddress: UInt32],
+        taken: (IPAddress) -> Bool
+    ) throws(Failure) -> Pick {
+        var warning: String?
+        let reserved = reservations.first { $0.user == user }?.addresses.filter { $0.family == family } ?? []
+        for address in reserved where !taken(address) {
+            guard let former = try registry.formerAddress(address), former.user != user,
+                former.restLeft(rest, now: now) > 0
+            else { return Pick(address: address) }
+        }
+        if let user, !reserved.isEmpty {
+            warning =
+                "what is reserved for \(user) is in use (\(reserved.map(\.description).joined(separator: ", "))): "
+                + "another \(family.rawValue) address is picked"
+        }
+        if ofUser[user] == nil { ofUser[user] = try registry.formerAddresses(of: user) }
+        for former in ofUser[user] ?? [] where former.address.family == family {
+            if pool.contains(former.address), owners[former.address] == nil, !taken(former.address) {
+                return Pick(address: former.address, warning: warning)
+            }
+        }
+        if known[family] == nil { known[family] = try registry.formerAddresses(family) }
+        let known = known[family] ?? []
+        let fresh = pool.next(family) { taken($0) || known.contains($0) || owners[$0] != nil }
+        if let fresh { return Pick(address: fresh, warning: warning) }
+
+        // None that nobody has had.
+        if others[family] == nil { others[family] = (try registry.formerAddressesByRelease(family), 0) }
+        while let (all, next) = others[family], next < all.count {
+            others[family]?.next += 1
+            let former = all[next]
+            if pool.contains(former.address), owners[former.address] == nil, !taken(former.address),
+                former.restLeft(rest, now: now) <= 0
+            {
+                return Pick(address: former.address, warning: warning)
+            }
+        }
+        throw exhausted(family, user, used: used, taken: taken)
+    }
+
+    private func exhausted(
+        _ family: IPAddress.Family, _ user: String?, used: [IPAddress: UInt32], taken: (IPAddress) -> Bool
+    ) -> Failure {
+        let what = "pick an \(family.rawValue) address"
+        let add = "add an \(family.rawValue) range to virtualIP.addresses.pool"
+        let count = pool.count(family)
+        let inUse = used.keys.count { $0.family == family && pool.contains($0) }
+        let resting = (others[family]?.all ?? []).filter {
+            pool.contains($0.address) && owners[$0.address] == nil && !taken($0.address)
+        }.map { $0.restLeft(rest, now: now) }.filter { $0 > 0 }
+        let reserved = owners.count { $0.key.family == family && $0.value != user && used[$0.key] == nil }
+        guard !resting.isEmpty || reserved > 0 else {
+            return Failure(
+                .failed, what,
+                count == 1
+                    ? "\(name)'s only \(family.rawValue) one (1 of 1) is in use"
+                    : "all \(count) \(family.rawValue) addresses of \(name) are in use (\(count) of \(count))",
+                try: "close sessions, or \(add)")
+        }
+        var parts = ["\(inUse) of \(count) in use"]
+        if let first = resting.min() {
+            parts.append("\(resting.count) resting after use, the first for \((first + 999) / 1000) s more")
+        }
+        if reserved > 0 { parts.append("\(reserved) reserved for other users") }
+        return Failure(
+            .failed, what, "no \(family.rawValue) address of \(name) is free: \(parts.joined(separator: ", "))",
+            try: "\(resting.isEmpty ? "" : "wait, ")close sessions, or \(add)")
+    }
+}
+
+extension Registry {
+    static let createFormerAddresses = """
+        CREATE TABLE former_addresses (
+            number INTEGER PRIMARY KEY,       -- rises with each release
+            key BLOB NOT NULL UNIQUE,         -- 4 or 6, and the address in network order
+            user TEXT,
+            released_at TEXT NOT NULL,
+            released_boot TEXT NOT NULL,
+            released_uptime INTEGER
+        ) STRICT;
+        CREATE INDEX former_addresses_by_user ON former_addresses (user, number);
+        CREATE INDEX former_addresses_by_release ON former_addresses (released_at);
+        """
+
+    /// Orders addresses as they follow one another.
+    private static func key(_ address: IPAddress) -> Data {
+        Data([address.family == .v4 ? 4 : 6] + address.bytes)
+    }
+
+    /// Notes what becomes free, within the transaction that removes the sessions and before it does.
+    static func noteReleased(_ ended: [(id: UInt32, ending: SessionEnding)], at now: Moment, _ db: Database) throws {
+        let select = try db.makeStatement(
+            sql: """
+                SELECT address, user FROM addresses JOIN sessions ON sessions.id = session_id WHERE session_id = ?
+                """)
+        let insert = try db.makeStatement(
+            sql: """
+                INSERT OR REPLACE INTO former_addresses (key, user, released_at, released_boot, released_uptime)
+                VALUES (?, ?, ?, ?, ?)
+                """)
+        let boot = now.boot
+        let times = (now: now.date.formatted(.iso8601), boot: boot.date.formatted(.iso8601))
+        // Of one that was not opened, the address was nobody's.
+        for (id, ending) in ended where ending != .notOpened {
+            let isOlder = ending == .earlierBoot
+            for row in try Row.fetchAll(select, arguments: [Int64(id)]) {
+                guard let address = IPAddress(try row.decode(String.self, atIndex: 0)) else {
+                    throw DatabaseError(resultCode: .SQLITE_CORRUPT)
+                }
+                try insert.execute(arguments: [
+                    key(address), try row.decode(String?.self, atIndex: 1), isOlder ? times.boot : times.now,
+                    now.bootID, isOlder ? boot.uptime : now.uptime,
+                ])
+            }
+        }
+    }
+
+    /// What became free of a user's, the latest first.
+    func formerAddresses(of user: String?) throws(Failure) -> [FormerAddress] {
+        try former("WHERE user IS ? ORDER BY number DESC", [user])
+    }
+
+    /// What became free of a family, the earliest first.
+    func formerAddressesByRelease(_ family: IPAddress.Family) throws(Failure) -> [FormerAddress] {
+        try former("WHERE \(Self.isOf(family)) ORDER BY number", [])
+    }
+
+    /// The last use of an address that is nobody's now; `nil` where none is known.
+    func formerAddress(_ address: IPAddress) throws(Failure) -> FormerAddress? {
+        try former("WHERE key = ?", [Self.key(address)]).first
+    }
+
+    /// The addresses of a family whose last use is known.
+    func formerAddresses(_ family: IPAddress.Family) throws(Failure) -> Set<IPAddress> {
+        try read { db in
+            let keys = try Data.fetchCursor(db, sql: "SELECT key FROM former_addresses WHERE \(Self.isOf(family))")
+            var addresses: Set<IPAddress> = []
+            while let key = try keys.next() { addresses.insert(try Self.address(key)) }
+            return addresses
+        }
+    }
+
+    private static func isOf(_ family: IPAddress.Family) -> String {
+        family == .v4 ? "key < x'05'" : "key >= x'06'"
+    }
+
+    private static func address(_ key: Data) throws -> IPAddress {
+        guard let address = IPAddress(bytes: key.dropFirst()) else { throw DatabaseError(resultCode: .SQLITE_CORRUPT) }
+        return address
+    }
+
+    private func former(_ clause: String, _ arguments: StatementArguments) throws(Failure) -> [FormerAddress] {
+        try read { db in
+            try Row.fetchAll(
+                db,
+                sql: "SELECT key, user, released_at, released_boot, released_uptime FROM former_addresses \(clause)",
+                arguments: arguments
+            ).map { row in
+                FormerAddress(
+                    address: try Self.address(row.decode(atIndex: 0)), user: try row.decode(String?.self, atIndex: 1),
+                    released: Moment(
+                        date: try Date(row.decode(String.self, atIndex: 2), strategy: .iso8601),
+                        bootID: try row.decode(atIndex: 3), uptime: try row.decode(Int64?.self, atIndex: 4)))
+            }
+        }
+    }
+}
