@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The maps. What is in them is in abi.h; the sizes below are defaults, which the loader replaces
- * (BPFLoader/BPFObject.swift). Hashes are not preallocated: a host with three sessions pays for three.
+ * (BPFLoader/BPFObject.swift). Hashes are not preallocated: a host with three sessions pays for three
+ * (and for the buckets of the socket hash).
  */
 #ifndef VIP_BPF_MAPS_H
 #define VIP_BPF_MAPS_H
