@@ -267,7 +267,8 @@ struct ContractTests {
         ConnectRow.rows(
             vl, [(.app, .wildcard)], .app, bound: .wildcard, .localhost,
             meets: Meeting(
-                source: .annVIP, destination: .annVIP, clientName: .annVIP, clientPeer: .localhost, serverPeer: .annVIP,
+                source: .annVIP, destination: .annVIP, clientName: .localhost, clientPeer: .localhost,
+                serverPeer: .annVIP,
                 serverName: .annVIP), [.tcp, .fastOpen, .connectedDatagram]),
         ConnectRow.rows(
             vl, [(.app, .wildcard)], .app, bound: .wildcard, .localhost,

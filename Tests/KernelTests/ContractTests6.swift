@@ -537,7 +537,7 @@ struct ContractTests6 {
         ConnectRow.rows(
             vl, [(.app.only6, .wildcard6)], .app.only6, bound: .wildcard6, .localhost6,
             meets: Meeting(
-                source: .annVIP6, destination: .annVIP6, clientName: .annVIP6, clientPeer: .localhost6,
+                source: .annVIP6, destination: .annVIP6, clientName: .localhost6, clientPeer: .localhost6,
                 serverPeer: .annVIP6, serverName: .annVIP6), [.tcp, .fastOpen, .connectedDatagram]),
         ConnectRow.rows(
             vl, [(.app.only6, .wildcard6)], .app.only6, bound: .wildcard6, .localhost6,
