@@ -148,5 +148,6 @@ enum Build {
     private static let directory = URL(filePath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent()
 
     static var probe: URL { directory.appending(path: "vip-probe") }
+    static var mockLogind: URL { directory.appending(path: "vip-mock-logind") }
     static var controller: URL { directory.appending(path: "vip-bpfctl") }
 }
