@@ -372,7 +372,7 @@ public final class Daemon {
                 }
             }
         }
-        for record in opened { report(opened: record) }
+        for event in opened.flatMap(Event.opening) { log.report(event) }
         return opened
     }
 
@@ -384,7 +384,7 @@ public final class Daemon {
         for one in wanted {
             // Somebody else was quicker.
             let cgroup = try Cgroup(path: one.cgroup, mounts: mounts)
-            if try change.registry.session(cgroupID: cgroup.id, bootID: bootID) != nil { continue }
+            if try change.session(on: cgroup) != nil { continue }
             var request = SessionRequest(cgroup: cgroup)
             request.user = UserName.isAcceptable(one.user.name) ? one.user.name : "\(one.user.uid)"
             request.keeper = .logind
@@ -395,18 +395,6 @@ public final class Daemon {
             requests.append(request)
         }
         return requests
-    }
-
-    private func report(opened record: SessionRecord) {
-        log.report(
-            Event(
-                .sessionOpened, "session \(record.id) of \(record.user ?? "-") is open", priority: .notice, of: record))
-        for address in record.addresses {
-            log.report(
-                Event(
-                    .addressGiven, "\(address.address) is session \(record.id)'s, on \(address.interface)", of: record,
-                    address: address))
-        }
     }
 
     private func report(closed record: SessionRecord, _ reason: String) {

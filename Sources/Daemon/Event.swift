@@ -91,6 +91,16 @@ public struct Event: Sendable, Hashable {
             address: address?.address.description, interface: address?.interface, reason: reason)
     }
 
+    /// What a session's opening is told by: that it is open, and each address.
+    public static func opening(of record: SessionRecord) -> [Event] {
+        [Event(.sessionOpened, "session \(record.id) of \(record.user ?? "-") is open", priority: .notice, of: record)]
+            + record.addresses.map { address in
+                Event(
+                    .addressGiven, "\(address.address) is session \(record.id)'s, on \(address.interface)", of: record,
+                    address: address)
+            }
+    }
+
     private static func line(_ text: String) -> String {
         String(
             String.UnicodeScalarView(text.unicodeScalars.map { $0.properties.generalCategory == .control ? " " : $0 }))
@@ -135,15 +145,25 @@ public struct EventLog: Sendable {
 
     private static let journal = "/run/systemd/journal/socket"
     private let place: Place?
+    private let isLogin: Bool
 
-    /// - Parameter place: `nil` is the journal where there is one. One that does not answer is not waited for.
-    public init(_ place: Place? = nil) {
+    /// - Parameters:
+    ///   - place: `nil` is the journal where there is one. One that does not answer is not waited for.
+    ///   - isLogin: whether somebody logs in by this process, whose standard error nobody may see: where there is no journal,
+    ///     the message goes to syslog(3) as well.
+    public init(_ place: Place? = nil, isLogin: Bool = false) {
         self.place = place
+        self.isLogin = isLogin
     }
 
     public func report(_ event: Event) {
         if place != .stderr, place == .journal || access(Self.journal, W_OK) == 0, Self.send(event.journalFields) {
             return
+        }
+        if isLogin {
+            event.message.withCString { message in
+                withVaList([message]) { vsyslog(CInt(event.priority.rawValue) | LOG_AUTHPRIV, "vip-bpfctl: %s", $0) }
+            }
         }
         let line = event.json(at: Date()) + "\n"
         _ = line.withCString { write(STDERR_FILENO, $0, strlen($0)) }

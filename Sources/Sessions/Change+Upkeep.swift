@@ -116,6 +116,11 @@ extension Change {
         return ended
     }
 
+    /// The session that a cgroup is, or `nil`.
+    public func session(on cgroup: Cgroup) throws(Failure) -> SessionRecord? {
+        try registry.session(cgroupID: cgroup.id, bootID: bootID)
+    }
+
     /// The ID for a login of logind's: its own number where that is a free one that may be used, `nil` for any other.
     public func sessionID(ofLogin name: String) throws(Failure) -> UInt32? {
         guard name.utf8.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }), name.first != "0",

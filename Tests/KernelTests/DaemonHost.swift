@@ -86,16 +86,29 @@ final class DaemonHost {
     ///
     /// - Parameter wrapper: a command that runs the daemon's, `unshare …`.
     func start(
-        _ arguments: [String] = [], wrapper: [String] = [], environment: [String: String] = [:], waiting: Bool = true
+        _ arguments: [String] = [], wrapper: [String] = [], environment: [String: String] = [:],
+        events: [String] = ["--events", "stderr"], waiting: Bool = true
     ) throws {
         let command =
-            ["/bin/sh", "-c", #"exec "$@" 2>&1"#, "sh"] + wrapper + [
-                Build.controller.path, "daemon", "--events", "stderr",
-            ]
-            + ["--bus", busAddress, "--user-slice", sandbox.attached] + arguments
+            ["/bin/sh", "-c", #"exec "$@" 2>&1"#, "sh"] + wrapper + (try Self.leastPrivileges())
+            + [Build.controller.path, "daemon", "--bus", busAddress, "--user-slice", sandbox.attached] + events
+            + arguments
         daemon = try sandbox.start(
             command, in: "control", environment: sandbox.controlEnvironment.merging(environment) { _, new in new })
         if waiting { _ = try event("started") }
+    }
+
+    /// Runs what follows with the capabilities that its unit leaves the daemon, and no others.
+    private static func leastPrivileges() throws -> [String] {
+        let unit = try String(contentsOf: Build.source("packaging/vip-bpfd.service.in"), encoding: .utf8)
+        let key = "CapabilityBoundingSet="
+        guard let line = unit.split(separator: "\n").first(where: { $0.hasPrefix(key) }) else {
+            throw HarnessError("the daemon's unit says nothing of capabilities")
+        }
+        let names = line.dropFirst(key.count).split(separator: " ").map {
+            "+\($0.dropFirst("CAP_".count).lowercased())"
+        }
+        return ["setpriv", "--inh-caps=-all", "--bounding-set=\((["-all"] + names).joined(separator: ","))"]
     }
 
     /// Ends the daemon and returns its exit code.

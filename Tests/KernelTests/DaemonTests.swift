@@ -449,6 +449,42 @@ struct DaemonTests {
         }
     }
 
+    @Test func eventsAreFieldsOfTheJournal() throws {
+        try host { host in
+            // A journal that prints each entry's fields as the daemon prints events where there is none.
+            let journal = """
+                import json, socket
+                s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                s.bind("/run/systemd/journal/socket")
+                while True:
+                    fields = dict(line.split("=", 1) for line in s.recv(65536).decode().splitlines())
+                    assert fields.pop("SYSLOG_IDENTIFIER") == "vip-bpfctl"
+                    event = {name.removeprefix("VIP_").lower(): value for name, value in fields.items()}
+                    for name in ("priority", "session"):
+                        if name in event: event[name] = int(event[name])
+                    print(json.dumps(event), flush=True)
+                    if event["event"] == "stopped": break
+                """
+            try journal.write(toFile: "\(host.sandbox.directory)/journal.py", atomically: true, encoding: .utf8)
+            let start = """
+                mount -t tmpfs none /run && mkdir -p /run/systemd/journal
+                python3 '\(host.sandbox.directory)/journal.py' &
+                for try in $(seq 200); do [ -S /run/systemd/journal/socket ] && break; sleep 0.05; done
+                exec "$@"
+                """
+            try host.start(wrapper: ["unshare", "--mount", "/bin/sh", "-c", start, "sh"], events: [])
+            let ann = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            let opened = try host.event("session_opened")
+            #expect(opened.session == 2 && opened.user == "ann" && opened.priority == 5)
+            #expect(opened.cgroup == "\(host.sandbox.attached)/user-1001.slice")
+            let given = try host.event("address_given")
+            #expect(given.address == "198.51.100.16" && given.interface == "eth0" && given.session == 2)
+            try host.end(ann)
+            #expect(try host.event("session_closed").reason == "the last process has left its cgroup")
+        }
+    }
+
     @Test func itTellsTheServiceManager() throws {
         try host { host in
             let path = "\(host.sandbox.directory)/notify"
