@@ -112,6 +112,8 @@ public final class Daemon {
             logind.process()
             if sweepAt <= .now {
                 sweepAt = .now + Self.sweep
+                // Each of them once a minute is not too often, and what is remembered stays little.
+                for key in said.keys where key.hasPrefix("warning ") { said[key] = nil }
                 (reconcileAt, addressesAt, programsAt) = (.now, .now, .now)
             }
             if take(&addressesAt) { attempt("addresses", &addressesBackoff, &addressesAt, keepAddresses) }
@@ -349,16 +351,12 @@ public final class Daemon {
         let mounts = try MountTable.current()
         var opened: [SessionRecord] = []
         do throws(Failure) {
-            opened = try change { change throws(Failure) in
-                try change.open(requests(wanted, mounts, change))
-            }
+            opened = try open(wanted, mounts)
             for one in wanted { settle("refused \(one.cgroup)") }
         } catch {
             for one in wanted {
                 do throws(Failure) {
-                    opened += try change { change throws(Failure) in
-                        try change.open(requests([one], mounts, change))
-                    }
+                    opened += try open([one], mounts)
                     settle("refused \(one.cgroup)")
                 } catch {
                     // It went while we were at it: no failure, but nothing to do.
@@ -372,7 +370,13 @@ public final class Daemon {
                 }
             }
         }
-        for event in opened.flatMap(Event.opening) { log.report(event) }
+        return opened
+    }
+
+    private func open(_ wanted: [Wanted], _ mounts: MountTable) throws(Failure) -> [SessionRecord] {
+        var change = try instance.change(log.logger(options.logLevel))
+        let opened = try change.open(requests(wanted, mounts, change))
+        for event in Event.opening(of: opened, by: change) { log.report(event) }
         return opened
     }
 

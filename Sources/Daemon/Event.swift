@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import BPFLoader
 import CSystemd
 import Foundation
 import Glibc
@@ -25,6 +26,8 @@ public struct Event: Sendable, Hashable {
         public static let sessionRefused = Kind(rawValue: "session_refused")
         public static let addressGiven = Kind(rawValue: "address_given")
         public static let addressTaken = Kind(rawValue: "address_taken")
+        /// The session is open without one: the pool is exhausted, and `whenUnavailable` holds.
+        public static let addressRefused = Kind(rawValue: "address_refused")
         /// It had been removed from its interface by something else.
         public static let addressRestored = Kind(rawValue: "address_restored")
         /// It is missing, and could not be put back.
@@ -91,14 +94,26 @@ public struct Event: Sendable, Hashable {
             address: address?.address.description, interface: address?.interface, reason: reason)
     }
 
-    /// What a session's opening is told by: that it is open, and each address.
-    public static func opening(of record: SessionRecord) -> [Event] {
-        [Event(.sessionOpened, "session \(record.id) of \(record.user ?? "-") is open", priority: .notice, of: record)]
-            + record.addresses.map { address in
-                Event(
-                    .addressGiven, "\(address.address) is session \(record.id)'s, on \(address.interface)", of: record,
-                    address: address)
+    /// What sessions' opening is told by: that each is open, its addresses, and those that it wants and has not.
+    ///
+    /// - Parameter change: which has opened them.
+    public static func opening(of records: [SessionRecord], by change: borrowing Change) -> [Event] {
+        var events: [Event] = []
+        for record in records {
+            let name = "session \(record.id)"
+            events.append(
+                Event(.sessionOpened, "\(name) of \(record.user ?? "-") is open", priority: .notice, of: record))
+            events += record.addresses.map {
+                Event(.addressGiven, "\($0.address) is \(name)'s, on \($0.interface)", of: record, address: $0)
             }
+            for refused in change.unaddressed where refused.session == record.id {
+                events.append(
+                    Event(
+                        .addressRefused, "\(name) has no address: \(refused.failure)", priority: .error, of: record,
+                        reason: refused.failure.why))
+            }
+        }
+        return events + change.warnings.map { Event(.warning, $0, priority: .warning) }
     }
 
     private static func line(_ text: String) -> String {

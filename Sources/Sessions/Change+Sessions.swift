@@ -233,7 +233,7 @@ extension Change {
                             chosen.append((address, true))
                         } catch {
                             guard request.opensWithoutAddress else { throw error }
-                            warnings.append("session \(id): \(error)")
+                            unaddressed.append((id, error))
                         }
                     }
                     pools[number] = pool

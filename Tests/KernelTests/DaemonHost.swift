@@ -16,6 +16,7 @@ final class DaemonHost {
 
     /// One line of the daemon's.
     struct Event: Decodable, CustomStringConvertible {
+        let time: String
         let event: String
         let message: String
         let priority: Int

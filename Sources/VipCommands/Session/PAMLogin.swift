@@ -52,8 +52,7 @@ struct PAMLogin {
         request.opensWithoutAddress = true
         if let login { request.id = try change.sessionID(ofLogin: login) }
         let records = try change.open([request])
-        for warning in change.warnings { log.report(Event(.warning, warning, priority: .warning)) }
-        for event in records.flatMap(Event.opening) { log.report(event) }
+        for event in Event.opening(of: records, by: change) { log.report(event) }
     }
 
     /// The cgroup that is the session, where a process in `path` logs in as `uid`; and logind's name for the login, where
