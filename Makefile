@@ -27,20 +27,40 @@ BUILDER := $(if $(INVOKER),runuser -u $(INVOKER) -- env HOME=$(shell getent pass
 PRIVILEGED := $(if $(ROOT),,sudo env PATH="$$PATH" $(if $(CI),CI=$(CI)))
 
 CONTROLLER := out/vip-bpfctl
+MODULE := out/libnss_vip.so.2
 OBJECT := bpf/vip.bpf.o
 OBJECT_SOURCES := scripts/object $(wildcard bpf/*.c bpf/*.h)
+
+# The toolchain's clang, or whichever CC says.
+ifeq ($(origin CC),default)
+CC := $(or $(shell scripts/object --compiler),cc)
+endif
+CFLAGS ?= -O2
+# A guest in every process of the host: what a distribution hardens a daemon with. No warnings, one interface.
+MODULE_FLAGS := -std=gnu11 -Wall -Wextra -Werror -fPIC -fvisibility=hidden -fstack-protector-strong \
+	-fstack-clash-protection -D_FORTIFY_SOURCE=2 $(if $(filter x86_64,$(shell uname -m)),-fcf-protection) \
+	$(if $(filter aarch64,$(shell uname -m)),-mbranch-protection=standard) \
+	-shared -Wl,-soname,libnss_vip.so.2 -Wl,--version-script=nss/module.map -Wl,-z,defs -Wl,-z,relro -Wl,-z,now \
+	-Wl,-z,noexecstack
+# libc looks for its name services where it is itself: lib/x86_64-linux-gnu on Debian, lib64 elsewhere.
+LIBDIR ?= $(PREFIX)$(patsubst /usr/%,/%,$(shell dirname "$$(realpath "$$($(CC) -print-file-name=libc.so.6)")"))
 
 # Of what git knows and what is not yet added: a file is checked before its first commit.
 sources = $(shell git ls-files --cached --others --exclude-standard --deduplicate -- $(1) | while read -r f; do [ ! -f "$$f" ] || echo "$$f"; done)
 
 .PHONY: all
-all: $(CONTROLLER) ## build the controller: out/vip-bpfctl
+all: $(CONTROLLER) $(MODULE) ## build the controller and the name service module: out/
 
 .PHONY: $(CONTROLLER)
 $(CONTROLLER): deps-build object
 	$(call say,SWIFT,$@)
 	$(Q)$(BUILDER) $(SWIFT_BUILD) -c release --static-swift-stdlib -Xlinker -s --product vip-bpfctl
 	$(Q)$(BUILDER) install -D "$$($(BUILDER) $(SWIFT) build -c release --show-bin-path)/vip-bpfctl" $@
+
+$(MODULE): $(wildcard nss/*) Makefile | deps-build
+	$(call say,CC,$@)
+	$(Q)$(BUILDER) mkdir -p $(@D)
+	$(Q)$(BUILDER) $(CC) $(CFLAGS) $(MODULE_FLAGS) $(LDFLAGS) $(filter %.c,$^) -o $@
 
 .PHONY: deps-%
 deps-%:
@@ -80,7 +100,7 @@ check-object: deps-build
 # Each C file alone, as the host's clang sees it; SwiftPM has no flag for warnings in C.
 check-warnings: deps-check
 	$(call say,CHECK,warnings)
-	$(Q)for file in $(call sources,'Sources/*.c' 'Tests/*.c' 'Benchmarks/*.c'); do \
+	$(Q)for file in $(call sources,'Sources/*.c' 'Tests/*.c' 'Benchmarks/*.c' 'nss/*.c'); do \
 		"$$(scripts/object --compiler)" -fsyntax-only -Wall -Wextra -Werror \
 			-Ibpf $(patsubst %,-I%,$(wildcard Sources/*/include)) "$$file"; \
 	done
@@ -94,10 +114,12 @@ format: ## put Swift and C into the form that `check` wants
 # ---- running ----
 
 .PHONY: test
-test: deps-test object ## every test; those on the kernel as root (FILTER=Contract for some)
+test: deps-test object $(MODULE) ## every test; those on the kernel as root (FILTER=Contract for some)
 	$(call say,SWIFT,tests)
 	$(Q)$(BUILDER) $(SWIFT_BUILD) --build-tests $(STRICT)
 	$(Q)scripts/fuzz 10
+	$(call say,C,tests of the name service module)
+	$(Q)scripts/test-nss $(MODULE)
 	$(Q)$(PRIVILEGED) $(SWIFT) test --skip-build $(STRICT) $(if $(FILTER),--filter '$(FILTER)')
 
 .PHONY: fuzz
@@ -128,10 +150,14 @@ test-61: deps-vm $(CONTROLLER) ## two sessions on Debian's stock 6.1 kernel, in 
 ZSH_COMPLETIONS := zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
 
 .PHONY: install
-install: ## put everything below DESTDIR: PREFIX/sbin, units, PAM, completions; the policy into SYSCONFDIR
-	@[ -x $(CONTROLLER) ] || { echo 'install: $(CONTROLLER) is not there; run make first' >&2; exit 1; }
+install: ## put everything below DESTDIR: PREFIX/sbin, the module, units, PAM, completions; the policy into SYSCONFDIR
+	@for file in $(CONTROLLER) $(MODULE); do \
+		[ -x $$file ] || { echo "install: $$file is not there; run make first" >&2; exit 1; }; \
+	done
 	$(call say,INSTALL,$(DESTDIR)$(PREFIX))
 	$(Q)install -D -m 755 $(CONTROLLER) $(DESTDIR)$(PREFIX)/sbin/vip-bpfctl
+	$(Q)install -D -m 644 $(MODULE) $(DESTDIR)$(LIBDIR)/$(notdir $(MODULE))
+	$(Q)[ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || ldconfig
 	$(Q)filled() { \
 		mkdir -p "$$(dirname "$$2")"; \
 		sed -e 's|@SBINDIR@|$(PREFIX)/sbin|g' -e 's|@SYSCONFDIR@|$(SYSCONFDIR)|g' "$$1" >"$$2"; \

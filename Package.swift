@@ -31,6 +31,7 @@ let package = Package(
         .target(name: "CVipABI"),
         .target(name: "CVipObject"),
         .target(name: "CProcess"),
+        .target(name: "CFile"),
 
         // Each of these depends only on those above it.
         .target(
@@ -74,7 +75,7 @@ let package = Package(
         .target(
             name: "VipCommands",
             dependencies: [
-                "Daemon", "Sessions", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess",
+                "Daemon", "Sessions", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess", "CFile",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),

@@ -8,7 +8,7 @@
  *
  * The maps, and a worked example: cgroup 8121 is session 7, user "ann", virtual IP 10.20.0.17.
  *
- *   config      [0]                    -> { abi 1, generation 6, one level: 4, ... }
+ *   config      [0]                    -> { abi 2, generation 6, one level: 4, ... }
  *   sessions    [8121]                 -> { vip4 10.20.0.17, id 7, policy { 0, 2 } }
  *   ids         [7]                    -> 8121
  *   addresses   [::ffff:10.20.0.17]    -> { VIP_OWNER_SESSION, 7 }
@@ -198,9 +198,10 @@ struct vip_verdict {
 struct vip_socket {
 	__u32 asked; /* enum vip_socket_flag */
 	__u32 reserved;
-	__u64 cgroup; /* of the session, with VIP_SOCKET_DUAL */
+	__u64 cgroup; /* of the session in which it was bound */
 };
 
+/* In the words of IPv4; of an IPv6 socket, read VIP6, LO6 and ::1. */
 enum vip_socket_flag {
 	/* It is on VIP4 because bind named that or a host address. */
 	VIP_SOCKET_NAMED_ADDRESS = 1 << 0,

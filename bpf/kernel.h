@@ -51,7 +51,17 @@ struct task_struct {
 
 /* What every socket begins with: a struct sock, tcp6_sock and udp6_sock too. */
 struct sock_common {
+	unsigned char skc_reuseport : 1;
 	unsigned char skc_ipv6only : 1;
+};
+
+typedef struct {
+	__u32 val;
+} kuid_t;
+
+struct sock {
+	struct sock_common __sk_common;
+	kuid_t sk_uid; /* of who made it */
 };
 
 struct tcp_sock {
@@ -64,5 +74,7 @@ struct tcp_sock {
 enum { AF_INET = 2, AF_INET6 = 10 };
 enum { SOCK_STREAM = 1, SOCK_DGRAM = 2 };
 enum { IPPROTO_TCP = 6, IPPROTO_MPTCP = 262 };
+enum { SOL_SOCKET = 1, SO_REUSEPORT = 15 };
+enum { LOOPBACK_IFINDEX = 1 }; /* include/net/flow.h: lo, in every network namespace */
 
 #endif

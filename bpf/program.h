@@ -38,8 +38,11 @@ static __noinline int vip_judge(const struct vip_program *program, const unsigne
 	return 0;
 }
 
-/* The lists of the session's policy that the calling program is on: bit 1 << enum vip_list. */
-static __always_inline __u32 vip_listed(const struct vip_caller *caller)
+/*
+ * The lists of a session's policy that the calling program is on: bit 1 << enum vip_list. A global function,
+ * so that the verifier goes through it once.
+ */
+__noinline __u32 vip_listed(__u32 generation, __u32 number)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct vip_verdict fresh = {};
@@ -74,13 +77,12 @@ static __always_inline __u32 vip_listed(const struct vip_caller *caller)
 	__builtin_memcpy(program.comm, name, sizeof(program.comm));
 
 	verdict = bpf_map_lookup_elem(&verdicts, &program);
-	if (!verdict || verdict->generation != caller->generation) {
-		vip_judge(&program, dentry->d_name.name, dentry->d_name.len, caller->generation,
-			  &fresh);
+	if (!verdict || verdict->generation != generation) {
+		vip_judge(&program, dentry->d_name.name, dentry->d_name.len, generation, &fresh);
 		verdict = &fresh;
 	}
 	for (int i = 0; i < VIP_LIST_COUNT; i++)
-		listed |= ((verdict->lists[i] >> caller->number) & 1) << i;
+		listed |= ((verdict->lists[i] >> number) & 1) << i;
 	return listed;
 }
 
@@ -90,8 +92,10 @@ static __always_inline __u32 vip_features_of(const struct vip_caller *caller,
 {
 	__u32 flags = caller->policy->flags;
 
-	return vip_features(flags, flags & VIP_POLICY_LISTS ? vip_listed(caller) : 0,
-			    vip_has_address(asked, own->has));
+	return vip_features(
+		flags,
+		flags & VIP_POLICY_LISTS ? vip_listed(caller->generation, caller->number) : 0,
+		vip_has_address(asked, own->has));
 }
 
 #endif

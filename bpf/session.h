@@ -126,7 +126,8 @@ vip_place_of(enum vip_family family, const struct vip_own *own, struct vip_addre
 	if (place == VIP_SOME_LOOPBACK) {
 		__u32 id = vip_id_of_loopback(family, address);
 
-		if (bpf_map_lookup_elem(&ids, &id))
+		/* The whole prefix of LO6 is for sessions, be they open or to come. */
+		if (family == VIP_INET6 || bpf_map_lookup_elem(&ids, &id))
 			owner = VIP_OWNER_SESSION;
 	} else if (place == VIP_SOME_ADDRESS) {
 		owner = vip_owner_of(&address);
@@ -148,8 +149,10 @@ static __always_inline enum vip_place vip_destination_of(enum vip_family family,
 	enum vip_place place = vip_place(family, own, address);
 	__u32 count = family == VIP_INET6 ? in_force->host6_count : in_force->host4_count;
 
-	if (place != VIP_SOME_ADDRESS || count > VIP_HOST_ADDRESSES_MAX)
+	if (place != VIP_SOME_ADDRESS)
 		return vip_place_of(family, own, address);
+	if (count > VIP_HOST_ADDRESSES_MAX)
+		return vip_owner_of(&address) == VIP_OWNER_HOST ? VIP_HOST_ADDRESS : VIP_ELSEWHERE;
 	for (__u32 i = 0; i < VIP_HOST_ADDRESSES_MAX; i++) {
 		if (i >= count)
 			break;

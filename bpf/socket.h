@@ -154,23 +154,22 @@ static __always_inline struct vip_socket *vip_memory(struct bpf_sock *sk)
 	return bpf_sk_storage_get(&sockets, sk, 0, 0);
 }
 
-static __always_inline void vip_remember(struct bpf_sock *sk, __u32 asked, __u64 cgroup)
-{
-	struct vip_socket *row = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-
-	if (!row)
-		return;
-	row->asked |= asked;
-	if (cgroup)
-		row->cgroup = cgroup;
-}
-
-static __always_inline void vip_forget(struct bpf_sock *sk, __u32 asked)
+/* Takes `forget` out and puts `asked` in; with it, the session that the socket belongs to. */
+static __always_inline void vip_remember(struct bpf_sock *sk, __u32 forget, __u32 asked,
+					 __u64 cgroup)
 {
 	struct vip_socket *row = vip_memory(sk);
 
-	if (row)
-		row->asked &= ~asked;
+	if (!row) {
+		if (!asked)
+			return;
+		row = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!row)
+			return;
+	}
+	row->asked = (row->asked & ~forget) | asked;
+	if (cgroup)
+		row->cgroup = cgroup;
 }
 
 static __always_inline __u32 vip_remembered(struct bpf_sock *sk)

@@ -86,6 +86,7 @@ enum vip_answer {
 	VIP_TO_LOOPBACK,	/* LO4; LO6 */
 	VIP_TO_ADDRESS,		/* VIP4; VIP6 */
 	VIP_TO_LOCALHOST,	/* 127.0.0.1; ::1 */
+	VIP_TO_LOCALHOST_BACK,	/* the same, from the loopback: to one that is connected there */
 	VIP_TO_MAPPED_LOOPBACK, /* of an IPv6 call: ::ffff:LO4 */
 	VIP_TO_MAPPED_ADDRESS,	/* of an IPv6 call: ::ffff:VIP4 */
 	VIP_REFUSE_BIND,	/* EADDRNOTAVAIL: the address is another session's */
@@ -370,6 +371,8 @@ static __always_inline enum vip_answer vip_source(enum vip_place asked, enum vip
 	switch (asked) {
 	case VIP_WILDCARD:
 	case VIP_LOCALHOST:
+		if (to == VIP_TO_LOCALHOST_BACK)
+			return VIP_TO_LOOPBACK;
 		if (to != VIP_TO_LOOPBACK && to != VIP_TO_ADDRESS)
 			return VIP_AS_ASKED;
 		break;
@@ -396,6 +399,7 @@ static __always_inline struct vip_address vip_address_of(enum vip_family family,
 		return own->loopback;
 	case VIP_TO_ADDRESS:
 		return own->address;
+	case VIP_TO_LOCALHOST_BACK:
 	case VIP_TO_LOCALHOST:
 		return vip_localhost(family);
 	default:

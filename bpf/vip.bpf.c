@@ -67,6 +67,27 @@ static __always_inline int vip_is_foreign(struct bpf_sock_addr *ctx, enum vip_fa
 
 /* ---- bind ---- */
 
+/*
+ * Would a TCP server be where another of its session listens already, though the kernel sees two addresses?
+ * A dual-stack one is on ::ffff:VIP4, and by vip_sk_lookup on VIP6 and LO6 as well. (Where the two are bound
+ * before either listens, nobody notices; the dual-stack one is found then.)
+ */
+static __always_inline int vip_is_taken(struct bpf_sock_addr *ctx, const struct vip_own *own,
+					enum vip_place asked, enum vip_answer answer)
+{
+	int is_dual = answer == VIP_TO_MAPPED_ADDRESS || answer == VIP_TO_MAPPED_LOOPBACK;
+
+	if (ctx->type != SOCK_STREAM || !ctx->user_port)
+		return 0;
+	if ((is_dual || answer == VIP_TO_LOOPBACK || asked == VIP_OWN_LOOPBACK) &&
+	    vip_listens(ctx, VIP_INET6, own->loopback, own->loopback, VIP_TAKEN))
+		return 1;
+	return (answer == VIP_TO_MAPPED_ADDRESS || answer == VIP_TO_ADDRESS ||
+		asked == VIP_OWN_ADDRESS) &&
+	       (own->has & VIP_HAS_ADDRESS) &&
+	       vip_listens(ctx, VIP_INET6, own->loopback, own->address, VIP_TAKEN);
+}
+
 static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_family family,
 				       enum vip_hook hook)
 {
@@ -78,8 +99,9 @@ static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_famil
 	enum vip_place asked;
 	struct vip_own own;
 
-	if (vip_is_foreign(ctx, family) || !vip_find_session(family, &caller) ||
-	    !vip_find_policy(&caller))
+	/* One that has a port cannot be bound again, and the kernel will say so. */
+	if (vip_is_foreign(ctx, family) || (sk && sk->src_port) ||
+	    !vip_find_session(family, &caller) || !vip_find_policy(&caller))
 		return VIP_PROCEED;
 	own = vip_own_of(family, &caller);
 	asked = vip_place_of(family, &own, address);
@@ -99,6 +121,9 @@ static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_famil
 	if (asked == VIP_DUAL_WILDCARD && ctx->type == SOCK_DGRAM && !ctx->user_port)
 		answer = VIP_AS_ASKED;
 
+	if (family == VIP_INET6 && vip_is_taken(ctx, &own, asked, answer))
+		return vip_refuse(hook, EADDRINUSE);
+
 	/* What getsockname could not tell from the address alone; of this bind, not of one that failed. */
 	if (asked == VIP_OWN_ADDRESS || (asked == VIP_HOST_ADDRESS && answer == VIP_TO_ADDRESS))
 		remember = VIP_SOCKET_NAMED_ADDRESS;
@@ -111,12 +136,11 @@ static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_famil
 	    (asked == VIP_LOCALHOST || asked == VIP_OWN_LOOPBACK || asked == VIP_OWN_ADDRESS ||
 	     (asked == VIP_HOST_ADDRESS && answer != VIP_AS_ASKED)))
 		remember |= VIP_SOCKET_NAMED_SOURCE;
-	if (sk) {
-		vip_forget(sk, VIP_SOCKET_NAMED_ADDRESS | VIP_SOCKET_WILDCARD | VIP_SOCKET_DUAL |
-				       VIP_SOCKET_NAMED_SOURCE);
-		if (remember)
-			vip_remember(sk, remember, caller.cgroup);
-	}
+	if (sk)
+		vip_remember(sk,
+			     VIP_SOCKET_NAMED_ADDRESS | VIP_SOCKET_WILDCARD | VIP_SOCKET_DUAL |
+				     VIP_SOCKET_NAMED_SOURCE,
+			     remember, caller.cgroup);
 
 	if (remember & VIP_SOCKET_DUAL) {
 		vip_store_whole(ctx, vip_mapped(answer == VIP_TO_MAPPED_ADDRESS ?
@@ -201,7 +225,8 @@ vip_give_source(struct bpf_sock_addr *ctx, enum vip_family family, const struct 
 		/* With a port, it is a dual-stack socket's, and the kernel says EAFNOSUPPORT. */
 		if (sk->src_port)
 			return VIP_AS_ASKED;
-		is_ours = bound.word[3] == caller->vip4 || bound.word[3] == VIP_LOCALHOST4 ||
+		is_ours = (caller->vip4 && bound.word[3] == caller->vip4) ||
+			  bound.word[3] == VIP_LOCALHOST4 ||
 			  bound.word[3] == vip_loopback4(caller->id);
 		place = VIP_ELSEWHERE;
 	} else if (family != VIP_INET6 && ctx->family == AF_INET6 && sk->src_ip4 &&
@@ -244,7 +269,19 @@ vip_give_source(struct bpf_sock_addr *ctx, enum vip_family family, const struct 
 	address = vip_address_of(family, source, none, own);
 	if (vip_same(family, address, bound))
 		return VIP_AS_ASKED;
-	return vip_bind_to(ctx, family, address) ? without : VIP_AS_ASKED;
+	if (!vip_bind_to(ctx, family, address))
+		return VIP_AS_ASKED;
+	/* A V6ONLY socket reaches no mapped address: the kernel says ENETUNREACH. */
+	return family == VIP_MAPPED && vip_is_v6only(ctx) ? VIP_AS_ASKED : without;
+}
+
+/* From the loopback to the virtual IP because that was asked for, or the host's address in its place. */
+static __always_inline int vip_is_named_peer(enum vip_place asked, enum vip_answer to,
+					     enum vip_place source)
+{
+	return (asked == VIP_OWN_ADDRESS || (asked == VIP_HOST_ADDRESS && to == VIP_TO_ADDRESS)) &&
+	       (source == VIP_LOCALHOST || source == VIP_OWN_LOOPBACK ||
+		source == VIP_SOME_LOOPBACK);
 }
 
 /*
@@ -258,17 +295,17 @@ static __always_inline void vip_note_peer(struct bpf_sock *sk, enum vip_family f
 	enum vip_place source = vip_place(family, own, vip_own_end(sk, family));
 	__u32 remember = stands_for;
 
-	if (source == VIP_WILDCARD) /* autobound: the source is the one that goes with the peer */
-		return;
-	/* Of an earlier peer: a UDP socket may have many, one after the other. */
-	vip_forget(sk, VIP_SOCKET_NAMED_PEER | VIP_SOCKET_LOCAL_PEER | VIP_SOCKET_MAPPED_PEER);
-	if (asked == VIP_OWN_ADDRESS &&
-	    (source == VIP_LOCALHOST || source == VIP_OWN_LOOPBACK || source == VIP_SOME_LOOPBACK))
+	if (vip_is_named_peer(asked, to, source))
 		remember |= VIP_SOCKET_NAMED_PEER;
-	else if (to == VIP_TO_ADDRESS && asked != VIP_HOST_ADDRESS && source == VIP_OWN_ADDRESS)
+	else if (to == VIP_TO_ADDRESS && asked != VIP_HOST_ADDRESS &&
+		 (source == VIP_OWN_ADDRESS || source == VIP_SOME_LOOPBACK ||
+		  source == VIP_WILDCARD))
 		remember |= VIP_SOCKET_LOCAL_PEER;
-	if (remember)
-		vip_remember(sk, remember, 0);
+	/* The others are of an earlier peer: a UDP socket may have many, one after the other. */
+	if (remember || source != VIP_WILDCARD)
+		vip_remember(sk,
+			     VIP_SOCKET_NAMED_PEER | VIP_SOCKET_LOCAL_PEER | VIP_SOCKET_MAPPED_PEER,
+			     remember, 0);
 }
 
 /* Connects to an answer that is not a refusal. `stands_for`: VIP_SOCKET_MAPPED_PEER or none. */
@@ -301,10 +338,23 @@ static __always_inline int vip_go(struct bpf_sock_addr *ctx, enum vip_family fam
 	return VIP_PROCEED;
 }
 
+/*
+ * To 0.0.0.0, from `end`: IPv4 takes that for the socket's own address where it has one
+ * (ip_route_output_key_hash). The virtual IP may be what bind gave for the wildcard, and then it has none;
+ * from the loopback it comes to the same.
+ */
+static __always_inline int vip_is_itself(enum vip_family family, const struct vip_own *own,
+					 struct vip_address end)
+{
+	return family != VIP_INET6 && !vip_is_wildcard(family, end) &&
+	       !vip_same(family, end, own->address) && !vip_same(family, end, own->loopback) &&
+	       !vip_is_localhost(family, end);
+}
+
 static __always_inline int vip_on_connect(struct bpf_sock_addr *ctx, enum vip_family family,
 					  enum vip_hook hook)
 {
-	struct vip_address address = vip_asked(ctx, family);
+	struct vip_address address = vip_asked(ctx, family), end;
 	struct vip_caller caller = {};
 	struct vip_plan plan;
 	enum vip_place asked;
@@ -317,17 +367,18 @@ static __always_inline int vip_on_connect(struct bpf_sock_addr *ctx, enum vip_fa
 	    !vip_find_policy(&caller))
 		return VIP_PROCEED;
 	own = vip_own_of(family, &caller);
+	sk = vip_socket_of(ctx);
+	end = sk ? vip_own_end(sk, family) : vip_wildcard(family);
 	asked = vip_destination_of(family, &caller, &own, address);
+	if (asked == VIP_WILDCARD && vip_is_itself(family, &own, end))
+		asked = VIP_LOOPBACK_REST;
 	if (family == VIP_INET6 && (asked == VIP_LOCALHOST || asked == VIP_WILDCARD) &&
 	    !vip_is_v6only(ctx))
 		own.has |= VIP_HAS_MAPPED;
 	features = vip_features_of(&caller, &own, asked);
 	plan = vip_connect(asked, features, caller.policy->flags, own.has,
 			   vip_is_excluded(&caller, ctx->user_port));
-	sk = vip_socket_of(ctx);
-	to = plan.probes ? vip_look(ctx, family, &caller, &own, plan,
-				    sk ? vip_own_end(sk, family) : vip_wildcard(family)) :
-			   plan.otherwise;
+	to = vip_find(ctx, family, &caller, &own, plan, end);
 	if (to == VIP_REFUSE_PEER)
 		return vip_refuse(hook, ECONNREFUSED);
 	if (to == VIP_UNAVAILABLE)
@@ -351,6 +402,12 @@ int vip_connect4(struct bpf_sock_addr *ctx)
 SEC("cgroup/connect6")
 int vip_connect6(struct bpf_sock_addr *ctx)
 {
+	struct bpf_sock *sk = vip_socket_of(ctx);
+
+	/* From a mapped address, :: is ::ffff:127.0.0.1 (tcp_v6_connect, __ip6_datagram_connect). */
+	if (sk && vip_is_mapped(vip_own_end(sk, VIP_INET6)) &&
+	    vip_is_wildcard(VIP_INET6, vip_asked(ctx, VIP_INET6)))
+		vip_store_whole(ctx, vip_localhost(VIP_MAPPED));
 	if (vip_family6(ctx) == VIP_MAPPED)
 		return vip_on_connect(ctx, VIP_MAPPED, VIP_HOOK_CONNECT6);
 	return vip_on_connect(ctx, VIP_INET6, VIP_HOOK_CONNECT6);
@@ -373,7 +430,7 @@ static __always_inline int vip_datagram_source(struct bpf_sock_addr *ctx, enum v
 	int is_local = asked == VIP_WILDCARD || asked == VIP_LOCALHOST;
 	enum vip_place place = vip_place(family, own, *bound);
 
-	/* A dual-stack socket's mapped address: no source of IPv6. */
+	/* No source of IPv6: what a dual-stack bind was given, or an earlier connect. */
 	if (family == VIP_INET6 && vip_is_mapped(*bound))
 		place = VIP_WILDCARD;
 	switch (place) {
@@ -395,9 +452,8 @@ static __always_inline int vip_datagram_source(struct bpf_sock_addr *ctx, enum v
 		return 1;
 	case VIP_OWN_LOOPBACK:
 		/* Left over from an earlier connect, or P: from the loopback nothing leaves the host. */
-		if (is_local || asked == VIP_OWN_ADDRESS || asked == VIP_OWN_LOOPBACK ||
-		    asked == VIP_OTHER_LOOPBACK || asked == VIP_LOOPBACK_REST)
-			return 1;
+		if (asked != VIP_ELSEWHERE)
+			return 1; /* what is local is reached from there */
 		break;
 	default:
 		switch (vip_place_of(family, own, *bound)) {
@@ -476,7 +532,8 @@ static __always_inline int vip_on_sendmsg(struct bpf_sock_addr *ctx, enum vip_fa
 	if (family == VIP_INET4 && ctx->family == AF_INET6) {
 		struct bpf_sock *sk = vip_socket_of(ctx);
 
-		is_connected = is_connected || (sk && sk->dst_ip4 == address.word[3] &&
+		is_connected = is_connected || (sk && sk->dst_ip6[2] == VIP_MAPPED_WORD &&
+						sk->dst_ip4 == address.word[3] &&
 						sk->dst_port == (__u16)ctx->user_port);
 		if (is_connected && sk && sk->src_ip4 == bound.word[3])
 			return VIP_PROCEED;
@@ -487,22 +544,22 @@ static __always_inline int vip_on_sendmsg(struct bpf_sock_addr *ctx, enum vip_fa
 		return vip_on_connected_sendmsg(ctx, family, hook, &caller);
 	own = vip_own_of(family, &caller);
 	asked = vip_destination_of(family, &caller, &own, address);
+	if (asked == VIP_WILDCARD && vip_is_itself(family, &own, bound))
+		asked = VIP_LOOPBACK_REST;
 	features = vip_features_of(&caller, &own, asked);
 	plan = vip_connect(asked, features, caller.policy->flags, own.has,
 			   vip_is_excluded(&caller, ctx->user_port));
-	to = plan.probes ? vip_look(ctx, family, &caller, &own, plan, bound) : plan.otherwise;
+	to = vip_find(ctx, family, &caller, &own, plan, bound);
 	if (to == VIP_REFUSE_PEER)
 		return vip_refuse(hook, ECONNREFUSED);
 	if (to == VIP_UNAVAILABLE)
 		return vip_refuse(hook, EADDRNOTAVAIL);
 
-	if (asked == VIP_OWN_ADDRESS) { /* as in connect */
-		enum vip_place source = vip_place(family, &own, bound);
+	if (vip_is_named_peer(asked, to, vip_place(family, &own, bound))) {
 		struct bpf_sock *sk = vip_socket_of(ctx);
 
-		if (sk && (source == VIP_LOCALHOST || source == VIP_OWN_LOOPBACK ||
-			   source == VIP_SOME_LOOPBACK))
-			vip_remember(sk, VIP_SOCKET_NAMED_PEER, 0);
+		if (sk && !sk->dst_port) /* a connected one's peer is another */
+			vip_remember(sk, 0, VIP_SOCKET_NAMED_PEER, 0);
 	}
 	granted = vip_address_of(family, to, address, &own);
 	from = bound;
@@ -626,27 +683,41 @@ static __always_inline int vip_on_own_name(struct bpf_sock_addr *ctx, enum vip_f
 {
 	struct vip_address name = vip_asked(ctx, family), peer, shown;
 	struct bpf_sock *sk = vip_socket_of(ctx);
-	const struct vip_config *in_force;
 	struct vip_caller caller = {};
 	struct vip_own own;
-	int as_requested;
+	int as_requested = 0;
 	__u32 asked = 0;
 
 	if (!sk || vip_is_wildcard(family, name))
 		return VIP_PROCEED;
-	peer = vip_peer_end(sk, family);
-	in_force = vip_config();
-	/* A socket with no port yet (IP_BIND_ADDRESS_NO_PORT) tells the truth: nss/ asks by one. */
-	as_requested = in_force && (in_force->flags & VIP_CONFIG_AS_REQUESTED) && sk->src_port &&
-		       vip_is_wildcard(family, peer);
+	/* One that was connected and is no more may have kept the address, not the port. */
+	peer = sk->state == BPF_TCP_CLOSE && !sk->dst_port && ctx->type == SOCK_STREAM ?
+		       vip_wildcard(family) :
+		       vip_peer_end(sk, family);
+	/*
+	 * A name may have to be as it was asked for where the socket has no peer. One with no port yet
+	 * (IP_BIND_ADDRESS_NO_PORT) tells the truth: nss/ asks by one.
+	 */
+	if (sk->src_port && vip_is_wildcard(family, peer)) {
+		const struct vip_config *in_force = vip_config();
+
+		as_requested = in_force && (in_force->flags & VIP_CONFIG_AS_REQUESTED);
+	}
 	if (!as_requested && vip_name_is_plain(family, name, peer))
 		return VIP_PROCEED;
 	if (!vip_find_session(family, &caller))
 		return VIP_PROCEED;
 	own = vip_own_of(family, &caller);
 	shown = vip_name(family, &own, name, peer);
-	if (family == VIP_MAPPED || as_requested)
+	if (family == VIP_MAPPED || as_requested || vip_same(family, name, own.address))
 		asked = vip_remembered(sk);
+	/* What the two ends do not tell of the virtual IP. */
+	if (vip_same(family, name, own.address)) {
+		if (asked & VIP_SOCKET_NAMED_ADDRESS)
+			shown = name;
+		else if ((asked & VIP_SOCKET_LOCAL_PEER) && vip_same(family, peer, name))
+			shown = vip_localhost(family);
+	}
 	/* Out of reach there, and :: is by far the likelier of the two wildcards. */
 	if (family == VIP_MAPPED && sk->protocol == IPPROTO_MPTCP &&
 	    vip_same(family, name, own.address))
@@ -690,8 +761,9 @@ int vip_getsockname6(struct bpf_sock_addr *ctx)
 /* ---- dual-stack listeners ---- */
 
 /*
- * Notes a TCP server that asked for :: as it begins to listen. Runs at every state of every TCP socket
- * below the attached cgroups, so all others leave at the first compare.
+ * Notes a TCP server that asked for :: as it begins to listen. Runs some nine times in the life of every TCP
+ * connection below the attached cgroups (connect, established, and what asks for initial values), so all
+ * else leaves at the first compare.
  */
 SEC("sockops")
 int vip_sock_ops(struct bpf_sock_ops *ctx)
@@ -731,24 +803,34 @@ int vip_sock_ops(struct bpf_sock_ops *ctx)
 	return 1;
 }
 
+static __always_inline int vip_is_loopback6(const struct vip_config *in_force,
+					    struct vip_address address)
+{
+	return in_force->loopback6[0] && address.word[0] == in_force->loopback6[0] &&
+	       address.word[1] == in_force->loopback6[1] &&
+	       address.word[2] == in_force->loopback6[2];
+}
+
 /*
  * Leads an IPv6 connection for a session's VIP6 or LO6 to its dual-stack listener on that port, which is
- * bound to ::ffff:VIP4. Runs where the kernel looks for a listener or an unconnected UDP socket, in the
- * whole network namespace, so it looks at TCP over IPv6 alone.
+ * bound to ::ffff:VIP4; and lets nothing in from outside that goes to the prefix of the loopbacks, as the
+ * kernel does with 127/8 and ::1. Runs where the kernel looks for a listener or an unconnected UDP socket,
+ * in the whole network namespace.
  */
 SEC("sk_lookup")
 int vip_sk_lookup(struct bpf_sk_lookup *ctx)
 {
 	volatile struct bpf_sk_lookup *packet = ctx;
-	struct vip_listener key = {};
 	const struct vip_config *in_force;
+	const struct vip_session *session;
+	struct vip_listener key = {};
 	struct vip_address to;
 	struct bpf_sock *sk = 0;
 	const __u64 *cgroup;
 	int is_loopback;
 	__u32 id;
 
-	if (packet->family != AF_INET6 || packet->protocol != IPPROTO_TCP)
+	if (packet->family != AF_INET6)
 		return SK_PASS;
 	in_force = vip_config();
 	if (!in_force)
@@ -757,17 +839,22 @@ int vip_sk_lookup(struct bpf_sk_lookup *ctx)
 	to.word[1] = packet->local_ip6[1];
 	to.word[2] = packet->local_ip6[2];
 	to.word[3] = packet->local_ip6[3];
-	is_loopback = to.word[0] == in_force->loopback6[0] &&
-		      to.word[1] == in_force->loopback6[1] && to.word[2] == in_force->loopback6[2];
+	is_loopback = vip_is_loopback6(in_force, to);
+	if (is_loopback && packet->ingress_ifindex > LOOPBACK_IFINDEX)
+		return SK_DROP;
 	if (is_loopback) {
 		id = vip_id_of_loopback(VIP_INET6, to);
-	} else {
+	} else if (packet->protocol == IPPROTO_TCP) {
 		const struct vip_address_owner *row = bpf_map_lookup_elem(&addresses, &to);
 
 		if (!row || row->owner != VIP_OWNER_SESSION)
 			return SK_PASS;
 		id = row->id;
+	} else {
+		return SK_PASS;
 	}
+	if (packet->protocol != IPPROTO_TCP)
+		return SK_PASS;
 	cgroup = bpf_map_lookup_elem(&ids, &id);
 	if (!cgroup)
 		return SK_PASS;
@@ -782,8 +869,15 @@ int vip_sk_lookup(struct bpf_sk_lookup *ctx)
 	}
 	if (!sk)
 		return SK_PASS;
-	/* One that prefers the loopback is on LO4, and not to be found at VIP6. */
-	if ((is_loopback || !vip_is_127(sk->src_ip4)) && !bpf_sk_assign(ctx, sk, 0))
+	/*
+	 * It must be where the session is now: its cgroup may have had other addresses when it began to
+	 * listen. One that prefers the loopback is on LO4, and not to be found at VIP6.
+	 */
+	session = bpf_map_lookup_elem(&sessions, &key.cgroup);
+	if (session &&
+	    (is_loopback ? sk->src_ip4 == session->vip4 || sk->src_ip4 == vip_loopback4(id) :
+			   sk->src_ip4 == session->vip4) &&
+	    !bpf_sk_assign(ctx, sk, 0))
 		vip_count(VIP_HOOK_SK_LOOKUP, VIP_REWRITTEN);
 	bpf_sk_release(sk);
 	return SK_PASS;

@@ -488,6 +488,8 @@ static void make_call(const struct call *call, struct result *result)
 				!(endpoint.any.sa_family == AF_INET6 && !endpoint.v6.sin6_port &&
 				  IN6_IS_ADDR_UNSPECIFIED(&bound) && is_datagram_socket(fd) &&
 				  !is_v6only(fd));
+		} else if (errno == EADDRINUSE) {
+			is_bound_any[slots[call->slot].file] = false;
 		}
 		break;
 	case LISTEN:
@@ -567,6 +569,7 @@ static void make_call(const struct call *call, struct result *result)
 	case CLOSE:
 		result->value = close(fd);
 		slots[call->slot].fd = -1;
+		slots[call->slot].file = 0;
 		break;
 	}
 	if (result->value < 0) {
@@ -726,8 +729,8 @@ static bool for_neighbour(const struct sequence *sequence, struct sequence *neig
 			       call->address == MAPPED_HOST;
 
 		if (call->kind == BIND) {
-			if (mode == LOOPBACK && !is_localhost &&
-			    (is_any || call->address >= ADDRESSES))
+			if (mode == LOOPBACK &&
+			    (call->form == UNSPEC || is_any || call->address >= ADDRESSES))
 				return false;
 			if (call->form != WHOLE ||
 			    !(is_localhost || (mode != LOOPBACK && (is_any || is_host))))
@@ -787,12 +790,12 @@ static void perform(const struct sequence *sequence, bool slow, struct outcome *
 struct socket_state {
 	uint8_t id; /* 0: none */
 	bool is_connected, is_listening, is_accepted;
-	bool is_bound;	      /* by bind */
-	bool is_bound_any;    /* by bind, to a wildcard */
-	bool is_autobound;    /* UDP: has a port because it has sent, or has been connected */
-	bool was_undone;      /* connect with AF_UNSPEC */
-	bool was_bound_again; /* or a second bind was tried */
-	bool was_left;	      /* not bound by bind, and a connect of it failed or was undone */
+	bool is_bound;	       /* by bind */
+	bool is_bound_any;     /* by bind, to a wildcard */
+	bool is_autobound;     /* UDP: has a port because it has sent, or has been connected */
+	bool was_undone;       /* connect with AF_UNSPEC */
+	bool has_failed_again; /* is connected, and its last connect failed */
+	bool was_left;	       /* not bound by bind, and a connect of it failed or was undone */
 	bool is_left_on_any; /* a dual-stack UDP socket that is bound to :: and asked for no port */
 	uint8_t transport, v6;
 	uint8_t bound_address, bound_port;
@@ -808,9 +811,9 @@ struct world {
 		sockets[CALLS_MAX + 1]; /* the last is that of a slot with nothing in it */
 	struct socket_state *of[SLOTS]; /* two names, after dup, may mean one socket */
 	uint32_t count;
-	/* A call was given the name of a socket that was left, or that was bound twice. */
-	bool uses_left_name, uses_second_name;
-	bool has_late_server; /* a UDP socket was connected before there was a server on that port */
+	/* A call was given the name of a socket that was left, or of an MPTCP socket. */
+	bool uses_left_name, uses_mptcp_name;
+	bool has_other_server; /* a UDP server came, or went, after a client of its port was connected */
 };
 
 static void begin(struct world *world)
@@ -834,16 +837,21 @@ static bool is_localhost(uint8_t address)
 static struct call resolved(const struct call *call, const struct result *result)
 {
 	struct call plain = *call;
-	struct in6_addr asked = plain_address(&result->asked), address;
+	union endpoint endpoint = result->asked;
+	struct in6_addr asked, address;
 	struct in_addr address4;
 	unsigned int port;
 
-	if (!strchr(kinds[call->kind].arguments, 'a') || call->address < ADDRESSES ||
-	    call->address == NONE)
+	/* IPv4 takes AF_UNSPEC for AF_INET, and finds zeroes where IPv6 has its flow label. */
+	if (call->form == UNSPEC)
+		endpoint.any.sa_family = AF_INET;
+	asked = plain_address(&endpoint);
+	if (!strchr(kinds[call->kind].arguments, 'a') ||
+	    (call->address < ADDRESSES && call->form != UNSPEC) || call->address == NONE)
 		return plain;
 	plain.address = NONE;
 	for (uint8_t i = 0; i < ADDRESSES; i++) {
-		if ((result->asked.any.sa_family == AF_INET6) != (i >= LOCALHOST6))
+		if ((endpoint.any.sa_family == AF_INET6) != (i >= LOCALHOST6))
 			continue;
 		if (i < LOCALHOST6) {
 			inet_pton(AF_INET, addresses[i], &address4);
@@ -862,19 +870,27 @@ static struct call resolved(const struct call *call, const struct result *result
 	return plain;
 }
 
+/* A server that comes or goes. */
+static void note_server(struct world *world, const struct socket_state *server, uint8_t port)
+{
+	for (uint32_t i = 0; i < world->count; i++)
+		world->has_other_server |= world->sockets[i].transport == UDP &&
+					   server->transport == UDP &&
+					   (world->sockets[i].peer_ports >> port & 1);
+}
+
 static void follow(struct world *world, const struct call *literal, const struct result *result)
 {
 	struct socket_state *s = world->of[literal->slot], *made;
 	struct call plain = resolved(literal, result), *call = &plain;
 
 	if (literal->address == NAME_OF && strchr(kinds[call->kind].arguments, 'a') &&
-	    world->of[literal->other]->was_left)
+	    (world->of[literal->other]->was_left || world->of[literal->other]->was_undone))
 		world->uses_left_name = true;
-	if (literal->address == NAME_OF && (world->of[literal->other]->was_bound_again ||
-					    world->of[literal->other]->transport == MPTCP))
-		world->uses_second_name = true;
-	if (call->kind == BIND && s->is_bound)
-		s->was_bound_again = true;
+	if (literal->address == NAME_OF && world->of[literal->other]->transport == MPTCP)
+		world->uses_mptcp_name = true;
+	if (call->kind == CONNECT && call->form == UNSPEC)
+		plain.kind = DISCONNECT; /* by another name */
 	if (call->kind == CONNECT || call->kind == FASTOPEN) {
 		s->connects++;
 		s->was_given_source6 |= call->address == LOCALHOST6 || call->address == ANY6 ||
@@ -885,9 +901,13 @@ static void follow(struct world *world, const struct call *literal, const struct
 		s->peer_ports |= (uint8_t)(1u << call->port);
 		if (result->error && !s->is_bound)
 			s->was_left = true;
+		s->has_failed_again = result->error && s->is_connected;
 	}
 	if (call->kind == SEND || call->kind == SENDTO || call->kind == SENDMSG_PKTINFO)
 		s->is_autobound |= !s->is_bound && !s->is_connected; /* by one that fails, too */
+	/* The kernel takes the address away from one that had no port (IP_BIND_ADDRESS_NO_PORT). */
+	if (call->kind == BIND && result->error == EADDRINUSE)
+		s->is_bound = s->is_bound_any = s->is_left_on_any = false;
 	if (result->error)
 		return;
 	switch (call->kind) {
@@ -902,10 +922,7 @@ static void follow(struct world *world, const struct call *literal, const struct
 									      << call->option);
 		break;
 	case BIND:
-		for (uint32_t i = 0; i < world->count; i++)
-			world->has_late_server |= world->sockets[i].transport == UDP &&
-						  s->transport == UDP &&
-						  (world->sockets[i].peer_ports >> call->port & 1);
+		note_server(world, s, call->port);
 		s->is_bound = true;
 		s->bound_address = call->address;
 		s->bound_port = call->port;
@@ -937,6 +954,8 @@ static void follow(struct world *world, const struct call *literal, const struct
 		world->of[call->other] = s;
 		break;
 	case CLOSE:
+		if (s->is_bound)
+			note_server(world, s, s->bound_port);
 		world->of[call->slot] = &world->sockets[CALLS_MAX];
 		break;
 	}

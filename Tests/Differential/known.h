@@ -32,6 +32,12 @@ static bool is_local(uint8_t address)
 	return is_localhost(address) || is_any_address(address);
 }
 
+/* Of IPv6 itself, not a mapped address. */
+static bool is_6(uint8_t address)
+{
+	return address >= LOCALHOST6 && address < MAPPED_LOCALHOST;
+}
+
 static bool is_send(const struct call *call)
 {
 	return call->kind == SEND || call->kind == SENDTO || call->kind == FASTOPEN ||
@@ -98,15 +104,36 @@ static bool has_port_alone(const struct socket_state *socket)
 /*
  * bpf_bind is a bind like the program's own: the kernel undoes neither when the connect fails or is undone.
  */
+static bool connects_left(const struct difference *d, const struct call *call,
+			  const struct socket_state *socket)
+{
+	(void)d;
+	/* From a mapped source :: is ::ffff:127.0.0.1. */
+	if (has_destination(call) && (call->address == ANY6 || is_host(call->address)) &&
+	    socket->was_left)
+		return socket->transport == UDP;
+	return is_connect(call) && socket->was_left && socket->is_autobound;
+}
+
 static bool keeps_source(const struct difference *d)
 {
 	if (d->before->uses_left_name)
+		return true;
+	if (tells_later(d->call) && happened(d, connects_left))
 		return true;
 	if (!d->socket->was_left)
 		return false;
 	if (is_connect(d->call) && d->socket->is_autobound) /* and now it cannot be replaced */
 		return true;
 	return d->call->kind == GETSOCKNAME && (is_any_name(d->outside) || d->socket->connects > 1);
+}
+
+/* Nor what we remember of the peer. */
+static bool forgets_peer(const struct difference *d)
+{
+	return d->socket->transport == UDP &&
+	       ((is_name(d->call) && d->socket->has_failed_again) ||
+		(mode != LOOPBACK && d->call->kind == RECVFROM && d->socket->connects > 1));
 }
 
 /*
@@ -128,12 +155,11 @@ static bool is_v6only_now(const struct difference *d)
 		d->session->error == EAFNOSUPPORT);
 }
 
-/* An address and no port: a program's own looks as what a connect has left behind. */
-static bool is_bound_without_port(const struct difference *d)
+/* What its listener asked for is not known of it, and an address without a port looks as a source that was left. */
+static bool is_accepted_undone(const struct difference *d)
 {
-	return is_connect(d->call) && d->socket->is_bound && d->socket->bound_port == PORT_ANY &&
-	       ((d->socket->set >> BIND_NO_PORT & 1) || d->socket->is_listening ||
-		d->socket->was_undone);
+	return d->socket->is_accepted && d->socket->was_undone &&
+	       (d->call->kind == GETSOCKNAME || is_connect(d->call));
 }
 
 static bool gives_left_name(const struct difference *d)
@@ -141,49 +167,99 @@ static bool gives_left_name(const struct difference *d)
 	const struct call *literal = &d->sequence->calls[d->at];
 
 	return strchr(kinds[literal->kind].arguments, 'a') && literal->address == NAME_OF &&
-	       d->other->was_left;
-}
-
-/* ---- 0.0.0.0 as a destination ---- */
-
-static bool goes_to_any_with_source(const struct difference *d, const struct call *call,
-				    const struct socket_state *socket)
-{
-	(void)d;
-	return has_destination(call) && is_any_address(call->address) &&
-	       ((socket->is_bound &&
-		 (!socket->is_bound_any ||
-		  (socket->bound_address == MAPPED_ANY && call->address == ANY6))) ||
-		socket->is_connected || socket->was_left || call->kind == SENDMSG_PKTINFO);
-}
-
-static bool any_is_own_address(const struct difference *d)
-{
-	return happened(d, goes_to_any_with_source);
+	       (d->other->was_left || d->other->was_undone);
 }
 
 /* ---- datagrams from the loopback ---- */
 
-static bool sends_beyond_loopback(const struct difference *d, const struct call *call,
-				  const struct socket_state *socket)
-{
-	(void)d;
-	if (socket->transport != UDP || !is_send(call))
-		return false;
-	/* Of an AF_INET6 socket that is connected to a mapped address, the hook sees plain send, too. */
-	if (call->kind == SEND)
-		return socket->v6 && socket->is_connected && !is_local(socket->peer_address) &&
-		       socket->is_bound && is_localhost(socket->bound_address);
-	if (call->kind == SENDMSG_PKTINFO && is_localhost(call->source) && socket->is_connected)
-		return true;
-	return !is_local(call->address) &&
-	       ((socket->is_bound && is_localhost(socket->bound_address)) || socket->is_connected ||
-		socket->was_left);
-}
-
+/*
+ * From 127.0.0.1 nothing leaves the host. A session's loopback may be left over from an earlier connect, so such
+ * a datagram gets another source.
+ */
 static bool leaves_loopback(const struct difference *d)
 {
-	return happened(d, sends_beyond_loopback);
+	return d->socket->transport == UDP && is_send(d->call) && d->outside->error == EINVAL &&
+	       !is_local(d->call->address) &&
+	       (d->socket->is_bound ? is_localhost(d->socket->bound_address) :
+				      d->socket->connects || d->call->kind == SENDMSG_PKTINFO);
+}
+
+/* 0.0.0.0 from 127.0.0.1 is 127.0.0.1, and a server on the wildcard must be found there. */
+static bool goes_to_any_from_loopback(const struct difference *d, const struct call *call,
+				      const struct socket_state *socket)
+{
+	(void)d;
+	if (!has_destination(call) || (call->address != ANY4 && call->address != MAPPED_ANY))
+		return false;
+	if (call->kind == SENDMSG_PKTINFO && is_localhost(call->source))
+		return true;
+	return socket->is_bound ? is_localhost(socket->bound_address) :
+				  socket->connects && is_local(socket->peer_address);
+}
+
+static bool any_is_not_found(const struct difference *d)
+{
+	return happened(d, goes_to_any_from_loopback);
+}
+
+/* IP_PKTINFO with 127.0.0.1 on a socket that is connected, and not to the loopback. */
+static bool answers_from_elsewhere(const struct difference *d, const struct call *call,
+				   const struct socket_state *socket)
+{
+	(void)d;
+	return call->kind == SENDMSG_PKTINFO && socket->is_connected &&
+	       (is_localhost(call->source) || (is_any_address(call->source) && socket->is_bound &&
+					       is_group(socket->bound_address)));
+}
+
+static bool answers_from_connected(const struct difference *d)
+{
+	return tells_later(d->call) && happened(d, answers_from_elsewhere);
+}
+
+/* And 0.0.0.0 there is the address that the socket has, where outside it is the route's. */
+static bool answers_from_any(const struct difference *d, const struct call *call,
+			     const struct socket_state *socket)
+{
+	(void)d;
+	return call->kind == SENDMSG_PKTINFO && socket->is_connected &&
+	       is_any_address(call->source);
+}
+
+static bool is_answer_from_any(const struct difference *d)
+{
+	return tells_later(d->call) && happened(d, answers_from_any);
+}
+
+/* IP_PKTINFO with 127.0.0.1, or to 0.0.0.0 with another, on a socket that is not connected. */
+static bool answers_from_localhost(const struct difference *d, const struct call *call,
+				   const struct socket_state *socket)
+{
+	(void)d;
+	(void)socket;
+	if (call->kind != SENDMSG_PKTINFO)
+		return false;
+	return is_local(call->source) || (mode != LOOPBACK && is_any_address(call->address));
+}
+
+static bool is_answer_from_localhost(const struct difference *d)
+{
+	return is_receive(d->call) && happened(d, answers_from_localhost);
+}
+
+/* From an IPv6 peer to 0.0.0.0 at the same port: that is not where the socket is connected to. */
+static bool goes_to_any_beside_peer6(const struct difference *d, const struct call *call,
+				     const struct socket_state *socket)
+{
+	(void)d;
+	return has_destination(call) && socket->v6 && socket->is_connected &&
+	       (call->address == MAPPED_ANY || call->address == ANY4) &&
+	       is_6(socket->peer_address) && call->port == socket->peer_port;
+}
+
+static bool is_taken_for_connected(const struct difference *d)
+{
+	return happened(d, goes_to_any_beside_peer6);
 }
 
 /* ---- sockets that have a port, and no address that could be replaced ---- */
@@ -200,16 +276,12 @@ static bool connects_with_port(const struct difference *d, const struct call *ca
 		(socket->connects && (socket->peer_address == REST4 || socket->was_left)));
 }
 
-static bool hears_no_answer(const struct difference *d)
-{
-	return tells_later(d->call) && happened(d, connects_with_port);
-}
-
 /* Under asRequested, an address without a port may be a source of ours, so it is told as it is. */
 static bool is_any_without_port(const struct difference *d)
 {
 	return mode == REQUESTED && d->call->kind == GETSOCKNAME && is_any_name(d->outside) &&
 	       (d->socket->is_listening ||
+		(d->socket->connects && d->socket->bound_port == PORT_ANY) ||
 		(!d->outside->address.v4.sin_port && !d->session->address.v4.sin_port));
 }
 
@@ -246,7 +318,7 @@ static bool goes_from_localhost6(const struct difference *d, const struct call *
 	(void)d;
 	if (!has_destination(call))
 		return false;
-	if (call->address == LOCALHOST6) /* and the other way round, back to ::1 */
+	if (call->address == LOCALHOST6 || call->address == ANY6) /* and the other way round */
 		return socket->is_bound && socket->bound_address == HOST6;
 	return call->address == HOST6 &&
 	       ((socket->is_bound && socket->bound_address == LOCALHOST6) ||
@@ -272,69 +344,24 @@ static bool is_host_from_loopback(const struct difference *d, const struct call 
 
 static bool names_localhost_for_host(const struct difference *d)
 {
-	return mode != LOOPBACK && (is_name(d->call) || is_receive(d->call)) &&
+	return mode != LOOPBACK && is_name(d->call) &&
+	       (d->socket->is_accepted || d->socket->transport == MPTCP) &&
 	       happened(d, is_host_from_loopback);
 }
 
-/* ---- IP_PKTINFO with 127.0.0.1 on a socket that is on the virtual IP ---- */
+/* ---- connected to port 0 ---- */
 
-static bool answers_from_localhost(const struct difference *d, const struct call *call,
-				   const struct socket_state *socket)
+static bool connects_to_no_port(const struct difference *d, const struct call *call,
+				const struct socket_state *socket)
 {
 	(void)d;
-	return call->kind == SENDMSG_PKTINFO && socket->is_bound && is_local(call->source);
+	(void)socket;
+	return is_connect(call) && call->port == PORT_ANY;
 }
 
-static bool is_answer_from_localhost(const struct difference *d)
+static bool is_connected_to_no_port(const struct difference *d)
 {
-	return mode != LOOPBACK && is_receive(d->call) && happened(d, answers_from_localhost);
-}
-
-/* ---- bad input ---- */
-
-static bool has_wrong_family(const struct difference *d, const struct call *call,
-			     const struct socket_state *socket)
-{
-	return d->socket->id == socket->id && is_connect(call) &&
-	       (call->form != WHOLE || socket->v6 != (call->address >= LOCALHOST6) ||
-		call->address == NONE);
-}
-
-static bool acted_on_wrong_family(const struct difference *d)
-{
-	return happened(d, has_wrong_family);
-}
-
-/* A bind that fails must not change what is remembered of the one before. */
-static bool is_bound_again(const struct difference *d, const struct call *call,
-			   const struct socket_state *socket)
-{
-	return call->kind == BIND && socket->id == d->socket->id && socket->is_bound;
-}
-
-static bool gives_second_name(const struct difference *d)
-{
-	const struct call *literal = &d->sequence->calls[d->at];
-
-	return strchr(kinds[literal->kind].arguments, 'a') && literal->address == NAME_OF &&
-	       (d->other->was_bound_again || d->other->transport == MPTCP);
-}
-
-static bool forgot_what_was_bound(const struct difference *d)
-{
-	return mode == REQUESTED && (d->before->uses_second_name || gives_second_name(d) ||
-				     (d->call->kind == GETSOCKNAME && happened(d, is_bound_again)));
-}
-
-/* The kernel does not clear the address of the peer when a TCP connect fails, or is undone. */
-static bool has_stale_peer(const struct difference *d)
-{
-	if (mode == LOOPBACK || d->call->kind != GETSOCKNAME || d->socket->transport == UDP ||
-	    !d->socket->is_bound)
-		return false;
-	if (d->socket->is_accepted)
-		return is_any_name(d->outside);
-	return !d->socket->is_connected && d->socket->connects;
+	return mode == REQUESTED && happened(d, connects_to_no_port);
 }
 
 /* ---- virtual IP: what the wildcard was, is one address ---- */
@@ -353,6 +380,39 @@ static bool cannot_be_given_source(const struct difference *d)
 		(d->socket->is_bound && is_group(d->socket->bound_address)));
 }
 
+/* Bound to the wildcard, and connected by 127.0.0.1 to a server on the virtual IP. */
+static bool names_address_for_localhost(const struct difference *d)
+{
+	struct in6_addr shown = plain_address(&d->session->address);
+
+	return mode != LOOPBACK && d->call->kind == GETSOCKNAME && d->socket->is_bound_any &&
+	       d->socket->connects && is_local(d->socket->peer_address) &&
+	       (is_same(&shown, &vip4) || is_same(&shown, &vip6));
+}
+
+/* Connected by 127.0.0.1 to a server on the virtual IP, and sends to the host's address. */
+static bool sends_to_host_beside_peer(const struct difference *d, const struct call *call,
+				      const struct socket_state *socket)
+{
+	(void)d;
+	return (call->kind == SENDTO || call->kind == SENDMSG_PKTINFO) && socket->is_connected &&
+	       is_local(socket->peer_address) && is_host(call->address);
+}
+
+static bool names_host_for_localhost(const struct difference *d)
+{
+	return mode != LOOPBACK && (d->call->kind == GETPEERNAME || is_receive(d->call)) &&
+	       happened(d, sends_to_host_beside_peer);
+}
+
+/* Bound to the host's address, and connected to 127.0.0.1. */
+static bool names_localhost_for_bound_host(const struct difference *d)
+{
+	return mode != LOOPBACK && d->call->kind == GETSOCKNAME && !d->socket->is_accepted &&
+	       d->socket->is_bound && is_host(d->socket->bound_address) && d->socket->connects &&
+	       is_local(d->socket->peer_address);
+}
+
 static bool is_free_beside_wildcard(const struct difference *d)
 {
 	return mode != LOOPBACK && (d->call->kind == BIND || d->call->kind == LISTEN) &&
@@ -369,6 +429,10 @@ static bool is_on_host(const struct socket_state *socket)
 static bool mixes_host_and_loopback(const struct difference *d, const struct call *call,
 				    const struct socket_state *socket)
 {
+	/* In the session the name of a server there is not the host's address. */
+	if (call->kind == SENDTO && is_host(call->address) && socket->is_connected &&
+	    is_host(socket->peer_address))
+		return true;
 	if (!has_destination(call) || !(is_local(call->address) || call->address == REST4))
 		return false;
 	if (is_on_host(socket))
@@ -389,12 +453,24 @@ static bool is_host_and_wildcard(const struct difference *d)
 	return mode != LOOPBACK && happened(d, mixes_host_and_loopback);
 }
 
+static bool is_on_rest(const struct socket_state *socket)
+{
+	return socket->is_bound && socket->bound_address == REST4;
+}
+
+/* Bound to the rest of 127/8, and connected by 127.0.0.1 to a server on the virtual IP. */
+static bool names_address_from_rest(const struct difference *d)
+{
+	return mode != LOOPBACK && (d->call->kind == GETPEERNAME || is_receive(d->call)) &&
+	       is_on_rest(d->socket) && is_local(d->socket->peer_address) && d->socket->connects;
+}
+
 static bool goes_to_rest(const struct difference *d, const struct call *call,
 			 const struct socket_state *socket)
 {
 	(void)d;
-	(void)socket;
-	return has_destination(call) && call->address == REST4;
+	return has_destination(call) &&
+	       (call->address == REST4 || (is_any_address(call->address) && is_on_rest(socket)));
 }
 
 static bool is_rest_of_loopback(const struct difference *d)
@@ -430,16 +506,17 @@ static bool hears_no_broadcast(const struct difference *d)
 	       d->session->error == EAGAIN && happened(d, broadcasts);
 }
 
-/* Where a UDP connect leads is decided when it is made. */
+/* Where a UDP connect leads is decided when it is made, also where its server comes later or goes. */
 static bool was_connected_before_server(const struct difference *d)
 {
-	return mode != LOOPBACK && tells_later(d->call) && d->before->has_late_server;
+	return mode != LOOPBACK && tells_later(d->call) && d->before->has_other_server;
 }
 
 /* Its subflow keeps what bpf_bind or the listener had. */
 static bool is_mptcp_undone(const struct difference *d)
 {
-	return d->socket->transport == MPTCP && is_connect(d->call) && d->socket->was_left &&
+	return d->socket->transport == MPTCP && is_connect(d->call) &&
+	       (d->socket->was_left || d->socket->is_listening) &&
 	       d->session->error == EHOSTUNREACH;
 }
 
@@ -449,7 +526,7 @@ static bool changes_family(const struct difference *d, const struct call *call,
 {
 	(void)d;
 	return is_connect(call) && socket->v6 && socket->transport == UDP && socket->connects &&
-	       (socket->peer_address < MAPPED_LOCALHOST) != (call->address < MAPPED_LOCALHOST);
+	       is_6(socket->peer_address) != is_6(call->address);
 }
 
 static bool was_of_other_family(const struct difference *d)
@@ -473,6 +550,12 @@ static bool is_hidden_from_look_up(const struct difference *d)
 
 static bool is_mptcp_named(const struct difference *d)
 {
+	const struct call *literal = &d->sequence->calls[d->at];
+
+	if (mode == REQUESTED && (d->before->uses_mptcp_name ||
+				  (strchr(kinds[literal->kind].arguments, 'a') &&
+				   literal->address == NAME_OF && d->other->transport == MPTCP)))
+		return true;
 	return mode == REQUESTED && d->call->kind == GETSOCKNAME && d->socket->transport == MPTCP &&
 	       is_any_name(d->session);
 }
@@ -523,20 +606,8 @@ static bool is_not_reached_by_v6(const struct difference *d)
 static bool is_undone_on_mapped_any(const struct difference *d)
 {
 	return mode == REQUESTED && d->call->kind == GETSOCKNAME && d->socket->v6 &&
-	       d->socket->transport == UDP && d->socket->is_bound_any && d->socket->connects &&
-	       !d->socket->is_connected;
-}
-
-static bool is_refused_on_any(const struct difference *d)
-{
-	return mode != LOOPBACK && is_connect(d->call) && d->socket->is_left_on_any &&
-	       d->session->error == EADDRNOTAVAIL;
-}
-
-static bool is_v6only_to_mapped(const struct difference *d)
-{
-	return mode != LOOPBACK && is_connect(d->call) && (d->socket->set >> V6ONLY & 1) &&
-	       d->call->address >= MAPPED_LOCALHOST && d->outside->error == ENETUNREACH;
+	       d->socket->is_bound_any && d->socket->connects &&
+	       (!d->socket->is_connected || d->outside->error || d->socket->connects > 1);
 }
 
 /* A listener in a socket map has that map's recvmsg. */
@@ -573,37 +644,50 @@ static const struct {
 	int is_open;
 	const char *why;
 } known[] = {
-	{ acted_on_wrong_family, OPEN_DEFECT, "connect with another family binds a source" },
-	{ any_is_own_address, OPEN_DEFECT,
-	  "0.0.0.0 as a destination of a socket that has an address is that address, not "
-	  "127.0.0.1" },
-	{ leaves_loopback, OPEN_DEFECT,
-	  "a datagram from a socket on 127.0.0.1 to another address loses its source" },
-	{ hears_no_answer, OPEN_DEFECT,
-	  "a UDP socket with a port and no address, connected to the loopback, leaves from "
-	  "elsewhere" },
-	{ is_answer_from_localhost, OPEN_DEFECT,
+	{ any_is_not_found, OPEN_DEFECT,
+	  "0.0.0.0 from a socket on 127.0.0.1 does not lead to a server on the wildcard" },
+	{ is_connected_to_no_port, OPEN_DEFECT,
+	  "getsockname of a socket that is connected to port 0 says the wildcard" },
+	{ names_address_for_localhost, OPEN_DEFECT,
+	  "a socket on the wildcard that is connected to 127.0.0.1 is told to be on the virtual "
+	  "IP" },
+	{ names_address_from_rest, OPEN_DEFECT,
+	  "a socket on the rest of 127.0.0.0/8 is told that its peer at 127.0.0.1 is at the "
+	  "virtual IP" },
+	{ names_localhost_for_bound_host, OPEN_DEFECT,
+	  "a socket that asked for the host's address is told to be on 127.0.0.1" },
+	{ names_host_for_localhost, OPEN_DEFECT,
+	  "a datagram to the host's address changes the name of the peer at 127.0.0.1" },
+	{ answers_from_connected, OPEN_DEFECT,
+	  "a connected socket's IP_PKTINFO with 127.0.0.1 is taken for the address that it has" },
+	{ is_taken_for_connected, OPEN_DEFECT,
+	  "a datagram to 0.0.0.0 is taken for one to an IPv6 peer at the same port" },
+	{ leaves_loopback, LIMIT,
+	  "a datagram from a socket on 127.0.0.1 to another host is sent, not refused" },
+	{ is_answer_from_any, LIMIT,
+	  "IP_PKTINFO with 0.0.0.0 is the address that a connected socket has" },
+	{ is_answer_from_localhost, LIMIT,
 	  "an answer from 127.0.0.1 by IP_PKTINFO is not heard by a client that is connected to "
-	  "the virtual IP" },
+	  "another address" },
 	{ is_any_without_port, LIMIT, "a wildcard without a port is told as the virtual IP" },
-	{ sends_v6_from_mapped, OPEN_DEFECT,
-	  "a UDP socket on a mapped address sends to IPv6, which the kernel refuses" },
-	{ binds_what_is_not_local, OPEN_DEFECT,
-	  "an IPv6 address that the host does not have can be bound" },
+	{ sends_v6_from_mapped, LIMIT,
+	  "a UDP socket on a mapped address sends to IPv6: a source that a connect has left looks "
+	  "the same" },
+	{ binds_what_is_not_local, LIMIT,
+	  "an IPv6 address that the host does not have can be bound: net.ipv6.ip_nonlocal_bind, "
+	  "which LO6 needs" },
+	{ names_localhost_for_host, LIMIT,
+	  "an accepted socket whose peer came from 127.0.0.1 to the host's address says that it "
+	  "is on 127.0.0.1" },
 	{ is_dropped_from_localhost6, LIMIT,
 	  "what goes from ::1 to the host's address arrives, as it does not outside" },
-	{ names_localhost_for_host, OPEN_DEFECT,
-	  "a socket on 127.0.0.1 that asked for the host's address is told that its peer is "
-	  "127.0.0.1" },
-	{ forgot_what_was_bound, OPEN_DEFECT,
-	  "a second bind, which fails, changes what getsockname says under asRequested" },
-	{ has_stale_peer, OPEN_DEFECT,
-	  "getsockname goes by the peer of a TCP connect that failed or was undone" },
 	{ keeps_source, LIMIT, "a connect that failed or was undone leaves its source behind" },
+	{ forgets_peer, LIMIT,
+	  "a second connect of a UDP socket changes the name of the first one's peer" },
 	{ is_v6only_now, LIMIT,
 	  "an AF_INET6 socket that a connect has led to the loopback is V6ONLY from then on" },
-	{ is_bound_without_port, LIMIT,
-	  "IP_BIND_ADDRESS_NO_PORT on 127.0.0.1, and then a connect elsewhere" },
+	{ is_accepted_undone, LIMIT,
+	  "an accepted socket that is undone is on no address that a program asked for" },
 	{ gives_left_name, LIMIT,
 	  "a connect that failed or was undone leaves its source behind, and its name" },
 	{ is_on_other_loopback, LIMIT,
@@ -620,11 +704,7 @@ static const struct {
 	{ is_host_and_wildcard, LIMIT,
 	  "who asked for the host's address looks like who asked for the wildcard" },
 	{ was_connected_before_server, LIMIT,
-	  "a UDP client that was connected before its server came does not reach it" },
-	{ is_refused_on_any, OPEN_DEFECT,
-	  "a dual-stack UDP socket that is bound to :: without a port cannot be connected" },
-	{ is_v6only_to_mapped, OPEN_DEFECT,
-	  "a V6ONLY socket's connect to a mapped address has another errno" },
+	  "a UDP client is connected to where its server was when it connected" },
 	{ sends_no_v6, LIMIT,
 	  "a dual-stack socket that is bound to :: cannot go to an IPv6 address" },
 	{ is_not_reached_by_v6, LIMIT,

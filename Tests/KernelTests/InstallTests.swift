@@ -17,10 +17,14 @@ import Testing
         return program.outputText + program.errorText
     }
 
-    private func install(_ variables: [String]) throws {
+    private func install(_ variables: [String], _ directory: String) throws {
+        // A stand-in: what is in the name service module does not matter here.
+        let module = "\(directory).module/libnss_vip.so.2"
+        defer { try? FileManager.default.removeItem(atPath: "\(directory).module") }
+        try run(["install", "-D", "-m", "755", "/dev/null", module])
         try run(
             ["make", "-C", Build.source("").path, "--no-print-directory", "install", "NO_DEPS=1"]
-                + ["CONTROLLER=\(Build.controller.path)"] + variables)
+                + ["CONTROLLER=\(Build.controller.path)", "MODULE=\(module)"] + variables)
     }
 
     private func inDirectory(_ body: (String) throws -> Void) throws {
@@ -33,11 +37,12 @@ import Testing
     @Test(arguments: [("/usr", "vendor-completions"), ("/usr/local", "site-functions")])
     func everythingIsWhereDebianWantsIt(prefix: String, zsh: String) throws {
         try inDirectory { directory in
-            try install(["DESTDIR=\(directory)", "PREFIX=\(prefix)"])
+            try install(["DESTDIR=\(directory)", "PREFIX=\(prefix)", "LIBDIR=\(prefix)/lib/cpu"], directory)
             let files = try run(["find", directory, "-type", "f", "-printf", "%m %P\n"]).split(separator: "\n")
             let below = prefix.dropFirst()
             let expected = [
-                "644 etc/vip-bpf/policy.yaml", "644 \(below)/lib/systemd/system/vip-bpf.service",
+                "644 etc/vip-bpf/policy.yaml", "644 \(below)/lib/cpu/libnss_vip.so.2",
+                "644 \(below)/lib/systemd/system/vip-bpf.service",
                 "644 \(below)/lib/systemd/system/vip-bpfd.service", "755 \(below)/sbin/vip-bpfctl",
                 "644 \(below)/share/bash-completion/completions/vip-bpfctl",
                 "644 \(below)/share/doc/vip-bpf/examples/pam-snippet",
@@ -75,14 +80,15 @@ import Testing
             let file = "\(directory)/etc/vip-bpf/policy.yaml"
             try run(["install", "-D", "-m", "600", "/dev/null", file])
             try "isolation: true".write(toFile: file, atomically: false, encoding: .utf8)
-            try install(["DESTDIR=\(directory)"])
+            try install(["DESTDIR=\(directory)"], directory)
             #expect(try String(contentsOfFile: file, encoding: .utf8) == "isolation: true")
         }
     }
 
     @Test func systemdTakesTheUnits() throws {
         try inDirectory { directory in
-            try install(["PREFIX=\(directory)/usr", "SYSCONFDIR=\(directory)/etc"])
+            // Where the units say that it is; a DESTDIR, so that this host's libraries are left alone.
+            try install(["DESTDIR=/", "PREFIX=\(directory)/usr", "SYSCONFDIR=\(directory)/etc"], directory)
             let units = ["vip-bpf.service", "vip-bpfd.service"].map { "\(directory)/usr/lib/systemd/system/\($0)" }
             #expect(try run(["systemd-analyze", "--man=no", "verify"] + units).isEmpty)
             // In tenths of what systemd calls exposure: 4.0 is where its "OK" ends.

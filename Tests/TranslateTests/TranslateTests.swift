@@ -40,6 +40,7 @@ private func name(_ answer: vip_answer) -> String {
     case VIP_TO_LOOPBACK: "LO"
     case VIP_TO_ADDRESS: "VIP"
     case VIP_TO_LOCALHOST: "localhost"
+    case VIP_TO_LOCALHOST_BACK: "localhost, back"
     case VIP_TO_MAPPED_LOOPBACK: "::ffff:LO4"
     case VIP_TO_MAPPED_ADDRESS: "::ffff:VIP4"
     case VIP_REFUSE_BIND: "another's"
@@ -776,6 +777,15 @@ private struct Listeners {
             }
         }
     }
+
+    /// Its client is on localhost itself, and is connected to the loopback: it hears nobody else.
+    @Test(arguments: everyFeatureSet)
+    func anAnswerToLocalhostComesFromTheLoopback(features: UInt32) {
+        for asked in [VIP_LOCALHOST, VIP_WILDCARD] {
+            let source = vip_source(asked, VIP_TO_LOCALHOST_BACK, features)
+            #expect(source == VIP_TO_LOOPBACK, "\(name(asked)): \(name(source))")
+        }
+    }
 }
 
 // MARK: Names
@@ -932,6 +942,7 @@ private struct Listeners {
             let asked = family == VIP_INET6 ? "2001:db8::99" : "192.0.2.99"
             #expect(granted(family, session, VIP_TO_LOOPBACK, asked: asked) == session.loopback(family))
             #expect(granted(family, session, VIP_TO_LOCALHOST, asked: asked) == localhost(family))
+            #expect(granted(family, session, VIP_TO_LOCALHOST_BACK, asked: asked) == localhost(family))
             if let virtualIP = session.virtualIP(family) {
                 #expect(granted(family, session, VIP_TO_ADDRESS, asked: asked) == virtualIP)
             }

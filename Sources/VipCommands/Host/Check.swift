@@ -100,6 +100,7 @@ struct HostCheck {
         facts += loopbacks()
         facts += addresses()
         facts += blockers()
+        facts += NameFacts.all()
         return facts
     }
 

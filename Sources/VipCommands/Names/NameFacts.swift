@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import Glibc
+import SystemPackage
+
+/// What `check` says of names: whether the module is asked, can be loaded, and nobody answers in its place.
+enum NameFacts {
+    static func all() -> [CheckPayload.Fact] {
+        [hostsLine(), module(), nscd()].compactMap { verdict, fact, mend in
+            fact.map { .init(subject: "names", verdict: verdict, fact: $0, mend: mend) }
+        }
+    }
+
+    private typealias Finding = (verdict: CheckPayload.Fact.Verdict, fact: String?, mend: String?)
+
+    private static let enable = "vip-bpfctl names enable"
+
+    private static func hostsLine() -> Finding {
+        let path = NameServiceSwitch.defaultPath
+        do throws(Failure) {
+            let bytes: [UInt8]
+            do throws(Errno) { bytes = try readWholeFile(path) } catch { throw .kernel(error, "read \(path)") }
+            let line = try HostsLine(in: bytes, "read \(path)")
+            return finding(line, path)
+        } catch {
+            return (.warning, "\(error.what): \(error.why)", error.remedy)
+        }
+    }
+
+    private static func finding(_ line: HostsLine, _ path: FilePath) -> Finding {
+        let mend = "make it '\(line.enabledText)': \(enable)"
+        guard line.hasModule else {
+            return (
+                .warning,
+                "\(path) does not ask \(HostsLine.module), so programs in a session get the host's address by its name",
+                mend
+            )
+        }
+        guard line.before.isEmpty else {
+            return (.warning, "\(path) asks \(line.before.joined(separator: ", ")) before \(HostsLine.module)", mend)
+        }
+        guard line.endsSearch else {
+            return (
+                .warning, "\(path) asks others where \(HostsLine.module) says that a session has no address to tell",
+                mend
+            )
+        }
+        return line.isEnabled ? (.good, "\(path) says '\(line.text)'", nil) : (.warning, "\(path) says it twice", mend)
+    }
+
+    /// By loading it, as libc does: only so is the linker's whole search path looked at.
+    private static func module() -> Finding {
+        let name = "libnss_\(HostsLine.module).so.2"
+        guard let library = dlopen(name, RTLD_LAZY | RTLD_LOCAL) else {
+            return (.warning, "\(name) is not in the linker's path", "make install, then ldconfig")
+        }
+        defer { dlclose(library) }
+        guard dlsym(library, "_nss_\(HostsLine.module)_gethostbyname4_r") != nil else {
+            return (.warning, "\(name) is another library of that name", "make install, then ldconfig")
+        }
+        return (.good, "\(name) can be loaded", nil)
+    }
+
+    /// nscd asks the sources in libc's stead, outside every session.
+    private static func nscd() -> Finding {
+        guard FileStatus.exists("/run/nscd/socket") else { return (.good, nil, nil) }
+        let configuration = (try? String(contentsOf: "/etc/nscd.conf")) ?? ""
+        let words = configuration.split(separator: "\n").map { line in
+            line.prefix { $0 != "#" }.split { $0 == " " || $0 == "\t" }
+        }
+        guard words.last(where: { $0.starts(with: ["enable-cache", "hosts"]) })?.last == "yes" else {
+            return (.good, nil, nil)
+        }
+        return (
+            .warning, "nscd answers for the host's name, outside every session",
+            "say 'enable-cache hosts no' in /etc/nscd.conf and restart it"
+        )
+    }
+}
