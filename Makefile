@@ -12,6 +12,7 @@ Q := $(if $(V),,@)
 say = @printf '  %-8s %s\n' $(1) "$(2)"
 
 PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
 SWIFT ?= swift
 # Of `make test`: what to run of it, a regular expression. Of `make test-apps`: names. Empty is everything.
 FILTER ?=
@@ -145,8 +146,11 @@ test-apps: deps-apps $(CONTROLLER) ## real programs in two sessions, against the
 test-61: deps-vm $(CONTROLLER) ## two sessions on Debian's stock 6.1 kernel, in QEMU
 	$(Q)VIP_BPFCTL=$(CURDIR)/$(CONTROLLER) scripts/test-61
 
+# Below /usr, where Debian's packages have these; below /usr/local, where its programs look besides.
+ZSH_COMPLETIONS := zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
+
 .PHONY: install
-install: ## put the controller, its completions and the module below DESTDIR and PREFIX
+install: ## put everything below DESTDIR: PREFIX/sbin, the module, units, PAM, completions; the policy into SYSCONFDIR
 	@for file in $(CONTROLLER) $(MODULE); do \
 		[ -x $$file ] || { echo "install: $$file is not there; run make first" >&2; exit 1; }; \
 	done
@@ -154,6 +158,18 @@ install: ## put the controller, its completions and the module below DESTDIR and
 	$(Q)install -D -m 755 $(CONTROLLER) $(DESTDIR)$(PREFIX)/sbin/vip-bpfctl
 	$(Q)install -D -m 644 $(MODULE) $(DESTDIR)$(LIBDIR)/$(notdir $(MODULE))
 	$(Q)[ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || ldconfig
+	$(Q)filled() { \
+		mkdir -p "$$(dirname "$$2")"; \
+		sed -e 's|@SBINDIR@|$(PREFIX)/sbin|g' -e 's|@SYSCONFDIR@|$(SYSCONFDIR)|g' "$$1" >"$$2"; \
+		chmod 644 "$$2"; \
+	}; \
+	for unit in vip-bpf vip-bpfd; do \
+		filled packaging/$$unit.service.in $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service; \
+	done; \
+	filled packaging/pam-config.in $(DESTDIR)$(PREFIX)/share/pam-configs/vip-bpf; \
+	filled packaging/pam-snippet.in $(DESTDIR)$(PREFIX)/share/doc/vip-bpf/examples/pam-snippet
+	$(Q)[ -e $(DESTDIR)$(SYSCONFDIR)/vip-bpf/policy.yaml ] || \
+		install -D -m 644 packaging/policy.yaml $(DESTDIR)$(SYSCONFDIR)/vip-bpf/policy.yaml
 	$(Q)completion() { \
 		mkdir -p "$$(dirname "$$2")"; \
 		$(CONTROLLER) --generate-completion-script "$$1" >"$$2"; \
@@ -161,7 +177,7 @@ install: ## put the controller, its completions and the module below DESTDIR and
 	}; \
 	share=$(DESTDIR)$(PREFIX)/share; \
 	completion bash "$$share/bash-completion/completions/vip-bpfctl"; \
-	completion zsh "$$share/zsh/site-functions/_vip-bpfctl"; \
+	completion zsh "$$share/$(ZSH_COMPLETIONS)/_vip-bpfctl"; \
 	completion fish "$$share/fish/vendor_completions.d/vip-bpfctl.fish"
 
 .PHONY: clean

@@ -27,6 +27,7 @@ let package = Package(
         // C libraries of the host, and the C that is ours.
         .systemLibrary(name: "CLibBPF", pkgConfig: "libbpf", providers: [.apt(["libbpf-dev", "libelf-dev"])]),
         .systemLibrary(name: "CNetlink", pkgConfig: "libnl-route-3.0", providers: [.apt(["libnl-route-3-dev"])]),
+        .systemLibrary(name: "CSystemd", pkgConfig: "libsystemd", providers: [.apt(["libsystemd-dev"])]),
         .target(name: "CVipABI"),
         .target(name: "CVipObject"),
         .target(name: "CProcess"),
@@ -63,9 +64,18 @@ let package = Package(
             swiftSettings: features
         ),
         .target(
+            name: "Daemon",
+            dependencies: [
+                "Sessions", "PolicyMaps", "BPFLoader", "CNetlink", "CProcess", "CSystemd", "CVipABI",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
             name: "VipCommands",
             dependencies: [
-                "Sessions", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess", "CFile",
+                "Daemon", "Sessions", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess", "CFile",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
@@ -78,6 +88,9 @@ let package = Package(
         .executableTarget(
             name: "vip-probe", path: "Tests/Probe", linkerSettings: [.linkedLibrary("uring")]
         ),
+
+        // What the daemon's tests follow: a logind that says what it is told.
+        .executableTarget(name: "vip-mock-logind", dependencies: ["CSystemd"], path: "Tests/MockLogind"),
 
         // Without root.
         .testTarget(
@@ -106,7 +119,7 @@ let package = Package(
         // On this kernel, as root.
         .testTarget(
             name: "KernelTests",
-            dependencies: ["BPFLoader", "vip-bpfctl", "vip-probe"],
+            dependencies: ["BPFLoader", "vip-bpfctl", "vip-mock-logind", "vip-probe"],
             exclude: ["janitor.sh"],
             swiftSettings: features
         ),

@@ -339,13 +339,13 @@ public struct Cgroup: Sendable, Hashable {
         return FilePath(platformString: line.dropFirst(3).map(CChar.init(bitPattern:)) + [0])
     }
 
-    static func isPopulated(_ events: [UInt8]) -> Bool {
+    package static func isPopulated(_ events: [UInt8]) -> Bool {
         events.split(separator: UInt8(ascii: "\n")).contains(Array("populated 1".utf8)[...])
     }
 
     /// The mount point that shows the hierarchy from its real root. The root's inode number is 1, always
     /// (cgroup_setup_root() in kernel/cgroup/cgroup.c); in a cgroup namespace `/` is a cgroup further down.
-    private static func wholeHierarchy(_ mounts: MountTable) throws(Failure) -> FilePath {
+    package static func wholeHierarchy(_ mounts: MountTable) throws(Failure) -> FilePath {
         _ = try mounts.cgroup2Mount()
         for mount in mounts.cgroup2 where mount.root == "/" {
             if (try? inode(at: mount.mountPoint)) == 1 { return mount.mountPoint }

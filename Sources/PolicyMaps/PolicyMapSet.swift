@@ -202,6 +202,37 @@ public struct PolicyMapSet: ~Copyable {
             })
     }
 
+    /// Brings what the maps know of the host's own addresses up to date; sessions' rows are left alone.
+    ///
+    /// - Parameters:
+    ///   - hostAddresses: Those that are no session's.
+    ///   - virtualIPs: Those that are: a broadcast address of the host's that is one stays the session's.
+    /// - Returns: whether anything was different.
+    public func refreshHost(
+        _ hostAddresses: [IPAddress], broadcasts: [IPAddress], virtualIPs: Set<IPAddress>
+    ) throws(Failure) -> Bool {
+        let before = try configuration()
+        try configure { $0.setHostAddresses(hostAddresses.compactMap(\.hostIPv4), hostAddresses.filter(\.isHostIPv6)) }
+        let live = try Dictionary(rowsOf: addresses)
+        let sessions = Set(virtualIPs.map { vip_address($0) })
+        let desired = DesiredRows.owners(of: hostAddresses, broadcasts: broadcasts, sessions: [])
+            .filter { !sessions.contains($0.key) }
+        let written = try write(desired, over: live, to: addresses)
+        let stale = live.filter {
+            $0.value.owner != VIP_OWNER_SESSION.rawValue && desired[$0.key] == nil && !sessions.contains($0.key)
+        }
+        let removed = try remove(Array(stale.keys), from: addresses)
+        let after = try configuration()
+        return written + removed > 0 || after != before
+    }
+
+    /// Whether the files of listed programs that the policy in force knows are these.
+    public func knowsExactly(_ programs: Set<vip_program_file>) throws(Failure) -> Bool {
+        let bank = try configuration().bank
+        let known = try files.rows().filter { $0.value[bank: bank] != ListMasks() }.map(\.key)
+        return Set(known) == programs
+    }
+
     /// Sets the prefix of the IPv6 loopbacks; `nil` where there are none.
     public func setLoopbackPrefix(_ prefix: LoopbackPrefix?) throws(Failure) {
         try configure { $0.loopbackPrefix = prefix }

@@ -21,6 +21,18 @@ public struct PlacedAddress: Sendable, Hashable {
     }
 }
 
+/// A network interface.
+public struct Interface: Sendable, Hashable {
+    public let name: String
+    /// Whether somebody has set it up (IFF_UP); not whether a cable is in it.
+    public let isUp: Bool
+
+    public init(name: String, isUp: Bool) {
+        self.name = name
+        self.isUp = isUp
+    }
+}
+
 /// A route of the main or the local table.
 public struct HostRoute: Sendable, Hashable, CustomStringConvertible {
     public let network: IPAddress

@@ -18,6 +18,8 @@ public struct SessionRequest: Sendable {
     public var policy: String?
     /// Whether the cgroup was made for the session and goes with it.
     public var createdCgroup = false
+    /// Whether it is opened all the same where the pool has no address left: `whenUnavailable` holds for it then.
+    public var opensWithoutAddress = false
     public var keeper: SessionRecord.Keeper = .command
     public var keeperProcess: ProcessIdentity?
 
@@ -250,16 +252,23 @@ extension Change {
                 if var pool = pools[number] {
                     for family in IPAddress.Family.allCases
                     where pool.has(family) && !chosen.contains(where: { $0.address.family == family }) {
-                        let pick = try pool.pick(family, for: request.user, registry, used: owners) { address in
-                            owners[address] != nil || hostAddresses[address] != nil || unusable.contains(address)
+                        do throws(Failure) {
+                            let pick = try pool.pick(family, for: request.user, registry, used: owners) { address in
+                                owners[address] != nil || hostAddresses[address] != nil || unusable.contains(address)
+                            }
+                            if let warning = pick.warning { warnings.append("session \(id): \(warning)") }
+                            chosen.append((pick.address, true))
+                        } catch {
+                            guard request.opensWithoutAddress else { throw error }
+                            unaddressed.append((id, error))
                         }
-                        if let warning = pick.warning { warnings.append("session \(id): \(warning)") }
-                        chosen.append((pick.address, true))
                     }
                     pools[number] = pool
                 }
             }
-            if virtualIP.enabled, !chosen.contains(where: { $0.address.family == .v4 }) {
+            if virtualIP.enabled, !chosen.contains(where: { $0.address.family == .v4 }),
+                pools[number]?.has(.v4) != true
+            {
                 let kind = chosen.isEmpty ? "virtual IP" : "IPv4 virtual IP"
                 warnings.append(
                     "session \(id) has no \(kind): the policy's pool has no \(chosen.isEmpty ? "range" : "IPv4 range"), "

@@ -50,6 +50,8 @@ public struct SessionEnding: RawRepresentable, Sendable, Hashable {
     public static let closed = SessionEnding(rawValue: "closed")
     /// Its cgroup was removed.
     public static let cgroupGone = SessionEnding(rawValue: "cgroup-gone")
+    /// The last process of a login has left its cgroup.
+    public static let cgroupEmpty = SessionEnding(rawValue: "cgroup-empty")
     /// The last process of a `run` has ended.
     public static let runEnded = SessionEnding(rawValue: "run-ended")
     /// Its `run` was killed.

@@ -64,6 +64,8 @@ public struct Change: ~Copyable {
     let logger: Logger
     /// What an administrator should know though the change succeeded.
     public internal(set) var warnings: [String] = []
+    /// Sessions that were opened without an address, as they wanted it, and why there is none.
+    public internal(set) var unaddressed: [(session: UInt32, failure: Failure)] = []
     private let lock: StateLock
 
     fileprivate init(_ instance: Instance, _ logger: Logger) throws(Failure) {

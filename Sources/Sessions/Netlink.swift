@@ -78,6 +78,23 @@ public final class Netlink: AddressPlacement {
         return addresses
     }
 
+    /// The interfaces, by index.
+    public func interfaces() throws(Failure) -> [CInt: Interface] {
+        var links: OpaquePointer?
+        let error = rtnl_link_alloc_cache(socket, AF_UNSPEC, &links)
+        guard error == 0, let links else { throw Self.failure("list the interfaces", error) }
+        defer { nl_cache_free(links) }
+        var interfaces: [CInt: Interface] = [:]
+        var next = nl_cache_get_first(links)
+        while let link = next {
+            defer { next = nl_cache_get_next(link) }
+            guard let name = rtnl_link_get_name(link) else { continue }
+            interfaces[rtnl_link_get_ifindex(link)] = Interface(
+                name: String(cString: name), isUp: rtnl_link_get_flags(link) & UInt32(IFF_UP) != 0)
+        }
+        return interfaces
+    }
+
     public func defaultRouteInterface(_ family: IPAddress.Family) throws(Failure) -> String? {
         let what = "find the \(family.rawValue) default route"
         // The kernel looks at the table asked for only where it is told to check requests strictly (4.20); the local table

@@ -253,6 +253,16 @@ public final class Registry: Sendable {
         }
     }
 
+    /// Notes that addresses are on an interface that is not the one noted: it was renamed.
+    public func setInterface(_ interfaces: [IPAddress: String]) throws(Failure) {
+        try write("register addresses") { db in
+            let update = try db.makeStatement(sql: "UPDATE addresses SET interface = ? WHERE address = ?")
+            for (address, interface) in interfaces {
+                try update.execute(arguments: [interface, address.description])
+            }
+        }
+    }
+
     /// Every session, by rising ID.
     public func sessions() throws(Failure) -> [SessionRecord] {
         try sessions(where: "TRUE", [])

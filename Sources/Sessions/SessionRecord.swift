@@ -48,8 +48,13 @@ public struct SessionRecord: Sendable, Hashable {
         public static let command = Keeper(rawValue: "command")
         /// Made by `run`, which ends it with its last process.
         public static let run = Keeper(rawValue: "run")
-        /// Follows logind.
+        /// Opened by the daemon for a user who is logged in; it ends with the last process in its cgroup.
         public static let logind = Keeper(rawValue: "logind")
+        /// Opened as a user logged in, by `session open --pam`; the daemon ends it as it does its own.
+        public static let pam = Keeper(rawValue: "pam")
+
+        /// Whether the session is a login's, and so ends with the last process in its cgroup.
+        public var isLogin: Bool { self == .logind || self == .pam }
     }
 
     /// The session ID.

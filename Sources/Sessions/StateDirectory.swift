@@ -4,7 +4,8 @@ public import BPFLoader
 import Glibc
 public import SystemPackage
 
-/// The directory that one instance keeps its state in: DIR/registry.sqlite and DIR/lock.
+/// The directory that one instance keeps its state in: DIR/registry.sqlite and DIR/lock;
+/// DIR/daemon.lock as long as a daemon runs.
 ///
 /// Anybody may read it; only its owner, root as a rule, writes.
 public struct StateDirectory: Sendable, Hashable {
@@ -20,6 +21,9 @@ public struct StateDirectory: Sendable, Hashable {
 
     /// The file of ``StateLock``.
     public var lockFile: FilePath { path.appending("lock") }
+
+    /// The lock file of ``lockForDaemon()``.
+    public var daemonLockFile: FilePath { path.appending("daemon.lock") }
 
     /// Makes the directory, mode 0755, and those above it; one that is there is fine.
     ///
@@ -57,6 +61,19 @@ public struct StateDirectory: Sendable, Hashable {
         try create()
         return try StateLock(lockFile, timeout: timeout)
     }
+
+    /// The right to be this directory's daemon, which is not the right to change something: a daemon takes that one
+    /// for each change.
+    ///
+    /// - Throws: ``Failure`` that names the daemon that there is; (not permitted) without root.
+    public func lockForDaemon() throws(Failure) -> StateLock {
+        try create()
+        return try StateLock(daemonLockFile, timeout: .zero) { holder in
+            Failure(
+                .failed, "start the daemon of \(path)", "\(holder) is it already",
+                try: "let it be, or end it first: systemctl stop vip-bpfd")
+        }
+    }
 }
 
 /// The right to change what one state directory stands for: registry, addresses, maps. One process has it at a time.
@@ -66,7 +83,10 @@ public struct StateDirectory: Sendable, Hashable {
 public struct StateLock: ~Copyable {
     private let file: CInt
 
-    fileprivate init(_ path: FilePath, timeout: Duration) throws(Failure) {
+    /// - Parameter isHeld: What to say where another process holds it still after the timeout, and which that is.
+    fileprivate init(
+        _ path: FilePath, timeout: Duration, isHeld: ((_ holder: String) -> Failure)? = nil
+    ) throws(Failure) {
         let what = "lock \(path)"
         let deadline = ContinuousClock.now + timeout
         while true {
@@ -80,6 +100,7 @@ public struct StateLock: ~Copyable {
             guard error == 0 else {
                 defer { close(file) }
                 guard error == EWOULDBLOCK else { throw .system(what, Errno(rawValue: error)) }
+                if let isHeld { throw isHeld(Self.holder(file)) }
                 throw Failure(
                     .failed, what, "\(Self.holder(file)) has held it for \(timeout.components.seconds) s",
                     try: "wait for it to end, or end it")

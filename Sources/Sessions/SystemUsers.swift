@@ -51,6 +51,19 @@ public enum SystemUsers {
         }
     }
 
+    /// The number of a user, `nil` where nobody knows the name: getpwnam_r(3).
+    ///
+    /// - Throws: ``Failure`` when the look-up itself fails.
+    public static func number(of user: String) throws(Failure) -> uid_t? {
+        guard !user.utf8.contains(0) else { return nil }
+        return try lookUp("find user \(user)") { buffer, size in
+            var entry = passwd()
+            var result: UnsafeMutablePointer<passwd>?
+            let error = getpwnam_r(user, &entry, buffer, size, &result)
+            return (error, result?.pointee.pw_uid)
+        }
+    }
+
     /// Calls one of the `get…_r` functions with a buffer that grows until its answer fits.
     private static func lookUp<T>(
         _ what: String, _ call: (UnsafeMutablePointer<CChar>, Int) -> (error: CInt, answer: T?)

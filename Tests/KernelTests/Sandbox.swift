@@ -148,5 +148,10 @@ enum Build {
     private static let directory = URL(filePath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent()
 
     static var probe: URL { directory.appending(path: "vip-probe") }
+    /// A file of the sources, by its path in there.
+    static func source(_ path: String) -> URL {
+        URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../../\(path)").standardized
+    }
+    static var mockLogind: URL { directory.appending(path: "vip-mock-logind") }
     static var controller: URL { directory.appending(path: "vip-bpfctl") }
 }

@@ -122,13 +122,10 @@ enum SessionBatch {
 
     /// A user's name goes into records and lists: any text of one line, no longer than Linux allows.
     static func check(user: String) throws(Failure) {
-        let limit = 256  // LOGIN_NAME_MAX of limits.h, with its NUL
-        guard !user.isEmpty, user.utf8.count < limit,
-            !user.unicodeScalars.contains(where: { $0.properties.generalCategory == .control })
-        else {
+        guard UserName.isAcceptable(user) else {
             throw Failure(
                 .usage, "read --user", "that is no user name",
-                try: "give 1 to \(limit - 1) bytes, no control characters")
+                try: "give 1 to \(UserName.limit) bytes, no control characters")
         }
     }
 }

@@ -53,6 +53,10 @@ struct SessionOpen: ParsableCommand {
               --cgroup /sys/fs/cgroup/a --user ann
               --cgroup /sys/fs/cgroup/b --id 12 --ip 10.20.0.12
 
+            With --pam, the cgroup is the one that pam_systemd has made for the login: by sessions.unit of the policy, the \
+            user's slice or the login's scope. Where it is a session already, that is fine; where the caller is not in a \
+            cgroup of the user who logs in (su, sudo, cron), nothing is done. Prints nothing; a failure is in the log too.
+
             EXAMPLES
               vip-bpfctl session open --cgroup /sys/fs/cgroup/mine --user ann
               read -r id ip loopback loopback6 < <(vip-bpfctl session open --ip 10.20.0.17)
@@ -73,11 +77,19 @@ struct SessionOpen: ParsableCommand {
         help: ArgumentHelp("Read sessions from a file, '-' for standard input.", valueName: "file"), completion: .file()
     )
     var batch: String?
+    @Flag(
+        help: ArgumentHelp(
+            "As pam_exec(8) calls it, after pam_systemd: the session of the user who logs in, by PAM_TYPE and PAM_USER."
+        ))
+    var pam = false
 
     @OptionGroup var options: InstanceOptions
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
+        if pam, batch != nil || cgroup != nil || user != nil || new.id != nil || !new.addresses.isEmpty || output.json {
+            throw ValidationError("--pam takes what it needs from PAM and the policy; leave the other options out")
+        }
         if batch != nil, cgroup != nil || user != nil || new.id != nil || !new.addresses.isEmpty || new.policy != nil {
             throw ValidationError("--batch takes its sessions from the file alone; leave the other options out")
         }
@@ -85,6 +97,7 @@ struct SessionOpen: ParsableCommand {
     }
 
     func run() throws {
+        if pam { return try PAMLogin(options).open() }
         let requests: [SessionRequest]
         let mounts = try MountTable.current()
         if let batch {

@@ -1,0 +1,540 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+import Glibc
+public import Logging
+import PolicyMaps
+public import Sessions
+public import SystemPackage
+
+/// Opens sessions as users log in, ends them as their last processes go, and keeps addresses and programs as they should be.
+///
+/// One thread, which sleeps in poll(2). Nothing that comes in is acted upon by itself: it says what to look at again, and
+/// ``reconcile()``, ``keepAddresses()`` and ``keepPrograms()`` compare what is with what should be. So nothing is missed that
+/// happened while the daemon was not there, and nothing needs to be remembered over a restart but the registry. The lock is
+/// held for each change alone; all times are the monotonic clock's, so that one that is set does not matter.
+public final class Daemon {
+    public struct Options: Sendable {
+        /// What SIGHUP puts in force.
+        public var policyFile = Instance.defaultPolicyFile
+        /// The bus that logind is on, as D-Bus writes addresses; `nil` is the system bus.
+        public var bus: String?
+        /// The cgroup with the users' slices; `nil` is user.slice below the root.
+        public var userSlice: FilePath?
+        /// Where events go; `nil` is the journal where there is one.
+        public var events: EventLog.Place?
+        /// How much of what ``Instance`` logs is reported.
+        public var logLevel = Logger.Level.warning
+
+        public init() {}
+    }
+
+    private let instance: Instance
+    private let options: Options
+    private let log: EventLog
+    private let netlink: Netlink
+    private let files: FileWatch
+    private let bootID: String
+
+    /// Who is logged in, as logind said last; `nil` before its first word.
+    private var list: Logind.List?
+    /// By index, as they were last seen.
+    private var interfaces: [CInt: Interface] = [:]
+    private var policy = Policy()
+    private var policyText: String??
+    /// Failures that were reported and are not over, by what they are of: each is said once.
+    private var said: [String: String] = [:]
+    private var isStopping = false
+    private var hasLogind = false
+    private var isReady = false
+
+    // When to look again, by the monotonic clock; `nil` is never.
+    private var reconcileAt: ContinuousClock.Instant? = .now
+    private var addressesAt: ContinuousClock.Instant? = .now
+    private var programsAt: ContinuousClock.Instant? = .now
+    private var sweepAt: ContinuousClock.Instant
+    private var reconcileBackoff = Backoff(from: .seconds(1), to: .seconds(60))
+    private var addressesBackoff = Backoff(from: .seconds(1), to: .seconds(60))
+
+    /// What comes in a burst, many logins or addresses, is looked at together.
+    private static let settling: Duration = .milliseconds(50)
+    /// Everything is looked at this often in any case: for what no watch tells, a listed program on a file system of the
+    /// network, say.
+    private static let sweep: Duration = .seconds(60)
+
+    public init(_ instance: Instance, _ options: Options) throws(Failure) {
+        self.instance = instance
+        self.options = options
+        log = EventLog(options.events)
+        netlink = try Netlink()
+        files = try FileWatch()
+        bootID = try BootID.current()
+        sweepAt = .now + Self.sweep
+    }
+
+    /// Runs until SIGTERM or SIGINT; sessions stay open.
+    ///
+    /// - Throws: ``Failure`` where it cannot begin: no root, another daemon, a state directory that cannot be written.
+    public func run() throws(Failure) {
+        let signals = try SignalWatch([SIGTERM, SIGINT, SIGHUP])
+        let lock = try instance.state.lockForDaemon()
+        defer { _ = lock }
+        let watch = try NetlinkWatch()
+        // What a killed command or an earlier boot has left is mended before anything is looked at; and where that cannot be
+        // done, it is better said now.
+        _ = try instance.change(log.logger(options.logLevel))
+        interfaces = try netlink.interfaces()
+        let logind = Logind(address: options.bus) { [unowned self] news in hear(news) }
+        let watchdog = ServiceManager.watchdogInterval().map { $0 / 2 }
+        var watchdogAt: ContinuousClock.Instant? = watchdog.map { .now + $0 }
+
+        log.report(Event(.started, "following logind; state in \(instance.state.path), pins in \(instance.pins.path)"))
+        while !isStopping {
+            let bus = logind.wait
+            var polled = [
+                pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: watch.descriptor, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: files.descriptor, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: bus.descriptor, events: bus.events, revents: 0),
+            ]
+            let times = [reconcileAt, addressesAt, programsAt, sweepAt, bus.until, watchdogAt].compactMap(\.self)
+            let count = poll(&polled, nfds_t(polled.count), Self.milliseconds(until: times.min()))
+            guard count >= 0 || errno == EINTR else { throw .kernel(.current, "wait for events") }
+
+            if let watchdog, let at = watchdogAt, at <= .now {
+                ServiceManager.notify("WATCHDOG=1")
+                watchdogAt = .now + watchdog
+            }
+            while let signal = signals.next() { if signal == SIGHUP { reload() } else { isStopping = true } }
+            if isStopping { break }
+            if watch.drain() { addressesAt = soon(addressesAt) }
+            look(files.drain())
+            logind.process()
+            if sweepAt <= .now {
+                sweepAt = .now + Self.sweep
+                // Each of them once a minute is not too often, and what is remembered stays little.
+                for key in said.keys where key.hasPrefix("warning ") { said[key] = nil }
+                (reconcileAt, addressesAt, programsAt) = (.now, .now, .now)
+            }
+            if take(&addressesAt) { attempt("addresses", &addressesBackoff, &addressesAt, keepAddresses) }
+            if take(&programsAt) { attempt("programs", keepPrograms) }
+            if take(&reconcileAt) { attempt("sessions", &reconcileBackoff, &reconcileAt, reconcile) }
+        }
+        ServiceManager.notify("STOPPING=1")
+        log.report(Event(.stopped, "ended; sessions stay open"))
+    }
+
+    // MARK: When
+
+    private static func milliseconds(until time: ContinuousClock.Instant?) -> CInt {
+        guard let time else { return -1 }
+        // Rounded up, so that the last turn does not spin.
+        let left = ContinuousClock.now.duration(to: time)
+        return left <= .zero ? 0 : CInt(clamping: Int64((left / .milliseconds(1)).rounded(.up)))
+    }
+
+    /// A time a little later, or the one that is set already where that is earlier.
+    private func soon(_ time: ContinuousClock.Instant?) -> ContinuousClock.Instant {
+        let soon = ContinuousClock.now + Self.settling
+        return time.map { min($0, soon) } ?? soon
+    }
+
+    private func take(_ time: inout ContinuousClock.Instant?) -> Bool {
+        guard let at = time, at <= .now else { return false }
+        time = nil
+        return true
+    }
+
+    /// Does a part of the work; where it fails, says so once, and tries again later and later.
+    private func attempt(
+        _ subject: String, _ backoff: inout Backoff, _ time: inout ContinuousClock.Instant?,
+        _ work: () throws(Failure) -> Bool
+    ) {
+        do throws(Failure) {
+            // `false`: not all could be done, and it has been said what.
+            let isDone = try work()
+            settle(subject)
+            if isDone {
+                backoff.reset()
+            } else {
+                time = min(time ?? .now + .seconds(3600), backoff.next())
+            }
+        } catch {
+            complain(subject, error)
+            time = min(time ?? .now + .seconds(3600), backoff.next())
+        }
+    }
+
+    private func attempt(_ subject: String, _ work: () throws(Failure) -> Void) {
+        do throws(Failure) {
+            try work()
+            settle(subject)
+        } catch {
+            complain(subject, error)
+        }
+    }
+
+    // MARK: Saying it
+
+    /// Reports a failure, unless the last one of the same subject was just so.
+    private func complain(_ subject: String, _ failure: Failure) {
+        once(subject, Event(.error, "\(failure)", priority: .error, reason: failure.why))
+    }
+
+    private func once(_ subject: String, _ event: Event) {
+        guard said[subject] != event.message else { return }
+        said[subject] = event.message
+        log.report(event)
+    }
+
+    private func settle(_ subject: String) { said[subject] = nil }
+
+    private func change<T>(_ body: (inout Change) throws(Failure) -> T) throws(Failure) -> T {
+        var change = try instance.change(log.logger(options.logLevel))
+        let result = try body(&change)
+        for warning in change.warnings { once("warning \(warning)", Event(.warning, warning, priority: .warning)) }
+        return result
+    }
+
+    // MARK: What comes in
+
+    private func hear(_ news: Logind.News) {
+        switch news {
+        case .listed(let new):
+            if !hasLogind { log.report(Event(.logindFollowed, "logind has \(new.logins.count) sessions")) }
+            hasLogind = true
+            if list != new { reconcileAt = soon(reconcileAt) }
+            list = new
+        case .lost(let failure):
+            hasLogind = false
+            log.report(Event(.logindLost, "\(failure)", priority: .warning, reason: failure.why))
+            becomeReady()
+        }
+        tellStatus()
+    }
+
+    /// Tells the service manager, once: those who are logged in have their sessions, or nobody can say who is.
+    private func becomeReady() {
+        guard !isReady else { return }
+        isReady = true
+        ServiceManager.notify("READY=1")
+    }
+
+    private func look(_ events: [(subject: FileWatch.Subject, name: String)]) {
+        for event in events {
+            switch event.subject {
+            case .cgroupEvents, .cgroups: reconcileAt = soon(reconcileAt)
+            case .programs: programsAt = soon(programsAt)
+            // The lock file: a change by somebody has ended.
+            case .state:
+                if event.name == instance.state.lockFile.lastComponent?.string { reconcileAt = soon(reconcileAt) }
+            }
+        }
+    }
+
+    private func tellStatus(_ sessions: Int? = nil) {
+        if let sessions { sessionCount = sessions }
+        ServiceManager.notify(
+            "STATUS=\(sessionCount) sessions; \(hasLogind ? "following logind" : "logind is away, and is tried again")")
+    }
+    private var sessionCount = 0
+
+    private func reload() {
+        ServiceManager.notifyReloading()
+        do throws(Failure) {
+            let policy = try Policy.read(contentsOf: options.policyFile)
+            let changes = try change { change throws(Failure) in try change.apply(policy) }
+            log.report(
+                Event(
+                    .policyReloaded, "policy \(options.policyFile) is in force, generation \(changes.generation)",
+                    priority: .notice))
+            settle("reload")
+        } catch {
+            log.report(
+                Event(.error, "the policy in force stays: \(error)", priority: .error, reason: error.why))
+        }
+        (reconcileAt, programsAt, addressesAt) = (.now, .now, .now)
+        ServiceManager.notify("READY=1")
+    }
+
+    // MARK: Sessions
+
+    /// A cgroup that should be a session.
+    private struct Wanted: Hashable {
+        let cgroup: FilePath
+        let user: Logind.User
+        /// logind's own name for the login, where each is a session.
+        let login: String?
+    }
+
+    /// Makes the sessions what logind and the cgroups say.
+    ///
+    /// - Returns: `false` where a login has no session yet for which there is a reason that may pass.
+    private func reconcile() throws(Failure) -> Bool {
+        let registry = try instance.registry()
+        try readPolicy(registry)
+        var records = try registry.sessions().filter { $0.bootID == bootID }
+
+        let ended = records.filter { $0.end != nil }
+        if !ended.isEmpty {
+            let closed = try change { change throws(Failure) in try change.closeEnded(ended) }
+            for (record, reason) in closed { report(closed: record, reason) }
+            let gone = Set(closed.map(\.record.id))
+            records.removeAll { gone.contains($0.id) }
+        }
+
+        let wanted = try wantedCgroups()
+        let taken = records.map(\.cgroupPath)
+        let sessionCgroups = Set(taken)
+        var isDone = true
+        var pending: [Wanted] = []
+        for one in wanted where !sessionCgroups.contains(one.cgroup) {
+            // One at, above or below it stands until it ends: PAM's, an administrator's, or one of the other unit.
+            if let other = taken.first(where: { $0.starts(with: one.cgroup) || one.cgroup.starts(with: $0) }) {
+                once(
+                    "refused \(one.cgroup)",
+                    Event(
+                        .sessionRefused, "\(one.cgroup) gets no session: \(other) is one, as long as that lasts",
+                        priority: .notice, user: one.user.name, cgroup: one.cgroup.string,
+                        reason: "another session is there"))
+            } else if isPopulated(one.cgroup) {
+                pending.append(one)
+            }
+        }
+        if !pending.isEmpty {
+            let opened = try open(pending, &isDone)
+            records += opened
+        }
+        for key in said.keys where key.hasPrefix("refused ") {
+            if !wanted.contains(where: { key == "refused \($0.cgroup)" }) { said[key] = nil }
+        }
+        watch(records, wanted)
+        tellStatus(records.count)
+        if list != nil { becomeReady() }
+        return isDone
+    }
+
+    private func wantedCgroups() throws(Failure) -> [Wanted] {
+        guard let list else { return [] }
+        let slice: FilePath
+        if let named = options.userSlice {
+            slice = named
+        } else {
+            slice = try Cgroup.wholeHierarchy(.current()).appending("user.slice")
+        }
+        switch policy.sessions.unit {
+        case .userSlice:
+            return list.users.map { user in
+                Wanted(cgroup: slice.appending("user-\(user.uid).slice"), user: user, login: nil)
+            }
+        case .sessionScope:
+            // Letters and digits, as logind makes them; the name becomes a path.
+            return list.logins.filter { Self.isLoginName($0.id) }.map { login in
+                Wanted(
+                    cgroup: slice.appending("user-\(login.user.uid).slice").appending("session-\(login.id).scope"),
+                    user: login.user, login: login.id)
+            }
+        }
+    }
+
+    private static func isLoginName(_ name: String) -> Bool {
+        (1...64).contains(name.utf8.count) && name.utf8.allSatisfy { isalnum(CInt($0)) != 0 }
+    }
+
+    private func isPopulated(_ cgroup: FilePath) -> Bool {
+        guard let text = try? readWholeFile(cgroup.appending("cgroup.events")) else { return false }
+        return Cgroup.isPopulated(text)
+    }
+
+    /// Opens sessions, all in one change; where that fails, one by one, so that one does not keep the others from theirs.
+    private func open(_ wanted: [Wanted], _ isDone: inout Bool) throws(Failure) -> [SessionRecord] {
+        let mounts = try MountTable.current()
+        var opened: [SessionRecord] = []
+        do throws(Failure) {
+            opened = try open(wanted, mounts)
+            for one in wanted { settle("refused \(one.cgroup)") }
+        } catch {
+            for one in wanted {
+                do throws(Failure) {
+                    opened += try open([one], mounts)
+                    settle("refused \(one.cgroup)")
+                } catch {
+                    // It went while we were at it: no failure, but nothing to do.
+                    guard isPopulated(one.cgroup) else { continue }
+                    isDone = false
+                    once(
+                        "refused \(one.cgroup)",
+                        Event(
+                            .sessionRefused, "\(error)", priority: .error, user: one.user.name,
+                            cgroup: one.cgroup.string, reason: error.why))
+                }
+            }
+        }
+        return opened
+    }
+
+    private func open(_ wanted: [Wanted], _ mounts: MountTable) throws(Failure) -> [SessionRecord] {
+        var change = try instance.change(log.logger(options.logLevel))
+        let opened = try change.open(requests(wanted, mounts, change))
+        for event in Event.opening(of: opened, by: change) { log.report(event) }
+        return opened
+    }
+
+    private func requests(
+        _ wanted: [Wanted], _ mounts: MountTable, _ change: borrowing Change
+    ) throws(Failure) -> [SessionRequest] {
+        var requests: [SessionRequest] = []
+        var ids: Set<UInt32> = []
+        for one in wanted {
+            // Somebody else was quicker.
+            let cgroup = try Cgroup(path: one.cgroup, mounts: mounts)
+            if try change.session(on: cgroup) != nil { continue }
+            var request = SessionRequest(cgroup: cgroup)
+            request.user = UserName.isAcceptable(one.user.name) ? one.user.name : "\(one.user.uid)"
+            request.keeper = .logind
+            request.opensWithoutAddress = true
+            if let login = one.login, let id = try change.sessionID(ofLogin: login), ids.insert(id).inserted {
+                request.id = id
+            }
+            requests.append(request)
+        }
+        return requests
+    }
+
+    private func report(closed record: SessionRecord, _ reason: String) {
+        for address in record.addresses {
+            log.report(
+                Event(
+                    .addressTaken, "\(address.address) was session \(record.id)'s", of: record, address: address,
+                    reason: reason))
+        }
+        log.report(
+            Event(
+                .sessionClosed, "session \(record.id) of \(record.user ?? "-") is closed: \(reason)", priority: .notice,
+                of: record, reason: reason))
+    }
+
+    /// Watches what says that there is something to do.
+    private func watch(_ records: [SessionRecord], _ wanted: [Wanted]) {
+        let events = Set((records.map(\.cgroupPath) + wanted.map(\.cgroup)).map { $0.appending("cgroup.events") })
+        var directories = Set(wanted.map { $0.cgroup.removingLastComponent() })
+        for cgroup in wanted where cgroup.login != nil {
+            directories.insert(cgroup.cgroup.removingLastComponent().removingLastComponent())
+        }
+        // A cgroup that is removed empty says nothing itself.
+        for record in records { directories.insert(record.cgroupPath.removingLastComponent()) }
+        let failures = [
+            files.set(events, for: .cgroupEvents), files.set(directories, for: .cgroups),
+            files.set([instance.state.path], for: .state),
+        ].compactMap(\.self)
+        if let failure = failures.first { complain("watches", failure) } else { settle("watches") }
+    }
+
+    // MARK: Addresses
+
+    private func keepAddresses() throws(Failure) -> Bool {
+        let registry = try instance.registry()
+        var records = try registry.sessions().filter { $0.bootID == bootID }
+        records = try keepInterfaces(records)
+        guard try instance.needsUpkeep(records, netlink.hostAddresses()) else {
+            for key in said.keys where key.hasPrefix("missing ") { said[key] = nil }
+            return true
+        }
+        let upkeep = try change { change throws(Failure) in try change.keepAddresses() }
+        for kept in upkeep.restored {
+            settle("missing \(kept.address.address)")
+            log.report(
+                Event(
+                    .addressRestored,
+                    "virtual IP \(kept.address.address) was missing on \(kept.address.interface) and is back",
+                    priority: .notice, of: kept.record, address: kept.address))
+        }
+        for (kept, failure) in upkeep.missing {
+            once(
+                "missing \(kept.address.address)",
+                Event(
+                    .addressMissing, "virtual IP \(kept.address.address) is missing: \(failure)", priority: .error,
+                    of: kept.record, address: kept.address, reason: failure.why))
+        }
+        if upkeep.hasHostChanged {
+            log.report(Event(.hostAddresses, "the host's own addresses have changed, and the hooks know"))
+        }
+        return upkeep.missing.isEmpty
+    }
+
+    /// Says what has become of interfaces with virtual IPs on them, and follows one to its new name.
+    ///
+    /// - Returns: the records, with the names as they are.
+    private func keepInterfaces(_ records: [SessionRecord]) throws(Failure) -> [SessionRecord] {
+        let now = try netlink.interfaces()
+        let before = interfaces
+        interfaces = now
+        var used = Set(records.flatMap(\.addresses).map(\.interface))
+        var hasRenamed = false
+        for (index, old) in before.sorted(by: { $0.key < $1.key }) {
+            guard let new = now[index] else {
+                if used.contains(old.name) {
+                    say(
+                        .interfaceRemoved, "interface \(old.name) is gone; its virtual IPs come back with it", old.name,
+                        .warning)
+                }
+                continue
+            }
+            if new.name != old.name, used.contains(old.name) {
+                let count = try change { change throws(Failure) in
+                    try change.renameInterface(old.name, to: new.name)
+                }
+                used.insert(new.name)
+                hasRenamed = true
+                say(
+                    .interfaceRenamed, "interface \(old.name) is \(new.name) now, with \(count) virtual IPs", new.name,
+                    .notice)
+            }
+            guard new.isUp != old.isUp, used.contains(new.name) else { continue }
+            if new.isUp {
+                say(.interfaceUp, "interface \(new.name) is up", new.name, .notice)
+            } else {
+                say(.interfaceDown, "interface \(new.name) is down", new.name, .warning)
+            }
+        }
+        for (index, new) in now where before[index] == nil && used.contains(new.name) {
+            say(.interfaceAdded, "interface \(new.name) is there", new.name, .notice)
+        }
+        return hasRenamed ? try instance.registry().sessions().filter { $0.bootID == bootID } : records
+    }
+
+    private func say(_ kind: Event.Kind, _ message: String, _ interface: String, _ priority: Event.Priority) {
+        log.report(Event(kind, message, priority: priority, interface: interface))
+    }
+
+    // MARK: Policy and programs
+
+    /// Reads the policy in force where it is another one than last time.
+    private func readPolicy(_ registry: Registry) throws(Failure) {
+        let text = try registry.value(of: .policy)
+        if let known = policyText, known == text { return }
+        policy = try instance.policy(registry)
+        policyText = .some(text)
+        programsAt = .now
+    }
+
+    /// Lets programs match again whose file was replaced by an upgrade.
+    private func keepPrograms() throws(Failure) {
+        try readPolicy(instance.registry())
+        programsAt = nil
+        let paths = policy.listedPaths
+        var directories = Set(paths.map { $0.removingLastComponent() })
+        for path in paths {
+            // Where a listed path is a link, its target's directory is where the file is replaced.
+            if let real = path.withPlatformString({ realpath($0, nil) }) {
+                directories.insert(FilePath(platformString: real).removingLastComponent())
+                free(real)
+            }
+        }
+        if let failure = files.set(directories, for: .programs) { complain("program watches", failure) }
+        guard !paths.isEmpty, !(try instance.knowsPrograms(of: policy)) else { return }
+        try change { change throws(Failure) in _ = try change.apply(instance.policy(change.registry)) }
+        log.report(
+            Event(.programsRefreshed, "files of listed programs were replaced, and match again", priority: .notice))
+    }
+}

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import CSystemd
+import Glibc
+import SystemPackage
+
+/// Who is logged in, as logind says over D-Bus: org.freedesktop.login1(5).
+///
+/// It subscribes first and lists then, and lists anew whenever a signal comes: what happens in between is in the next list.
+/// A bus or a logind that goes away is tried again, at longer and longer intervals; what was known stays known.
+/// For one thread; nothing here blocks.
+final class Logind {
+    struct User: Hashable {
+        let uid: UInt32
+        let name: String
+    }
+
+    /// One login: a session of logind's.
+    struct Login: Hashable {
+        /// As logind has it: `3`, `c1`.
+        let id: String
+        let user: User
+    }
+
+    struct List: Hashable {
+        var users: [User] = []
+        var logins: [Login] = []
+    }
+
+    enum News {
+        case listed(List)
+        /// It was there, or never was, and is not now; said once until it is back.
+        case lost(Failure)
+    }
+
+    /// The bus's address in the form of D-Bus; `nil` is the system bus.
+    private let address: String?
+    private let tell: (News) -> Void
+    private var bus: OpaquePointer?
+    private var isListing = false
+    private var isStale = false
+    private var users: [User] = []
+    private var isSaidLost = false
+    private var backoff = Backoff(from: .seconds(1), to: .seconds(60))
+    /// When to try again; `nil` where all is well, or an answer is on its way.
+    private(set) var retryAt: ContinuousClock.Instant?
+
+    private static let service = "org.freedesktop.login1"
+    private static let path = "/org/freedesktop/login1"
+    private static let interface = "org.freedesktop.login1.Manager"
+    /// logind's answer to a list comes at once; a hung one is no better than none. In µs.
+    private static let patience: UInt64 = 10_000_000
+
+    init(address: String?, tell: @escaping (News) -> Void) {
+        self.address = address
+        self.tell = tell
+        retryAt = .now
+    }
+
+    deinit { disconnect() }
+
+    // MARK: In the event loop
+
+    /// What to wait for: the bus's descriptor and poll(2)'s events, and when to come back without them.
+    var wait: (descriptor: CInt, events: Int16, until: ContinuousClock.Instant?) {
+        var until = retryAt
+        guard let bus else { return (-1, 0, until) }
+        let descriptor = sd_bus_get_fd(bus)
+        let events = sd_bus_get_events(bus)
+        var microseconds: UInt64 = 0
+        if sd_bus_get_timeout(bus, &microseconds) >= 0, microseconds != UInt64.max {
+            var now = timespec()
+            clock_gettime(CLOCK_MONOTONIC, &now)
+            let left = Int64(clamping: microseconds) - Int64(now.tv_sec) * 1_000_000 - Int64(now.tv_nsec) / 1000
+            let time = ContinuousClock.now + .microseconds(max(0, left))
+            until = min(until ?? time, time)
+        }
+        return (descriptor, events < 0 ? 0 : Int16(events), until)
+    }
+
+    /// Does what is due, without waiting.
+    func process() {
+        if let bus {
+            // Each call handles one message; a flood of them must not keep everything else waiting.
+            for _ in 0..<256 {
+                let result = sd_bus_process(bus, nil)
+                if result == 0 { break }
+                if result < 0 {
+                    lose("follow logind", "the bus has gone: \(Errno(rawValue: -result).text)")
+                    break
+                }
+            }
+        }
+        guard let retryAt, retryAt <= .now else { return }
+        self.retryAt = nil
+        if bus == nil { connect() } else { list() }
+    }
+
+    // MARK: The bus
+
+    private func connect() {
+        let what = "connect to \(address ?? "the system bus")"
+        var new: OpaquePointer?
+        var result = sd_bus_new(&new)
+        guard result >= 0, let new else { return lose(what, Errno(rawValue: -result).text) }
+        let address =
+            self.address ?? getenv("DBUS_SYSTEM_BUS_ADDRESS").map { String(cString: $0) }
+            ?? "unix:path=/run/dbus/system_bus_socket"
+        result = sd_bus_set_address(new, address)
+        if result >= 0 { result = sd_bus_set_bus_client(new, 1) }
+        if result >= 0 { result = sd_bus_start(new) }
+        bus = new
+        if result >= 0 {
+            let context = Unmanaged.passUnretained(self).toOpaque()
+            result = sd_bus_match_signal_async(
+                new, nil, Self.service, Self.path, Self.interface, nil,
+                { _, context, _ in
+                    if let context { Unmanaged<Logind>.fromOpaque(context).takeUnretainedValue().changed() }
+                    return 0
+                }, nil, context)
+            let owners = """
+                type='signal',sender='org.freedesktop.DBus',path='/org/freedesktop/DBus',\
+                interface='org.freedesktop.DBus',member='NameOwnerChanged',arg0='\(Self.service)'
+                """
+            if result >= 0 {
+                result = sd_bus_add_match_async(
+                    new, nil, owners,
+                    { message, context, _ in
+                        guard let context, let message else { return 0 }
+                        Unmanaged<Logind>.fromOpaque(context).takeUnretainedValue().ownerChanged(message)
+                        return 0
+                    }, nil, context)
+            }
+        }
+        guard result >= 0 else { return lose(what, Errno(rawValue: -result).text) }
+        list()
+    }
+
+    private func disconnect() {
+        if let bus { sd_bus_close_unref(bus) }
+        bus = nil
+        isListing = false
+        isStale = false
+    }
+
+    private func lose(_ what: String, _ why: String) {
+        disconnect()
+        retry(Failure(.failed, what, why, try: "see systemctl status dbus systemd-logind; it is tried again"))
+    }
+
+    private func retry(_ failure: Failure) {
+        isListing = false
+        retryAt = backoff.next()
+        if !isSaidLost { tell(.lost(failure)) }
+        isSaidLost = true
+    }
+
+    // MARK: Lists
+
+    private func changed() {
+        if isListing { isStale = true } else { list() }
+    }
+
+    private func ownerChanged(_ message: OpaquePointer) {
+        var new: UnsafePointer<CChar>?
+        for _ in 0..<3 {  // name, old owner, new owner
+            guard
+                withUnsafeMutablePointer(to: &new, { sd_bus_message_read_basic(message, CChar(UInt8(ascii: "s")), $0) })
+                    > 0
+            else { return }
+        }
+        guard let new, new.pointee != 0 else {
+            return retry(
+                Failure(.failed, "follow logind", "it has left the bus", try: "see systemctl status systemd-logind"))
+        }
+        backoff.reset()
+        changed()
+    }
+
+    private func list() {
+        isListing = true
+        isStale = false
+        call("ListUsers") { me, message in
+            me.users = me.read(message, "(uso)") { message in
+                guard let uid = me.number(message), let name = me.text(message), me.path(message) else { return nil }
+                return User(uid: uid, name: name)
+            }
+            me.call("ListSessions") { me, message in
+                let logins: [Login] = me.read(message, "(susso)") { message in
+                    guard let id = me.text(message), let uid = me.number(message), let name = me.text(message),
+                        me.text(message) != nil, me.path(message)
+                    else { return nil }
+                    return Login(id: id, user: User(uid: uid, name: name))
+                }
+                me.isListing = false
+                me.isSaidLost = false
+                me.retryAt = nil
+                me.backoff.reset()
+                me.tell(.listed(List(users: me.users, logins: logins)))
+                if me.isStale { me.list() }
+            }
+        }
+    }
+
+    private final class Answer {
+        unowned let logind: Logind
+        let method: String
+        let handle: (Logind, OpaquePointer) -> Void
+
+        init(_ logind: Logind, _ method: String, _ handle: @escaping (Logind, OpaquePointer) -> Void) {
+            self.logind = logind
+            self.method = method
+            self.handle = handle
+        }
+    }
+
+    private func call(_ method: String, _ handle: @escaping (Logind, OpaquePointer) -> Void) {
+        guard let bus else { return }
+        var message: OpaquePointer?
+        var result = sd_bus_message_new_method_call(bus, &message, Self.service, Self.path, Self.interface, method)
+        defer { sd_bus_message_unref(message) }
+        if result >= 0 {
+            let answer = Unmanaged.passRetained(Answer(self, method, handle))
+            var slot: OpaquePointer?
+            result = sd_bus_call_async(
+                bus, &slot, message,
+                { message, context, _ in
+                    guard let context, let message else { return 0 }
+                    let answer = Unmanaged<Answer>.fromOpaque(context).takeUnretainedValue()
+                    if let error = sd_bus_message_get_error(message) {
+                        let text = error.pointee.message ?? error.pointee.name
+                        answer.logind.retry(
+                            Failure(
+                                .failed, "list who is logged in", text.map { String(cString: $0) } ?? "logind refused",
+                                try: "see systemctl status systemd-logind; it is tried again"))
+                    } else {
+                        answer.handle(answer.logind, message)
+                    }
+                    return 0
+                }, answer.toOpaque(), Self.patience)
+            if result >= 0, let slot {
+                // The bus holds the slot from here on, and lets go of the answer with it.
+                sd_bus_slot_set_destroy_callback(slot) { context in
+                    if let context { Unmanaged<Answer>.fromOpaque(context).release() }
+                }
+                sd_bus_slot_set_floating(slot, 1)
+                sd_bus_slot_unref(slot)
+            } else {
+                answer.release()
+            }
+        }
+        if result < 0 { lose("ask logind for \(method)", Errno(rawValue: -result).text) }
+    }
+
+    // MARK: Reading messages
+
+    /// Reads an array of structures; one that is not as it should be ends the list.
+    private func read<T>(_ message: OpaquePointer, _ type: String, _ element: (OpaquePointer) -> T?) -> [T] {
+        var elements: [T] = []
+        guard sd_bus_message_enter_container(message, CChar(UInt8(ascii: "a")), type) > 0 else { return [] }
+        let fields = String(type.dropFirst().dropLast())
+        while sd_bus_message_enter_container(message, CChar(UInt8(ascii: "r")), fields) > 0 {
+            guard let one = element(message), sd_bus_message_exit_container(message) >= 0 else { break }
+            elements.append(one)
+        }
+        return elements
+    }
+
+    private func number(_ message: OpaquePointer) -> UInt32? {
+        var value: UInt32 = 0
+        return sd_bus_message_read_basic(message, CChar(UInt8(ascii: "u")), &value) > 0 ? value : nil
+    }
+
+    private func text(_ message: OpaquePointer) -> String? {
+        var value: UnsafePointer<CChar>?
+        let result = withUnsafeMutablePointer(to: &value) {
+            sd_bus_message_read_basic(message, CChar(UInt8(ascii: "s")), $0)
+        }
+        guard result > 0, let value else { return nil }
+        return String(cString: value)
+    }
+
+    private func path(_ message: OpaquePointer) -> Bool {
+        sd_bus_message_skip(message, "o") > 0
+    }
+}
+
+/// How long to wait before trying again: twice as long each time, up to a limit.
+struct Backoff {
+    private let first: Duration
+    private let limit: Duration
+    private var current: Duration
+
+    init(from first: Duration, to limit: Duration) {
+        self.first = first
+        self.limit = limit
+        current = first
+    }
+
+    mutating func next(after now: ContinuousClock.Instant = .now) -> ContinuousClock.Instant {
+        defer { current = min(current * 2, limit) }
+        return now + current
+    }
+
+    mutating func reset() { current = first }
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import CNetlink
+import CProcess
+import CSystemd
+import Glibc
+import SystemPackage
+
+/// Says that interfaces or addresses have changed: rtnetlink(7)'s groups. What has is to be looked up: messages may be lost
+/// in a flood, and then the kernel says only that.
+struct NetlinkWatch: ~Copyable {
+    private let socket: Descriptor
+
+    var descriptor: CInt { socket.raw }
+
+    init() throws(Failure) {
+        let what = "watch the host's addresses"
+        let kind = CInt(SOCK_RAW.rawValue) | CInt(SOCK_CLOEXEC.rawValue) | CInt(SOCK_NONBLOCK.rawValue)
+        let raw = Glibc.socket(AF_NETLINK, kind, NETLINK_ROUTE)
+        guard raw >= 0 else { throw .kernel(.current, what) }
+        let opened = Descriptor(owning: raw)
+        var address = sockaddr_nl()
+        address.nl_family = sa_family_t(AF_NETLINK)
+        address.nl_groups = UInt32(RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR)
+        let result = withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(raw, $0, socklen_t(MemoryLayout<sockaddr_nl>.size))
+            }
+        }
+        guard result == 0 else { throw .kernel(.current, what) }
+        socket = opened
+    }
+
+    /// Reads what has come, and says whether anything has, or was lost.
+    func drain() -> Bool {
+        var buffer = [UInt8](repeating: 0, count: 32 << 10)
+        var hasCome = false
+        // As many as a receive buffer holds; more keep poll(2) from waiting.
+        for _ in 0..<1024 {
+            let count = recv(socket.raw, &buffer, buffer.count, 0)
+            if count < 0, errno != ENOBUFS { break }
+            hasCome = true
+        }
+        return hasCome
+    }
+}
+
+/// Watches of files and directories: inotify(7).
+final class FileWatch {
+    /// What a watch is for; several may ask for one path.
+    enum Subject: Hashable {
+        /// A cgroup.events file: the cgroup has become empty, or is not any more.
+        case cgroupEvents
+        /// A directory of cgroups: one was made in it, or removed.
+        case cgroups
+        /// A directory with listed programs in it.
+        case programs
+        /// The state directory: a change by another command has ended.
+        case state
+    }
+
+    private struct Key: Hashable {
+        var path: FilePath
+        var subject: Subject
+    }
+
+    private let file: CInt
+    private var watches: [Key: CInt] = [:]
+    private var keys: [CInt: Key] = [:]
+
+    var descriptor: CInt { file }
+
+    init() throws(Failure) {
+        file = inotify_init1(CInt(IN_CLOEXEC) | CInt(IN_NONBLOCK))
+        guard file >= 0 else { throw .kernel(.current, "watch files", try: "raise fs.inotify.max_user_instances") }
+    }
+
+    deinit { close(file) }
+
+    /// Watches these paths for a subject, and no others. One that is not there is left out, to be asked for again.
+    ///
+    /// - Returns: why some are not watched though they are there: the limit of watches, as a rule.
+    func set(_ paths: Set<FilePath>, for subject: Subject) -> Failure? {
+        for (key, watch) in watches where key.subject == subject && !paths.contains(key.path) {
+            inotify_rm_watch(file, watch)
+            forget(watch)
+        }
+        var failure: Failure?
+        for path in paths where watches[Key(path: path, subject: subject)] == nil {
+            let (watch, error) = path.withPlatformString {
+                (inotify_add_watch(file, $0, Self.events(subject)), Errno.current)
+            }
+            guard watch >= 0 else {
+                if error != .noSuchFileOrDirectory, error != .notDirectory, failure == nil {
+                    failure = .kernel(error, "watch \(path)", try: "raise fs.inotify.max_user_watches")
+                }
+                continue
+            }
+            // The same inode by another path has the same watch; the newer name is as good.
+            forget(watch)
+            let key = Key(path: path, subject: subject)
+            watches[key] = watch
+            keys[watch] = key
+        }
+        return failure
+    }
+
+    private static func events(_ subject: Subject) -> UInt32 {
+        switch subject {
+        case .cgroupEvents: UInt32(IN_MODIFY)
+        case .cgroups: UInt32(IN_CREATE) | UInt32(IN_DELETE) | UInt32(IN_MOVED_TO) | UInt32(IN_ONLYDIR)
+        case .programs:
+            UInt32(IN_CREATE) | UInt32(IN_DELETE) | UInt32(IN_MOVED_TO) | UInt32(IN_MOVED_FROM) | UInt32(IN_ONLYDIR)
+        case .state: UInt32(IN_CLOSE_WRITE) | UInt32(IN_ONLYDIR)
+        }
+    }
+
+    private func forget(_ watch: CInt) {
+        if let key = keys.removeValue(forKey: watch) { watches[key] = nil }
+    }
+
+    /// Reads what has come.
+    ///
+    /// - Returns: what it is about, and with the file's name where a directory is watched; everything where events were lost.
+    func drain() -> [(subject: Subject, name: String)] {
+        var found: [(Subject, String)] = []
+        var buffer = [UInt8](repeating: 0, count: 64 << 10)
+        let header = MemoryLayout<inotify_event>.size
+        for _ in 0..<64 {
+            let count = read(file, &buffer, buffer.count)
+            guard count > 0 else { break }
+            var offset = 0
+            while offset + header <= count {
+                let event = buffer.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: offset, as: inotify_event.self) }
+                let name = buffer[(offset + header)..<(offset + header + Int(event.len))].prefix { $0 != 0 }
+                offset += header + Int(event.len)
+                if event.mask & UInt32(IN_Q_OVERFLOW) != 0 {
+                    found += [(.cgroupEvents, ""), (.cgroups, ""), (.programs, ""), (.state, "lock")]
+                } else if let key = keys[event.wd] {
+                    found.append((key.subject, String(decoding: name, as: UTF8.self)))
+                }
+                if event.mask & UInt32(IN_IGNORED) != 0 { forget(event.wd) }
+            }
+        }
+        return found
+    }
+}
+
+/// Signals as something to read: signalfd(2). They are blocked from here on.
+struct SignalWatch: ~Copyable {
+    private let file: Descriptor
+
+    var descriptor: CInt { file.raw }
+
+    init(_ signals: [CInt]) throws(Failure) {
+        let raw = vip_signal_fd(signals, CInt(signals.count))
+        guard raw >= 0 else { throw .kernel(Errno(rawValue: -raw), "read signals") }
+        file = Descriptor(owning: raw)
+    }
+
+    /// The next signal that has come, `nil` where none has.
+    func next() -> CInt? {
+        var fromKernel: CInt = 0
+        let number = vip_read_signal(file.raw, &fromKernel)
+        return number > 0 ? number : nil
+    }
+}
+
+/// The service manager, where one started this process: sd_notify(3). Without it, nothing happens.
+enum ServiceManager {
+    /// How often the watchdog wants to hear from us; `nil` where there is none: sd_watchdog_enabled(3).
+    static func watchdogInterval() -> Duration? {
+        var microseconds: UInt64 = 0
+        guard sd_watchdog_enabled(0, &microseconds) > 0, microseconds > 0 else { return nil }
+        return .microseconds(Int64(clamping: microseconds))
+    }
+
+    static func notify(_ state: String) { _ = sd_notify(0, state) }
+
+    /// Between the two, a reload: Type=notify-reload of systemd.service(5) wants the time, an older one ignores it.
+    static func notifyReloading() {
+        var now = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        notify("RELOADING=1\nMONOTONIC_USEC=\(UInt64(now.tv_sec) * 1_000_000 + UInt64(now.tv_nsec) / 1000)")
+    }
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+import CVipABI
+public import PolicyMaps
+public import SystemPackage
+
+// What the daemon does from time to time, and commands do on the way: the host is changed by others, too.
+
+/// An address of a session that was looked after.
+public struct KeptAddress: Sendable, Hashable {
+    public let record: SessionRecord
+    public let address: SessionRecord.Address
+}
+
+/// What ``Change/keepAddresses()`` found and did.
+public struct Upkeep: Sendable {
+    /// Missing on their interface, and back.
+    public var restored: [KeptAddress] = []
+    /// Missing, and not to be put back: why.
+    public var missing: [(kept: KeptAddress, failure: Failure)] = []
+    /// Whether addresses of the host's own had come or gone since the maps were told.
+    public var hasHostChanged = false
+
+    public init() {}
+}
+
+extension Instance {
+    /// Whether ``Change/keepAddresses()`` would change something. Takes no lock.
+    ///
+    /// - Parameters:
+    ///   - records: the registry's sessions.
+    ///   - placed: every address of the host.
+    public func needsUpkeep(_ records: [SessionRecord], _ placed: [PlacedAddress]) throws(Failure) -> Bool {
+        let there = Set(placed.map(\.address))
+        let addresses = records.filter { $0.state == .open }.flatMap(\.addresses).filter(\.placed)
+        if addresses.contains(where: { !there.contains($0.address) }) { return true }
+        guard pins.isLoaded else { return false }
+        let virtual = Set(records.flatMap(\.addresses).map(\.address))
+        let own = placed.map(\.address).filter { !virtual.contains($0) && !$0.isLoopback }
+        let maps = try PolicyMapSet(pins)
+        let known = try maps.addresses.rows().filter { $0.value.owner == VIP_OWNER_HOST.rawValue }.map(\.key.address)
+        return Set(known) != Set(own)
+    }
+
+    /// Whether the programs that a policy lists by path are the files that the kernel knows them as.
+    public func knowsPrograms(of policy: Policy) throws(Failure) -> Bool {
+        guard pins.isLoaded else { return true }
+        let mounts = try MountTable.current()
+        var identities: Set<vip_program_file> = []
+        for path in policy.listedPaths {
+            if let identity = try ProgramFile.identity(of: path, mounts: mounts) { identities.insert(identity) }
+        }
+        return try PolicyMapSet(pins).knowsExactly(identities)
+    }
+}
+
+extension Change {
+    /// Puts virtual IPs back that something took off their interface, and tells the maps which addresses are the host's own.
+    public mutating func keepAddresses() throws(Failure) -> Upkeep {
+        var upkeep = Upkeep()
+        let placed = try hostAddresses()
+        let there = Set(placed.map(\.address))
+        let records = try registry.sessions()
+        var missing: [String: [KeptAddress]] = [:]
+        for record in records where record.state == .open && record.bootID == bootID {
+            for address in record.addresses where address.placed && !there.contains(address.address) {
+                missing[address.interface, default: []].append(KeptAddress(record: record, address: address))
+            }
+        }
+        for (interface, kept) in missing.sorted(by: { $0.key < $1.key }) {
+            do throws(Failure) {
+                let results = try netlink.add(kept.map(\.address.address), to: interface)
+                for (kept, result) in zip(kept, results) {
+                    switch result {
+                    case .success: upkeep.restored.append(kept)
+                    case .failure(let failure): upkeep.missing.append((kept, failure))
+                    }
+                }
+            } catch {
+                upkeep.missing += kept.map { ($0, error) }
+            }
+        }
+        if pins.isLoaded {
+            let maps = try PolicyMapSet(pins)
+            let virtual = Set(records.flatMap(\.addresses).map(\.address))
+            upkeep.hasHostChanged = try maps.refreshHost(
+                placed.map(\.address).filter { !virtual.contains($0) },
+                broadcasts: placed.flatMap(\.networkAndBroadcast), virtualIPs: virtual)
+            try repairLoopback(maps)
+        }
+        return upkeep
+    }
+
+    /// Notes that an interface has another name now: sessions' addresses stay on it.
+    ///
+    /// - Returns: how many addresses that are.
+    public func renameInterface(_ old: String, to new: String) throws(Failure) -> Int {
+        let addresses = try registry.sessions().flatMap(\.addresses).filter { $0.interface == old }.map(\.address)
+        try registry.setInterface(Dictionary(addresses.map { ($0, new) }) { first, _ in first })
+        return addresses.count
+    }
+
+    /// Closes those sessions of a list that have ended, as ``SessionRecord/end`` says, and are still the same.
+    ///
+    /// - Returns: what they were, and why each has ended.
+    public func closeEnded(_ records: [SessionRecord]) throws(Failure) -> [(record: SessionRecord, reason: String)] {
+        var ended: [(record: SessionRecord, reason: String)] = []
+        for record in records {
+            guard let now = try registry.session(id: record.id), now.cgroupID == record.cgroupID,
+                now.bootID == record.bootID, let reason = now.end
+            else { continue }
+            ended.append((now, reason))
+        }
+        if !ended.isEmpty {
+            try tearDown(ended.map { ($0.record, $0.record.isCgroupThere ? .cgroupEmpty : .cgroupGone) })
+        }
+        return ended
+    }
+
+    /// The session that a cgroup is, or `nil`.
+    public func session(on cgroup: Cgroup) throws(Failure) -> SessionRecord? {
+        try registry.session(cgroupID: cgroup.id, bootID: bootID)
+    }
+
+    /// The ID for a login of logind's: its own number where that is a free one that may be used, `nil` for any other.
+    public func sessionID(ofLogin name: String) throws(Failure) -> UInt32? {
+        guard name.utf8.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }), name.first != "0",
+            let id = UInt32(name), (try? SessionIDs.check(id)) != nil, try registry.session(id: id) == nil
+        else { return nil }
+        return id
+    }
+}
+
+extension SessionRecord {
+    /// Why the session has ended; `nil` while it goes on.
+    ///
+    /// A login's ends with the last process in its cgroup. One that was opened by hand goes on in an empty cgroup, where
+    /// programs may be yet to come, until that is removed. One of `run` is its own keeper's, or the next change's.
+    public var end: String? {
+        if keeper == .run { return nil }
+        guard isCgroupThere else { return "its cgroup has gone" }
+        guard keeper.isLogin, state == .open else { return nil }
+        guard let text = try? readWholeFile(cgroupPath.appending("cgroup.events")) else {
+            return isCgroupThere ? nil : "its cgroup has gone"
+        }
+        return Cgroup.isPopulated(text) ? nil : "the last process has left its cgroup"
+    }
+}
+
+extension Policy {
+    /// The absolute paths on its program lists, each once.
+    public var listedPaths: Set<FilePath> {
+        let all = [self.rules(for: nil)] + overrides.map { self.rules(for: $0) }
+        let entries = all.flatMap {
+            $0.virtualIP.programs + $0.virtualLoopback.programs + $0.preferLoopback.programs
+        }
+        return Set(entries.compactMap { if case .path(let path) = $0 { path } else { nil } })
+    }
+}

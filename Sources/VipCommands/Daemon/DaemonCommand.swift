@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import ArgumentParser
+import BPFLoader
+public import Daemon
+import Logging
+import PolicyMaps
+import Sessions
+import SystemPackage
+
+struct DaemonCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "daemon",
+        abstract: "Open and close sessions as users log in and out, and keep their addresses.",
+        discussion: """
+            Follows logind: with sessions.unit of the policy userSlice (the default), a user has one session, with all of \
+            the user's logins and services in it; with sessionScope, each login is one. A session ends when the last process \
+            has left its cgroup, also where the user has logged out before. Sessions that there are, by PAM or by hand, are \
+            left alone; those that were opened by hand end by hand, or with their cgroup.
+
+            Puts virtual IPs back that something took off their interface, tells the hooks of the host's own addresses as \
+            they change, and lets listed programs match again whose files were replaced.
+
+            Stays in the foreground. SIGHUP applies the policy file, SIGTERM ends it; sessions stay open, and a daemon that \
+            is started again goes on with them. What happens goes to the journal, or where there is none, to standard \
+            error as JSON lines.
+
+            EXAMPLES
+              vip-bpfctl daemon
+              journalctl VIP_EVENT=session_opened -o json
+            """
+    )
+
+    @Option(
+        help: ArgumentHelp("The policy file that SIGHUP applies.", valueName: "file"),
+        completion: .file(extensions: ["yaml", "yml"]))
+    var policy: String = Instance.defaultPolicyFile.string
+
+    @Option(
+        help: ArgumentHelp(
+            "The D-Bus that logind is on. Default: the system bus.", valueName: "address"))
+    var bus: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "The cgroup with the users' slices. Default: user.slice below the root of cgroup v2.", valueName: "path"),
+        completion: .directory)
+    var userSlice: String?
+
+    @Option(help: "Where events go. Default: journal where there is one.")
+    var events: EventLog.Place?
+
+    @OptionGroup var options: InstanceOptions
+
+    func run() throws {
+        var settings = Daemon.Options()
+        settings.policyFile = FilePath(policy)
+        settings.bus = bus
+        settings.events = events
+        settings.userSlice = try userSlice.map { path throws(Failure) in try Cgroup(path: FilePath(path)).path }
+        settings.logLevel = options.verbose ? .debug : .warning
+        try Daemon(options.instance, settings).run()
+    }
+}
+
+extension EventLog.Place: ExpressibleByArgument {}

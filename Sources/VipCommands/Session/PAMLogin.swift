@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import Daemon
+import Foundation
+import Logging
+import PolicyMaps
+import Sessions
+import SystemPackage
+
+/// A user who logs in, as pam_exec(8) tells of it: in the environment, and by the cgroup that pam_systemd(8) has made.
+struct PAMLogin {
+    private let options: InstanceOptions
+    private let log = EventLog(isLogin: true)
+
+    init(_ options: InstanceOptions) {
+        self.options = options
+    }
+
+    /// Opens the session of the user who logs in; nothing where it is there, and where no login of logind's is under way.
+    func open() throws(Failure) {
+        let environment = ProcessInfo.processInfo.environment
+        guard environment["PAM_TYPE"] == "open_session" else { return }
+        let user = environment["PAM_USER"] ?? ""
+        do throws(Failure) {
+            try open(user: user)
+        } catch {
+            log.report(
+                Event(
+                    .sessionRefused, "\(error)", priority: .error, user: UserName.isAcceptable(user) ? user : nil,
+                    reason: error.why))
+            throw error
+        }
+    }
+
+    private func open(user: String) throws(Failure) {
+        let instance = options.instance
+        // su, sudo and cron come by here, too, in the cgroup of whoever called them: not the session of that user.
+        guard let uid = try SystemUsers.number(of: user) else { return }
+        let own = try Cgroup.current()
+        let unit = try instance.policy(instance.registry()).sessions.unit
+        guard let (path, login) = Self.cgroup(of: uid, unit, in: own.path) else { return }
+
+        let cgroup = try Cgroup(path: path)
+        let logger = log.logger(options.verbose ? .debug : .warning)
+        var change = try instance.change(logger)
+        // The user's second login, or the daemon was quicker.
+        guard try change.session(on: cgroup) == nil else { return }
+        var request = SessionRequest(cgroup: cgroup)
+        request.user = UserName.isAcceptable(user) ? user : "\(uid)"
+        request.keeper = .pam
+        request.opensWithoutAddress = true
+        if let login { request.id = try change.sessionID(ofLogin: login) }
+        let records = try change.open([request])
+        for event in Event.opening(of: records, by: change) { log.report(event) }
+    }
+
+    /// The cgroup that is the session, where a process in `path` logs in as `uid`; and logind's name for the login, where
+    /// each is one. `nil` where the process is not in a cgroup of that user's.
+    static func cgroup(
+        of uid: uid_t, _ unit: Policy.SessionsSection.Unit, in path: FilePath
+    ) -> (path: FilePath, login: String?)? {
+        var above = FilePath(root: path.root, [])
+        var rest = path.components[...]
+        while let component = rest.popFirst() {
+            above.append(component)
+            guard component.string == "user-\(uid).slice" else { continue }
+            if unit == .userSlice { return (above, nil) }
+            guard let scope = rest.popFirst()?.string, scope.hasPrefix("session-"), scope.hasSuffix(".scope") else {
+                return nil
+            }
+            above.append(scope)
+            return (above, String(scope.dropFirst("session-".count).dropLast(".scope".count)))
+        }
+        return nil
+    }
+}
