@@ -22,6 +22,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+        .package(url: "https://github.com/swhitty/FlyingFox", from: "0.27.1"),
     ],
     targets: [
         // C libraries of the host, and the C that is ours.
@@ -64,9 +65,19 @@ let package = Package(
             swiftSettings: features
         ),
         .target(
+            name: "Metrics",
+            dependencies: [
+                "Sessions", "PolicyMaps", "BPFLoader",
+                .product(name: "FlyingFox", package: "FlyingFox"),
+                .product(name: "FlyingSocks", package: "FlyingFox"),
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
             name: "Daemon",
             dependencies: [
-                "Sessions", "PolicyMaps", "BPFLoader", "CNetlink", "CProcess", "CSystemd", "CVipABI",
+                "Metrics", "Sessions", "PolicyMaps", "BPFLoader", "CNetlink", "CProcess", "CSystemd", "CVipABI",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
@@ -75,7 +86,7 @@ let package = Package(
         .target(
             name: "VipCommands",
             dependencies: [
-                "Daemon", "Sessions", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess", "CFile",
+                "Daemon", "Metrics", "Sessions", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess", "CFile",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),

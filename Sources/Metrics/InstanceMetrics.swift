@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+public import PolicyMaps
+public import Sessions
+
+extension MetricsPage {
+    /// What an instance's maps and registry say now.
+    ///
+    /// A few milliseconds' work, whatever the number of calls; it takes no lock.
+    ///
+    /// - Throws: ``Failure`` where the registry or the maps cannot be read; (not permitted) for the maps, without root.
+    public static func page(of instance: Instance) throws(Failure) -> MetricsPage {
+        var page = MetricsPage()
+        try page.addHooks(instance)
+        let registry = try instance.registry()
+        try page.addSessions(instance, registry)
+        page.add(
+            "vip_bpf_daemon_up", .gauge, "Whether the daemon of this instance runs.", instance.state.hasDaemon ? 1 : 0)
+        return page
+    }
+
+    private mutating func addHooks(_ instance: Instance) throws(Failure) {
+        let isLoaded = instance.pins.isLoaded
+        if !isLoaded { try instance.pins.requireReadable() }
+        add("vip_bpf_loaded", .gauge, "Whether the programs are in the kernel.", isLoaded ? 1 : 0)
+        guard isLoaded else { return }
+        let config = try PolicyMapSet(instance.pins).configuration()
+        add(
+            "vip_bpf_programs_current", .gauge, "Whether the programs in the kernel are those of this vip-bpfctl.",
+            config.objectID == BPFObject.embeddedID ? 1 : 0)
+        add(
+            "vip_bpf_policy_generation", .gauge, "Rises by one with each policy that is put in force.",
+            Double(config.generation))
+        let attached = try instance.pins.attachments()
+        add(
+            "vip_bpf_attached_cgroups", .gauge, "Cgroups to which every hook is attached.",
+            Double(attached.values.count { links in Hook.ofCgroups.allSatisfy { links[$0.name]?.cgroupID ?? 0 != 0 } }))
+        add(
+            "vip_bpf_incomplete_cgroups", .gauge, "Attached cgroups that are gone, or to which a hook is missing.",
+            Double(attached.values.count { links in Hook.ofCgroups.contains { links[$0.name]?.cgroupID ?? 0 == 0 } }))
+        let counters = try HookCounters.read(instance.pins)
+        add(
+            "vip_bpf_calls_total", .counter, "Calls of sessions' programs that came as far as a decision, by hook and outcome.",
+            counters.flatMap { counter in
+                CallOutcome.allCases.map { outcome in
+                    (
+                        labels: [
+                            ("hook", counter.hook.name), ("outcome", outcome.verdict), ("reason", outcome.reason ?? ""),
+                        ],
+                        value: Double(counter[outcome])
+                    )
+                }
+            })
+        let listeners = try EventListener.listeners(instance.pins)
+        add("vip_bpf_event_listeners", .gauge, "Who listens to events: watch and top.", Double(listeners.count))
+        add(
+            "vip_bpf_listener_events_written", .gauge, "Events that a listener got since it began to listen.",
+            listeners.map { ([("pid", "\($0.pid)")], Double($0.written)) })
+        add(
+            "vip_bpf_listener_events_lost", .gauge,
+            "Events that a listener was too slow for since it began to listen.",
+            listeners.map { ([("pid", "\($0.pid)")], Double($0.dropped)) })
+    }
+
+    private mutating func addSessions(_ instance: Instance, _ registry: Registry) throws(Failure) {
+        let records = try registry.sessions()
+        add(
+            "vip_bpf_sessions", .gauge, "Sessions, by their state.",
+            SessionRecord.State.allCases.map { state in
+                ([("state", state.rawValue)], Double(records.count { $0.state == state }))
+            })
+        let families = IPAddress.Family.allCases
+        add(
+            "vip_bpf_session_addresses", .gauge, "Virtual IPs that sessions have.",
+            families.map { family in
+                (
+                    [("family", family.rawValue)],
+                    Double(records.lazy.flatMap(\.addresses).count { $0.address.family == family })
+                )
+            })
+        let policy = try instance.policy(registry)
+        // What whenUnavailable decides for.
+        add(
+            "vip_bpf_sessions_without_address", .gauge, "Open sessions that have no virtual IP, though the policy gives one.",
+            Double(try instance.withoutAddress(records, under: policy)))
+        try addPools(policy, used: Set(registry.usedAddresses().keys), held: registry.heldAddresses(instance))
+    }
+
+    private mutating func addPools(_ policy: Policy, used: Set<IPAddress>, held: Set<IPAddress>) throws(Failure) {
+        let pools =
+            [("", policy.virtualIP.addresses.pool)]
+            + policy.overrides.map { ($0.name, $0.virtualIP?.addresses.pool ?? []) }
+        var sizes: [(labels: [(String, String)], value: Double)] = []
+        var inUse = sizes
+        var others = sizes
+        for (name, ranges) in pools where !ranges.isEmpty {
+            let pool = try AddressPool(ranges.map { $0.first...$0.last })
+            for family in IPAddress.Family.allCases where pool.has(family) {
+                let labels = [("pool", name), ("family", family.rawValue)]
+                sizes.append((labels, Double(pool.count(family))))
+                inUse.append((labels, Double(used.count { $0.family == family && pool.contains($0) })))
+                others.append((labels, Double(held.count { $0.family == family && pool.contains($0) })))
+            }
+        }
+        add("vip_bpf_pool_addresses", .gauge, "Addresses in a pool, free or not; the base policy's has no name.", sizes)
+        add("vip_bpf_pool_addresses_used", .gauge, "Addresses of a pool that sessions have.", inUse)
+        add("vip_bpf_pool_addresses_elsewhere", .gauge, "Addresses of a pool that other hosts have.", others)
+    }
+}
