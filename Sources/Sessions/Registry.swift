@@ -47,6 +47,9 @@ public final class Registry: Sendable {
         let what = "open registry \(file)"
         var configuration = Configuration()
         configuration.busyMode = .timeout(Self.busyTimeout)
+        // GRDB's own is above that of the threads that wait for it: a priority that takes CAP_SYS_NICE, and libdispatch says
+        // on standard error when it is refused.
+        configuration.qos = .default
         configuration.readonly = access == .readOnly
         if access == .readWrite {
             configuration.prepareDatabase { db in
