@@ -62,6 +62,14 @@ let package = Package(
             swiftSettings: features
         ),
         .target(
+            name: "Leases",
+            dependencies: [
+                "Sessions", "PolicyMaps", "BPFLoader", "CProcess",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
             name: "VipCommands",
             dependencies: [
                 "Sessions", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess",
@@ -76,6 +84,13 @@ let package = Package(
         // What the kernel tests run: a caller of sockets in C, nothing of ours linked in.
         .executableTarget(
             name: "vip-probe", path: "Tests/Probe", linkerSettings: [.linkedLibrary("uring")]
+        ),
+
+        // What the tests of leases kill.
+        .executableTarget(
+            name: "vip-lease-holder",
+            dependencies: ["Leases", .product(name: "SystemPackage", package: "swift-system")],
+            path: "Tests/LeaseHolder", swiftSettings: features
         ),
 
         // Without root.
@@ -100,6 +115,16 @@ let package = Package(
                 "VipCommands", "Sessions", "PolicyMaps", "BPFLoader",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
+            swiftSettings: features
+        ),
+        // Those with servers as root.
+        .testTarget(
+            name: "LeasesTests",
+            dependencies: [
+                "Leases", "Sessions", "PolicyMaps", "BPFLoader", "vip-lease-holder",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            exclude: ["hostile.py", "link.sh"],
             swiftSettings: features
         ),
         // On this kernel, as root.
