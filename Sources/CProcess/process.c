@@ -130,3 +130,13 @@ int vip_pidfd(pid_t pid)
 
 	return fd < 0 ? -errno : (int)fd;
 }
+
+int vip_pidfd_signal(int pidfd, int number)
+{
+	return syscall(SYS_pidfd_send_signal, pidfd, number, NULL, 0) < 0 ? -errno : 0;
+}
+
+int vip_spawn_close_from(posix_spawn_file_actions_t *actions, int first)
+{
+	return posix_spawn_file_actions_addclosefrom_np(actions, first);
+}

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <spawn.h>
 #include <sys/types.h>
 
 enum vip_spawn_step {
@@ -37,3 +38,9 @@ int vip_read_signal(int fd, int *from_kernel);
 
 /* pidfd_open(2), Linux 5.3; -errno on failure. */
 int vip_pidfd(pid_t pid);
+
+/* pidfd_send_signal(2), Linux 5.1; -errno on failure. */
+int vip_pidfd_signal(int pidfd, int number);
+
+/* posix_spawn_file_actions_addclosefrom_np(3), which Swift's view of glibc lacks. */
+int vip_spawn_close_from(posix_spawn_file_actions_t *actions, int first);
