@@ -14,10 +14,14 @@ public struct AddressCheck: Sendable {
     }
 
     public var networks: Networks
-    /// Asked of each address: who has it already, of those whom the source does not know (a session's from a pool, say).
-    public var owner: @Sendable (IPAddress) -> String?
+    /// Asked of each address that a holder has not: who else has it, of those whom the source does not know (a session with one
+    /// from a pool, say).
+    public var owner: @Sendable (IPAddress, LeaseHolder) -> String?
 
-    public init(networks: Networks = .ofInterface, owner: @escaping @Sendable (IPAddress) -> String? = { _ in nil }) {
+    public init(
+        networks: Networks = .ofInterface,
+        owner: @escaping @Sendable (IPAddress, LeaseHolder) -> String? = { _, _ in nil }
+    ) {
         self.networks = networks
         self.owner = owner
     }
@@ -25,11 +29,13 @@ public struct AddressCheck: Sendable {
     /// Why an address cannot be a session's; `nil` where it can.
     ///
     /// - Parameters:
+    ///   - holder: who is to have it.
     ///   - interface: that the lease is for.
+    ///   - held: what the holder has.
     ///   - before: what the holder had before, which may still be on the interface.
     ///   - placed: every IPv4 address of the host.
     func refusal(
-        of address: IPAddress, interface: String, before: IPAddress?,
+        of address: IPAddress, for holder: LeaseHolder, interface: String, held: IPAddress?, before: IPAddress?,
         placed: [InterfaceAddress] = InterfaceAddress.all()
     ) -> String? {
         guard let number = address.v4 else { return "it is no IPv4 address" }
@@ -59,7 +65,7 @@ public struct AddressCheck: Sendable {
                 return "it is in none of the networks allowed"
             }
         }
-        return owner(address).map { "\($0) has it" }
+        return address == held ? nil : owner(address, holder).map { "\($0) has it" }
     }
 }
 

@@ -73,7 +73,7 @@ struct Client {
         guard descriptor >= 0, let identity = ProcessIdentity(pid: pid) else {
             // Our child, not yet waited for: the PID is its own.
             kill(pid, SIGKILL)
-            waitpid(pid, nil, 0)
+            while waitpid(pid, nil, 0) < 0, errno == EINTR {}
             if descriptor >= 0 { close(descriptor) }
             throw .kernel(Errno(rawValue: descriptor < 0 ? -descriptor : ESRCH), what)
         }
@@ -134,21 +134,26 @@ struct Client {
     func renew() { _ = vip_pidfd_signal(descriptor, SIGUSR1) }
 
     /// Ends it at once: it has nothing to clean up, and without -R it gives nothing back.
-    func end() {
+    ///
+    /// - Returns: `false` where it is still there after 2 s: the kernel holds it up. It is to be reaped when it has ended.
+    func end() -> Bool {
         _ = vip_pidfd_signal(descriptor, SIGKILL)
-        var poll = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
-        while Glibc.poll(&poll, 1, 2000) < 0 && errno == EINTR {}
+        var ready = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        var count: CInt
+        repeat { count = poll(&ready, 1, 2000) } while count < 0 && errno == EINTR
+        guard count > 0 else { return false }
         _ = reap()
+        return true
     }
 
-    /// After its end, as its descriptor tells: lets go of it.
+    /// After its end, as its descriptor tells: lets go of it. Where it is a child of this process, nothing is left of it then;
+    /// one that an earlier process started is init's.
     ///
     /// - Returns: how it ended, where it was a child of ours.
     func reap() -> String? {
-        var status: CInt = 0
-        let ended = waitpid(identity.pid, &status, WNOHANG) == identity.pid
+        let status = vip_pidfd_reap(descriptor)
         close(descriptor)
-        guard ended else { return nil }
+        guard status >= 0 else { return nil }
         let signal = status & 0x7f
         return signal == 0 ? "exit code \(status >> 8 & 0xff)" : "killed by signal \(signal)"
     }

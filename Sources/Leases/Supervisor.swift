@@ -21,6 +21,8 @@ final class Supervisor: @unchecked Sendable {
     private var acquiring: (entry: Entry, until: Double)?
     /// Whose client was told to renew, and until when nobody else is.
     private var renewing: (entry: Entry, until: Double)?
+    /// Clients of no entry that have not ended yet: killed and held up, or what ran when the supervision ended.
+    private var left: [Client] = []
     /// Events and answers that are due, once all is written down.
     private var outbox: [() -> Void] = []
 
@@ -121,9 +123,8 @@ final class Supervisor: @unchecked Sendable {
                     fail(entry, Failure(.failed, what(entry), "the lease source was closed"))
                 }
                 flush()
-                for entry in entries.values {
-                    if let process = entry.process { close(process.descriptor) }
-                }
+                left += entries.values.compactMap(\.process)
+                entries = [:]
                 // Now, and not when the last reference goes: the next one may come at once.
                 lock = nil
                 return
@@ -134,6 +135,21 @@ final class Supervisor: @unchecked Sendable {
             flush()
             wait()
         }
+    }
+
+    /// After ``run()``: the clients run on, and those that are children of this process are reaped as they end, whoever ends
+    /// them. Returns when none is left; the process need not wait for that.
+    func reapClients() {
+        while !left.isEmpty { reapLeft(timeout: -1) }
+    }
+
+    private func reapLeft(timeout: CInt) {
+        guard !left.isEmpty else { return }
+        var list = left.map { pollfd(fd: $0.descriptor, events: Int16(POLLIN), revents: 0) }
+        guard poll(&list, nfds_t(list.count), timeout) > 0 else { return }
+        let ended = Set(list.filter { $0.revents != 0 }.map(\.fd))
+        for client in left where ended.contains(client.descriptor) { _ = client.reap() }
+        left.removeAll { ended.contains($0.descriptor) }
     }
 
     private func flush() {
@@ -166,7 +182,9 @@ final class Supervisor: @unchecked Sendable {
             if let overdue = entry.overdue, acquiring?.entry !== entry { next = min(next, overdue) }
             for waiter in entry.waiters { next = min(next, waiter.deadline) }
         }
-        let files = [shared.descriptor, inotify.raw] + entries.values.compactMap { $0.process?.descriptor }
+        let files =
+            [shared.descriptor, inotify.raw] + entries.values.compactMap { $0.process?.descriptor }
+            + left.map(\.descriptor)
         var list = files.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
         let milliseconds = next.isFinite ? max(0, min((next - LeaseClock.now) * 1000 + 1, 3_600_000)) : -1
         // EINTR is a turn too many, no more.
@@ -361,11 +379,14 @@ final class Supervisor: @unchecked Sendable {
         if acquiring?.entry === entry { acquiring = nil }
         if renewing?.entry === entry { renewing = nil }
         entry.renewal = nil
-        entry.process?.end()
+        if let process = entry.process { kill(process) }
         entry.process = nil
     }
 
+    private func kill(_ client: Client) { if !client.end() { left.append(client) } }
+
     private func noticeEnds() {
+        reapLeft(timeout: 0)
         var list = entries.values.compactMap { entry in
             entry.process.map { (entry, pollfd(fd: $0.descriptor, events: Int16(POLLIN), revents: 0)) }
         }
@@ -514,7 +535,8 @@ final class Supervisor: @unchecked Sendable {
                 try: "set the server to use the client identifier (option 61), or use source: pool")
         }
         if let why = options.check.refusal(
-            of: address, interface: options.interface, before: entry.address ?? entry.hint)
+            of: address, for: entry.holder, interface: options.interface, held: entry.address,
+            before: entry.address ?? entry.hint)
         {
             return refuse(said.addressText, for: entry, why: why)
         }
@@ -594,7 +616,7 @@ final class Supervisor: @unchecked Sendable {
                 process = Client.adopt(ProcessIdentity(pid: pid, startTime: startTime), client: entry.client)
             }
             guard file.isHeld, file.bootID == bootID else {
-                process?.end()  // of a lease that nobody had yet, or has no more
+                if let process { kill(process) }  // of a lease that nobody had yet, or has no more
                 var status = stat()
                 if stat(path.string, &status) == 0,
                     Date().timeIntervalSince1970 - Double(status.st_mtim.tv_sec) > Self.forgetAfter
@@ -629,7 +651,7 @@ final class Supervisor: @unchecked Sendable {
         // Those whose files are lost: they would hold for ever what nobody gives back.
         let known = Set(entries.values.compactMap { $0.process?.identity })
         for stray in Client.all(script: options.state.appending("event")) {
-            if known.contains(stray.identity) { close(stray.descriptor) } else { stray.end() }
+            if known.contains(stray.identity) { close(stray.descriptor) } else { kill(stray) }
         }
     }
 }

@@ -65,6 +65,7 @@ public final class UDHCPCLeases: LeaseSource {
         Thread.detachNewThread {
             supervisor.run()
             ended.signal()
+            supervisor.reapClients()
         }
     }
 

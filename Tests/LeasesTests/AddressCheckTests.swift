@@ -20,10 +20,12 @@ struct AddressCheckTests {
     }
 
     private func refusal(
-        _ text: String, on interface: String = "eth0", before: String? = nil, _ check: AddressCheck = AddressCheck()
+        _ text: String, on interface: String = "eth0", held: String? = nil, before: String? = nil,
+        _ check: AddressCheck = AddressCheck()
     ) -> String? {
         check.refusal(
-            of: IPAddress(text)!, interface: interface, before: before.flatMap { IPAddress($0) }, placed: placed)
+            of: IPAddress(text)!, for: LeaseHolder(user: "ann"), interface: interface,
+            held: held.flatMap { IPAddress($0) }, before: before.flatMap { IPAddress($0) }, placed: placed)
     }
 
     @Test func whatMayBeASessions() {
@@ -61,8 +63,12 @@ struct AddressCheckTests {
     }
 
     @Test func ownersAreAsked() {
-        let check = AddressCheck(owner: { $0 == IPAddress("10.1.0.6") ? "session 7" : nil })
+        let check = AddressCheck(owner: { address, holder in
+            address == IPAddress("10.1.0.6") && holder.user == "ann" ? "session 7" : nil
+        })
         #expect(refusal("10.1.0.6", check) == "session 7 has it")
+        #expect(refusal("10.1.0.6", before: "10.1.0.6", check) == "session 7 has it")
+        #expect(refusal("10.1.0.6", held: "10.1.0.6", check) == nil)
         #expect(refusal("10.1.0.7", check) == nil)
     }
 

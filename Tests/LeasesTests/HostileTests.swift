@@ -183,7 +183,9 @@ struct HostileTests {
             let server = try link.hostile("{}")
             let events = Events()
             let taken = address("198.18.9.8")
-            let source = try link.source(events) { $0.check.owner = { $0 == taken ? "a test" : nil } }
+            let source = try link.source(events) {
+                $0.check.owner = { address, _ in address == taken ? "a test" : nil }
+            }
             for (text, why) in Self.bad {
                 try link.tell(server, "{\"offer\": \"\(text)\"}")
                 let failure = try #require(throws: Failure.self, "\(text)") { _ = try source.acquire(Self.ann) }

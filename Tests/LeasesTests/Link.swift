@@ -139,15 +139,30 @@ final class Link: @unchecked Sendable {  // of the test's one thread
                 continuation.resume(
                     with: Result {
                         let link = try Link()
+                        var left: Set<pid_t> = []
                         let result = Result {
                             try enter("/run/netns/\(link.name)")
                             try body(link)
+                            // Those that run on are killed by link.sh, and this process is to reap them all the same.
+                            left = try zombies().union(link.clients())
                         }
                         guard link.janitor.finish() == 0 else { throw HarnessError("link.sh left something") }
                         try result.get()
+                        try link.waitFor("the end of zombies") { try zombies().isDisjoint(with: left) }
                     })
             }
         }
+    }
+
+    /// Children of this process that have ended, and that nobody has waited for.
+    private static func zombies() throws -> Set<pid_t> {
+        Set(
+            try FileManager.default.contentsOfDirectory(atPath: "/proc").compactMap { pid_t($0) }.filter { pid in
+                // PID (name) state parent: proc_pid_stat(5).
+                let text = (try? String(contentsOfFile: "/proc/\(pid)/stat", encoding: .utf8)) ?? ""
+                let fields = text.split(separator: ")").last?.split(separator: " ") ?? []
+                return fields.count > 1 && fields[0] == "Z" && fields[1] == "\(getpid())"
+            })
     }
 
     private static func enter(_ path: String) throws {
