@@ -133,7 +133,7 @@ int vip_pidfd(pid_t pid)
 
 int vip_pidfd_reap(int pidfd)
 {
-	siginfo_t info = {0};
+	siginfo_t info = { 0 };
 
 	/* P_PIDFD, which Debian 11's headers lack. */
 	if (waitid((idtype_t)3, (id_t)pidfd, &info, WEXITED | WNOHANG) < 0)

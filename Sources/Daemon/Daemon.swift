@@ -56,7 +56,7 @@ public final class Daemon {
     private var reconcileAt: ContinuousClock.Instant? = .now
     private var addressesAt: ContinuousClock.Instant? = .now
     private var programsAt: ContinuousClock.Instant? = .now
-    private var leasesAt: ContinuousClock.Instant?
+    private var leasesAt: ContinuousClock.Instant? = .now
     /// When the next try of one that failed is due.
     private var leaseRetryAt: ContinuousClock.Instant?
     private var sweepAt: ContinuousClock.Instant
@@ -130,7 +130,7 @@ public final class Daemon {
                 sweepAt = .now + Self.sweep
                 // Each of them once a minute is not too often, and what is remembered stays little.
                 for key in said.keys where key.hasPrefix("warning ") { said[key] = nil }
-                (reconcileAt, addressesAt, programsAt) = (.now, .now, .now)
+                (reconcileAt, addressesAt, programsAt, leasesAt) = (.now, .now, .now, .now)
             }
             if take(&addressesAt) { attempt("addresses", &addressesBackoff, &addressesAt, keepAddresses) }
             if take(&programsAt) { attempt("programs", keepPrograms) }
@@ -325,7 +325,10 @@ public final class Daemon {
             let opened = try open(pending, &isDone)
             records += opened
         }
-        leasesAt = .now
+        // Who goes without IPv6 alone is looked after once a minute.
+        if lessee.isBusy || records.contains(where: { !$0.addresses.contains { $0.address.family == .v4 } }) {
+            leasesAt = .now
+        }
         for key in said.keys where key.hasPrefix("refused ") {
             if !wanted.contains(where: { key == "refused \($0.cgroup)" }) { said[key] = nil }
         }
@@ -431,11 +434,14 @@ public final class Daemon {
     private func keepLeases() throws(Failure) -> Bool {
         let registry = try instance.registry()
         try readPolicy(registry)
-        let records = try registry.sessions().filter { $0.bootID == bootID && $0.end == nil }
+        let records = try registry.sessions().filter { $0.bootID == bootID }
         let wishes = try instance.wishes(records, under: policy, registry, netlink)
         let plan = lessee.plan(wishes.leases)
         let ids = Set(records.map { "lease \($0.id)" })
         for key in said.keys where key.hasPrefix("lease ") && !ids.contains(key) { said[key] = nil }
+        for (interface, failure) in plan.broken.sorted(by: { $0.key < $1.key }) {
+            if let failure { complain("leases of \(interface)", failure) } else { settle("leases of \(interface)") }
+        }
         for (record, failure) in plan.refused {
             once(
                 "lease \(record.id)",

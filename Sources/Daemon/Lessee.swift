@@ -23,6 +23,8 @@ final class Lessee {
         var given: [(record: SessionRecord, address: SessionRecord.Address)] = []
         /// Sessions that have to go without for now.
         var refused: [(record: SessionRecord, failure: Failure)] = []
+        /// Interfaces that leases are wished on, and why none can be looked after there; `nil` where they are.
+        var broken: [String: Failure?] = [:]
         /// When to look again; `nil` is when something happens.
         var until: ContinuousClock.Instant?
     }
@@ -76,6 +78,9 @@ final class Lessee {
     var descriptor: CInt { news.descriptor }
 
     private var directory: FilePath { instance.state.path.appending("leases") }
+
+    /// Whether there is anything to look after but what sessions wish.
+    var isBusy: Bool { !sources.isEmpty }
 
     /// Ends the supervision. The leases are kept by their clients, for the next daemon.
     func close() { for source in sources.values { source.close() } }
@@ -185,11 +190,18 @@ final class Lessee {
             let source: UDHCPCLeases
             do throws(Failure) {
                 source = try self.source(place.interface, now: now)
+                plan.broken[place.interface] = .some(nil)
             } catch {
-                plan.refused.append((wish.record, error))
+                plan.broken[place.interface] = error
                 plan.until = [plan.until, broken[place.interface]?.until].compactMap(\.self).min()
-                // Nobody knows of a lease.
-                if let leased = wish.leased { plan.taken.append((wish.record, leased, .leaseLost, "\(error)")) }
+                if let leased = wish.leased {
+                    // Its client goes on by itself; but what was on an interface that is gone is nobody's to put back.
+                    if if_nametoindex(place.interface) == 0 {
+                        plan.taken.append((wish.record, leased, .leaseLost, "interface \(place.interface) is gone"))
+                    }
+                } else {
+                    plan.refused.append((wish.record, error))
+                }
                 continue
             }
             if held[place.interface] == nil {

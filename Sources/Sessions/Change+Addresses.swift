@@ -36,10 +36,12 @@ extension Instance {
         var groups: [String: [String]] = [:]  // looked up once for each user
         var interfaces: [Int: String?] = [:]
         var picking: Picking?
-        for record in records where record.state == .open {
+        for record in records {
+            // Its lease is a session's until there is no more of the session.
             if let leased = record.addresses.first(where: { $0.leaseSlot != nil }) {
                 wishes.leases.append(LeaseWish(record: record, interface: leased.interface))
             }
+            guard record.state == .open else { continue }
             let missing = IPAddress.Family.allCases.filter { family in
                 !record.addresses.contains { $0.address.family == family }
             }

@@ -36,14 +36,16 @@ extension DaemonHost {
         return server
     }
 
-    func kea(seconds: Int, pool: String = "198.51.100.100 - 198.51.100.150") throws -> Program {
+    func kea(
+        seconds: Int, pool: String = "198.51.100.100 - 198.51.100.150", subnet: String = "198.51.100.0/24"
+    ) throws -> Program {
         let directory = sandbox.directory
         let configuration = """
             { "Dhcp4": {
                 "interfaces-config": { "interfaces": ["eth0"], "dhcp-socket-type": "raw" },
                 "lease-database": { "type": "memfile", "persist": true, "name": "\(directory)/kea.csv", "lfc-interval": 0 },
                 "valid-lifetime": \(seconds), "authoritative": true,
-                "subnet4": [{ "id": 1, "subnet": "198.51.100.0/24", "pools": [{ "pool": "\(pool)" }] }],
+                "subnet4": [{ "id": 1, "subnet": "\(subnet)", "pools": [{ "pool": "\(pool)" }] }],
                 "loggers": [{ "name": "kea-dhcp4", "severity": "INFO",
                     "output_options": [{ "output": "\(directory)/kea.log" }] }]
             } }
