@@ -142,6 +142,13 @@ demo: deps-demo $(CONTROLLER) ## two redis servers, one port, one host
 test-apps: deps-apps $(CONTROLLER) ## real programs in two sessions, against the same outside (FILTER="redis nginx" for some)
 	$(Q)VIP_BPFCTL=$(CURDIR)/$(CONTROLLER) scripts/test-apps $(FILTER)
 
+.PHONY: test-dhcp
+test-dhcp: deps-test ## 64 sessions with leases, through five lease times at Kea and dnsmasq: twelve minutes (LEASES=256)
+	$(call say,SWIFT,tests)
+	$(Q)$(BUILDER) $(SWIFT_BUILD) --build-tests $(STRICT)
+	$(Q)$(PRIVILEGED) env VIP_TEST_DHCP=$(or $(LEASES),64) $(SWIFT) test --skip-build $(STRICT) \
+		--filter 'LeasesTests.LongTests|KernelTests.LeaseLongTests'
+
 .PHONY: test-61
 test-61: deps-vm $(CONTROLLER) ## two sessions on Debian's stock 6.1 kernel, in QEMU
 	$(Q)VIP_BPFCTL=$(CURDIR)/$(CONTROLLER) scripts/test-61

@@ -26,12 +26,22 @@ public struct Event: Sendable, Hashable {
         public static let sessionRefused = Kind(rawValue: "session_refused")
         public static let addressGiven = Kind(rawValue: "address_given")
         public static let addressTaken = Kind(rawValue: "address_taken")
-        /// The session is open without one: the pool is exhausted, and `whenUnavailable` holds.
+        /// The session is open without one: the pool is exhausted, or no lease was to be had. `whenUnavailable` holds.
         public static let addressRefused = Kind(rawValue: "address_refused")
         /// It had been removed from its interface by something else.
         public static let addressRestored = Kind(rawValue: "address_restored")
         /// It is missing, and could not be put back.
         public static let addressMissing = Kind(rawValue: "address_missing")
+        /// A DHCP server gave a session another address in place of the one that it had.
+        public static let leaseChanged = Kind(rawValue: "lease_changed")
+        /// A DHCP server refused to prolong a lease, or nobody prolonged it in time.
+        public static let leaseLost = Kind(rawValue: "lease_lost")
+        /// A DHCP server offered an address that cannot be a session's.
+        public static let leaseRefused = Kind(rawValue: "lease_refused")
+        /// A lease is not being prolonged, and is held as long as it lasts.
+        public static let leaseTroubled = Kind(rawValue: "lease_troubled")
+        /// An address was given back to its DHCP server.
+        public static let leaseReleased = Kind(rawValue: "lease_released")
         public static let interfaceDown = Kind(rawValue: "interface_down")
         public static let interfaceUp = Kind(rawValue: "interface_up")
         public static let interfaceRenamed = Kind(rawValue: "interface_renamed")

@@ -85,7 +85,7 @@ extension Policy {
         public enum Source: String, CaseIterable, Sendable, Codable {
             /// From `pool`.
             case pool
-            /// From a DHCP server.
+            /// IPv4 addresses from a DHCP server on the interface's network, by the daemon; those of IPv6 from `pool`.
             case dhcp
         }
 
@@ -103,7 +103,7 @@ extension Policy {
         /// The interface that they are placed on, at most 15 bytes;
         /// `nil`: that of the default route, else `lo`.
         public var interface: String?
-        /// Used in this order. No two ranges of a policy, those of its overrides among them, overlap.
+        /// With `source: dhcp`, of IPv6 alone. Used in this order. No two ranges of a policy, those of its overrides among them, overlap.
         public var pool: [AddressRange]
         /// How long an address of the pool rests after use before another user gets it, in seconds, at most `restLimit`. The
         /// base policy has one; an override without takes the base's.
@@ -299,11 +299,14 @@ extension Policy {
 
     /// The base policy, with the sections that the override names in place of its own.
     ///
-    /// An override's `virtualIP` that gives no pool takes addresses where the base does: the same range cannot be written
-    /// twice, so that an override could not share it otherwise.
+    /// An override's `virtualIP` that gives neither a pool nor `source: dhcp` takes addresses where the base does: the same
+    /// range cannot be written twice, so that an override could not share it otherwise.
     public func rules(for override: Override?) -> Rules {
         var virtualIP = override?.virtualIP ?? self.virtualIP
-        if virtualIP.addresses.pool.isEmpty {
+        if virtualIP.addresses.source == .dhcp {
+            virtualIP.addresses.interface = virtualIP.addresses.interface ?? self.virtualIP.addresses.interface
+        } else if virtualIP.addresses.pool.isEmpty {
+            virtualIP.addresses.source = self.virtualIP.addresses.source
             virtualIP.addresses.pool = self.virtualIP.addresses.pool
             virtualIP.addresses.interface = virtualIP.addresses.interface ?? self.virtualIP.addresses.interface
             virtualIP.addresses.placement = self.virtualIP.addresses.placement

@@ -150,7 +150,7 @@ extension Change {
     }
 
     /// Puts the records' addresses on their interfaces; `added` has those that are on, also when it throws.
-    private func place(_ records: [SessionRecord], added: inout Set<IPAddress>) throws(Failure) {
+    func place(_ records: [SessionRecord], added: inout Set<IPAddress>) throws(Failure) {
         var byInterface: [String: [IPAddress]] = [:]
         for address in records.flatMap(\.addresses) where address.placed {
             byInterface[address.interface, default: []].append(address.address)
@@ -266,7 +266,9 @@ extension Change {
                     pools[number] = pool
                 }
             }
-            if virtualIP.enabled, !chosen.contains(where: { $0.address.family == .v4 }),
+            if virtualIP.enabled, virtualIP.addresses.source == .dhcp {
+                if !chosen.contains(where: { $0.address.family == .v4 }) { try awaitLease(id, request, what) }
+            } else if virtualIP.enabled, !chosen.contains(where: { $0.address.family == .v4 }),
                 pools[number]?.has(.v4) != true
             {
                 let kind = chosen.isEmpty ? "virtual IP" : "IPv4 virtual IP"
@@ -281,7 +283,7 @@ extension Change {
                     virtualIP.addresses.placement == .route
                     && virtualIP.addresses.pool.contains { $0.contains(choice.address) }
                 if interfaces[family]?[number] == nil {
-                    interfaces[family, default: [:]][number] = try interface(for: virtualIP.addresses, family)
+                    interfaces[family, default: [:]][number] = try netlink.interface(for: virtualIP.addresses, family)
                 }
                 let interface = interfaces[family]?[number] ?? "lo"
                 if !choice.fromPool {
@@ -303,17 +305,6 @@ extension Change {
             records.append(record)
         }
         return records
-    }
-
-    /// The interface for virtual IPs of a family: the one that the policy names, that of the family's default route, that of
-    /// the other family's, `lo`.
-    private func interface(
-        for addresses: Policy.Addresses, _ family: IPAddress.Family
-    ) throws(Failure) -> String {
-        if let named = addresses.interface { return named }
-        if let own = try netlink.defaultRouteInterface(family) { return own }
-        guard family == .v6 else { return "lo" }
-        return try netlink.defaultRouteInterface(.v4) ?? "lo"
     }
 
     /// Whether an address that was asked for can be a session's.

@@ -190,6 +190,17 @@ extension Registry {
         }
     }
 
+    /// Notes that one address of a session becomes free, within the transaction that takes it away and before it does.
+    static func noteReleased(
+        _ address: IPAddress, of session: UInt32, at now: (date: String, bootID: String, uptime: Int64?), _ db: Database
+    ) throws {
+        try db.execute(
+            sql: """
+                INSERT OR REPLACE INTO former_addresses (key, user, released_at, released_boot, released_uptime)
+                SELECT ?, user, ?, ?, ? FROM sessions WHERE id = ?
+                """, arguments: [key(address), now.date, now.bootID, now.uptime, Int64(session)])
+    }
+
     /// What became free of a user's, the latest first.
     func formerAddresses(of user: String?) throws(Failure) -> [FormerAddress] {
         try former("WHERE user IS ? ORDER BY number DESC", [user])

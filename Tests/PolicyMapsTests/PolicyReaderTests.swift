@@ -345,8 +345,15 @@ import Testing
             "one of deny, useHostAddress"),
         Wrong("source", "virtualIP: {addresses: {source: x}}", 1, "virtualIP.addresses.source", "one of pool, dhcp"),
         Wrong(
-            "DHCP", "virtualIP:\n  addresses:\n    source: dhcp", 3, "virtualIP.addresses.source",
-            "this version has no DHCP; use source: pool"),
+            "DHCP on lo", "virtualIP:\n  addresses:\n    interface: lo\n    source: dhcp", 3,
+            "virtualIP.addresses.interface", "no DHCP server is on lo; name the interface of the server's network"),
+        Wrong(
+            "DHCP and an IPv4 pool", "virtualIP: {addresses: {source: dhcp, pool: ['2001:db8::/64', 10.0.0.0/24]}}", 1,
+            "virtualIP.addresses.pool[1]",
+            "with source: dhcp, IPv4 addresses come from the server, and the pool is for IPv6 alone"),
+        Wrong(
+            "DHCP by route", "virtualIP: {addresses: {source: dhcp, pool: ['2001:db8::/64'], placement: route}}", 1,
+            "virtualIP.addresses.placement", "with source: dhcp, each address is on an interface; leave it out"),
         Wrong("fallback", "virtualLoopback: {fallback: x}", 1, "virtualLoopback.fallback", "one of none, host"),
         Wrong(
             "IPv4 prefix", "virtualLoopback:\n  prefix: 10.0.0.0/8", 2, "virtualLoopback.prefix",

@@ -43,9 +43,19 @@ struct PAMLogin {
 
         let cgroup = try Cgroup(path: path)
         let logger = log.logger(options.verbose ? .debug : .warning)
-        var change = try instance.change(logger)
+        guard let record = try open(cgroup, user: user, uid, login, instance.change(logger)) else { return }
+        // The change is over: the daemon makes the next one.
+        _ = try instance.awaitLease(of: record, within: LeaseWait.patience)
+    }
+
+    /// - Returns: the session, where its address is yet to come.
+    private func open(
+        _ cgroup: Cgroup, user: String, _ uid: uid_t, _ login: String?, _ change: consuming Change
+    ) throws(Failure) -> SessionRecord? {
         // The user's second login, or the daemon was quicker.
-        guard try change.session(on: cgroup) == nil else { return }
+        if let there = try change.session(on: cgroup) {
+            return try change.awaitsLease(there) ? there : nil
+        }
         var request = SessionRequest(cgroup: cgroup)
         request.user = UserName.isAcceptable(user) ? user : "\(uid)"
         request.keeper = .pam
@@ -53,6 +63,7 @@ struct PAMLogin {
         if let login { request.id = try change.sessionID(ofLogin: login) }
         let records = try change.open([request])
         for event in Event.opening(of: records, by: change) { log.report(event) }
+        return change.awaitingLease.isEmpty ? nil : records[0]
     }
 
     /// The cgroup that is the session, where a process in `path` logs in as `uid`; and logind's name for the login, where

@@ -47,7 +47,7 @@ struct Run: ParsableCommand {
             throw Failure(
                 .unavailable, "run \(command[0])", "this process is not in /proc", try: "mount -t proc proc /proc")
         }
-        let record = try options.change { change throws(Failure) in
+        let (record, awaiting) = try options.change { change throws(Failure) in
             guard let parent = try change.attachedCgroups().first else {
                 throw Failure(
                     .failed, "make a cgroup for the session", "no cgroup is attached",
@@ -61,7 +61,7 @@ struct Run: ParsableCommand {
                 request.createdCgroup = true
                 request.keeper = .run
                 request.keeperProcess = keeper
-                return try change.open([request])[0]
+                return (try change.open([request])[0], change.awaitingLease)
             } catch {
                 try? cgroup.remove()
                 throw error
@@ -69,6 +69,7 @@ struct Run: ParsableCommand {
         }
         let result: Result<Int32, Failure>
         do throws(Failure) {
+            _ = try LeaseWait.wait(for: record, awaiting, options)
             result = .success(try follow(record, signals))
         } catch {
             result = .failure(error)
