@@ -375,9 +375,10 @@ public final class Daemon {
 
     private func open(_ wanted: [Wanted], _ mounts: MountTable) throws(Failure) -> [SessionRecord] {
         var change = try instance.change(log.logger(options.logLevel))
-        let opened = try change.open(requests(wanted, mounts, change))
-        for event in Event.opening(of: opened, by: change) { log.report(event) }
-        return opened
+        let records = try change.open(requests(wanted, mounts, change))
+        let opened = Opened(records: records, warnings: change.warnings, unaddressed: change.unaddressed)
+        for event in Event.opening(of: opened) { log.report(event) }
+        return records
     }
 
     private func requests(

@@ -116,9 +116,8 @@ struct SessionOpen: ParsableCommand {
             new.fill(&request)
             requests = [request]
         }
-        let (records, prefix) = try options.change { change throws(Failure) in
-            (try change.open(requests), try change.registry.loopbackPrefix())
-        }
+        let opened = try options.open { _ in requests }
+        let (records, prefix) = (opened.records, opened.loopbackPrefix)
         do throws(Failure) {
             try print(records, prefix)
         } catch {
