@@ -45,7 +45,8 @@ struct AddressProbeTests {
                 #expect(first.stderr.contains("\(address) is another host's (\(other)) on eth0"), "\(first)")
             }
             let second = try open(sandbox, "ben")
-            #expect(try second.decode(OpenSession.self).virtualIps == ["198.51.100.18", "2001:db8:51::12"], "\(second)")
+            #expect(
+                try second.decode(OpenSession.self).virtualIps == ["198.51.100.18", "2001:db8:51::12"], "\(second)")
             #expect(second.stderr.isEmpty, "\(second)")
             // No trace of the questions in the host's own table.
             #expect(try sandbox.sh("ip neigh show dev eth0 | grep -E '198.51.100.1[67]|::1[01]' || true").isEmpty)
@@ -94,13 +95,18 @@ struct AddressProbeTests {
             let environment = sandbox.controlEnvironment
             let asking = try ["ann", "ben"].map { name in
                 try sandbox.start(
-                    [Build.controller.path, "session", "open", "--cgroup", sandbox.cgroup("attached/\(name)"), "--json"],
+                    [
+                        Build.controller.path, "session", "open", "--cgroup", sandbox.cgroup("attached/\(name)"),
+                        "--json",
+                    ],
                     in: "control", environment: environment, errorOutput: true)
             }
             // Both are at it once two addresses are held.
             try sandbox.waitForArping(of: ["198.51.100.16", "198.51.100.17"])
             let clock = ContinuousClock()
-            let taken = try clock.measure { try sandbox.mustCtl("program", "add", "redis-server", "--for", "virtual-ip") }
+            let taken = try clock.measure {
+                try sandbox.mustCtl("program", "add", "redis-server", "--for", "virtual-ip")
+            }
             #expect(taken < .seconds(3), "a change waited \(taken) for those who ask")
             kill(asking[0].pid, SIGKILL)
             _ = try asking[0].wait()
@@ -156,7 +162,8 @@ extension Sandbox {
         while clock.now < end {
             let pids = try KernelFile.read("\(cgroup)/control/cgroup.procs").split(separator: "\n")
             let commands = pids.compactMap { try? KernelFile.read("/proc/\($0)/cmdline") }
-            if addresses.allSatisfy({ address in commands.contains { $0.contains("arping") && $0.contains(address) } }) {
+            if addresses.allSatisfy({ address in commands.contains { $0.contains("arping") && $0.contains(address) } })
+            {
                 return
             }
             usleep(20_000)
