@@ -39,6 +39,10 @@ public final class Daemon {
     private let files: FileWatch
     private let bootID: String
     private let lessee: Lessee
+    private let probe = AddressProbe()
+    private let questions: LinkQuestions
+    /// Addresses that the link was asked about a moment ago, and that no other host has.
+    private var cleared: Set<AddressProbe.Question> = []
 
     /// Who is logged in, as logind said last; `nil` before its first word.
     private var list: Logind.List?
@@ -81,6 +85,7 @@ public final class Daemon {
             options.runtime
             ?? (instance.state.path == "/var/lib/vip-bpf" ? "/run/vip-bpf" : instance.state.path.appending("run"))
         lessee = try Lessee(instance, runtime: runtime.appending("leases"), log: log)
+        questions = try LinkQuestions(probe)
         sweepAt = .now + Self.sweep
     }
 
@@ -110,6 +115,7 @@ public final class Daemon {
                 pollfd(fd: files.descriptor, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: bus.descriptor, events: bus.events, revents: 0),
                 pollfd(fd: lessee.descriptor, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: questions.descriptor, events: Int16(POLLIN), revents: 0),
             ]
             let times = [reconcileAt, addressesAt, programsAt, leasesAt, sweepAt, bus.until, watchdogAt]
                 .compactMap(\.self)
@@ -126,6 +132,7 @@ public final class Daemon {
             look(files.drain())
             logind.process()
             if lessee.hear() { leasesAt = .now }
+            if let result = questions.take() { hear(result) }
             if sweepAt <= .now {
                 sweepAt = .now + Self.sweep
                 // Each of them once a minute is not too often, and what is remembered stays little.
@@ -399,14 +406,17 @@ public final class Daemon {
 
     private func open(_ wanted: [Wanted], _ mounts: MountTable) throws(Failure) -> [SessionRecord] {
         var change = try instance.change(log.logger(options.logLevel))
-        let opened = try change.open(requests(wanted, mounts, change))
-        for event in Event.opening(of: opened, by: change) { log.report(event) }
-        return opened
+        let records = try change.open(requests(wanted, mounts, change))
+        let opened = Opened(records: records, warnings: change.warnings, unaddressed: change.unaddressed)
+        for event in Event.opening(of: opened) { log.report(event) }
+        return records
     }
 
     private func requests(
         _ wanted: [Wanted], _ mounts: MountTable, _ change: borrowing Change
     ) throws(Failure) -> [SessionRequest] {
+        // A login is a session at once, and gets its address when the link has been asked.
+        let isAsking = try !Instance.askedLinks(policy, netlink).isEmpty
         var requests: [SessionRequest] = []
         var ids: Set<UInt32> = []
         for one in wanted {
@@ -417,6 +427,7 @@ public final class Daemon {
             request.user = UserName.isAcceptable(one.user.name) ? one.user.name : "\(one.user.uid)"
             request.keeper = .logind
             request.opensWithoutAddress = true
+            request.getsAddressLater = isAsking
             if let login = one.login, let id = try change.sessionID(ofLogin: login), ids.insert(id).inserted {
                 request.id = id
             }
@@ -436,6 +447,7 @@ public final class Daemon {
         try readPolicy(registry)
         let records = try registry.sessions().filter { $0.bootID == bootID }
         let wishes = try instance.wishes(records, under: policy, registry, netlink)
+        let picked = try askTheLink(wishes.picked)
         let plan = lessee.plan(wishes.leases)
         let ids = Set(records.map { "lease \($0.id)" })
         for key in said.keys where key.hasPrefix("lease ") && !ids.contains(key) { said[key] = nil }
@@ -450,7 +462,7 @@ public final class Daemon {
                     reason: failure.why))
         }
         leaseRetryAt = plan.until
-        let gifts = plan.given + wishes.picked.map { ($0.record, $0.address) }
+        let gifts = plan.given + picked.map { ($0.record, $0.address) }
         guard !gifts.isEmpty || !plan.taken.isEmpty else { return true }
         return try change { change throws(Failure) in
             for (record, address, ending, reason) in plan.taken {
@@ -466,6 +478,8 @@ public final class Daemon {
                 do throws(Failure) {
                     guard let given = try change.give(address, to: record) else { continue }
                     settle(subject)
+                    // A leased one, its server has asked about; neighbours are told of all.
+                    probe.announce([AddressProbe.Question(address.address, on: address.interface)])
                     log.report(
                         Event(
                             .addressGiven, "\(address.address) is session \(record.id)'s, on \(address.interface)",
@@ -480,6 +494,48 @@ public final class Daemon {
                 }
             }
             return isDone
+        }
+    }
+
+    /// Those of the addresses that no other host has, as far as is known; the link is asked about the others, and this is called
+    /// again when it has been.
+    private func askTheLink(_ picked: [KeptAddress]) throws(Failure) -> [KeptAddress] {
+        let known = cleared
+        cleared = []
+        let links = try Instance.askedLinks(policy, netlink)
+        var open: [AddressProbe.Question] = []
+        let free = picked.filter { kept in
+            guard kept.address.placed, links.contains(kept.address.interface) else { return true }
+            let question = AddressProbe.Question(kept.address.address, on: kept.address.interface)
+            if known.contains(question) { return true }
+            open.append(question)
+            return false
+        }
+        guard !open.isEmpty, !questions.isBusy else { return free }
+        let seconds = policy.probeSeconds
+        let asked = open
+        try change { change throws(Failure) in try change.hold(asked, seconds: seconds) }
+        questions.ask(open, seconds: seconds)
+        return free
+    }
+
+    private func hear(_ result: LinkQuestions.Result) {
+        leasesAt = .now
+        var conflicts: [AddressConflict] = []
+        for question in result.asked {
+            if let other = result.answers.taken[question.address] {
+                conflicts.append(AddressConflict(question: question, other: other))
+            } else {
+                cleared.insert(question)
+            }
+        }
+        for conflict in conflicts { log.report(Event(conflict)) }
+        if let failure = result.answers.failures.first { complain("link", failure) } else { settle("link") }
+        do throws(Failure) {
+            let conflicts = conflicts
+            try change { change throws(Failure) in try change.settleHeld(conflicts: conflicts) }
+        } catch {
+            complain("held addresses", error)
         }
     }
 

@@ -28,6 +28,8 @@ public struct Event: Sendable, Hashable {
         public static let addressTaken = Kind(rawValue: "address_taken")
         /// The session is open without one: the pool is exhausted, or no lease was to be had. `whenUnavailable` holds.
         public static let addressRefused = Kind(rawValue: "address_refused")
+        /// Another host on the link has an address of the pool.
+        public static let addressConflict = Kind(rawValue: "address_conflict")
         /// It had been removed from its interface by something else.
         public static let addressRestored = Kind(rawValue: "address_restored")
         /// It is missing, and could not be put back.
@@ -104,26 +106,32 @@ public struct Event: Sendable, Hashable {
             address: address?.address.description, interface: address?.interface, reason: reason)
     }
 
-    /// What sessions' opening is told by: that each is open, its addresses, and those that it wants and has not.
-    ///
-    /// - Parameter change: which has opened them.
-    public static func opening(of records: [SessionRecord], by change: borrowing Change) -> [Event] {
+    public init(_ conflict: AddressConflict) {
+        self.init(
+            .addressConflict, conflict.message, priority: .error, address: conflict.question.address.description,
+            interface: conflict.question.interface, reason: "\(conflict.other) has it")
+    }
+
+    /// What sessions' opening is told by: that each is open, its addresses, those that it wants and has not, and those that
+    /// other hosts have.
+    public static func opening(of opened: Opened) -> [Event] {
         var events: [Event] = []
-        for record in records {
+        for record in opened.records {
             let name = "session \(record.id)"
             events.append(
                 Event(.sessionOpened, "\(name) of \(record.user ?? "-") is open", priority: .notice, of: record))
             events += record.addresses.map {
                 Event(.addressGiven, "\($0.address) is \(name)'s, on \($0.interface)", of: record, address: $0)
             }
-            for refused in change.unaddressed where refused.session == record.id {
+            for refused in opened.unaddressed where refused.session == record.id {
                 events.append(
                     Event(
                         .addressRefused, "\(name) has no address: \(refused.failure)", priority: .error, of: record,
                         reason: refused.failure.why))
             }
         }
-        return events + change.warnings.map { Event(.warning, $0, priority: .warning) }
+        events += opened.conflicts.map(Event.init)
+        return events + opened.warnings.map { Event(.warning, $0, priority: .warning) }
     }
 
     private static func line(_ text: String) -> String {

@@ -32,6 +32,8 @@ public struct Policy: Hashable, Sendable, Encodable {
         self.virtualIP = virtualIP
         self.virtualIP.addresses.restSeconds =
             virtualIP.addresses.restSeconds ?? Addresses.defaultRestSeconds
+        self.virtualIP.addresses.probeSeconds =
+            virtualIP.addresses.probeSeconds ?? Addresses.defaultProbeSeconds
         self.virtualLoopback = virtualLoopback
         self.virtualLoopback.prefix = virtualLoopback.prefix ?? .default
         self.preferLoopback = preferLoopback
@@ -108,6 +110,9 @@ extension Policy {
         /// How long an address of the pool rests after use before another user gets it, in seconds, at most `restLimit`. The
         /// base policy has one; an override without takes the base's.
         public var restSeconds: Int?
+        /// How long to ask on the link whether another host has an address, before a session gets it, in seconds; 0 does not
+        /// ask, at most `probeLimit`. As `restSeconds`, an override without takes the base's.
+        public var probeSeconds: Int?
         /// Addresses of the pool that are for some users alone; no two for one user.
         public var reservations: [Reservation]
 
@@ -115,16 +120,21 @@ extension Policy {
         public static let defaultRestSeconds = 60
         /// A day.
         public static let restLimit = 86400
+        /// One question. RFC 5227 (section 1.1) asks three times in 4 to 7 s, which is too long to wait at a login.
+        public static let defaultProbeSeconds = 1
+        /// More than RFC 5227's three.
+        public static let probeLimit = 10
 
         public init(
             source: Source = .pool, placement: Placement? = nil, interface: String? = nil, pool: [AddressRange] = [],
-            restSeconds: Int? = nil, reservations: [Reservation] = []
+            restSeconds: Int? = nil, probeSeconds: Int? = nil, reservations: [Reservation] = []
         ) {
             self.source = source
             self.placement = placement
             self.interface = interface
             self.pool = pool
             self.restSeconds = restSeconds
+            self.probeSeconds = probeSeconds
             self.reservations = reservations
         }
     }
@@ -313,6 +323,7 @@ extension Policy {
             virtualIP.addresses.reservations = self.virtualIP.addresses.reservations
         }
         virtualIP.addresses.restSeconds = virtualIP.addresses.restSeconds ?? self.virtualIP.addresses.restSeconds
+        virtualIP.addresses.probeSeconds = virtualIP.addresses.probeSeconds ?? self.virtualIP.addresses.probeSeconds
         return Rules(
             virtualIP: virtualIP,
             virtualLoopback: override?.virtualLoopback ?? virtualLoopback,

@@ -585,6 +585,7 @@ extension Policy {
         if let value = section["virtualIP"] {
             virtualIP = try VirtualIP(value, &ranges)
             virtualIP.addresses.restSeconds = virtualIP.addresses.restSeconds ?? Addresses.defaultRestSeconds
+            virtualIP.addresses.probeSeconds = virtualIP.addresses.probeSeconds ?? Addresses.defaultProbeSeconds
         }
         if let value = section["virtualLoopback"] {
             virtualLoopback = try VirtualLoopback(value)
@@ -681,7 +682,7 @@ extension Policy.VirtualIP {
 extension Policy.Addresses {
     fileprivate init(_ value: Value, _ ranges: inout [PlacedRange]) throws(Failure) {
         let section = try value.section([
-            "source", "placement", "interface", "pool", "restSeconds", "reservations",
+            "source", "placement", "interface", "pool", "restSeconds", "probeSeconds", "reservations",
         ])
         self.init()
         if let value = section["source"] { source = try value.choice() }
@@ -709,6 +710,9 @@ extension Policy.Addresses {
         }
         if let value = section["restSeconds"] {
             restSeconds = try value.count("a number of seconds", limit: Self.restLimit)
+        }
+        if let value = section["probeSeconds"] {
+            probeSeconds = try value.count("a number of seconds", limit: Self.probeLimit)
         }
         if let values = try section["reservations"]?.values(orNothing: true) { try readReservations(values) }
     }

@@ -75,11 +75,25 @@ extension Instance {
         return wishes
     }
 
-    /// Waits until the daemon has given a session the address that it leases.
+    /// Whether a session has no address yet, and the daemon that runs gives it one: by lease, or from the pool when the link
+    /// has been asked.
+    public func awaitsAddress(_ record: SessionRecord) throws(Failure) -> Bool {
+        guard state.hasDaemon, !record.addresses.contains(where: { $0.address.family == .v4 }) else { return false }
+        var groups: [String: [String]] = [:]
+        let policy = try self.policy(registry())
+        let number = try Self.policyNumber(of: record, under: policy, groups: &groups)
+        let virtualIP = policy.rules(for: number == 0 ? nil : policy.overrides[number - 1]).virtualIP
+        guard virtualIP.enabled else { return false }
+        return virtualIP.addresses.source == .dhcp || !virtualIP.addresses.pool.isEmpty
+    }
+
+    /// Waits until the daemon has given a session an address.
     ///
-    /// - Parameter patience: for how long at most.
+    /// - Parameters:
+    ///   - record: the session as it was before.
+    ///   - patience: for how long at most.
     /// - Returns: the session as it is then; `nil` where it was closed meanwhile.
-    public func awaitLease(of record: SessionRecord, within patience: Duration) throws(Failure) -> SessionRecord? {
+    public func awaitAddress(of record: SessionRecord, within patience: Duration) throws(Failure) -> SessionRecord? {
         // Whoever changes something writes the lock file, and closes it in the end.
         let raw = inotify_init1(CInt(IN_CLOEXEC | IN_NONBLOCK))
         guard raw >= 0 else {
@@ -96,7 +110,7 @@ extension Instance {
                 now.bootID == record.bootID
             else { return nil }
             let left = ContinuousClock.now.duration(to: deadline)
-            if now.addresses.contains(where: { $0.leaseSlot != nil }) || left <= .zero { return now }
+            if now.addresses.count > record.addresses.count || left <= .zero { return now }
             var ready = pollfd(fd: watch.raw, events: Int16(POLLIN), revents: 0)
             _ = poll(&ready, 1, CInt(clamping: Int64((left / .milliseconds(1)).rounded(.up))))
             var events = [UInt8](repeating: 0, count: 4096)
@@ -111,6 +125,7 @@ private struct Picking {
     private var owners: [IPAddress: UInt32]
     private let host: Set<IPAddress>
     private let unusable: Set<IPAddress>
+    private let held: Set<IPAddress>
     private let now: Moment
     private var pools: [Int: PoolPicker] = [:]
 
@@ -121,6 +136,7 @@ private struct Picking {
         host = Set(placed.map(\.address))
         let networks = placed.filter { $0.prefixLength < $0.address.family.bits }
         unusable = Set(networks.flatMap(\.networkAndBroadcast) + networks.compactMap(\.subnetRouter))
+        held = try registry.heldAddresses(bootID: bootID)
         now = .now(bootID: bootID)
     }
 
@@ -135,7 +151,7 @@ private struct Picking {
         guard
             let pick = try? pool.pick(
                 family, for: record.user, registry, used: owners,
-                taken: { owners[$0] != nil || host.contains($0) || unusable.contains($0) })
+                taken: { owners[$0] != nil || host.contains($0) || unusable.contains($0) || held.contains($0) })
         else { return nil }
         owners[pick.address] = record.id
         return addresses.placement == .route
@@ -246,18 +262,6 @@ extension Change {
             now.bootID == record.bootID, now.state == .open
         else { return nil }
         return now
-    }
-
-    /// Whether a session has no address yet, which the daemon that runs leases for it.
-    public func awaitsLease(_ record: SessionRecord) throws(Failure) -> Bool {
-        guard instance.state.hasDaemon, !record.addresses.contains(where: { $0.address.family == .v4 }) else {
-            return false
-        }
-        var groups: [String: [String]] = [:]
-        let policy = try instance.policy(registry)
-        let number = try policyNumber(of: record, under: policy, groups: &groups)
-        let virtualIP = policy.rules(for: number == 0 ? nil : policy.overrides[number - 1]).virtualIP
-        return virtualIP.enabled && virtualIP.addresses.source == .dhcp
     }
 
     /// A session is opened whose address the daemon leases, without it for now.

@@ -20,8 +20,14 @@ public struct SessionRequest: Sendable {
     public var createdCgroup = false
     /// Whether it is opened all the same where the pool has no address left: `whenUnavailable` holds for it then.
     public var opensWithoutAddress = false
+    /// Whether it is opened without one of the pool's addresses, which it gets later (``Change/give(_:to:)``).
+    public var getsAddressLater = false
     public var keeper: SessionRecord.Keeper = .command
     public var keeperProcess: ProcessIdentity?
+    /// What the pool gave it when the link was asked about them: it gets these, where they are free yet.
+    var picked: [IPAddress] = []
+    /// Whether so many addresses of the pool were other hosts' that no more are tried.
+    var isOutOfAddresses = false
 
     public init(cgroup: Cgroup) {
         self.cgroup = cgroup
@@ -176,7 +182,7 @@ extension Change {
     // MARK: Planning
 
     /// Checks every request and gives it what it did not ask for. Nothing is written.
-    private mutating func plan(
+    mutating func plan(
         _ requests: [SessionRequest], policy: Policy, placed: [PlacedAddress]
     ) throws(Failure) -> [SessionRecord] {
         let attached = try attachedCgroups()
@@ -194,6 +200,7 @@ extension Change {
         let networks = placed.filter { $0.prefixLength < $0.address.family.bits }
         let unusable = Set(networks.flatMap(\.networkAndBroadcast) + networks.compactMap(\.subnetRouter))
         let loopbackPrefix = try registry.loopbackPrefix()
+        let held = try registry.heldAddresses(bootID: bootID)
         var groups: [String: [String]] = [:]
         let now = Moment.now(bootID: bootID)
 
@@ -249,13 +256,26 @@ extension Change {
                     pools[number] = try PoolPicker(
                         virtualIP.addresses, override: isOwn ? policy.overrides[number - 1].name : nil, now: now)
                 }
-                if var pool = pools[number] {
+                if !request.getsAddressLater, var pool = pools[number] {
                     for family in IPAddress.Family.allCases
                     where pool.has(family) && !chosen.contains(where: { $0.address.family == family }) {
                         do throws(Failure) {
-                            let pick = try pool.pick(family, for: request.user, registry, used: owners) { address in
+                            let taken: (IPAddress) -> Bool = { address in
                                 owners[address] != nil || hostAddresses[address] != nil || unusable.contains(address)
+                                    || held.contains(address)
                             }
+                            if let known = request.picked.first(where: { $0.family == family }), !taken(known) {
+                                chosen.append((known, true))
+                                continue
+                            }
+                            guard !request.isOutOfAddresses else {
+                                throw Failure(
+                                    .failed, "pick an \(family.rawValue) address",
+                                    "other hosts have all that were tried",
+                                    try: "see the warnings; take their addresses out of virtualIP.addresses.pool")
+                            }
+                            let pick = try pool.pick(
+                                family, for: request.user, registry, used: owners, held: held, taken: taken)
                             if let warning = pick.warning { warnings.append("session \(id): \(warning)") }
                             chosen.append((pick.address, true))
                         } catch {

@@ -194,7 +194,7 @@ import Testing
         Wrong("unknown key, nested", "virtualIP:\n  programm: []", 2, "virtualIP.programm", "did you mean 'programs'?"),
         Wrong(
             "unknown key, like no other", "virtualIP:\n  addresses:\n    colour: red", 3, "virtualIP.addresses.colour",
-            "the keys here are source, placement, interface, pool, restSeconds, reservations"),
+            "the keys here are source, placement, interface, pool, restSeconds, probeSeconds, reservations"),
         Wrong(
             "unknown key in an override", "overrides:\n- name: a\n  sessions: {}", 3, "overrides[0].sessions", "no such"
         ),
@@ -248,6 +248,7 @@ import Testing
             "a route to no prefix", pool("10.0.0.0/24, 10.0.1.0-10.0.1.9") + "\n    placement: route", 3,
             "virtualIP.addresses.pool[1]", "10.0.1.0-10.0.1.9 is no prefix"),
         Wrong("rest with a unit", addresses("restSeconds: 60s"), 4, "virtualIP.addresses.restSeconds", "0 to 86400"),
+        Wrong("long probe", addresses("probeSeconds: 11"), 4, "virtualIP.addresses.probeSeconds", "0 to 10"),
         Wrong("long rest", addresses("restSeconds: 86401"), 4, "virtualIP.addresses.restSeconds", "0 to 86400"),
         Wrong(
             "a mapping of reservations", addresses("reservations: {ann: 10.0.0.9}"), 4,

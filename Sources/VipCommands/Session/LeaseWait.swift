@@ -16,8 +16,8 @@ enum LeaseWait {
         for record: SessionRecord, _ awaiting: [UInt32], _ options: InstanceOptions
     ) throws(Failure) -> SessionRecord {
         guard awaiting.contains(record.id) else { return record }
-        guard let now = try options.instance.awaitLease(of: record, within: patience) else { return record }
-        if !now.addresses.contains(where: { $0.leaseSlot != nil }) {
+        guard let now = try options.instance.awaitAddress(of: record, within: patience) else { return record }
+        if now.addresses.count == record.addresses.count {
             options.logger.warning(
                 "session \(record.id) has no virtual IP yet: the daemon goes on to ask for a lease; see its events")
         }

@@ -119,10 +119,10 @@ struct SessionOpen: ParsableCommand {
             new.fill(&request)
             requests = [request]
         }
-        var (records, prefix, awaiting) = try options.change { change throws(Failure) in
-            (try change.open(requests), try change.registry.loopbackPrefix(), change.awaitingLease)
-        }
-        if batch == nil { records[0] = try LeaseWait.wait(for: records[0], awaiting, options) }
+        let opened = try options.open { _ in requests }
+        let prefix = opened.loopbackPrefix
+        var records = opened.records
+        if batch == nil { records[0] = try LeaseWait.wait(for: records[0], opened.awaitingLease, options) }
         do throws(Failure) {
             try print(records, prefix)
         } catch {
