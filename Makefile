@@ -149,6 +149,7 @@ test-61: deps-vm $(CONTROLLER) ## two sessions on Debian's stock 6.1 kernel, in 
 # Below /usr, where Debian's packages have these; below /usr/local, where its programs look besides.
 ZSH_COMPLETIONS := zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
 
+# sbin is not where Debian's users look for programs, and `whoami` is theirs: a link in bin, where that is another directory.
 .PHONY: install
 install: ## put everything below DESTDIR: PREFIX/sbin, the module, units, PAM, completions; the policy into SYSCONFDIR
 	@for file in $(CONTROLLER) $(MODULE); do \
@@ -156,6 +157,7 @@ install: ## put everything below DESTDIR: PREFIX/sbin, the module, units, PAM, c
 	done
 	$(call say,INSTALL,$(DESTDIR)$(PREFIX))
 	$(Q)install -D -m 755 $(CONTROLLER) $(DESTDIR)$(PREFIX)/sbin/vip-bpfctl
+	$(Q)mkdir -p $(DESTDIR)$(PREFIX)/bin; cd $(DESTDIR)$(PREFIX)/bin; [ . -ef ../sbin ] || ln -sf ../sbin/vip-bpfctl .
 	$(Q)install -D -m 644 $(MODULE) $(DESTDIR)$(LIBDIR)/$(notdir $(MODULE))
 	$(Q)[ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || ldconfig
 	$(Q)filled() { \

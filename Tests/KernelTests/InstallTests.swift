@@ -51,6 +51,10 @@ import Testing
                 "644 \(below)/share/zsh/\(zsh)/_vip-bpfctl",
             ]
             #expect(files.map(String.init).sorted() == expected.sorted())
+            // Users look for programs there alone.
+            #expect(
+                try FileManager.default.destinationOfSymbolicLink(atPath: "\(directory)\(prefix)/bin/vip-bpfctl")
+                    == "../sbin/vip-bpfctl")
             // DESTDIR is where the files are now, not where they will be.
             let text = try run([
                 "grep", "-rIh", "vip-bpfctl \\|policy.yaml", "\(directory)\(prefix)/lib",
