@@ -146,6 +146,10 @@ test-apps: deps-apps $(CONTROLLER) ## real programs in two sessions, against the
 test-61: deps-vm $(CONTROLLER) ## two sessions on Debian's stock 6.1 kernel, in QEMU
 	$(Q)VIP_BPFCTL=$(CURDIR)/$(CONTROLLER) scripts/test-61
 
+.PHONY: test-vm
+test-vm: deps-login $(CONTROLLER) $(MODULE) ## two users log in on Debian 12 with its kernel and systemd, in QEMU; as root, minutes
+	$(Q)$(PRIVILEGED) scripts/test-vm
+
 # Below /usr, where Debian's packages have these; below /usr/local, where its programs look besides.
 ZSH_COMPLETIONS := zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
 
