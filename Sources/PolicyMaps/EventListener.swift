@@ -292,8 +292,10 @@ private final class WatcherSlot: Sendable {
             }
             batch.lost += state.unreported
             state.unreported = 0
-            batch.gaps = state.gaps
-            state.gaps = []
+            // Not before what was written before them.
+            let last = batch.events.last?.time ?? .max
+            batch.gaps = state.gaps.filter { $0.lowerBound <= last }
+            state.gaps.removeAll { $0.lowerBound <= last }
             return batch.events.isEmpty ? state.failure : nil
         }
         if let failure { throw failure }

@@ -326,6 +326,31 @@ struct WatchTests {
         }
     }
 
+    /// A watcher that is stopped for longer than its lease is told so, and goes on.
+    @Test func stoppedForLong() throws {
+        try sessions { sandbox in
+            let probe = try sandbox.probe("app", in: "attached/ann")
+            try probe.must("socket s tcp")
+            let watcher = try Watcher(sandbox, "--json")
+            watcher.program.signal(SIGSTOP)
+            let deadline = ContinuousClock.now + Program.patience
+            var written = 0
+            while try raw(sandbox).until.0 != 0 {
+                try probe("burst s 1 198.51.100.18 9003")
+                written = Int(try raw(sandbox).slots.0.written)
+                guard ContinuousClock.now < deadline else { throw HarnessError("the slot stays") }
+            }
+            watcher.program.signal(SIGCONT)
+            while try watcher.next().event == "call" { written -= 1 }  // and then it says "gap"
+            #expect(written == 0)
+            try probe("burst s 1 198.51.100.18 9004")
+            #expect(try watcher.next().askedPort == 9004)
+            watcher.program.signal(SIGTERM)
+            #expect(try watcher.program.wait() == 0)
+            #expect(watcher.program.errorText.contains("nothing was noted for"), "\(watcher.program.errorText)")
+        }
+    }
+
     /// A reader that stops reading costs us no memory, and does not keep us from ending.
     @Test func readerThatStops() throws {
         try sessions { sandbox in
@@ -345,6 +370,21 @@ struct WatchTests {
             watcher.program.signal(SIGTERM)
             #expect(try watcher.program.wait() == 0)
             #expect(watcher.program.errorText.contains("events were lost"))
+        }
+    }
+
+    /// With --for, what happened in that time is written, also what is still in the ring at its end.
+    @Test func endsAfterATime() throws {
+        try sessions { sandbox in
+            let probe = try sandbox.probe("app", in: "attached/ann")
+            try probe.must("socket s tcp")
+            let watcher = try Watcher(sandbox, "--json", "--for", "3")
+            watcher.program.signal(SIGSTOP)
+            try probe("burst s 20000 198.51.100.18 9003")
+            watcher.program.signal(SIGCONT)
+            #expect(try watcher.program.wait() == 0)
+            #expect(watcher.program.outputText.split(separator: "\n").count == 20000)
+            #expect(watcher.program.errorText.isEmpty)
         }
     }
 
