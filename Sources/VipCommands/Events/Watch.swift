@@ -78,6 +78,7 @@ struct Watch: ParsableCommand {
         let deadline = seconds.map { ContinuousClock.now + .seconds($0) }
         let listener = try EventListener(
             options.instance.pins, EventFilter(outcomes: Set(outcomes), session: session))
+        defer { listener.end() }
         let writing = try Writing(listener, EventText(isJSON: json, programs: Set(program), limit: count))
         writing.start()
         var isLast = false
