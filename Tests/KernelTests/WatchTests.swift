@@ -199,6 +199,17 @@ struct WatchTests {
                     ("sendto v ::1 9001 x", ["sendmsg6 rewritten ::1:9001 -> \(loopback):9001 from \(loopback)"]),
                     ("recvfrom u", ["recvmsg6 rewritten \(loopback):9002 -> ::1:9002"]),
                 ])
+            let counters = try sandbox.mustCtl("status", "--json").decode(Counted.self).counters
+            #expect(
+                counters.first { $0.hook == "bind6" }?.refusedFor
+                    == ["isolation": 1, "unavailable": 0, "peer": 0, "in_use": 1])
+            #expect(counters.first { $0.hook == "connect6" }?.refusedFor["peer"] == 1)
+            #expect(counters.first { $0.hook == "connect6" }?.rewritten == 1)
+            #expect(counters.first { $0.hook == "recvmsg6" }?.seen == 1)
+            // And the listener is in the maps, with all that it was told.
+            let dump = try sandbox.mustCtl("map", "dump", "watchers").stdout
+            #expect(dump.contains("session 7") && dump.contains("written 14") && dump.contains("dropped 0"), "\(dump)")
+            #expect(try sandbox.mustCtl("map", "dump", "watcher_rings").stdout.contains("slot 0  map_id "))
         }
     }
 
