@@ -8,7 +8,7 @@
  *
  * The maps, and a worked example: cgroup 8121 is session 7, user "ann", virtual IP 10.20.0.17.
  *
- *   config      [0]                    -> { abi 2, generation 6, one level: 4, ... }
+ *   config      [0]                    -> { abi 3, generation 6, one level: 4, ... }
  *   sessions    [8121]                 -> { vip4 10.20.0.17, id 7, policy { 0, 2 } }
  *   ids         [7]                    -> 8121
  *   addresses   [::ffff:10.20.0.17]    -> { VIP_OWNER_SESSION, 7 }
@@ -20,7 +20,9 @@
  *   verdicts    [which program this is] -> what the three look-ups above came to, for a generation
  *   sockets     (on the socket)        -> what cannot be computed from its addresses
  *   listeners   [{ 8121, port 9000 }]  -> the session's dual-stack TCP server on that port
- *   counters    [hook]                 -> seen, rewritten, refused, on each CPU
+ *   counters    [hook]                 -> how many calls came to which outcome, on each CPU
+ *   watchers    [0]                    -> who listens: until when, and to what
+ *   watcher_rings [slot]               -> the ring buffer of struct vip_event that one of them reads
  *
  * The virtual loopbacks are in no map: they are 127.0.0.0 + (id + 1), so 127.0.0.8 here, and
  * PREFIX::(id + 1) with the prefix in config, so PREFIX::8; the way back is a subtraction. `ids` says
@@ -36,7 +38,7 @@
 #include <linux/types.h>
 
 /* Raised by any change of a key, a value or the meaning of either. Pinned in config. */
-#define VIP_ABI_VERSION 2
+#define VIP_ABI_VERSION 3
 
 #define VIP_BANKS 2
 #define VIP_POLICIES_PER_BANK \
@@ -49,6 +51,7 @@
 #define VIP_NAME_MAX 64	     /* an executable's name with its NUL; longer ones match by path only */
 #define VIP_COMM_MAX 16	     /* TASK_COMM_LEN, include/linux/sched.h: 15 bytes and a NUL */
 #define VIP_OBJECT_ID_MAX 32 /* SHA-256 */
+#define VIP_WATCHERS_MAX 4   /* how many may listen to events at once */
 
 #define VIP_ID_LAST 16777213 /* ID + 1 = 127.255.255.254; .255 is 127/8's broadcast address */
 
@@ -229,11 +232,69 @@ struct vip_listener {
 	__u32 slot;   /* 0…VIP_LISTENER_SLOTS - 1: with SO_REUSEPORT there may be several */
 };
 
-/* counters: PERCPU_ARRAY by enum vip_hook. Calls of sessions that came as far as a decision. */
+/* What became of a call. The first four are no errors of ours; of the others errno is beside each. */
+enum vip_outcome {
+	VIP_SEEN,	 /* left as it is */
+	VIP_REWRITTEN,	 /* another address, or another source */
+	VIP_UNADDRESSED, /* whenUnavailable: useHostAddress, and it was: as it is, for want of one */
+	VIP_REFUSED_ISOLATION,	 /* EADDRNOTAVAIL: the address is another session's */
+	VIP_REFUSED_UNAVAILABLE, /* EADDRNOTAVAIL: no virtual IP, and the policy says deny */
+	VIP_REFUSED_PEER,	 /* ECONNREFUSED: the peer is another session's loopback */
+	VIP_REFUSED_IN_USE,	 /* EADDRINUSE; of sock_ops: no room to note a listener */
+	VIP_OUTCOME_COUNT,
+	VIP_OUTCOMES_MAX = 8,
+};
+
+/*
+ * counters: PERCPU_ARRAY by enum vip_hook. Calls of sessions that came as far as a decision, by what became
+ * of them. A power of two, one cache line: to count is one increment, and no branch.
+ */
 struct vip_counters {
-	__u64 seen;
-	__u64 rewritten;
-	__u64 refused;
+	__u64 calls[VIP_OUTCOMES_MAX]; /* by enum vip_outcome */
+};
+
+/* Of one slot of watchers. */
+struct vip_watcher {
+	__u32 outcomes; /* which it wants: bit 1 << enum vip_outcome */
+	__u32 session;	/* whose it wants; 0, which is no session's ID: all */
+	__u32 pid;	/* of the process that listens, for those who look */
+	__u32 reserved;
+	__u64 written; /* events put into its ring since it began to listen */
+	__u64 dropped; /* those for which the ring had no room */
+};
+
+/*
+ * watchers: ARRAY of one, that user space maps into its memory. A slot belongs to whoever has changed its
+ * `until` by compare-and-swap from 0, or from a time that has passed. A watcher that was killed costs
+ * nothing once that time has come: the first call after it puts 0 there.
+ */
+struct vip_watchers {
+	__u64 until
+		[VIP_WATCHERS_MAX]; /* CLOCK_BOOTTIME, ns; 0: nobody listens. In one cache line */
+	struct vip_watcher watchers[VIP_WATCHERS_MAX];
+};
+
+/* watcher_rings: ARRAY_OF_MAPS by slot, each a RINGBUF of its watcher's own, of these: */
+struct vip_event {
+	__u64 time;	/* CLOCK_BOOTTIME, ns */
+	__u64 cgroup;	/* of the session */
+	__u32 session;	/* its ID */
+	__u32 tgid;	/* the process, in the initial PID namespace */
+	__u32 uid;	/* its real user, in the initial user namespace */
+	__u16 error;	/* errno of a call that was refused, else 0 */
+	__u16 protocol; /* of the socket: IPPROTO_TCP, IPPROTO_UDP, IPPROTO_MPTCP (262) */
+	__u8 hook;	/* enum vip_hook */
+	__u8 outcome;	/* enum vip_outcome */
+	__u8 family;	/* of the socket: AF_INET 2, AF_INET6 10 */
+	__u8 reserved;
+	__be16 asked_port;
+	__be16 got_port;
+	struct vip_address asked; /* what the call named; of a name hook, what the kernel did */
+	struct vip_address got;	  /* what it has become */
+	struct vip_address
+		source; /* connect and sendmsg: where it leaves from; the wildcard: the kernel's choice */
+	char comm[VIP_COMM_MAX];    /* the process's name: its thread-group leader's */
+	char program[VIP_NAME_MAX]; /* its executable's file name, cut to 63 bytes */
 };
 
 #define VIP_ASSERT_SIZE(type, size) \
@@ -251,6 +312,9 @@ VIP_ASSERT_SIZE(struct vip_program, 32);
 VIP_ASSERT_SIZE(struct vip_verdict, 16);
 VIP_ASSERT_SIZE(struct vip_socket, 16);
 VIP_ASSERT_SIZE(struct vip_listener, 16);
-VIP_ASSERT_SIZE(struct vip_counters, 24);
+VIP_ASSERT_SIZE(struct vip_counters, 64);
+VIP_ASSERT_SIZE(struct vip_watcher, 32);
+VIP_ASSERT_SIZE(struct vip_watchers, 160);
+VIP_ASSERT_SIZE(struct vip_event, 168);
 
 #endif

@@ -45,6 +45,7 @@ struct mm_struct {
 
 struct task_struct {
 	struct mm_struct *mm;
+	__s32 tgid;
 	struct task_struct *group_leader;
 	char comm[16];
 };

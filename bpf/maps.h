@@ -104,4 +104,26 @@ struct {
 	__type(value, struct vip_counters);
 } counters SEC(".maps");
 
+/* In user space's memory as well, so that a watcher renews its own field and no other is overwritten. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct vip_watchers);
+} watchers SEC(".maps");
+
+/* What is put in may be of any size: the kernel compares an inner ring's type, and not that. */
+struct vip_ring {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096); /* of the pattern, which is never used */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, VIP_WATCHERS_MAX);
+	__type(key, __u32);
+	__array(values, struct vip_ring);
+} watcher_rings SEC(".maps");
+
 #endif

@@ -86,16 +86,30 @@ __noinline __u32 vip_listed(__u32 generation, __u32 number)
 	return listed;
 }
 
-/* What holds for the calling program, in a call that asks for `asked`. */
-static __always_inline __u32 vip_features_of(const struct vip_caller *caller,
-					     const struct vip_own *own, enum vip_place asked)
+/*
+ * The outcome of a call that is left as it is, where V is off and the policy says useHostAddress. If it is off
+ * for want of an address alone, the world sees the host's. A global function, so that what it comes to is
+ * just a number to the verifier, and does not double the paths after it.
+ */
+__noinline int vip_without_address(__u32 flags, __u32 listed, enum vip_place asked, __u32 has)
 {
-	__u32 flags = caller->policy->flags;
+	if (vip_has_address(asked, has) || (asked != VIP_WILDCARD && asked != VIP_DUAL_WILDCARD &&
+					    asked != VIP_HOST_ADDRESS && asked != VIP_ELSEWHERE))
+		return VIP_SEEN;
+	return vip_features(flags, listed, 1) & VIP_V ? VIP_UNADDRESSED : VIP_SEEN;
+}
 
-	return vip_features(
-		flags,
-		flags & VIP_POLICY_LISTS ? vip_listed(caller->generation, caller->number) : 0,
-		vip_has_address(asked, own->has));
+/* What holds for the calling program, in a call that asks for `asked`. */
+static __always_inline __u32 vip_features_of(struct vip_caller *caller, const struct vip_own *own,
+					     enum vip_place asked)
+{
+	__u32 flags = caller->policy->flags, listed, features;
+
+	listed = flags & VIP_POLICY_LISTS ? vip_listed(caller->generation, caller->number) : 0;
+	features = vip_features(flags, listed, vip_has_address(asked, own->has));
+	if ((flags & VIP_POLICY_USE_HOST_ADDRESS) && !(features & VIP_V))
+		caller->unchanged = vip_without_address(flags, listed, asked, own->has);
+	return features;
 }
 
 #endif

@@ -20,6 +20,8 @@ struct vip_caller {
 	__u32 number; /* of its policy in the bank in force */
 	/* Set by vip_find_policy(). */
 	const struct vip_policy *policy;
+	/* Set by vip_features_of(). */
+	enum vip_outcome unchanged; /* of a call that is left as it is */
 };
 
 static __always_inline const struct vip_config *vip_config(void)

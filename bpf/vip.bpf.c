@@ -21,29 +21,19 @@
 #include "session.h"
 #include "socket.h"
 #include "translate.h"
+#include "watch.h"
 
 enum { VIP_REFUSE = 0, VIP_PROCEED = 1 }; /* what a sock_addr program returns */
 
-enum vip_count { VIP_SEEN, VIP_REWRITTEN, VIP_REFUSED };
-
-static __always_inline void vip_count(enum vip_hook hook, enum vip_count what)
+static __always_inline int vip_refuse(struct bpf_sock_addr *ctx, enum vip_family family,
+				      enum vip_hook hook, const struct vip_caller *caller,
+				      struct vip_address asked, enum vip_outcome why)
 {
-	__u32 key = hook;
-	struct vip_counters *row = bpf_map_lookup_elem(&counters, &key);
+	int error = why == VIP_REFUSED_PEER   ? ECONNREFUSED :
+		    why == VIP_REFUSED_IN_USE ? EADDRINUSE :
+						EADDRNOTAVAIL;
 
-	if (!row) /* the verifier does not know that the key is in range */
-		return;
-	/* One CPU's own row; a preempted increment may be lost, which a counter can bear. */
-	row->seen++;
-	if (what == VIP_REWRITTEN)
-		row->rewritten++;
-	else if (what == VIP_REFUSED)
-		row->refused++;
-}
-
-static __always_inline int vip_refuse(enum vip_hook hook, int error)
-{
-	vip_count(hook, VIP_REFUSED);
+	vip_done(ctx, family, hook, caller, asked, why, error);
 	bpf_set_retval(-error);
 	return VIP_REFUSE;
 }
@@ -114,7 +104,9 @@ static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_famil
 	answer = vip_bind(asked, features, caller.policy->flags, own.has,
 			  vip_is_excluded(&caller, ctx->user_port));
 	if (answer == VIP_REFUSE_BIND || answer == VIP_UNAVAILABLE)
-		return vip_refuse(hook, EADDRNOTAVAIL);
+		return vip_refuse(ctx, family, hook, &caller, address,
+				  answer == VIP_UNAVAILABLE ? VIP_REFUSED_UNAVAILABLE :
+							      VIP_REFUSED_ISOLATION);
 	/*
 	 * No port to clash on, and a socket on a mapped address could send no IPv6: left on ::, and each
 	 * datagram gets its source when it is sent.
@@ -123,7 +115,7 @@ static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_famil
 		answer = VIP_AS_ASKED;
 
 	if (family == VIP_INET6 && vip_is_taken(ctx, &own, asked, answer))
-		return vip_refuse(hook, EADDRINUSE);
+		return vip_refuse(ctx, family, hook, &caller, address, VIP_REFUSED_IN_USE);
 
 	/* What getsockname could not tell from the address alone; of this bind, not of one that failed. */
 	if (asked == VIP_OWN_ADDRESS || (asked == VIP_HOST_ADDRESS && answer == VIP_TO_ADDRESS))
@@ -147,16 +139,16 @@ static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_famil
 		vip_store_whole(ctx, vip_mapped(answer == VIP_TO_MAPPED_ADDRESS ?
 							caller.vip4 :
 							vip_loopback4(caller.id)));
-		vip_count(hook, VIP_REWRITTEN);
+		vip_done(ctx, family, hook, &caller, address, VIP_REWRITTEN, 0);
 		return VIP_PROCEED;
 	}
 	granted = vip_address_of(family, answer, address, &own);
 	if (vip_same(family, granted, address)) {
-		vip_count(hook, VIP_SEEN);
+		vip_done(ctx, family, hook, &caller, address, caller.unchanged, 0);
 		return VIP_PROCEED;
 	}
 	vip_store(ctx, family, granted);
-	vip_count(hook, VIP_REWRITTEN);
+	vip_done(ctx, family, hook, &caller, address, VIP_REWRITTEN, 0);
 	return VIP_PROCEED;
 }
 
@@ -322,7 +314,9 @@ static __always_inline int vip_go(struct bpf_sock_addr *ctx, enum vip_family fam
 	answer = vip_give_source(ctx, family, caller, own, source);
 	if (answer == VIP_REFUSE_BIND ||
 	    (answer == VIP_UNAVAILABLE && !(caller->policy->flags & VIP_POLICY_USE_HOST_ADDRESS)))
-		return vip_refuse(hook, EADDRNOTAVAIL);
+		return vip_refuse(ctx, family, hook, caller, address,
+				  answer == VIP_UNAVAILABLE ? VIP_REFUSED_UNAVAILABLE :
+							      VIP_REFUSED_ISOLATION);
 	if (sk)
 		vip_note_peer(sk, family, own, asked, to, stands_for);
 
@@ -332,10 +326,11 @@ static __always_inline int vip_go(struct bpf_sock_addr *ctx, enum vip_family fam
 	} else if (!vip_same(family, granted, address)) {
 		vip_store(ctx, family, granted);
 	} else if (source == VIP_AS_ASKED) {
-		vip_count(hook, VIP_SEEN);
+		vip_done(ctx, family, hook, caller, address, caller->unchanged, 0);
 		return VIP_PROCEED;
 	}
-	vip_count(hook, VIP_REWRITTEN);
+	vip_done(ctx, family, hook, caller, address,
+		 answer == VIP_UNAVAILABLE ? VIP_UNADDRESSED : VIP_REWRITTEN, 0);
 	return VIP_PROCEED;
 }
 
@@ -381,9 +376,9 @@ static __always_inline int vip_on_connect(struct bpf_sock_addr *ctx, enum vip_fa
 			   vip_is_excluded(&caller, ctx->user_port));
 	to = vip_find(ctx, family, &caller, &own, plan, end);
 	if (to == VIP_REFUSE_PEER)
-		return vip_refuse(hook, ECONNREFUSED);
+		return vip_refuse(ctx, family, hook, &caller, address, VIP_REFUSED_PEER);
 	if (to == VIP_UNAVAILABLE)
-		return vip_refuse(hook, EADDRNOTAVAIL);
+		return vip_refuse(ctx, family, hook, &caller, address, VIP_REFUSED_UNAVAILABLE);
 	if (family == VIP_INET6 && (to == VIP_TO_MAPPED_LOOPBACK || to == VIP_TO_MAPPED_ADDRESS)) {
 		struct vip_own own4 = vip_own_of(VIP_MAPPED, &caller);
 
@@ -501,14 +496,15 @@ static __always_inline int vip_on_connected_sendmsg(struct bpf_sock_addr *ctx,
 	case VIP_OTHER_ADDRESS:
 	case VIP_OTHER_LOOPBACK:
 		if (caller->policy->flags & VIP_POLICY_ISOLATION)
-			return vip_refuse(hook, EADDRNOTAVAIL);
+			return vip_refuse(ctx, family, hook, caller, vip_asked(ctx, family),
+					  VIP_REFUSED_ISOLATION);
 		return VIP_PROCEED;
 	default:
 		return VIP_PROCEED;
 	}
 	/* As the socket's own bind or connect was answered. */
 	vip_store_message_source(ctx, family, end);
-	vip_count(hook, VIP_REWRITTEN);
+	vip_done(ctx, family, hook, caller, vip_asked(ctx, family), VIP_REWRITTEN, 0);
 	return VIP_PROCEED;
 }
 
@@ -552,9 +548,9 @@ static __always_inline int vip_on_sendmsg(struct bpf_sock_addr *ctx, enum vip_fa
 			   vip_is_excluded(&caller, ctx->user_port));
 	to = vip_find(ctx, family, &caller, &own, plan, bound);
 	if (to == VIP_REFUSE_PEER)
-		return vip_refuse(hook, ECONNREFUSED);
+		return vip_refuse(ctx, family, hook, &caller, address, VIP_REFUSED_PEER);
 	if (to == VIP_UNAVAILABLE)
-		return vip_refuse(hook, EADDRNOTAVAIL);
+		return vip_refuse(ctx, family, hook, &caller, address, VIP_REFUSED_UNAVAILABLE);
 
 	if (vip_is_named_peer(asked, to, vip_place(family, &own, bound))) {
 		struct bpf_sock *sk = vip_socket_of(ctx);
@@ -566,16 +562,16 @@ static __always_inline int vip_on_sendmsg(struct bpf_sock_addr *ctx, enum vip_fa
 	from = bound;
 	if (!vip_datagram_source(ctx, family, &caller, &own, asked, vip_source(asked, to, features),
 				 granted, &from))
-		return vip_refuse(hook, EADDRNOTAVAIL);
+		return vip_refuse(ctx, family, hook, &caller, address, VIP_REFUSED_ISOLATION);
 	if (vip_same(family, granted, address) && vip_same(family, from, bound)) {
-		vip_count(hook, VIP_SEEN);
+		vip_done(ctx, family, hook, &caller, address, caller.unchanged, 0);
 		return VIP_PROCEED;
 	}
 	if (!vip_same(family, granted, address))
 		vip_store(ctx, family, granted);
 	if (!vip_same(family, from, bound))
 		vip_store_message_source(ctx, family, from);
-	vip_count(hook, VIP_REWRITTEN);
+	vip_done(ctx, family, hook, &caller, address, VIP_REWRITTEN, 0);
 	return VIP_PROCEED;
 }
 
@@ -624,15 +620,15 @@ static __always_inline int vip_on_peer_name(struct bpf_sock_addr *ctx, enum vip_
 	/* but for this one. */
 	if (family == VIP_MAPPED && (asked & VIP_SOCKET_MAPPED_PEER)) {
 		vip_store_whole(ctx, vip_localhost(VIP_INET6));
-		vip_count(hook, VIP_REWRITTEN);
+		vip_done(ctx, family, hook, &caller, peer, VIP_REWRITTEN, 0);
 		return VIP_PROCEED;
 	}
 	if (vip_same(family, shown, peer)) {
-		vip_count(hook, VIP_SEEN);
+		vip_done(ctx, family, hook, &caller, peer, VIP_SEEN, 0);
 		return VIP_PROCEED;
 	}
 	vip_store(ctx, family, shown);
-	vip_count(hook, VIP_REWRITTEN);
+	vip_done(ctx, family, hook, &caller, peer, VIP_REWRITTEN, 0);
 	return VIP_PROCEED;
 }
 
@@ -725,23 +721,23 @@ static __always_inline int vip_on_own_name(struct bpf_sock_addr *ctx, enum vip_f
 		asked |= VIP_SOCKET_DUAL;
 	if (family == VIP_MAPPED && (asked & VIP_SOCKET_MAPPED_PEER)) {
 		vip_store_whole(ctx, vip_localhost(VIP_INET6));
-		vip_count(hook, VIP_REWRITTEN);
+		vip_done(ctx, family, hook, &caller, name, VIP_REWRITTEN, 0);
 		return VIP_PROCEED;
 	}
 	if (as_requested && vip_was_wildcard(&caller, family, &own, name, asked)) {
 		if (family == VIP_MAPPED && (asked & VIP_SOCKET_DUAL)) {
 			vip_store_whole(ctx, vip_wildcard(VIP_INET6));
-			vip_count(hook, VIP_REWRITTEN);
+			vip_done(ctx, family, hook, &caller, name, VIP_REWRITTEN, 0);
 			return VIP_PROCEED;
 		}
 		shown = vip_wildcard(family);
 	}
 	if (vip_same(family, shown, name)) {
-		vip_count(hook, VIP_SEEN);
+		vip_done(ctx, family, hook, &caller, name, VIP_SEEN, 0);
 		return VIP_PROCEED;
 	}
 	vip_store(ctx, family, shown);
-	vip_count(hook, VIP_REWRITTEN);
+	vip_done(ctx, family, hook, &caller, name, VIP_REWRITTEN, 0);
 	return VIP_PROCEED;
 }
 
@@ -800,7 +796,7 @@ int vip_sock_ops(struct bpf_sock_ops *ctx)
 			return 1;
 		}
 	}
-	vip_count(VIP_HOOK_SOCK_OPS, VIP_REFUSED);
+	vip_count(VIP_HOOK_SOCK_OPS, VIP_REFUSED_IN_USE);
 	return 1;
 }
 

@@ -8,9 +8,11 @@
 #include <errno.h>
 #include <linux/magic.h>
 #include <linux/membarrier.h>
+#include <stdint.h>
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -45,4 +47,23 @@ static inline unsigned long vip_file_system_type(const char *path)
 static inline int vip_membarrier_global(void)
 {
 	return (int)syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
+}
+
+/* eventfd(2) that does not block; -1 and errno on failure. Its flags are of a type of their own. */
+static inline int vip_eventfd(void)
+{
+	return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+}
+
+/* A word of memory that the kernel's programs share (BPF_F_MMAPABLE, kernel 5.5), read in one piece. */
+static inline uint64_t vip_word(const void *word)
+{
+	return __atomic_load_n((const uint64_t *)word, __ATOMIC_ACQUIRE);
+}
+
+/* Puts `to` there where `from` is; 0 where it is something else. */
+static inline int vip_word_replace(void *word, uint64_t from, uint64_t to)
+{
+	return __atomic_compare_exchange_n((uint64_t *)word, &from, to, 0, __ATOMIC_ACQ_REL,
+					   __ATOMIC_ACQUIRE);
 }

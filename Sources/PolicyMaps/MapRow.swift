@@ -32,6 +32,9 @@ extension vip_program: @retroactive Equatable, @retroactive Hashable, MapRow {}
 extension vip_verdict: @retroactive Equatable, @retroactive Hashable, MapRow {}
 extension vip_listener: @retroactive Equatable, @retroactive Hashable, MapRow {}
 extension vip_counters: @retroactive Equatable, @retroactive Hashable, MapRow {}
+extension vip_watcher: @retroactive Equatable, @retroactive Hashable, MapRow {}
+extension vip_watchers: @retroactive Equatable, @retroactive Hashable, MapRow {}
+extension vip_event: @retroactive Equatable, @retroactive Hashable, MapRow {}
 
 /// The sizes that bpf/abi.h asserts for C, asserted for Swift: size and stride alike, so no padding at the end.
 enum MapLayout {
@@ -40,7 +43,8 @@ enum MapLayout {
         row(vip_address_owner.self, 8), row(vip_policy.self, 8200), row(vip_program_name.self, 64),
         row(vip_program_script.self, 16), row(vip_program_file.self, 80), row(vip_listing.self, 24),
         row(vip_program.self, 32), row(vip_verdict.self, 16), row(vip_listener.self, 16),
-        row(vip_counters.self, 24),
+        row(vip_counters.self, 64), row(vip_watcher.self, 32), row(vip_watchers.self, 160),
+        row(vip_event.self, 168),
     ]
 
     private static func row<T: MapRow>(_: T.Type, _ expected: Int) -> (String, Int, Int, Int) {

@@ -51,13 +51,18 @@ struct Table {
     /// Printed under the rows, an empty line between.
     var notes: [String] = []
 
-    /// Control characters in what others have named (paths, users) are shown, not sent to the terminal.
+    /// Control characters in what others have named (paths, users) are shown, not sent to the terminal; and so are those
+    /// that would break a line or turn its direction.
     static func printable(_ text: String) -> String {
-        guard text.unicodeScalars.contains(where: { $0.properties.generalCategory == .control }) else { return text }
-        return text.unicodeScalars.map {
-            $0.properties.generalCategory == .control ? "\\u{\(String($0.value, radix: 16))}" : String($0)
+        guard text.unicodeScalars.contains(where: isHidden) else { return text }
+        return text.unicodeScalars.map { isHidden($0) ? "\\u{\(String($0.value, radix: 16))}" : String($0) }.joined()
+    }
+
+    private static func isHidden(_ scalar: Unicode.Scalar) -> Bool {
+        switch scalar.properties.generalCategory {
+        case .control, .format, .lineSeparator, .paragraphSeparator: true
+        default: false
         }
-        .joined()
     }
 
     func rendered(bold: Bool) -> String {

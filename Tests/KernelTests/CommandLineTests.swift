@@ -564,17 +564,17 @@ struct CommandLineTests {
     @Test func aLayoutOfAnotherVersionIsNotTouched() throws {
         try attached { sandbox in
             _ = try sandbox.openSession("attached/ann", id: 7)
-            // Version 3, as a later build would write it: the first four bytes of the only row of config.
-            try editConfig(sandbox) { $0.replaceSubrange(0..<4, with: [3, 0, 0, 0]) }
+            // Version 99, as a later build would write it: the first four bytes of the only row of config.
+            try editConfig(sandbox) { $0.replaceSubrange(0..<4, with: [99, 0, 0, 0]) }
 
             for arguments in [
                 ["session", "open", "--cgroup", try sandbox.cgroup("attached/b")], ["status"],
-                ["map", "dump"], ["policy", "apply", try sandbox.policyFile(Self.policy)],
+                ["map", "dump"], ["watch"], ["policy", "apply", try sandbox.policyFile(Self.policy)],
                 ["attach", "cgroup", "\(sandbox.cgroup)/attached"],
             ] {
                 let result = try sandbox.ctl(arguments)
                 #expect(result.status == 1, "\(result)")
-                #expect(result.stderr.contains("layout is version 3"), "\(result)")
+                #expect(result.stderr.contains("layout is version 99"), "\(result)")
             }
             try sandbox.mustCtl("detach", "--all")
             #expect(try !sandbox.sh("ip -br addr show eth0").contains("198.51.100.16"))

@@ -408,6 +408,23 @@ static void do_sendto(char **words, int count)
 	answer_sent(path_sendto(fd, words[4], strlen(words[4]), flags, &address.any, length));
 }
 
+/* Binds over and over, as fast as it can be, and says how often that failed. */
+static void do_burst(char **words, int count)
+{
+	union address address;
+	socklen_t length;
+	long copies, failed = 0;
+	int fd = descriptor(words[1]);
+
+	(void)count;
+	if (fd < 0 || !number(words[2], 1, 10000000, &copies) ||
+	    !parse_address(words[3], words[4], &address, &length))
+		return;
+	for (long i = 0; i < copies; i++)
+		failed += bind(fd, &address.any, length) != 0;
+	answer_sent(failed);
+}
+
 /* sendmsg with an address, or to the connected peer where only a text is given. */
 static void do_sendmsg(char **words, int count)
 {
@@ -1056,6 +1073,7 @@ static const struct command {
 	{ "socket", "NAME tcp|udp|mptcp [4|6]", 3, 4, do_socket },
 	{ "bind", "NAME ADDRESS PORT", 4, 4, do_bind },
 	{ "bind-unspec", "NAME ADDRESS PORT", 4, 4, do_bind },
+	{ "burst", "NAME COUNT ADDRESS PORT", 5, 5, do_burst },
 	{ "listen", "NAME [BACKLOG]", 2, 3, do_listen },
 	{ "connect", "NAME ADDRESS PORT", 4, 4, do_connect },
 	{ "disconnect", "NAME", 2, 2, do_disconnect },

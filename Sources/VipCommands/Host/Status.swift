@@ -12,7 +12,9 @@ struct Status: ParsableCommand {
         abstract: "Show what is attached and what it does.",
         discussion: """
             Counters are of calls by sessions' programs that came as far as a decision: seen, of those rewritten, of those \
-            refused.
+            let through with the host's address for want of their own (unaddressed), of those refused, and why: isolation \
+            (another session's address), unavailable (the session has no virtual IP), peer (another session's loopback), \
+            in_use (another server of the session has the port).
 
             EXAMPLES
               vip-bpfctl status
@@ -36,7 +38,7 @@ struct Status: ParsableCommand {
             payload.loopbackPrefix = config.loopbackPrefix?.description
             payload.objectId = MapView.hex(config.objectID)
             payload.isThisBuild = config.objectID == BPFObject.embeddedID
-            payload.counters = try HookCounters.read(instance.pins)
+            payload.counters = try HookCounters.read(instance.pins).map(StatusPayload.Counters.init)
             let programs = try instance.pins.programIDs()
             let noted = Dictionary(try registry.attachments().map { ($0.cgroupID, $0.path) }) { first, _ in first }
             for (id, links) in try instance.pins.attachments().sorted(by: { $0.key < $1.key }) {
@@ -116,6 +118,35 @@ struct StatusPayload: Payload {
         }
     }
 
+    /// Calls by hook, all CPUs together.
+    struct Counters: Encodable {
+        var hook: String
+        var seen: UInt64
+        var rewritten: UInt64
+        var unaddressed: UInt64
+        var refused: UInt64
+        /// Those refused, by their reason.
+        var refusedFor: [String: UInt64]
+
+        init(_ counters: HookCounters) {
+            hook = counters.hook.name
+            seen = counters.seen
+            rewritten = counters[.rewritten]
+            unaddressed = counters[.unaddressed]
+            refused = counters.refused
+            refusedFor = [:]
+            for outcome in CallOutcome.allCases {
+                if let reason = outcome.reason { refusedFor[reason] = counters[outcome] }
+            }
+        }
+
+        /// `isolation 2, in_use 1`
+        var reasons: String {
+            let reasons = refusedFor.filter { $0.value > 0 }.sorted { $0.key < $1.key }
+            return reasons.isEmpty ? "-" : reasons.map { "\($0.key) \($0.value)" }.joined(separator: ", ")
+        }
+    }
+
     var isLoaded = false
     @Nullable var layout: UInt32?
     @Nullable var generation: UInt32?
@@ -129,7 +160,7 @@ struct StatusPayload: Payload {
     /// The hooks of the network namespace.
     var network: [NetworkLink] = []
     var programs: [Program] = []
-    var counters: [HookCounters] = []
+    var counters: [Counters] = []
 
     init(sessions: Int) {
         self.sessions = sessions
@@ -145,12 +176,12 @@ struct StatusPayload: Payload {
                 } + network.count { $0.hook == row.hook && $0.linkId != nil }
             return [
                 row.hook, program.map { "\($0)" } ?? "-", "\(links)", "\(row.seen)", "\(row.rewritten)",
-                "\(row.refused)",
+                "\(row.unaddressed)", "\(row.refused)", row.reasons,
             ]
         }
         let build = isThisBuild == true ? "this build's" : "another build's; attach again to update them"
         return Table(
-            headings: ["HOOK", "PROGRAM", "LINKS", "SEEN", "REWRITTEN", "REFUSED"], rows: rows,
+            headings: ["HOOK", "PROGRAM", "LINKS", "SEEN", "REWRITTEN", "UNADDRESSED", "REFUSED", "FOR"], rows: rows,
             notes: attachments.map { attachment in
                 "cgroup \(attachment.cgroup.map(Table.printable) ?? "(unknown path)") (ID \(attachment.cgroupId)): \(attachment.state)"
             }

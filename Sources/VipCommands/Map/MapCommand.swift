@@ -249,17 +249,58 @@ struct MapView: Sendable {
                 }
             }),
         MapView(
-            name: "counters", about: "calls of sessions by hook: seen, rewritten, refused",
+            name: "counters", about: "calls of sessions, by hook and by what became of them",
             count: { _ throws(Failure) in (Hook.all.count, Hook.all.count) },
             rows: { pins throws(Failure) in
                 try HookCounters.read(pins).map { counters in
+                    Row(
+                        fields: [("hook", .text(counters.hook.name)), ("seen", .number(counters.seen))]
+                            + CallOutcome.allCases.dropFirst().map { outcome in
+                                let name = [outcome.verdict, outcome.reason].compactMap(\.self).joined(separator: "_")
+                                return (name, .number(counters[outcome]))
+                            })
+                }
+            }),
+        MapView(
+            name: "watchers", about: "who listens to events",
+            count: { pins throws(Failure) in
+                (try EventListener.listeners(pins).count, EventListener.limit)
+            },
+            rows: { pins throws(Failure) in
+                try EventListener.listeners(pins).map { listener in
                     Row(fields: [
-                        ("hook", .text(counters.hook)), ("seen", .number(counters.seen)),
-                        ("rewritten", .number(counters.rewritten)), ("refused", .number(counters.refused)),
+                        ("slot", .number(UInt64(listener.slot))), ("pid", .number(UInt64(listener.pid))),
+                        ("session", listener.filter.session.map { .number(UInt64($0)) } ?? .none),
+                        (
+                            "verdicts",
+                            .list(
+                                CallOutcome.allCases.filter(listener.filter.outcomes.contains).map { outcome in
+                                    [outcome.verdict, outcome.reason].compactMap(\.self).joined(separator: "_")
+                                })
+                        ),
+                        ("written", .number(listener.written)), ("dropped", .number(listener.dropped)),
                     ])
                 }
             }),
+        MapView(
+            name: "watcher_rings", about: "their ring buffers, by slot, and those that killed ones have left",
+            count: { pins throws(Failure) in (try rings(pins).count, EventListener.limit) },
+            rows: { pins throws(Failure) in
+                try rings(pins).map { ring in
+                    Row(fields: [("slot", .number(UInt64(ring.slot))), ("map_id", .number(UInt64(ring.map)))])
+                }
+            }),
     ]
+
+    /// An array of maps knows no batches.
+    private static func rings(_ pins: PinDirectory) throws(Failure) -> [(slot: UInt32, map: UInt32)] {
+        let map: BPFMap<UInt32, UInt32> = try pins.map("watcher_rings")
+        var rings: [(UInt32, UInt32)] = []
+        for slot in 0..<UInt32(EventListener.limit) {
+            if let id = try map.value(of: slot) { rings.append((slot, id)) }
+        }
+        return rings
+    }
 
     /// A map of ordinary rows; those for which `fields` is empty are unused slots of an array.
     private static func view<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & Sendable>(
@@ -309,26 +350,5 @@ struct MapView: Sendable {
             (VIP_POLICY_EXCLUDED_PORTS, "excluded_ports"), (VIP_POLICY_LISTS, "lists"),
         ]
         return names.filter { flags & $0.0.rawValue != 0 }.map(\.1)
-    }
-}
-
-/// What the `counters` map says of one hook, all CPUs together.
-struct HookCounters: Encodable {
-    var hook: String
-    var seen: UInt64
-    var rewritten: UInt64
-    var refused: UInt64
-
-    static func read(_ pins: PinDirectory) throws(Failure) -> [HookCounters] {
-        let map: BPFMap<UInt32, vip_counters> = try pins.map("counters")
-        var result: [HookCounters] = []
-        for hook in Hook.all {
-            let values = try map.valuesPerCPU(of: hook.number)
-            result.append(
-                HookCounters(
-                    hook: hook.name, seen: values.reduce(0) { $0 + $1.seen },
-                    rewritten: values.reduce(0) { $0 + $1.rewritten }, refused: values.reduce(0) { $0 + $1.refused }))
-        }
-        return result
     }
 }

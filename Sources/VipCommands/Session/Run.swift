@@ -215,7 +215,7 @@ private final class CStrings {
 }
 
 /// Signals as something to read: signalfd(2).
-private struct SignalReader: ~Copyable {
+struct SignalReader: ~Copyable {
     private let owned: Descriptor
     var descriptor: CInt { owned.raw }
 

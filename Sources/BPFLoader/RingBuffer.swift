@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CLibBPF
+import Glibc
+public import SystemPackage
+
+/// A ring buffer of one's own (BPF_MAP_TYPE_RINGBUF, kernel 5.8): programs put records in, one thread takes them out.
+///
+/// The kernel keeps it as long as this value or a map of maps holds it.
+public struct RingBuffer: ~Copyable, @unchecked Sendable {
+    /// The map's descriptor, to be put into a map of maps.
+    public let descriptor: CInt
+    private let map: Descriptor
+    private let ring: OpaquePointer
+    private let sink: UnsafeMutablePointer<Sink>
+
+    /// Where the callback puts what it is given.
+    private struct Sink {
+        var records: UnsafeMutableRawPointer?
+        var size = 0
+        var count = 0
+        var limit = 0
+    }
+
+    /// - Parameters:
+    ///   - name: For `bpftool map`: at most 15 bytes.
+    ///   - bytes: Of the records; a power of two, and at least a page.
+    public init(name: String, bytes: UInt32) throws(Failure) {
+        let raw = bpf_map_create(BPF_MAP_TYPE_RINGBUF, name, 0, 0, bytes, nil)
+        guard raw >= 0 else { throw .kernel(.current, "make a ring buffer of \(bytes) bytes") }
+        let map = Descriptor(owning: raw)
+        let sink = UnsafeMutablePointer<Sink>.allocate(capacity: 1)
+        sink.initialize(to: Sink())
+        let take: ring_buffer_sample_fn = { context, data, size in
+            guard let sink = context?.assumingMemoryBound(to: Sink.self), let data, let records = sink.pointee.records
+            else { return -EINVAL }
+            // A record that is shorter or longer than ours is none of ours.
+            if size >= sink.pointee.size {
+                memcpy(records + sink.pointee.count * sink.pointee.size, data, sink.pointee.size)
+                sink.pointee.count += 1
+            }
+            // libbpf counts a record as taken whatever we return, and stops at an error.
+            return sink.pointee.count < sink.pointee.limit ? 0 : -ENOSPC
+        }
+        guard let ring = ring_buffer__new(raw, take, sink, nil) else {
+            let error = Errno.current
+            sink.deallocate()
+            throw .kernel(error, "read a ring buffer")
+        }
+        self.descriptor = raw
+        self.map = map
+        self.ring = ring
+        self.sink = sink
+    }
+
+    deinit {
+        ring_buffer__free(ring)
+        sink.deallocate()
+    }
+
+    /// Waits until there is a record, `wake` is readable, or the time is over: poll(2).
+    public func wait(orFor wake: borrowing Descriptor, timeout: Duration) {
+        var polls = [
+            pollfd(fd: ring_buffer__epoll_fd(ring), events: Int16(POLLIN), revents: 0),
+            pollfd(fd: wake.raw, events: Int16(POLLIN), revents: 0),
+        ]
+        let (seconds, attoseconds) = timeout.components
+        poll(&polls, 2, CInt(clamping: seconds * 1000 + attoseconds / 1_000_000_000_000_000))
+    }
+
+    /// Takes out what is there, and no more than `limit`; never waits. One thread at a time.
+    public func take<Record: BitwiseCopyable>(_: Record.Type = Record.self, atMost limit: Int) -> [Record] {
+        [Record](unsafeUninitializedCapacity: limit) { buffer, count in
+            sink.pointee = Sink(
+                records: UnsafeMutableRawPointer(buffer.baseAddress), size: MemoryLayout<Record>.stride, limit: limit)
+            // Its errors are the callback's own.
+            _ = ring_buffer__consume(ring)
+            count = sink.pointee.count
+            sink.pointee.records = nil
+        }
+    }
+}
+
+/// Something to wake a thread with that waits: eventfd(2).
+public struct WakeUp: ~Copyable, Sendable {
+    public let descriptor: Descriptor
+
+    public init() throws(Failure) {
+        let raw = vip_eventfd()
+        guard raw >= 0 else { throw .kernel(.current, "make an eventfd") }
+        descriptor = Descriptor(owning: raw)
+    }
+
+    /// Makes the descriptor readable, for good.
+    public func callAsFunction() {
+        var one: UInt64 = 1
+        write(descriptor.raw, &one, MemoryLayout<UInt64>.size)  // fails only when it is readable already
+    }
+
+    /// Whether the time is over before anybody has woken us.
+    public func sleep(for time: Duration) -> Bool {
+        var entry = pollfd(fd: descriptor.raw, events: Int16(POLLIN), revents: 0)
+        let (seconds, attoseconds) = time.components
+        return poll(&entry, 1, CInt(clamping: seconds * 1000 + attoseconds / 1_000_000_000_000_000)) <= 0
+    }
+}
+
+/// The one row of an array map, in this process's memory as well as in the programs' (BPF_F_MMAPABLE, kernel 5.5).
+///
+/// Fields that somebody else may write at the same time are words of 8 bytes, read and replaced in one piece.
+public struct SharedRow<Value: BitwiseCopyable & Sendable>: ~Copyable, @unchecked Sendable {
+    private let base: UnsafeMutableRawPointer
+    private let length: Int
+
+    /// Maps a row of the map at `path`.
+    public init(pinnedAt path: FilePath) throws(Failure) {
+        let map: BPFMap<UInt32, Value> = try BPFMap(pinnedAt: path)  // compares the sizes
+        let page = Int(getpagesize())
+        let length = (MemoryLayout<Value>.stride + page - 1) / page * page
+        let mapped = mmap(nil, length, PROT_READ | PROT_WRITE, MAP_SHARED, map.rawDescriptor, 0)
+        guard let mapped, mapped != MAP_FAILED else { throw .kernel(.current, "map \(path) into memory") }
+        self.length = length
+        base = mapped
+    }
+
+    deinit {
+        munmap(base, length)
+    }
+
+    /// The word at a byte offset that is a multiple of 8.
+    public func word(at offset: Int) -> UInt64 { vip_word(base + offset) }
+
+    /// Puts `new` where `old` is; `false` where something else is.
+    public func replace(_ old: UInt64, with new: UInt64, at offset: Int) -> Bool {
+        vip_word_replace(base + offset, old, new) != 0
+    }
+
+    /// A field as it is just now; words of it that somebody writes meanwhile may be older or newer than others.
+    public func load<Field: BitwiseCopyable>(_: Field.Type = Field.self, at offset: Int) -> Field {
+        base.load(fromByteOffset: offset, as: Field.self)
+    }
+
+    /// Overwrites a field that is the caller's alone.
+    public func store(_ field: some BitwiseCopyable, at offset: Int) {
+        base.storeBytes(of: field, toByteOffset: offset, as: type(of: field))
+    }
+}

@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+public import CVipABI
+import Glibc
+import Synchronization
+import SystemPackage
+
+/// Which events a listener wants. The rest is not even written.
+public struct EventFilter: Sendable, Hashable {
+    public var outcomes: Set<CallOutcome>
+    /// Of one session alone; `nil`, of all.
+    public var session: UInt32?
+
+    public init(outcomes: Set<CallOutcome> = Set(CallOutcome.allCases), session: UInt32? = nil) {
+        self.outcomes = outcomes
+        self.session = session
+    }
+}
+
+/// What came since the last time.
+public struct EventBatch: Sendable {
+    /// In the order in which they were written.
+    public var events: [vip_event] = []
+    /// How many were lost, for want of room in the ring buffer.
+    public var lost: UInt64 = 0
+    /// Times in which nothing was written, since this process was stopped for longer than its lease: CLOCK_BOOTTIME, ns.
+    public var gaps: [Range<UInt64>] = []
+}
+
+/// Listens to what becomes of the calls of sessions' programs, until it goes out of scope.
+///
+///     let listener = try EventListener(instance.pins, EventFilter(outcomes: [.rewritten]))
+///     while true { for event in try listener.poll(timeout: .seconds(1)).events { … } }
+///
+/// It takes one of ``limit`` slots of the map `watchers`, with a ring buffer of its own, by compare-and-swap of the slot's
+/// `until`, and renews that every second in a thread of its own. So a listener that reads slowly loses events, and is told
+/// how many; one that was killed costs the programs nothing after ``lease``; and two never have the same slot.
+public final class EventListener: Sendable {
+    /// How many may listen at once.
+    public static let limit = Int(VIP_WATCHERS_MAX)
+    /// How long the programs write for a listener that does not say any more that it is there.
+    public static let lease: Duration = .seconds(5)
+    /// Room for 23,000 events: a quarter of a second at 100,000 a second. It is memory of the kernel's while it listens.
+    public static let defaultRingSize: UInt32 = 4 << 20
+
+    private let slot: WatcherSlot
+    private let wake: WakeUp
+
+    /// - Parameter ringSize: In bytes: a power of two, at least a page. An event takes 176.
+    public init(
+        _ pins: PinDirectory, _ filter: EventFilter, ringSize: UInt32 = EventListener.defaultRingSize
+    ) throws(Failure) {
+        try pins.requireLoaded()
+        guard try !pins.attachments().isEmpty else {
+            throw Failure(
+                .failed, "listen for events", "no cgroup is attached",
+                try: "attach one first: vip-bpfctl attach cgroup PATH")
+        }
+        wake = try WakeUp()
+        slot = try WatcherSlot(pins, filter, ringSize: ringSize)
+        try slot.startRenewing()
+    }
+
+    deinit {
+        slot.end()
+    }
+
+    /// Stops listening before it goes out of scope: a process that ends does not wait for its threads' references.
+    public func end() { slot.end() }
+
+    /// Waits until something has come, ``interrupt()`` is called or the time is over, and takes out what there is.
+    ///
+    /// It blocks: call it on a thread of its own, never on a task's. One thread at a time.
+    ///
+    /// - Parameter limit: No more events than this; the rest is there the next time.
+    /// - Throws: ``Failure`` when there is nothing to listen to any more, since all was detached.
+    public func poll(atMost limit: Int = 512, timeout: Duration) throws(Failure) -> EventBatch {
+        var batch = EventBatch(events: slot.ring.take(atMost: limit))
+        if batch.events.isEmpty {
+            slot.ring.wait(orFor: wake.descriptor, timeout: timeout)
+            batch.events = slot.ring.take(atMost: limit)
+        }
+        try slot.report(into: &batch)
+        return batch
+    }
+
+    /// One who listens, as the map `watchers` has it.
+    public struct Listener: Sendable, Hashable {
+        public let slot: Int
+        public let pid: UInt32
+        public let filter: EventFilter
+        /// Events since it began to listen: those in its ring buffer or read from there, and those without room in it.
+        public let written: UInt64
+        public let dropped: UInt64
+    }
+
+    /// Who listens just now. One that was killed is among them until its lease is over.
+    public static func listeners(_ pins: PinDirectory) throws(Failure) -> [Listener] {
+        let map: BPFMap<UInt32, vip_watchers> = try pins.map("watchers")
+        guard let row = try map.value(of: 0) else { return [] }
+        let now = BootTime.now()
+        return withUnsafeBytes(of: row) { bytes in
+            (0..<limit).compactMap { slot in
+                guard bytes.load(fromByteOffset: WatcherSlot.until(slot), as: UInt64.self) >= now else { return nil }
+                let watcher = bytes.load(fromByteOffset: WatcherSlot.watcher(slot), as: vip_watcher.self)
+                let outcomes = CallOutcome.allCases.filter { watcher.outcomes >> UInt32($0.rawValue) & 1 == 1 }
+                return Listener(
+                    slot: slot, pid: watcher.pid,
+                    filter: EventFilter(
+                        outcomes: Set(outcomes), session: watcher.session == 0 ? nil : watcher.session),
+                    written: watcher.written, dropped: watcher.dropped)
+            }
+        }
+    }
+
+    /// Ends the wait of ``poll(atMost:timeout:)``, now and from now on.
+    public func interrupt() { wake() }
+}
+
+/// One listener's place in the maps `watchers` and `watcher_rings`.
+private final class WatcherSlot: Sendable {
+    let ring: RingBuffer
+    private let pins: PinDirectory
+    private let filter: EventFilter
+    private let row: SharedRow<vip_watchers>
+    private let rings: BPFMap<UInt32, UInt32>
+    private let pin: FileIdentity
+    private let stop: WakeUp
+    private let state: Mutex<State>
+
+    private struct State {
+        var slot = 0
+        /// What we have put into the slot's `until`.
+        var until: UInt64 = 0
+        /// Of the slot's `dropped`, what was reported.
+        var lostInSlot: UInt64 = 0
+        /// Lost in a slot that we have no more.
+        var unreported: UInt64 = 0
+        var gaps: [Range<UInt64>] = []
+        var failure: Failure?
+        var renewing: pthread_t?
+    }
+
+    init(_ pins: PinDirectory, _ filter: EventFilter, ringSize: UInt32) throws(Failure) {
+        let path = pins.maps.appending("watchers")
+        let row = try SharedRow<vip_watchers>(pinnedAt: path)
+        let rings: BPFMap<UInt32, UInt32> = try pins.map("watcher_rings")
+        let ring = try RingBuffer(name: "vip_events", bytes: ringSize)
+        let stop = try WakeUp()
+        guard let pin = FileIdentity(path.string) else { throw .kernel(.current, "read \(path)") }
+        self.pin = pin
+        self.pins = pins
+        self.filter = filter
+        self.row = row
+        self.rings = rings
+        self.ring = ring
+        self.stop = stop
+        state = Mutex(State())
+        let failure = state.withLock { state in claim(&state) }
+        if let failure { throw failure }
+    }
+
+    static func until(_ slot: Int) -> Int { slot * MemoryLayout<UInt64>.stride }
+
+    static func watcher(_ slot: Int) -> Int {
+        EventListener.limit * MemoryLayout<UInt64>.stride + slot * MemoryLayout<vip_watcher>.stride
+    }
+
+    private static func dropped(_ slot: Int) -> Int {
+        watcher(slot) + (MemoryLayout<vip_watcher>.offset(of: \.dropped) ?? 0)
+    }
+
+    /// A time to come, in the programs' own clock.
+    private static func lease() -> UInt64 {
+        BootTime.now() + UInt64(EventListener.lease.components.seconds) * 1_000_000_000
+    }
+
+    /// Takes a slot that nobody has, or whose time is over.
+    private func claim(_ state: inout State) -> Failure? {
+        // One who tidies up has a free slot for a moment, too: so not at the first try.
+        for _ in 0..<4 {
+            do throws(Failure) {
+                if try tryToClaim(&state) { return nil }
+            } catch {
+                return error
+            }
+            usleep(20_000)
+        }
+        let others = (0..<EventListener.limit).map { slot in
+            "\(row.load(vip_watcher.self, at: Self.watcher(slot)).pid)"
+        }
+        return Failure(
+            .failed, "listen for events",
+            "\(EventListener.limit) listen already, processes \(others.joined(separator: ", "))",
+            try: "end one of them first")
+    }
+
+    /// The first slot becomes ours; of the others, what killed listeners have left goes: a ring buffer is memory.
+    private func tryToClaim(_ state: inout State) throws(Failure) -> Bool {
+        var mine: Int?
+        for slot in 0..<EventListener.limit {
+            let offset = Self.until(slot)
+            let found = row.word(at: offset)
+            guard found < BootTime.now() else { continue }
+            if mine != nil, try rings.value(of: UInt32(slot)) == nil { continue }
+            let until = Self.lease()
+            // In vain where another listener was faster, or a program has just cleared it.
+            guard row.replace(found, with: until, at: offset) || row.replace(0, with: until, at: offset) else {
+                continue
+            }
+            do throws(Failure) {
+                if mine == nil {
+                    var watcher = vip_watcher()
+                    watcher.outcomes = filter.outcomes.reduce(0) { $0 | 1 << UInt32($1.rawValue) }
+                    watcher.session = filter.session ?? 0
+                    watcher.pid = UInt32(getpid())
+                    try rings.set(UInt32(slot), to: UInt32(ring.descriptor))
+                    row.store(watcher, at: Self.watcher(slot))
+                    (state.slot, state.until, state.lostInSlot) = (slot, until, 0)
+                    mine = slot
+                } else {
+                    try rings.remove(UInt32(slot))
+                    _ = row.replace(until, with: 0, at: offset)
+                }
+            } catch {
+                _ = row.replace(until, with: 0, at: offset)
+                throw error
+            }
+        }
+        return mine != nil
+    }
+
+    func startRenewing() throws(Failure) {
+        var thread = pthread_t()
+        let context = Unmanaged.passRetained(self)
+        // Signals are for the threads that were there before.
+        var all = sigset_t()
+        var before = sigset_t()
+        sigfillset(&all)
+        pthread_sigmask(SIG_BLOCK, &all, &before)
+        defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
+        let error = pthread_create(
+            &thread, nil,
+            { context in
+                guard let context else { return nil }
+                let slot = Unmanaged<WatcherSlot>.fromOpaque(context).takeRetainedValue()
+                while slot.stop.sleep(for: .seconds(1)), slot.renew() {}
+                return nil
+            }, context.toOpaque())
+        guard error == 0 else {
+            context.release()
+            end()
+            throw .kernel(Errno(rawValue: error), "start a thread")
+        }
+        state.withLock { $0.renewing = thread }
+    }
+
+    /// Says that we are still there; `false` where there is nothing to listen to any more.
+    private func renew() -> Bool {
+        state.withLock { state in
+            guard FileIdentity(pins.maps.appending("watchers").string) == pin else {
+                state.failure = Failure(
+                    .failed, "listen for events", "the hooks were detached meanwhile",
+                    try: "attach a cgroup, and listen again")
+                return false
+            }
+            let until = Self.lease()
+            if row.replace(state.until, with: until, at: Self.until(state.slot)) {
+                state.until = until
+                return true
+            }
+            // Stopped for longer than the lease, and a program or another listener has noticed.
+            let lapsed = state.until
+            if row.word(at: Self.until(state.slot)) == 0 {  // nobody's yet, so the number is still ours
+                let lost = row.word(at: Self.dropped(state.slot))
+                state.unreported += lost - min(state.lostInSlot, lost)
+            }
+            if let failure = claim(&state) {
+                state.failure = failure
+                return false
+            }
+            state.gaps.append(lapsed..<max(lapsed, BootTime.now()))
+            return true
+        }
+    }
+
+    func report(into batch: inout EventBatch) throws(Failure) {
+        let failure: Failure? = state.withLock { state in
+            // Another's, where our time is over.
+            if row.word(at: Self.until(state.slot)) == state.until {
+                let lost = row.word(at: Self.dropped(state.slot))
+                batch.lost = lost - min(state.lostInSlot, lost)
+                state.lostInSlot = lost
+            }
+            batch.lost += state.unreported
+            state.unreported = 0
+            // Not before what was written before them.
+            let last = batch.events.last?.time ?? .max
+            batch.gaps = state.gaps.filter { $0.lowerBound <= last }
+            state.gaps.removeAll { $0.lowerBound <= last }
+            return batch.events.isEmpty ? state.failure : nil
+        }
+        if let failure { throw failure }
+    }
+
+    /// Gives the slot back.
+    func end() {
+        stop()
+        let renewing = state.withLock { state in
+            defer { state.renewing = nil }
+            return state.renewing
+        }
+        if let renewing { pthread_join(renewing, nil) }
+        state.withLock { state in
+            // First make sure that it is ours for as long as this takes.
+            let until = Self.lease()
+            guard state.until != 0, row.replace(state.until, with: until, at: Self.until(state.slot)) else { return }
+            _ = try? rings.remove(UInt32(state.slot))
+            _ = row.replace(until, with: 0, at: Self.until(state.slot))
+            state.until = 0
+        }
+    }
+}
+
+/// CLOCK_BOOTTIME of clock_gettime(2), in which events have their times.
+public enum BootTime {
+    /// Nanoseconds since the start of the system, suspended or not.
+    public static func now() -> UInt64 { read(CLOCK_BOOTTIME) }
+
+    /// What the wall clock says, less what the boot's does: an event's time plus this is nanoseconds since 1970.
+    public static func wallClockOffset() -> UInt64 { read(CLOCK_REALTIME) &- read(CLOCK_BOOTTIME) }
+
+    private static func read(_ clock: clockid_t) -> UInt64 {
+        var time = timespec()
+        clock_gettime(clock, &time)
+        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+    }
+}
+
+/// Which file a path leads to.
+private struct FileIdentity: Hashable, Sendable {
+    let device: dev_t
+    let inode: ino_t
+
+    /// `nil` where there is none.
+    init?(_ path: String) {
+        var status = stat()
+        guard stat(path, &status) == 0 else { return nil }
+        (device, inode) = (status.st_dev, status.st_ino)
+    }
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import BPFLoader
+import CProcess
+import CVipABI
+import Foundation
+import Glibc
+import PolicyMaps
+import Sessions
+import Synchronization
+import SystemPackage
+
+struct Watch: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Print what becomes of the calls of sessions' programs, as it happens.",
+        discussion: """
+            A line for each call, or with --json a JSON object: when, by whom, which call, the address that it asked for \
+            and the one it got, the source it leaves from, and the verdict: rewritten, refused (and why), unaddressed (let \
+            through with the host's address, as useHostAddress says), or seen (left as it is). Default: all but seen.
+
+            Nobody pays for it but while somebody watches; four may at once. Events that come faster than they can be \
+            written are lost: how many is said on standard error, and with --json by an object of its own.
+
+            Ends with SIGINT or SIGTERM, after --count events or --for seconds, and with its reader.
+
+            EXAMPLES
+              vip-bpfctl watch --session 7
+              vip-bpfctl watch --verdict refused --json | jq .program
+            """
+    )
+
+    @Option(help: ArgumentHelp("Of this session alone.", valueName: "id"))
+    var session: UInt32?
+
+    @Option(
+        help: ArgumentHelp(
+            "Of programs whose executable or process has this name; may be repeated.", valueName: "name"))
+    var program: [String] = []
+
+    @Option(help: "What became of the call; may be repeated.")
+    var verdict: [Verdict] = []
+
+    @Option(help: ArgumentHelp("End after so many events.", valueName: "n"))
+    var count: UInt64?
+
+    @Option(name: .customLong("for"), help: ArgumentHelp("End after so long.", valueName: "seconds"))
+    var seconds: Double?
+
+    @Flag(help: "Print a JSON object a line instead.")
+    var json = false
+
+    @OptionGroup var options: InstanceOptions
+
+    enum Verdict: String, CaseIterable, ExpressibleByArgument {
+        case rewritten, refused, unaddressed, seen, all
+
+        fileprivate var outcomes: [CallOutcome] {
+            CallOutcome.allCases.filter { self == .all || $0.verdict == rawValue }
+        }
+    }
+
+    func validate() throws {
+        if let session, session == 0 || session > SessionIDs.last {
+            throw ValidationError("--session \(session) is no session's ID")
+        }
+        if count == 0 { throw ValidationError("--count 0 is nothing to wait for") }
+        // A year, so that it fits whatever clock.
+        if let seconds, !(seconds > 0 && seconds <= 31_536_000) {
+            throw ValidationError("--for \(seconds) is no time to wait: a number of seconds above 0, at most 31536000")
+        }
+    }
+
+    func run() throws {
+        let outcomes = verdict.isEmpty ? CallOutcome.allCases.filter { $0 != .seen } : verdict.flatMap(\.outcomes)
+        // Before there are threads, so that none of them gets one.
+        let signals = try SignalReader([SIGINT, SIGTERM, SIGHUP])
+        let deadline = seconds.map { ContinuousClock.now + .seconds($0) }
+        let listener = try EventListener(
+            options.instance.pins, EventFilter(outcomes: Set(outcomes), session: session))
+        defer { listener.end() }
+        let writing = try Writing(listener, EventText(isJSON: json, programs: Set(program), limit: count))
+        writing.start()
+        var isLast = false
+        while !writing.isDone {
+            var polls = [
+                pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: writing.done.descriptor.raw, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: STDOUT_FILENO, events: 0, revents: 0),  // a reader that has gone, though nothing is written
+            ]
+            var wait: CInt = -1
+            if let deadline, !isLast {
+                let left = (deadline - .now).components
+                wait = CInt(clamping: max(0, left.seconds * 1000 + left.attoseconds / 1_000_000_000_000_000 + 1))
+            }
+            guard poll(&polls, 3, wait) >= 0 || errno == EINTR else { break }
+            if polls[0].revents != 0 || polls[2].revents & Int16(POLLERR | POLLNVAL) != 0 { break }
+            if let deadline, !isLast, deadline <= .now {
+                isLast = true
+                writing.finish()
+            }
+        }
+        try writing.stopNow()
+    }
+}
+
+/// Reads events and writes them, on a thread of its own: both may block.
+private final class Writing: Sendable {
+    /// Readable once the thread has ended.
+    let done: WakeUp
+    private let stop: WakeUp
+    private let listener: EventListener
+    private let result: Mutex<Result<Void, Failure>?>
+    private let text: Mutex<EventText>
+    /// The time of the last event that is to be written: CLOCK_BOOTTIME, ns.
+    private let end: Mutex<UInt64?> = Mutex(nil)
+
+    init(_ listener: EventListener, _ text: EventText) throws(Failure) {
+        let done = try WakeUp()
+        let stop = try WakeUp()
+        self.done = done
+        self.stop = stop
+        self.listener = listener
+        self.text = Mutex(text)
+        result = Mutex(nil)
+    }
+
+    var isDone: Bool { result.withLock { $0 != nil } }
+
+    func start() {
+        let thread = Thread { [self] in
+            var outcome: Result<Void, Failure> = .success(())
+            do throws(Failure) {
+                try run()
+            } catch {
+                outcome = .failure(error)
+            }
+            result.withLock { $0 = outcome }
+            done()
+        }
+        thread.name = "events"
+        thread.start()
+    }
+
+    /// Has the thread end once it has written what has happened until now.
+    func finish() {
+        end.withLock { $0 = BootTime.now() }
+        listener.interrupt()
+    }
+
+    /// Has the thread end, and throws what it failed of.
+    func stopNow() throws(Failure) {
+        stop()
+        listener.interrupt()
+        // A terminal that takes nothing more may keep it; the end of the process ends it then.
+        _ = done.sleep(for: .seconds(2))
+        if case .failure(let failure) = result.withLock({ $0 }) { throw failure }
+    }
+
+    private func run() throws(Failure) {
+        // Nobody else has it; the lock is for the compiler.
+        let failure: Failure? = text.withLock { text in
+            do throws(Failure) {
+                var written = try write(text.heading)
+                while written == .whole, !text.isComplete, stop.sleep(for: .zero) {
+                    let end = end.withLock(\.self)
+                    var batch = try listener.poll(timeout: end == nil ? .milliseconds(500) : .zero)
+                    let isLast = end.map { end in batch.events.last.map { $0.time > end } ?? true } ?? false
+                    if let end { batch.events.removeAll { $0.time > end } }
+                    warn(of: batch)
+                    written = try write(text.lines(of: batch))
+                    if isLast { break }
+                }
+                if written != .noReader { warn(of: try listener.poll(timeout: .zero)) }
+                return nil
+            } catch {
+                return error
+            }
+        }
+        if let failure { throw failure }
+    }
+
+    private func warn(of batch: EventBatch) {
+        if batch.lost > 0 {
+            StandardError.line("vip-bpfctl: warning: \(batch.lost) events were lost: they came too fast")
+        }
+        for gap in batch.gaps {
+            let seconds = Int((Double(gap.upperBound - gap.lowerBound) / 1e9).rounded(.up))  // of nanoseconds
+            StandardError.line("vip-bpfctl: warning: nothing was noted for \(seconds) s: this process was stopped")
+        }
+    }
+
+    private enum Written { case whole, stopped, noReader }
+
+    /// Writes all of it, unless it is to end meanwhile, or its reader has gone.
+    private func write(_ bytes: [UInt8]) throws(Failure) -> Written {
+        var rest = bytes[...]
+        while !rest.isEmpty {
+            var polls = [
+                pollfd(fd: STDOUT_FILENO, events: Int16(POLLOUT), revents: 0),
+                pollfd(fd: stop.descriptor.raw, events: Int16(POLLIN), revents: 0),
+            ]
+            guard poll(&polls, 2, -1) >= 0 else { continue }
+            if polls[0].revents == 0 { return .stopped }
+            // PIPE_BUF of limits.h: what a pipe that poll(2) calls writable takes without blocking.
+            let count = rest.prefix(4096).withUnsafeBytes { Glibc.write(STDOUT_FILENO, $0.baseAddress, $0.count) }
+            if count < 0 {
+                switch Errno.current {
+                case .interrupted, .wouldBlock: continue
+                case .brokenPipe: return .noReader
+                case let error: throw .kernel(error, "write standard output", try: "see where it goes")
+                }
+            }
+            rest = rest.dropFirst(count)
+        }
+        return .whole
+    }
+}
