@@ -122,7 +122,8 @@ extension Instance {
                 }
                 return Opened(
                     records: opened, warnings: change.warnings, unaddressed: change.unaddressed,
-                    awaitingLease: change.awaitingLease, loopbackPrefix: try change.registry.loopbackPrefix(), conflicts: conflicts)
+                    awaitingLease: change.awaitingLease, loopbackPrefix: try change.registry.loopbackPrefix(),
+                    conflicts: conflicts)
             }
             let seconds = try policy(change.registry).probeSeconds
             try change.hold(open, seconds: seconds)
