@@ -142,13 +142,25 @@ demo: deps-demo $(CONTROLLER) ## two redis servers, one port, one host
 test-apps: deps-apps $(CONTROLLER) ## real programs in two sessions, against the same outside (FILTER="redis nginx" for some)
 	$(Q)VIP_BPFCTL=$(CURDIR)/$(CONTROLLER) scripts/test-apps $(FILTER)
 
+.PHONY: test-dhcp
+test-dhcp: deps-test ## 64 sessions with leases, through five lease times at Kea and dnsmasq: twelve minutes (LEASES=256)
+	$(call say,SWIFT,tests)
+	$(Q)$(BUILDER) $(SWIFT_BUILD) --build-tests $(STRICT)
+	$(Q)$(PRIVILEGED) env VIP_TEST_DHCP=$(or $(LEASES),64) $(SWIFT) test --skip-build $(STRICT) \
+		--filter 'LeasesTests.LongTests|KernelTests.LeaseLongTests'
+
 .PHONY: test-61
 test-61: deps-vm $(CONTROLLER) ## two sessions on Debian's stock 6.1 kernel, in QEMU
 	$(Q)VIP_BPFCTL=$(CURDIR)/$(CONTROLLER) scripts/test-61
 
+.PHONY: test-vm
+test-vm: deps-login $(CONTROLLER) $(MODULE) ## two users log in on Debian 12 with its kernel and systemd, in QEMU; as root, minutes
+	$(Q)$(PRIVILEGED) scripts/test-vm
+
 # Below /usr, where Debian's packages have these; below /usr/local, where its programs look besides.
 ZSH_COMPLETIONS := zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
 
+# sbin is not where Debian's users look for programs, and `whoami` is theirs: a link in bin, where that is another directory.
 .PHONY: install
 install: ## put everything below DESTDIR: PREFIX/sbin, the module, units, PAM, completions; the policy into SYSCONFDIR
 	@for file in $(CONTROLLER) $(MODULE); do \
@@ -156,6 +168,7 @@ install: ## put everything below DESTDIR: PREFIX/sbin, the module, units, PAM, c
 	done
 	$(call say,INSTALL,$(DESTDIR)$(PREFIX))
 	$(Q)install -D -m 755 $(CONTROLLER) $(DESTDIR)$(PREFIX)/sbin/vip-bpfctl
+	$(Q)mkdir -p $(DESTDIR)$(PREFIX)/bin; cd $(DESTDIR)$(PREFIX)/bin; [ . -ef ../sbin ] || ln -sf ../sbin/vip-bpfctl .
 	$(Q)install -D -m 644 $(MODULE) $(DESTDIR)$(LIBDIR)/$(notdir $(MODULE))
 	$(Q)[ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || ldconfig
 	$(Q)filled() { \

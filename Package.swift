@@ -75,9 +75,17 @@ let package = Package(
             swiftSettings: features
         ),
         .target(
+            name: "Leases",
+            dependencies: [
+                "Sessions", "PolicyMaps", "BPFLoader", "CProcess",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
             name: "Daemon",
             dependencies: [
-                "Metrics", "Sessions", "PolicyMaps", "BPFLoader", "CNetlink", "CProcess", "CSystemd", "CVipABI",
+                "Leases", "Metrics", "Sessions", "PolicyMaps", "BPFLoader", "CNetlink", "CProcess", "CSystemd", "CVipABI",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
@@ -103,6 +111,13 @@ let package = Package(
         // What the daemon's tests follow: a logind that says what it is told.
         .executableTarget(name: "vip-mock-logind", dependencies: ["CSystemd"], path: "Tests/MockLogind"),
 
+        // What the tests of leases kill.
+        .executableTarget(
+            name: "vip-lease-holder",
+            dependencies: ["Leases", .product(name: "SystemPackage", package: "swift-system")],
+            path: "Tests/LeaseHolder", swiftSettings: features
+        ),
+
         // Without root.
         .testTarget(
             name: "PolicyMapsTests",
@@ -125,6 +140,16 @@ let package = Package(
                 "VipCommands", "Sessions", "PolicyMaps", "BPFLoader",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
+            swiftSettings: features
+        ),
+        // Those with servers as root.
+        .testTarget(
+            name: "LeasesTests",
+            dependencies: [
+                "Leases", "Sessions", "PolicyMaps", "BPFLoader", "vip-lease-holder",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            exclude: ["hostile.py", "link.sh"],
             swiftSettings: features
         ),
         // On this kernel, as root.

@@ -130,3 +130,25 @@ int vip_pidfd(pid_t pid)
 
 	return fd < 0 ? -errno : (int)fd;
 }
+
+int vip_pidfd_reap(int pidfd)
+{
+	siginfo_t info = { 0 };
+
+	/* P_PIDFD, which Debian 11's headers lack. */
+	if (waitid((idtype_t)3, (id_t)pidfd, &info, WEXITED | WNOHANG) < 0)
+		return -errno;
+	if (info.si_pid == 0)
+		return -EAGAIN;
+	return info.si_code == CLD_EXITED ? (info.si_status & 0xff) << 8 : info.si_status & 0x7f;
+}
+
+int vip_pidfd_signal(int pidfd, int number)
+{
+	return syscall(SYS_pidfd_send_signal, pidfd, number, NULL, 0) < 0 ? -errno : 0;
+}
+
+int vip_spawn_close_from(posix_spawn_file_actions_t *actions, int first)
+{
+	return posix_spawn_file_actions_addclosefrom_np(actions, first);
+}

@@ -3,6 +3,7 @@
 public import BPFLoader
 import Glibc
 public import Logging
+public import Metrics
 import PolicyMaps
 public import Sessions
 public import SystemPackage
@@ -21,8 +22,13 @@ public final class Daemon {
         public var bus: String?
         /// The cgroup with the users' slices; `nil` is user.slice below the root.
         public var userSlice: FilePath?
+        /// For what outlives the daemon, but not a boot; `nil` is /run/vip-bpf, or for another state directory than the default
+        /// one, a directory in there.
+        public var runtime: FilePath?
         /// Where events go; `nil` is the journal where there is one.
         public var events: EventLog.Place?
+        /// Where metrics are served; `nil` is nowhere.
+        public var metrics: MetricsServer.Address?
         /// How much of what ``Instance`` logs is reported.
         public var logLevel = Logger.Level.warning
 
@@ -35,6 +41,11 @@ public final class Daemon {
     private let netlink: Netlink
     private let files: FileWatch
     private let bootID: String
+    private let lessee: Lessee
+    private let probe = AddressProbe()
+    private let questions: LinkQuestions
+    /// Addresses that the link was asked about a moment ago, and that no other host has.
+    private var cleared: Set<AddressProbe.Question> = []
 
     /// Who is logged in, as logind said last; `nil` before its first word.
     private var list: Logind.List?
@@ -52,9 +63,13 @@ public final class Daemon {
     private var reconcileAt: ContinuousClock.Instant? = .now
     private var addressesAt: ContinuousClock.Instant? = .now
     private var programsAt: ContinuousClock.Instant? = .now
+    private var leasesAt: ContinuousClock.Instant? = .now
+    /// When the next try of one that failed is due.
+    private var leaseRetryAt: ContinuousClock.Instant?
     private var sweepAt: ContinuousClock.Instant
     private var reconcileBackoff = Backoff(from: .seconds(1), to: .seconds(60))
     private var addressesBackoff = Backoff(from: .seconds(1), to: .seconds(60))
+    private var leasesBackoff = Backoff(from: .seconds(1), to: .seconds(60))
 
     /// What comes in a burst, many logins or addresses, is looked at together.
     private static let settling: Duration = .milliseconds(50)
@@ -69,6 +84,11 @@ public final class Daemon {
         netlink = try Netlink()
         files = try FileWatch()
         bootID = try BootID.current()
+        let runtime =
+            options.runtime
+            ?? (instance.state.path == "/var/lib/vip-bpf" ? "/run/vip-bpf" : instance.state.path.appending("run"))
+        lessee = try Lessee(instance, runtime: runtime.appending("leases"), log: log)
+        questions = try LinkQuestions(probe)
         sweepAt = .now + Self.sweep
     }
 
@@ -79,6 +99,7 @@ public final class Daemon {
         let signals = try SignalWatch([SIGTERM, SIGINT, SIGHUP])
         let lock = try instance.state.lockForDaemon()
         defer { _ = lock }
+        defer { lessee.close() }
         let watch = try NetlinkWatch()
         // What a killed command or an earlier boot has left is mended before anything is looked at; and where that cannot be
         // done, it is better said now.
@@ -88,6 +109,17 @@ public final class Daemon {
         let watchdog = ServiceManager.watchdogInterval().map { $0 / 2 }
         var watchdogAt: ContinuousClock.Instant? = watchdog.map { .now + $0 }
 
+        let health = DaemonHealth()
+        let server = try options.metrics.map { address throws(Failure) in
+            let (instance, log) = (instance, log)
+            return try MetricsServer(address) { () throws(Failure) in
+                var page = try MetricsPage.page(of: instance)
+                page.add(health, log.counts)
+                return page
+            }
+        }
+        defer { _ = server }
+
         log.report(Event(.started, "following logind; state in \(instance.state.path), pins in \(instance.pins.path)"))
         while !isStopping {
             let bus = logind.wait
@@ -96,8 +128,11 @@ public final class Daemon {
                 pollfd(fd: watch.descriptor, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: files.descriptor, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: bus.descriptor, events: bus.events, revents: 0),
+                pollfd(fd: lessee.descriptor, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: questions.descriptor, events: Int16(POLLIN), revents: 0),
             ]
-            let times = [reconcileAt, addressesAt, programsAt, sweepAt, bus.until, watchdogAt].compactMap(\.self)
+            let times = [reconcileAt, addressesAt, programsAt, leasesAt, sweepAt, bus.until, watchdogAt]
+                .compactMap(\.self)
             let count = poll(&polled, nfds_t(polled.count), Self.milliseconds(until: times.min()))
             guard count >= 0 || errno == EINTR else { throw .kernel(.current, "wait for events") }
 
@@ -107,18 +142,25 @@ public final class Daemon {
             }
             while let signal = signals.next() { if signal == SIGHUP { reload() } else { isStopping = true } }
             if isStopping { break }
+            health.turn(isFollowing: hasLogind, troubles: said.keys.count { !$0.hasPrefix("warning ") })
             if watch.drain() { addressesAt = soon(addressesAt) }
             look(files.drain())
             logind.process()
+            if lessee.hear() { leasesAt = .now }
+            if let result = questions.take() { hear(result) }
             if sweepAt <= .now {
                 sweepAt = .now + Self.sweep
                 // Each of them once a minute is not too often, and what is remembered stays little.
                 for key in said.keys where key.hasPrefix("warning ") { said[key] = nil }
-                (reconcileAt, addressesAt, programsAt) = (.now, .now, .now)
+                (reconcileAt, addressesAt, programsAt, leasesAt) = (.now, .now, .now, .now)
             }
             if take(&addressesAt) { attempt("addresses", &addressesBackoff, &addressesAt, keepAddresses) }
             if take(&programsAt) { attempt("programs", keepPrograms) }
             if take(&reconcileAt) { attempt("sessions", &reconcileBackoff, &reconcileAt, reconcile) }
+            if take(&leasesAt) {
+                attempt("leases", &leasesBackoff, &leasesAt, keepLeases)
+                leasesAt = [leasesAt, leaseRetryAt].compactMap(\.self).min()
+            }
         }
         ServiceManager.notify("STOPPING=1")
         log.report(Event(.stopped, "ended; sessions stay open"))
@@ -305,6 +347,10 @@ public final class Daemon {
             let opened = try open(pending, &isDone)
             records += opened
         }
+        // Who goes without IPv6 alone is looked after once a minute.
+        if lessee.isBusy || records.contains(where: { !$0.addresses.contains { $0.address.family == .v4 } }) {
+            leasesAt = .now
+        }
         for key in said.keys where key.hasPrefix("refused ") {
             if !wanted.contains(where: { key == "refused \($0.cgroup)" }) { said[key] = nil }
         }
@@ -375,14 +421,17 @@ public final class Daemon {
 
     private func open(_ wanted: [Wanted], _ mounts: MountTable) throws(Failure) -> [SessionRecord] {
         var change = try instance.change(log.logger(options.logLevel))
-        let opened = try change.open(requests(wanted, mounts, change))
-        for event in Event.opening(of: opened, by: change) { log.report(event) }
-        return opened
+        let records = try change.open(requests(wanted, mounts, change))
+        let opened = Opened(records: records, warnings: change.warnings, unaddressed: change.unaddressed)
+        for event in Event.opening(of: opened) { log.report(event) }
+        return records
     }
 
     private func requests(
         _ wanted: [Wanted], _ mounts: MountTable, _ change: borrowing Change
     ) throws(Failure) -> [SessionRequest] {
+        // A login is a session at once, and gets its address when the link has been asked.
+        let isAsking = try !Instance.askedLinks(policy, netlink).isEmpty
         var requests: [SessionRequest] = []
         var ids: Set<UInt32> = []
         for one in wanted {
@@ -393,12 +442,116 @@ public final class Daemon {
             request.user = UserName.isAcceptable(one.user.name) ? one.user.name : "\(one.user.uid)"
             request.keeper = .logind
             request.opensWithoutAddress = true
+            request.getsAddressLater = isAsking
             if let login = one.login, let id = try change.sessionID(ofLogin: login), ids.insert(id).inserted {
                 request.id = id
             }
             requests.append(request)
         }
         return requests
+    }
+
+    // MARK: Addresses that come later
+
+    /// Gives sessions the addresses that they had to be opened without, as the pool has some again or leases arrive, and takes
+    /// away those whose lease is over.
+    ///
+    /// - Returns: `false` where something could not be done for a reason that may pass.
+    private func keepLeases() throws(Failure) -> Bool {
+        let registry = try instance.registry()
+        try readPolicy(registry)
+        let records = try registry.sessions().filter { $0.bootID == bootID }
+        let wishes = try instance.wishes(records, under: policy, registry, netlink)
+        let picked = try askTheLink(wishes.picked)
+        let plan = lessee.plan(wishes.leases)
+        let ids = Set(records.map { "lease \($0.id)" })
+        for key in said.keys where key.hasPrefix("lease ") && !ids.contains(key) { said[key] = nil }
+        for (interface, failure) in plan.broken.sorted(by: { $0.key < $1.key }) {
+            if let failure { complain("leases of \(interface)", failure) } else { settle("leases of \(interface)") }
+        }
+        for (record, failure) in plan.refused {
+            once(
+                "lease \(record.id)",
+                Event(
+                    .addressRefused, "session \(record.id) has no address: \(failure)", priority: .error, of: record,
+                    reason: failure.why))
+        }
+        leaseRetryAt = plan.until
+        let gifts = plan.given + picked.map { ($0.record, $0.address) }
+        guard !gifts.isEmpty || !plan.taken.isEmpty else { return true }
+        return try change { change throws(Failure) in
+            for (record, address, ending, reason) in plan.taken {
+                guard try change.take(address.address, from: record, because: ending) != nil else { continue }
+                log.report(
+                    Event(
+                        .addressTaken, "\(address.address) was session \(record.id)'s", priority: .warning, of: record,
+                        address: address, reason: reason))
+            }
+            var isDone = true
+            for (record, address) in gifts {
+                let subject = "lease \(record.id)"
+                do throws(Failure) {
+                    guard let given = try change.give(address, to: record) else { continue }
+                    settle(subject)
+                    // A leased one, its server has asked about; neighbours are told of all.
+                    probe.announce([AddressProbe.Question(address.address, on: address.interface)])
+                    log.report(
+                        Event(
+                            .addressGiven, "\(address.address) is session \(record.id)'s, on \(address.interface)",
+                            of: given, address: address))
+                } catch {
+                    isDone = false
+                    once(
+                        subject,
+                        Event(
+                            .addressRefused, "session \(record.id) has no address: \(error)", priority: .error,
+                            of: record, address: address, reason: error.why))
+                }
+            }
+            return isDone
+        }
+    }
+
+    /// Those of the addresses that no other host has, as far as is known; the link is asked about the others, and this is called
+    /// again when it has been.
+    private func askTheLink(_ picked: [KeptAddress]) throws(Failure) -> [KeptAddress] {
+        let known = cleared
+        cleared = []
+        let links = try Instance.askedLinks(policy, netlink)
+        var open: [AddressProbe.Question] = []
+        let free = picked.filter { kept in
+            guard kept.address.placed, links.contains(kept.address.interface) else { return true }
+            let question = AddressProbe.Question(kept.address.address, on: kept.address.interface)
+            if known.contains(question) { return true }
+            open.append(question)
+            return false
+        }
+        guard !open.isEmpty, !questions.isBusy else { return free }
+        let seconds = policy.probeSeconds
+        let asked = open
+        try change { change throws(Failure) in try change.hold(asked, seconds: seconds) }
+        questions.ask(open, seconds: seconds)
+        return free
+    }
+
+    private func hear(_ result: LinkQuestions.Result) {
+        leasesAt = .now
+        var conflicts: [AddressConflict] = []
+        for question in result.asked {
+            if let other = result.answers.taken[question.address] {
+                conflicts.append(AddressConflict(question: question, other: other))
+            } else {
+                cleared.insert(question)
+            }
+        }
+        for conflict in conflicts { log.report(Event(conflict)) }
+        if let failure = result.answers.failures.first { complain("link", failure) } else { settle("link") }
+        do throws(Failure) {
+            let conflicts = conflicts
+            try change { change throws(Failure) in try change.settleHeld(conflicts: conflicts) }
+        } catch {
+            complain("held addresses", error)
+        }
     }
 
     private func report(closed record: SessionRecord, _ reason: String) {

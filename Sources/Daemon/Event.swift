@@ -26,12 +26,24 @@ public struct Event: Sendable, Hashable {
         public static let sessionRefused = Kind(rawValue: "session_refused")
         public static let addressGiven = Kind(rawValue: "address_given")
         public static let addressTaken = Kind(rawValue: "address_taken")
-        /// The session is open without one: the pool is exhausted, and `whenUnavailable` holds.
+        /// The session is open without one: the pool is exhausted, or no lease was to be had. `whenUnavailable` holds.
         public static let addressRefused = Kind(rawValue: "address_refused")
+        /// Another host on the link has an address of the pool.
+        public static let addressConflict = Kind(rawValue: "address_conflict")
         /// It had been removed from its interface by something else.
         public static let addressRestored = Kind(rawValue: "address_restored")
         /// It is missing, and could not be put back.
         public static let addressMissing = Kind(rawValue: "address_missing")
+        /// A DHCP server gave a session another address in place of the one that it had.
+        public static let leaseChanged = Kind(rawValue: "lease_changed")
+        /// A DHCP server refused to prolong a lease, or nobody prolonged it in time.
+        public static let leaseLost = Kind(rawValue: "lease_lost")
+        /// A DHCP server offered an address that cannot be a session's.
+        public static let leaseRefused = Kind(rawValue: "lease_refused")
+        /// A lease is not being prolonged, and is held as long as it lasts.
+        public static let leaseTroubled = Kind(rawValue: "lease_troubled")
+        /// An address was given back to its DHCP server.
+        public static let leaseReleased = Kind(rawValue: "lease_released")
         public static let interfaceDown = Kind(rawValue: "interface_down")
         public static let interfaceUp = Kind(rawValue: "interface_up")
         public static let interfaceRenamed = Kind(rawValue: "interface_renamed")
@@ -94,26 +106,32 @@ public struct Event: Sendable, Hashable {
             address: address?.address.description, interface: address?.interface, reason: reason)
     }
 
-    /// What sessions' opening is told by: that each is open, its addresses, and those that it wants and has not.
-    ///
-    /// - Parameter change: which has opened them.
-    public static func opening(of records: [SessionRecord], by change: borrowing Change) -> [Event] {
+    public init(_ conflict: AddressConflict) {
+        self.init(
+            .addressConflict, conflict.message, priority: .error, address: conflict.question.address.description,
+            interface: conflict.question.interface, reason: "\(conflict.other) has it")
+    }
+
+    /// What sessions' opening is told by: that each is open, its addresses, those that it wants and has not, and those that
+    /// other hosts have.
+    public static func opening(of opened: Opened) -> [Event] {
         var events: [Event] = []
-        for record in records {
+        for record in opened.records {
             let name = "session \(record.id)"
             events.append(
                 Event(.sessionOpened, "\(name) of \(record.user ?? "-") is open", priority: .notice, of: record))
             events += record.addresses.map {
                 Event(.addressGiven, "\($0.address) is \(name)'s, on \($0.interface)", of: record, address: $0)
             }
-            for refused in change.unaddressed where refused.session == record.id {
+            for refused in opened.unaddressed where refused.session == record.id {
                 events.append(
                     Event(
                         .addressRefused, "\(name) has no address: \(refused.failure)", priority: .error, of: record,
                         reason: refused.failure.why))
             }
         }
-        return events + change.warnings.map { Event(.warning, $0, priority: .warning) }
+        events += opened.conflicts.map(Event.init)
+        return events + opened.warnings.map { Event(.warning, $0, priority: .warning) }
     }
 
     private static func line(_ text: String) -> String {
@@ -161,6 +179,8 @@ public struct EventLog: Sendable {
     private static let journal = "/run/systemd/journal/socket"
     private let place: Place?
     private let isLogin: Bool
+    /// How many of each kind were reported.
+    let counts = EventCounts()
 
     /// - Parameters:
     ///   - place: `nil` is the journal where there is one. One that does not answer is not waited for.
@@ -172,6 +192,7 @@ public struct EventLog: Sendable {
     }
 
     public func report(_ event: Event) {
+        counts.count(event.kind)
         if place != .stderr, place == .journal || access(Self.journal, W_OK) == 0, Self.send(event.journalFields) {
             return
         }

@@ -79,12 +79,15 @@ extension MetricsPage {
                     Double(records.lazy.flatMap(\.addresses).count { $0.address.family == family })
                 )
             })
+        add(
+            "vip_bpf_leased_addresses", .gauge, "Virtual IPs that are leased by DHCP.",
+            Double(records.lazy.flatMap(\.addresses).count { $0.leaseSlot != nil }))
         let policy = try instance.policy(registry)
         // What whenUnavailable decides for.
         add(
             "vip_bpf_sessions_without_address", .gauge, "Open sessions that have no virtual IP, though the policy gives one.",
-            Double(try instance.withoutAddress(records, under: policy)))
-        try addPools(policy, used: Set(registry.usedAddresses().keys), held: registry.heldAddresses(instance))
+            Double(instance.withoutAddress(records, under: policy)))
+        try addPools(policy, used: Set(registry.usedAddresses().keys), held: registry.heldAddresses(bootID: BootID.current()))
     }
 
     private mutating func addPools(_ policy: Policy, used: Set<IPAddress>, held: Set<IPAddress>) throws(Failure) {

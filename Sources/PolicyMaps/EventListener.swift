@@ -66,6 +66,9 @@ public final class EventListener: Sendable {
         slot.end()
     }
 
+    /// Stops listening before it goes out of scope: a process that ends does not wait for its threads' references.
+    public func end() { slot.end() }
+
     /// Waits until something has come, ``interrupt()`` is called or the time is over, and takes out what there is.
     ///
     /// It blocks: call it on a thread of its own, never on a task's. One thread at a time.
@@ -292,8 +295,10 @@ private final class WatcherSlot: Sendable {
             }
             batch.lost += state.unreported
             state.unreported = 0
-            batch.gaps = state.gaps
-            state.gaps = []
+            // Not before what was written before them.
+            let last = batch.events.last?.time ?? .max
+            batch.gaps = state.gaps.filter { $0.lowerBound <= last }
+            state.gaps.removeAll { $0.lowerBound <= last }
             return batch.events.isEmpty ? state.failure : nil
         }
         if let failure { throw failure }

@@ -32,6 +32,8 @@ public struct Policy: Hashable, Sendable, Encodable {
         self.virtualIP = virtualIP
         self.virtualIP.addresses.restSeconds =
             virtualIP.addresses.restSeconds ?? Addresses.defaultRestSeconds
+        self.virtualIP.addresses.probeSeconds =
+            virtualIP.addresses.probeSeconds ?? Addresses.defaultProbeSeconds
         self.virtualLoopback = virtualLoopback
         self.virtualLoopback.prefix = virtualLoopback.prefix ?? .default
         self.preferLoopback = preferLoopback
@@ -85,7 +87,7 @@ extension Policy {
         public enum Source: String, CaseIterable, Sendable, Codable {
             /// From `pool`.
             case pool
-            /// From a DHCP server.
+            /// IPv4 addresses from a DHCP server on the interface's network, by the daemon; those of IPv6 from `pool`.
             case dhcp
         }
 
@@ -103,11 +105,14 @@ extension Policy {
         /// The interface that they are placed on, at most 15 bytes;
         /// `nil`: that of the default route, else `lo`.
         public var interface: String?
-        /// Used in this order. No two ranges of a policy, those of its overrides among them, overlap.
+        /// With `source: dhcp`, of IPv6 alone. Used in this order. No two ranges of a policy, those of its overrides among them, overlap.
         public var pool: [AddressRange]
         /// How long an address of the pool rests after use before another user gets it, in seconds, at most `restLimit`. The
         /// base policy has one; an override without takes the base's.
         public var restSeconds: Int?
+        /// How long to ask on the link whether another host has an address, before a session gets it, in seconds; 0 does not
+        /// ask, at most `probeLimit`. As `restSeconds`, an override without takes the base's.
+        public var probeSeconds: Int?
         /// Addresses of the pool that are for some users alone; no two for one user.
         public var reservations: [Reservation]
 
@@ -115,16 +120,21 @@ extension Policy {
         public static let defaultRestSeconds = 60
         /// A day.
         public static let restLimit = 86400
+        /// One question. RFC 5227 (section 1.1) asks three times in 4 to 7 s, which is too long to wait at a login.
+        public static let defaultProbeSeconds = 1
+        /// More than RFC 5227's three.
+        public static let probeLimit = 10
 
         public init(
             source: Source = .pool, placement: Placement? = nil, interface: String? = nil, pool: [AddressRange] = [],
-            restSeconds: Int? = nil, reservations: [Reservation] = []
+            restSeconds: Int? = nil, probeSeconds: Int? = nil, reservations: [Reservation] = []
         ) {
             self.source = source
             self.placement = placement
             self.interface = interface
             self.pool = pool
             self.restSeconds = restSeconds
+            self.probeSeconds = probeSeconds
             self.reservations = reservations
         }
     }
@@ -299,17 +309,21 @@ extension Policy {
 
     /// The base policy, with the sections that the override names in place of its own.
     ///
-    /// An override's `virtualIP` that gives no pool takes addresses where the base does: the same range cannot be written
-    /// twice, so that an override could not share it otherwise.
+    /// An override's `virtualIP` that gives neither a pool nor `source: dhcp` takes addresses where the base does: the same
+    /// range cannot be written twice, so that an override could not share it otherwise.
     public func rules(for override: Override?) -> Rules {
         var virtualIP = override?.virtualIP ?? self.virtualIP
-        if virtualIP.addresses.pool.isEmpty {
+        if virtualIP.addresses.source == .dhcp {
+            virtualIP.addresses.interface = virtualIP.addresses.interface ?? self.virtualIP.addresses.interface
+        } else if virtualIP.addresses.pool.isEmpty {
+            virtualIP.addresses.source = self.virtualIP.addresses.source
             virtualIP.addresses.pool = self.virtualIP.addresses.pool
             virtualIP.addresses.interface = virtualIP.addresses.interface ?? self.virtualIP.addresses.interface
             virtualIP.addresses.placement = self.virtualIP.addresses.placement
             virtualIP.addresses.reservations = self.virtualIP.addresses.reservations
         }
         virtualIP.addresses.restSeconds = virtualIP.addresses.restSeconds ?? self.virtualIP.addresses.restSeconds
+        virtualIP.addresses.probeSeconds = virtualIP.addresses.probeSeconds ?? self.virtualIP.addresses.probeSeconds
         return Rules(
             virtualIP: virtualIP,
             virtualLoopback: override?.virtualLoopback ?? virtualLoopback,

@@ -202,6 +202,35 @@ public struct PolicyMapSet: ~Copyable {
             })
     }
 
+    /// Gives an open session another address: whose it is first, the session's row last. The row is written whole.
+    public func give(_ address: IPAddress, to session: SessionRow) throws(Failure) {
+        try addresses.set(
+            DesiredRows.owners(of: [], sessions: [session]).filter { $0.key == vip_address(address) }
+                .map { (key: $0.key, value: $0.value) })
+        try set(session)
+    }
+
+    /// Takes an address from an open session, in the reverse order. What is not there any more does not matter.
+    ///
+    /// - Parameter session: without the address.
+    public func take(_ address: IPAddress, from session: SessionRow) throws(Failure) {
+        try set(session)
+        try addresses.remove([vip_address(address)])
+    }
+
+    private func set(_ session: SessionRow) throws(Failure) {
+        let number = UInt8(session.policyNumber)
+        try sessions.set(
+            [
+                (
+                    key: session.cgroupID,
+                    value: vip_session(
+                        id: session.id, vip4: session.virtualIPv4, vip6: session.virtualIPv6,
+                        policies: (number, number))
+                )
+            ])
+    }
+
     /// Brings what the maps know of the host's own addresses up to date; sessions' rows are left alone.
     ///
     /// - Parameters:

@@ -585,6 +585,7 @@ extension Policy {
         if let value = section["virtualIP"] {
             virtualIP = try VirtualIP(value, &ranges)
             virtualIP.addresses.restSeconds = virtualIP.addresses.restSeconds ?? Addresses.defaultRestSeconds
+            virtualIP.addresses.probeSeconds = virtualIP.addresses.probeSeconds ?? Addresses.defaultProbeSeconds
         }
         if let value = section["virtualLoopback"] {
             virtualLoopback = try VirtualLoopback(value)
@@ -681,17 +682,24 @@ extension Policy.VirtualIP {
 extension Policy.Addresses {
     fileprivate init(_ value: Value, _ ranges: inout [PlacedRange]) throws(Failure) {
         let section = try value.section([
-            "source", "placement", "interface", "pool", "restSeconds", "reservations",
+            "source", "placement", "interface", "pool", "restSeconds", "probeSeconds", "reservations",
         ])
         self.init()
-        if let value = section["source"] {
-            source = try value.choice()
-            if source == .dhcp { throw value.refused("this version has no DHCP", try: "use source: pool") }
+        if let value = section["source"] { source = try value.choice() }
+        if let value = section["interface"] {
+            interface = try readInterface(value)
+            if source == .dhcp, interface == "lo" {
+                throw value.refused("no DHCP server is on lo", try: "name the interface of the server's network")
+            }
         }
-        if let value = section["interface"] { interface = try readInterface(value) }
         if let values = try section["pool"]?.values() {
             for value in values {
                 let range = try readRange(value)
+                if source == .dhcp, range.family == .v4 {
+                    throw value.refused(
+                        "with source: dhcp, IPv4 addresses come from the server, and the pool is for IPv6 alone",
+                        try: "leave \(range) out, or use source: pool")
+                }
                 pool.append(range)
                 ranges.append(PlacedRange(range: range, value: value, index: ranges.count))
             }
@@ -703,6 +711,9 @@ extension Policy.Addresses {
         if let value = section["restSeconds"] {
             restSeconds = try value.count("a number of seconds", limit: Self.restLimit)
         }
+        if let value = section["probeSeconds"] {
+            probeSeconds = try value.count("a number of seconds", limit: Self.probeLimit)
+        }
         if let values = try section["reservations"]?.values(orNothing: true) { try readReservations(values) }
     }
 
@@ -711,6 +722,9 @@ extension Policy.Addresses {
             throw value.refused("it belongs to a pool, and there is none beside it", try: "write it where the pool is")
         }
         guard placement == .route else { return }
+        if source == .dhcp {
+            throw value.refused("with source: dhcp, each address is on an interface", try: "leave it out")
+        }
         if let interface {
             throw interface.refused("with placement: route, no address is on an interface", try: "leave it out")
         }

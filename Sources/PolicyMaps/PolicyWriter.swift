@@ -51,6 +51,7 @@ extension Policy.Addresses {
             ("interface", interface.map(text)),
             ("pool", list(pool.map(\.description))),
             ("restSeconds", restSeconds.map(plain)),
+            ("probeSeconds", probeSeconds.map(plain)),
             (
                 "reservations",
                 reservations.isEmpty

@@ -26,10 +26,14 @@ public struct Interface: Sendable, Hashable {
     public let name: String
     /// Whether somebody has set it up (IFF_UP); not whether a cable is in it.
     public let isUp: Bool
+    /// Whether other hosts can be asked there who has an address (ARP, RFC 826, or neighbour discovery, RFC 4861): a link
+    /// that is on, and neither the loopback nor one between two ends only.
+    public let hasNeighbours: Bool
 
-    public init(name: String, isUp: Bool) {
+    public init(name: String, isUp: Bool, hasNeighbours: Bool = false) {
         self.name = name
         self.isUp = isUp
+        self.hasNeighbours = hasNeighbours
     }
 }
 

@@ -54,7 +54,7 @@ extension Change {
             if !without.isEmpty {
                 warnings.append(
                     "\(without.count) sessions have no virtual IP (ID \(without[0]) is the first): whenUnavailable holds "
-                        + "for them until they are opened anew")
+                        + "for them until they are opened anew, or the daemon gives them one")
             }
         }
         try restorePlacement(records, present: hostAddresses)

@@ -20,8 +20,14 @@ public struct SessionRequest: Sendable {
     public var createdCgroup = false
     /// Whether it is opened all the same where the pool has no address left: `whenUnavailable` holds for it then.
     public var opensWithoutAddress = false
+    /// Whether it is opened without one of the pool's addresses, which it gets later (``Change/give(_:to:)``).
+    public var getsAddressLater = false
     public var keeper: SessionRecord.Keeper = .command
     public var keeperProcess: ProcessIdentity?
+    /// What the pool gave it when the link was asked about them: it gets these, where they are free yet.
+    var picked: [IPAddress] = []
+    /// Whether so many addresses of the pool were other hosts' that no more are tried.
+    var isOutOfAddresses = false
 
     public init(cgroup: Cgroup) {
         self.cgroup = cgroup
@@ -150,7 +156,7 @@ extension Change {
     }
 
     /// Puts the records' addresses on their interfaces; `added` has those that are on, also when it throws.
-    private func place(_ records: [SessionRecord], added: inout Set<IPAddress>) throws(Failure) {
+    func place(_ records: [SessionRecord], added: inout Set<IPAddress>) throws(Failure) {
         var byInterface: [String: [IPAddress]] = [:]
         for address in records.flatMap(\.addresses) where address.placed {
             byInterface[address.interface, default: []].append(address.address)
@@ -176,7 +182,7 @@ extension Change {
     // MARK: Planning
 
     /// Checks every request and gives it what it did not ask for. Nothing is written.
-    private mutating func plan(
+    mutating func plan(
         _ requests: [SessionRequest], policy: Policy, placed: [PlacedAddress]
     ) throws(Failure) -> [SessionRecord] {
         let attached = try attachedCgroups()
@@ -194,6 +200,7 @@ extension Change {
         let networks = placed.filter { $0.prefixLength < $0.address.family.bits }
         let unusable = Set(networks.flatMap(\.networkAndBroadcast) + networks.compactMap(\.subnetRouter))
         let loopbackPrefix = try registry.loopbackPrefix()
+        let held = try registry.heldAddresses(bootID: bootID)
         var groups: [String: [String]] = [:]
         let now = Moment.now(bootID: bootID)
 
@@ -249,13 +256,26 @@ extension Change {
                     pools[number] = try PoolPicker(
                         virtualIP.addresses, override: isOwn ? policy.overrides[number - 1].name : nil, now: now)
                 }
-                if var pool = pools[number] {
+                if !request.getsAddressLater, var pool = pools[number] {
                     for family in IPAddress.Family.allCases
                     where pool.has(family) && !chosen.contains(where: { $0.address.family == family }) {
                         do throws(Failure) {
-                            let pick = try pool.pick(family, for: request.user, registry, used: owners) { address in
+                            let taken: (IPAddress) -> Bool = { address in
                                 owners[address] != nil || hostAddresses[address] != nil || unusable.contains(address)
+                                    || held.contains(address)
                             }
+                            if let known = request.picked.first(where: { $0.family == family }), !taken(known) {
+                                chosen.append((known, true))
+                                continue
+                            }
+                            guard !request.isOutOfAddresses else {
+                                throw Failure(
+                                    .failed, "pick an \(family.rawValue) address",
+                                    "other hosts have all that were tried",
+                                    try: "see the warnings; take their addresses out of virtualIP.addresses.pool")
+                            }
+                            let pick = try pool.pick(
+                                family, for: request.user, registry, used: owners, held: held, taken: taken)
                             if let warning = pick.warning { warnings.append("session \(id): \(warning)") }
                             chosen.append((pick.address, true))
                         } catch {
@@ -266,7 +286,9 @@ extension Change {
                     pools[number] = pool
                 }
             }
-            if virtualIP.enabled, !chosen.contains(where: { $0.address.family == .v4 }),
+            if virtualIP.enabled, virtualIP.addresses.source == .dhcp {
+                if !chosen.contains(where: { $0.address.family == .v4 }) { try awaitLease(id, request, what) }
+            } else if virtualIP.enabled, !chosen.contains(where: { $0.address.family == .v4 }),
                 pools[number]?.has(.v4) != true
             {
                 let kind = chosen.isEmpty ? "virtual IP" : "IPv4 virtual IP"
@@ -281,7 +303,7 @@ extension Change {
                     virtualIP.addresses.placement == .route
                     && virtualIP.addresses.pool.contains { $0.contains(choice.address) }
                 if interfaces[family]?[number] == nil {
-                    interfaces[family, default: [:]][number] = try interface(for: virtualIP.addresses, family)
+                    interfaces[family, default: [:]][number] = try netlink.interface(for: virtualIP.addresses, family)
                 }
                 let interface = interfaces[family]?[number] ?? "lo"
                 if !choice.fromPool {
@@ -303,17 +325,6 @@ extension Change {
             records.append(record)
         }
         return records
-    }
-
-    /// The interface for virtual IPs of a family: the one that the policy names, that of the family's default route, that of
-    /// the other family's, `lo`.
-    private func interface(
-        for addresses: Policy.Addresses, _ family: IPAddress.Family
-    ) throws(Failure) -> String {
-        if let named = addresses.interface { return named }
-        if let own = try netlink.defaultRouteInterface(family) { return own }
-        guard family == .v6 else { return "lo" }
-        return try netlink.defaultRouteInterface(.v4) ?? "lo"
     }
 
     /// Whether an address that was asked for can be a session's.

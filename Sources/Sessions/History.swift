@@ -62,6 +62,10 @@ public struct SessionEnding: RawRepresentable, Sendable, Hashable {
     public static let commandKilled = SessionEnding(rawValue: "command-killed")
     /// It could not be opened, or nobody could be told that it was.
     public static let notOpened = SessionEnding(rawValue: "not-opened")
+    /// Of an address: its lease was over, by its time or by the server's word.
+    public static let leaseLost = SessionEnding(rawValue: "lease-lost")
+    /// Of an address: the server gave another one in its place.
+    public static let leaseChanged = SessionEnding(rawValue: "lease-changed")
     /// By `detach --all`.
     public static let detached = SessionEnding(rawValue: "detached")
 }

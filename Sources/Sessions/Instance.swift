@@ -64,6 +64,8 @@ public struct Change: ~Copyable {
     let logger: Logger
     /// What an administrator should know though the change succeeded.
     public internal(set) var warnings: [String] = []
+    /// Sessions that were opened without an address, which the daemon leases for them.
+    public internal(set) var awaitingLease: [UInt32] = []
     /// Sessions that were opened without an address, as they wanted it, and why there is none.
     public internal(set) var unaddressed: [(session: UInt32, failure: Failure)] = []
     private let lock: StateLock
@@ -115,6 +117,7 @@ public struct Change: ~Copyable {
     /// sessions of an earlier boot, sessions of a `run` that is no more.
     fileprivate func repair() throws(Failure) {
         try settlePendingPolicy()
+        try settleAddresses()
         try removeAbandonedRunCgroups()
         let left = try registry.unsettledSessions(bootID: bootID).filter { record in
             record.state != .open || record.bootID != bootID || isAbandoned(record)
@@ -190,6 +193,17 @@ public struct Change: ~Copyable {
 
     /// The number of the override that holds for a session: the one named when it was opened, or the first that matches.
     func policyNumber(
+        of record: SessionRecord, under policy: Policy, groups: inout [String: [String]]
+    ) throws(Failure) -> Int {
+        try Instance.policyNumber(of: record, under: policy, groups: &groups)
+    }
+}
+
+extension Instance {
+    /// The number of the override that holds for a session: the one named when it was opened, or the first that matches.
+    ///
+    /// - Parameter groups: of users that were looked up before.
+    static func policyNumber(
         of record: SessionRecord, under policy: Policy, groups: inout [String: [String]]
     ) throws(Failure) -> Int {
         if policy.overrides.isEmpty { return 0 }

@@ -11,7 +11,7 @@ import SystemPackage
 /// A socket belongs to the network namespace in which it was opened: all calls speak of that one.
 /// For one thread at a time.
 public final class Netlink: AddressPlacement {
-    private let socket: OpaquePointer
+    let socket: OpaquePointer
 
     /// How many requests are sent before their answers are read. An answer takes about 1 KiB of the socket's receive buffer,
     /// and Linux gives it 416 KiB at most without privilege (net.core.rmem_max): none may be lost, as each says what
@@ -89,8 +89,12 @@ public final class Netlink: AddressPlacement {
         while let link = next {
             defer { next = nl_cache_get_next(link) }
             guard let name = rtnl_link_get_name(link) else { continue }
+            let flags = rtnl_link_get_flags(link)
+            let running = UInt32(IFF_UP | IFF_RUNNING)
+            let alone = UInt32(IFF_LOOPBACK | IFF_NOARP | IFF_POINTOPOINT)
             interfaces[rtnl_link_get_ifindex(link)] = Interface(
-                name: String(cString: name), isUp: rtnl_link_get_flags(link) & UInt32(IFF_UP) != 0)
+                name: String(cString: name), isUp: flags & UInt32(IFF_UP) != 0,
+                hasNeighbours: flags & running == running && flags & alone == 0)
         }
         return interfaces
     }
@@ -298,7 +302,7 @@ public final class Netlink: AddressPlacement {
     }
 
     /// The number of an interface in the socket's network namespace, `nil` where there is none of that name.
-    private func index(of interface: String, _ what: String) throws(Failure) -> CInt? {
+    func index(of interface: String, _ what: String) throws(Failure) -> CInt? {
         // Names have at most 15 bytes (IFNAMSIZ - 1, linux/if.h); the kernel would call a longer one out of range.
         guard (1...15).contains(interface.utf8.count) else { return nil }
         var link: OpaquePointer?
@@ -437,7 +441,7 @@ public final class Netlink: AddressPlacement {
     }
 
     /// A failure of libnl, which has error numbers of its own: netlink/errno.h.
-    private static func failure(_ what: String, _ error: CInt) -> Failure {
+    static func failure(_ what: String, _ error: CInt) -> Failure {
         switch -error {
         case NLE_PERM: return .system(what, .notPermitted, needs: "CAP_NET_ADMIN")
         case NLE_NOMEM: return Failure(.failed, what, "out of memory, or answers were lost", try: "try again")

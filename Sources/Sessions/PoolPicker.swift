@@ -71,10 +71,11 @@ struct PoolPicker {
     /// - Parameters:
     ///   - taken: whether an address is a session's, the host's, or none for a host.
     ///   - used: those that are sessions', for the error.
+    ///   - held: those of `taken` that other hosts have, or that are being asked about, for the error.
     /// - Throws: ``Failure`` where none is free, which says why.
     mutating func pick(
         _ family: IPAddress.Family, for user: String?, _ registry: Registry, used: [IPAddress: UInt32],
-        taken: (IPAddress) -> Bool
+        held: Set<IPAddress> = [], taken: (IPAddress) -> Bool
     ) throws(Failure) -> Pick {
         var warning: String?
         let reserved = reservations.first { $0.user == user }?.addresses.filter { $0.family == family } ?? []
@@ -110,11 +111,12 @@ struct PoolPicker {
                 return Pick(address: former.address, warning: warning)
             }
         }
-        throw exhausted(family, user, used: used, taken: taken)
+        throw exhausted(family, user, used: used, held: held, taken: taken)
     }
 
     private func exhausted(
-        _ family: IPAddress.Family, _ user: String?, used: [IPAddress: UInt32], taken: (IPAddress) -> Bool
+        _ family: IPAddress.Family, _ user: String?, used: [IPAddress: UInt32], held: Set<IPAddress>,
+        taken: (IPAddress) -> Bool
     ) -> Failure {
         let what = "pick an \(family.rawValue) address"
         let add = "add an \(family.rawValue) range to virtualIP.addresses.pool"
@@ -124,7 +126,8 @@ struct PoolPicker {
             pool.contains($0.address) && owners[$0.address] == nil && !taken($0.address)
         }.map { $0.restLeft(rest, now: now) }.filter { $0 > 0 }
         let reserved = owners.count { $0.key.family == family && $0.value != user && used[$0.key] == nil }
-        guard !resting.isEmpty || reserved > 0 else {
+        let elsewhere = held.count { $0.family == family && pool.contains($0) }
+        guard !resting.isEmpty || reserved > 0 || elsewhere > 0 else {
             return Failure(
                 .failed, what,
                 count == 1
@@ -136,6 +139,7 @@ struct PoolPicker {
         if let first = resting.min() {
             parts.append("\(resting.count) resting after use, the first for \((first + 999) / 1000) s more")
         }
+        if elsewhere > 0 { parts.append("\(elsewhere) other hosts' or being asked about") }
         if reserved > 0 { parts.append("\(reserved) reserved for other users") }
         return Failure(
             .failed, what, "no \(family.rawValue) address of \(name) is free: \(parts.joined(separator: ", "))",
@@ -188,6 +192,17 @@ extension Registry {
                 ])
             }
         }
+    }
+
+    /// Notes that one address of a session becomes free, within the transaction that takes it away and before it does.
+    static func noteReleased(
+        _ address: IPAddress, of session: UInt32, at now: (date: String, bootID: String, uptime: Int64?), _ db: Database
+    ) throws {
+        try db.execute(
+            sql: """
+                INSERT OR REPLACE INTO former_addresses (key, user, released_at, released_boot, released_uptime)
+                SELECT ?, user, ?, ?, ? FROM sessions WHERE id = ?
+                """, arguments: [key(address), now.date, now.bootID, now.uptime, Int64(session)])
     }
 
     /// What became free of a user's, the latest first.

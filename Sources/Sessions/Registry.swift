@@ -22,7 +22,7 @@ public final class Registry: Sendable {
     }
 
     /// The layout of the tables, in `PRAGMA user_version`.
-    static let version = 3
+    static let version = 4
     /// "vipS", in `PRAGMA application_id`: tells the registry from any other database.
     static let applicationID: Int32 = 0x7669_7053
     /// Of the database and its journal.
@@ -47,6 +47,9 @@ public final class Registry: Sendable {
         let what = "open registry \(file)"
         var configuration = Configuration()
         configuration.busyMode = .timeout(Self.busyTimeout)
+        // GRDB's own is above that of the threads that wait for it: a priority that takes CAP_SYS_NICE, and libdispatch says
+        // on standard error when it is refused.
+        configuration.qos = .default
         configuration.readonly = access == .readOnly
         if access == .readWrite {
             configuration.prepareDatabase { db in
@@ -163,6 +166,10 @@ public final class Registry: Sendable {
             try db.execute(sql: createFormerAddresses)
             try db.execute(sql: "PRAGMA user_version = 3")
         }
+        migrator.registerMigration("4") { db in
+            try db.execute(sql: createUnsettledAddresses)
+            try db.execute(sql: "PRAGMA user_version = 4")
+        }
         return migrator
     }
 
@@ -187,7 +194,7 @@ public final class Registry: Sendable {
                         created_cgroup, keeper, keeper_pid, keeper_started) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                     """)
             let addresses = try db.makeStatement(
-                sql: "INSERT INTO addresses (address, session_id, interface, placed, from_pool) VALUES (?, ?, ?, ?, ?)")
+                sql: Self.insertAddress)
             var written: (date: Date, text: String)?
             for record in records {
                 if written?.date != record.openedAt { written = (record.openedAt, record.openedAt.formatted(.iso8601)) }
@@ -200,10 +207,7 @@ public final class Registry: Sendable {
                         record.keeperProcess.map { Int64(bitPattern: $0.startTime) },
                     ])
                     for address in record.addresses {
-                        try addresses.execute(arguments: [
-                            address.address.description, Int64(record.id), address.interface, address.placed,
-                            address.fromPool,
-                        ])
+                        try addresses.execute(arguments: Self.row(address, of: record.id))
                     }
                 } catch let error as DatabaseError where error.resultCode == .SQLITE_CONSTRAINT {
                     throw try Self.conflict(of: record, db) ?? error
@@ -454,7 +458,19 @@ public final class Registry: Sendable {
         SELECT id, cgroup_path, cgroup_id, cgroup_level, user, policy, boot_id, opened_at, state, created_cgroup, keeper,
             keeper_pid, keeper_started FROM sessions
         """
-    private static let selectAddresses = "SELECT session_id, address, interface, placed, from_pool FROM addresses"
+    private static let selectAddresses =
+        "SELECT session_id, address, interface, placed, from_pool, lease_slot FROM addresses"
+    static let insertAddress = """
+        INSERT INTO addresses (address, session_id, interface, placed, from_pool, lease_slot) VALUES (?, ?, ?, ?, ?, ?)
+        """
+
+    /// For ``insertAddress``.
+    static func row(_ address: SessionRecord.Address, of session: UInt32) -> StatementArguments {
+        [
+            address.address.description, Int64(session), address.interface, address.placed, address.fromPool,
+            address.leaseSlot.map { Int64($0) },
+        ]
+    }
 
     private static func records(
         _ db: Database, _ sql: String, _ arguments: StatementArguments, _ addresses: [UInt32: [SessionRecord.Address]]
@@ -497,7 +513,7 @@ public final class Registry: Sendable {
             try row.decode(atIndex: 0),
             SessionRecord.Address(
                 address, interface: try row.decode(atIndex: 2), placed: try row.decode(atIndex: 3),
-                fromPool: try row.decode(atIndex: 4))
+                fromPool: try row.decode(atIndex: 4), leaseSlot: try row.decode(UInt32?.self, atIndex: 5))
         )
     }
 

@@ -30,12 +30,17 @@ public struct SessionRecord: Sendable, Hashable {
         public var placed: Bool
         /// Whether it was picked from the pool, not asked for.
         public var fromPool: Bool
+        /// Where it is leased, which of the user's leases it is; `nil` where it is not.
+        public var leaseSlot: UInt32?
 
-        public init(_ address: IPAddress, interface: String, placed: Bool, fromPool: Bool) {
+        public init(
+            _ address: IPAddress, interface: String, placed: Bool, fromPool: Bool, leaseSlot: UInt32? = nil
+        ) {
             self.address = address
             self.interface = interface
             self.placed = placed
             self.fromPool = fromPool
+            self.leaseSlot = leaseSlot
         }
     }
 

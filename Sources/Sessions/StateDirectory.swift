@@ -68,11 +68,19 @@ public struct StateDirectory: Sendable, Hashable {
     /// - Throws: ``Failure`` that names the daemon that there is; (not permitted) without root.
     public func lockForDaemon() throws(Failure) -> StateLock {
         try create()
-        return try StateLock(daemonLockFile, timeout: .zero) { holder in
+        // Not at once: ``hasDaemon`` has it for a moment.
+        return try StateLock(daemonLockFile, timeout: .milliseconds(200)) { holder in
             Failure(
                 .failed, "start the daemon of \(path)", "\(holder) is it already",
                 try: "let it be, or end it first: systemctl stop vip-bpfd")
         }
+    }
+
+    /// Whether a daemon runs, as far as the caller, root, can see.
+    public var hasDaemon: Bool {
+        guard let file = try? openFile(daemonLockFile, O_RDONLY | O_NOFOLLOW) else { return false }
+        defer { close(file) }
+        return flock(file, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK
     }
 }
 

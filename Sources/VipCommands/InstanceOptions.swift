@@ -42,6 +42,13 @@ struct InstanceOptions: ParsableArguments {
         for warning in change.warnings { logger.warning("\(warning)") }
         return result
     }
+
+    /// Opens sessions; warnings come out on standard error when it has succeeded.
+    func open(_ requests: (borrowing Change) throws(Failure) -> [SessionRequest]) throws(Failure) -> Opened {
+        let opened = try instance.open(logger, requests: requests)
+        for warning in opened.conflicts.map(\.message) + opened.warnings { logger.warning("\(warning)") }
+        return opened
+    }
 }
 
 extension IPAddress: ExpressibleByArgument {

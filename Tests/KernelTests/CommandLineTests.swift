@@ -9,7 +9,7 @@ import Testing
 @Suite(.serialized, .requiresRoot)
 struct CommandLineTests {
     static let policy = """
-        virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: [198.51.100.16-198.51.100.23]}}
+        virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, probeSeconds: 0, pool: [198.51.100.16-198.51.100.23]}}
         virtualLoopback: {enabled: true, programs: ["*"]}
         """
 
@@ -159,7 +159,9 @@ struct CommandLineTests {
     }
 
     @Test func aPoolThatIsUsedUp() throws {
-        try attached("virtualIP: {enabled: true, mode: perSession, addresses: {pool: [198.51.100.16-198.51.100.17]}}") {
+        try attached(
+            "virtualIP: {enabled: true, mode: perSession, addresses: {probeSeconds: 0, pool: [198.51.100.16-198.51.100.17]}}"
+        ) {
             sandbox in
             _ = try sandbox.openSession("attached/a", id: 7)
             _ = try sandbox.openSession("attached/b", id: 8)
@@ -176,7 +178,9 @@ struct CommandLineTests {
     /// Of one family alone: the other one has addresses left.
     @Test func anIPv6PoolThatIsUsedUp() throws {
         let pool = "[198.51.100.16-198.51.100.23, 2001:db8:1::10-2001:db8:1::11]"
-        try attached("virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: \(pool)}}") {
+        try attached(
+            "virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, probeSeconds: 0, pool: \(pool)}}"
+        ) {
             sandbox in
             _ = try sandbox.openSession("attached/a", id: 7)
             _ = try sandbox.openSession("attached/b", id: 8)
@@ -190,7 +194,9 @@ struct CommandLineTests {
     /// Two addresses, really on the interface and usable at once; both gone with the session.
     @Test func aSessionHasAnAddressOfEachFamily() throws {
         let pool = "[198.51.100.16-198.51.100.23, 2001:db8:1::/64]"
-        try attached("virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: \(pool)}}") {
+        try attached(
+            "virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, probeSeconds: 0, pool: \(pool)}}"
+        ) {
             sandbox in
             func placed() throws -> [String] {
                 // The host's own address is in another network.
@@ -558,17 +564,17 @@ struct CommandLineTests {
     @Test func aLayoutOfAnotherVersionIsNotTouched() throws {
         try attached { sandbox in
             _ = try sandbox.openSession("attached/ann", id: 7)
-            // Version 3, as a later build would write it: the first four bytes of the only row of config.
-            try editConfig(sandbox) { $0.replaceSubrange(0..<4, with: [3, 0, 0, 0]) }
+            // Version 99, as a later build would write it: the first four bytes of the only row of config.
+            try editConfig(sandbox) { $0.replaceSubrange(0..<4, with: [99, 0, 0, 0]) }
 
             for arguments in [
                 ["session", "open", "--cgroup", try sandbox.cgroup("attached/b")], ["status"],
-                ["map", "dump"], ["policy", "apply", try sandbox.policyFile(Self.policy)],
+                ["map", "dump"], ["watch"], ["policy", "apply", try sandbox.policyFile(Self.policy)],
                 ["attach", "cgroup", "\(sandbox.cgroup)/attached"],
             ] {
                 let result = try sandbox.ctl(arguments)
                 #expect(result.status == 1, "\(result)")
-                #expect(result.stderr.contains("layout is version 3"), "\(result)")
+                #expect(result.stderr.contains("layout is version 99"), "\(result)")
             }
             try sandbox.mustCtl("detach", "--all")
             #expect(try !sandbox.sh("ip -br addr show eth0").contains("198.51.100.16"))
@@ -636,7 +642,7 @@ struct CommandLineTests {
     @Test func anyUserLearnsOfTheirOwnSession() throws {
         let pool = "[198.51.100.16-198.51.100.23, 2001:db8:1::/64]"
         func policy(_ mode: String) -> String {
-            "virtualIP: {enabled: true, mode: \(mode), addresses: {interface: eth0, pool: \(pool)}}"
+            "virtualIP: {enabled: true, mode: \(mode), addresses: {interface: eth0, probeSeconds: 0, pool: \(pool)}}"
         }
         try attached(policy("perSession")) { sandbox in
             _ = try sandbox.openSession("attached/ann", id: 7)
@@ -678,7 +684,7 @@ struct CommandLineTests {
 
     /// Denied the wildcard is in a session, whatever the registry says.
     @Test func aSessionWithoutAVirtualIPKnowsItself() throws {
-        try attached("virtualIP: {enabled: true, mode: perSession}") { sandbox in
+        try attached("virtualIP: {enabled: true, mode: perSession, addresses: {probeSeconds: 0}}") { sandbox in
             _ = try sandbox.openSession("attached/ann", id: 7)
             #expect(try whoami(sandbox, in: "attached/ann").document["virtual_ips"] as? [String] == [])
             let plain = try whoami(sandbox, in: "attached/ann", [])
@@ -716,7 +722,9 @@ struct CommandLineTests {
     }
 
     @Test func aSessionWhoseCgroupWentIsInNobodysWay() throws {
-        try attached("virtualIP: {enabled: true, mode: perSession, addresses: {pool: [198.51.100.16-198.51.100.17]}}") {
+        try attached(
+            "virtualIP: {enabled: true, mode: perSession, addresses: {probeSeconds: 0, pool: [198.51.100.16-198.51.100.17]}}"
+        ) {
             sandbox in
             _ = try sandbox.openSession("attached/a", id: 7)
             _ = try sandbox.openSession("attached/b", id: 8)
@@ -807,7 +815,7 @@ struct CommandLineTests {
         let pool = "[198.51.100.16-198.51.100.18, 2001:db8:1::/64]"
         let reserved = "reservations: [{user: root, addresses: [198.51.100.17]}]"
         let policy =
-            "virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: \(pool), \(reserved)}}"
+            "virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, probeSeconds: 0, pool: \(pool), \(reserved)}}"
         try attached(policy) { sandbox in
             func open(_ user: String) throws -> ControlResult {
                 let path = try sandbox.cgroup("attached/\(user)")
@@ -1178,9 +1186,10 @@ struct CommandLineTests {
 
     /// While policies change, every bind gets what one of them gives, never what neither does.
     @Test func noProgramIsUnprotectedWhileThePolicyChanges() throws {
-        let first = "virtualIP: {enabled: true, mode: perSession, addresses: {pool: [198.51.100.16-198.51.100.23]}}"
+        let first =
+            "virtualIP: {enabled: true, mode: perSession, addresses: {probeSeconds: 0, pool: [198.51.100.16-198.51.100.23]}}"
         let second = """
-            virtualIP: {enabled: true, programs: [redis-like, other], addresses: {pool: [198.51.100.16-198.51.100.23]}}
+            virtualIP: {enabled: true, programs: [redis-like, other], addresses: {probeSeconds: 0, pool: [198.51.100.16-198.51.100.23]}}
             virtualLoopback: {enabled: true, programs: [redis-like]}
             """
         try attached(first) { sandbox in
@@ -1304,7 +1313,7 @@ struct CommandLineTests {
     /// Killed at whatever moment, the next command finds its trace and mends it.
     @Test func killedCommandsAreMended() throws {
         let policy =
-            "virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: [198.51.100.16/28]}}"
+            "virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, probeSeconds: 0, pool: [198.51.100.16/28]}}"
         try attached(policy) { sandbox in
             let file = try sandbox.policyFile(policy, named: "again.yaml")
             for name in ["a", "b", "c", "d"] { _ = try sandbox.cgroup("attached/\(name)") }
@@ -1435,7 +1444,8 @@ struct CommandLineTests {
         let listed = "/tmp/vip-listed-\(getpid())"
         defer { try? FileManager.default.removeItem(atPath: listed) }
         try FileManager.default.copyItem(atPath: Build.probe.path, toPath: listed)
-        let policy = "virtualIP: {enabled: true, programs: [\(listed)], addresses: {pool: [198.51.100.16/28]}}"
+        let policy =
+            "virtualIP: {enabled: true, programs: [\(listed)], addresses: {probeSeconds: 0, pool: [198.51.100.16/28]}}"
         try attached(policy) { sandbox in
             let session = try sandbox.openSession("attached/ann", id: 7)
             func bound(_ path: String) throws -> String? {

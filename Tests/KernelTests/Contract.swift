@@ -38,6 +38,7 @@ struct ContractPolicy: Hashable, Sendable, CustomStringConvertible {
           mode: \(mode)
           programs: \(mode == "perSession" ? "[]" : "\(programs)")
           whenUnavailable: \(whenUnavailable)
+          addresses: {probeSeconds: 0}
         virtualLoopback:
           enabled: \(parts.contains(.loopback))
           programs: \(programs)

@@ -12,7 +12,7 @@ struct DaemonTests {
         programs: String = "[]"
     ) -> String {
         """
-        virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: \(pool)}}
+        virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, probeSeconds: 0, pool: \(pool)}}
         virtualLoopback: {enabled: true, programs: \(programs)}
         sessions: {unit: \(unit)}
         """

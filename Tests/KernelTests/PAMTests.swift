@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Foundation
+import Glibc
 import Testing
 
 /// Logins through a real PAM stack, with the line that is installed: pamtester in a cgroup as pam_systemd makes it.
@@ -110,6 +111,44 @@ struct PAMTests {
             try shell.wait()
             #expect(try host.event("session_closed").user == "ann")
             #expect(!host.seen.contains { $0.event == "session_opened" })
+            #expect(try host.stop() == 0)
+        }
+    }
+
+    /// Leased by the daemon: the login waits for it, so that the first program has it; and not for long where none comes.
+    @Test func aLoginWaitsForTheDaemonsLease() throws {
+        try host(DaemonHost.leasePolicy) { (sandbox) throws in
+            let scopes = (1...3).map { "\(DaemonHost.slice($0 == 3 ? 1006 : 1001))/session-\($0).scope" }
+            // Without a daemon: in, and denied.
+            let shell = try sandbox.start(["sleep", "600"], in: scopes[0])
+            #expect(try pam(sandbox, "ann", in: scopes[0], ["open_session"]).status == 0)
+            #expect(try sessions(sandbox).map(\.virtualIps) == [[]])
+            #expect(log(sandbox).contains("none runs"), "\(log(sandbox))")
+
+            let host = try DaemonHost(sandbox)
+            let server = try host.dnsmasq()
+            try host.start()
+            let given = try host.event("address_given")
+            #expect(given.user == "ann")
+            // A second login of hers has nothing to wait for.
+            #expect(try pam(sandbox, "ann", in: scopes[1], ["open_session"]).status == 0)
+            let ben = try sandbox.start(["sleep", "600"], in: scopes[2])
+            #expect(try pam(sandbox, "ben", in: scopes[2], ["open_session"]).status == 0)
+            let lists = try sessions(sandbox)
+            #expect(lists.map(\.user) == ["ann", "ben"] && lists.allSatisfy { $0.virtualIps.count == 1 }, "\(lists)")
+            for program in [shell, ben] {
+                try host.end(program)
+                try host.event("lease_released")
+            }
+
+            server.signal(SIGKILL)
+            let before = ContinuousClock.now
+            let again = try sandbox.start(["sleep", "600"], in: scopes[0])
+            #expect(try pam(sandbox, "ann", in: scopes[0], ["open_session"]).status == 0)
+            #expect(ContinuousClock.now - before < .seconds(9))
+            #expect(try sessions(sandbox).map(\.virtualIps) == [[]])
+            try host.end(again)
+            try host.event("session_closed") { $0.user == "ann" }
             #expect(try host.stop() == 0)
         }
     }

@@ -199,6 +199,17 @@ struct WatchTests {
                     ("sendto v ::1 9001 x", ["sendmsg6 rewritten ::1:9001 -> \(loopback):9001 from \(loopback)"]),
                     ("recvfrom u", ["recvmsg6 rewritten \(loopback):9002 -> ::1:9002"]),
                 ])
+            let counters = try sandbox.mustCtl("status", "--json").decode(Counted.self).counters
+            #expect(
+                counters.first { $0.hook == "bind6" }?.refusedFor
+                    == ["isolation": 1, "unavailable": 0, "peer": 0, "in_use": 1])
+            #expect(counters.first { $0.hook == "connect6" }?.refusedFor["peer"] == 1)
+            #expect(counters.first { $0.hook == "connect6" }?.rewritten == 1)
+            #expect(counters.first { $0.hook == "recvmsg6" }?.seen == 1)
+            // And the listener is in the maps, with all that it was told.
+            let dump = try sandbox.mustCtl("map", "dump", "watchers").stdout
+            #expect(dump.contains("session 7") && dump.contains("written 14") && dump.contains("dropped 0"), "\(dump)")
+            #expect(try sandbox.mustCtl("map", "dump", "watcher_rings").stdout.contains("slot 0  map_id "))
         }
     }
 
@@ -326,6 +337,31 @@ struct WatchTests {
         }
     }
 
+    /// A watcher that is stopped for longer than its lease is told so, and goes on.
+    @Test func stoppedForLong() throws {
+        try sessions { sandbox in
+            let probe = try sandbox.probe("app", in: "attached/ann")
+            try probe.must("socket s tcp")
+            let watcher = try Watcher(sandbox, "--json")
+            watcher.program.signal(SIGSTOP)
+            let deadline = ContinuousClock.now + Program.patience
+            var written = 0
+            while try raw(sandbox).until.0 != 0 {
+                try probe("burst s 1 198.51.100.18 9003")
+                written = Int(try raw(sandbox).slots.0.written)
+                guard ContinuousClock.now < deadline else { throw HarnessError("the slot stays") }
+            }
+            watcher.program.signal(SIGCONT)
+            while try watcher.next().event == "call" { written -= 1 }  // and then it says "gap"
+            #expect(written == 0)
+            try probe("burst s 1 198.51.100.18 9004")
+            #expect(try watcher.next().askedPort == 9004)
+            watcher.program.signal(SIGTERM)
+            #expect(try watcher.program.wait() == 0)
+            #expect(watcher.program.errorText.contains("nothing was noted for"), "\(watcher.program.errorText)")
+        }
+    }
+
     /// A reader that stops reading costs us no memory, and does not keep us from ending.
     @Test func readerThatStops() throws {
         try sessions { sandbox in
@@ -345,6 +381,21 @@ struct WatchTests {
             watcher.program.signal(SIGTERM)
             #expect(try watcher.program.wait() == 0)
             #expect(watcher.program.errorText.contains("events were lost"))
+        }
+    }
+
+    /// With --for, what happened in that time is written, also what is still in the ring at its end.
+    @Test func endsAfterATime() throws {
+        try sessions { sandbox in
+            let probe = try sandbox.probe("app", in: "attached/ann")
+            try probe.must("socket s tcp")
+            let watcher = try Watcher(sandbox, "--json", "--for", "3")
+            watcher.program.signal(SIGSTOP)
+            try probe("burst s 20000 198.51.100.18 9003")
+            watcher.program.signal(SIGCONT)
+            #expect(try watcher.program.wait() == 0)
+            #expect(watcher.program.outputText.split(separator: "\n").count == 20000)
+            #expect(watcher.program.errorText.isEmpty)
         }
     }
 

@@ -194,7 +194,7 @@ import Testing
         Wrong("unknown key, nested", "virtualIP:\n  programm: []", 2, "virtualIP.programm", "did you mean 'programs'?"),
         Wrong(
             "unknown key, like no other", "virtualIP:\n  addresses:\n    colour: red", 3, "virtualIP.addresses.colour",
-            "the keys here are source, placement, interface, pool, restSeconds, reservations"),
+            "the keys here are source, placement, interface, pool, restSeconds, probeSeconds, reservations"),
         Wrong(
             "unknown key in an override", "overrides:\n- name: a\n  sessions: {}", 3, "overrides[0].sessions", "no such"
         ),
@@ -248,6 +248,7 @@ import Testing
             "a route to no prefix", pool("10.0.0.0/24, 10.0.1.0-10.0.1.9") + "\n    placement: route", 3,
             "virtualIP.addresses.pool[1]", "10.0.1.0-10.0.1.9 is no prefix"),
         Wrong("rest with a unit", addresses("restSeconds: 60s"), 4, "virtualIP.addresses.restSeconds", "0 to 86400"),
+        Wrong("long probe", addresses("probeSeconds: 11"), 4, "virtualIP.addresses.probeSeconds", "0 to 10"),
         Wrong("long rest", addresses("restSeconds: 86401"), 4, "virtualIP.addresses.restSeconds", "0 to 86400"),
         Wrong(
             "a mapping of reservations", addresses("reservations: {ann: 10.0.0.9}"), 4,
@@ -345,8 +346,15 @@ import Testing
             "one of deny, useHostAddress"),
         Wrong("source", "virtualIP: {addresses: {source: x}}", 1, "virtualIP.addresses.source", "one of pool, dhcp"),
         Wrong(
-            "DHCP", "virtualIP:\n  addresses:\n    source: dhcp", 3, "virtualIP.addresses.source",
-            "this version has no DHCP; use source: pool"),
+            "DHCP on lo", "virtualIP:\n  addresses:\n    interface: lo\n    source: dhcp", 3,
+            "virtualIP.addresses.interface", "no DHCP server is on lo; name the interface of the server's network"),
+        Wrong(
+            "DHCP and an IPv4 pool", "virtualIP: {addresses: {source: dhcp, pool: ['2001:db8::/64', 10.0.0.0/24]}}", 1,
+            "virtualIP.addresses.pool[1]",
+            "with source: dhcp, IPv4 addresses come from the server, and the pool is for IPv6 alone"),
+        Wrong(
+            "DHCP by route", "virtualIP: {addresses: {source: dhcp, pool: ['2001:db8::/64'], placement: route}}", 1,
+            "virtualIP.addresses.placement", "with source: dhcp, each address is on an interface; leave it out"),
         Wrong("fallback", "virtualLoopback: {fallback: x}", 1, "virtualLoopback.fallback", "one of none, host"),
         Wrong(
             "IPv4 prefix", "virtualLoopback:\n  prefix: 10.0.0.0/8", 2, "virtualLoopback.prefix",

@@ -19,6 +19,7 @@ import Testing
                     source: pool
                     pool: []
                     restSeconds: 60
+                    probeSeconds: 1
                 virtualLoopback:
                   enabled: false
                   programs: []
@@ -69,6 +70,7 @@ import Testing
                     interface: eth0
                     pool: ["10.20.0.10-10.20.0.250", "2001:db8::/64"]
                     restSeconds: 60
+                    probeSeconds: 1
                     reservations:
                     - user: ann
                       addresses: ["10.20.0.50", "2001:db8::50"]
@@ -146,7 +148,7 @@ import Testing
             String(decoding: try encoder.encode(policy), as: UTF8.self) == """
                 {"history":{"retentionDays":90},"isolation":true,"overrides":[{"match":{"groups":[],"units":[],"users":[]},"name":"a"}],\
                 "preferLoopback":{"enabled":false,"programs":[]},"sessions":{"unit":"userSlice"},\
-                "virtualIP":{"addresses":{"pool":[],"reservations":[],"restSeconds":60,"source":"pool"},"enabled":false,"mode":"perProgram",\
+                "virtualIP":{"addresses":{"pool":[],"probeSeconds":1,"reservations":[],"restSeconds":60,"source":"pool"},"enabled":false,"mode":"perProgram",\
                 "programs":[],"whenUnavailable":"deny"},"virtualLoopback":{"enabled":false,\
                 "excludedPorts":[53,631],"fallback":"none","prefix":"fdd2:9088:43af::/96","programs":[]},\
                 "wildcardName":"virtual"}
@@ -207,7 +209,8 @@ import Testing
             addresses: Policy.Addresses(
                 placement: pool.isEmpty ? nil : element(of: [nil, .address], using: &random),
                 interface: element(of: [nil, "eth0", "lo", "0", "br-é", "null", "a.100"], using: &random), pool: pool,
-                restSeconds: .random(in: 0...Policy.Addresses.restLimit, using: &random), reservations: reservations))
+                restSeconds: .random(in: 0...Policy.Addresses.restLimit, using: &random),
+                probeSeconds: .random(in: 0...Policy.Addresses.probeLimit, using: &random), reservations: reservations))
     }
 
     private static func range(block: UInt128, using random: inout SplitMix64) -> AddressRange? {

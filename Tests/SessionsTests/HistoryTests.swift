@@ -189,7 +189,8 @@ import Testing
             try registry.open(RegistryTests.record(7))
         }
         let sql = """
-            DROP TABLE address_history; DROP TABLE session_history; DROP TABLE former_addresses; DELETE FROM settings;
+            DROP TABLE address_history; DROP TABLE session_history; DROP TABLE former_addresses; DROP TABLE unsettled_addresses;
+            ALTER TABLE addresses DROP COLUMN lease_slot; DELETE FROM settings;
             DELETE FROM grdb_migrations WHERE identifier > 1; PRAGMA user_version = 1;
             """
         try shell("sqlite3 '\(file)' \"\(sql)\"")

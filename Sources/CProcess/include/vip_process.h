@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <spawn.h>
 #include <sys/types.h>
 
 enum vip_spawn_step {
@@ -37,3 +38,16 @@ int vip_read_signal(int fd, int *from_kernel);
 
 /* pidfd_open(2), Linux 5.3; -errno on failure. */
 int vip_pidfd(pid_t pid);
+
+/*
+ * Takes the exit status of a child that has ended, by its pidfd, so that no other process can be meant (waitid(2), P_PIDFD,
+ * Linux 5.4). Returns the status as waitpid(2) has it, -EAGAIN while the child runs, -ECHILD where the process is no child
+ * of the caller's, or its status was taken.
+ */
+int vip_pidfd_reap(int pidfd);
+
+/* pidfd_send_signal(2), Linux 5.1; -errno on failure. */
+int vip_pidfd_signal(int pidfd, int number);
+
+/* posix_spawn_file_actions_addclosefrom_np(3), which Swift's view of glibc lacks. */
+int vip_spawn_close_from(posix_spawn_file_actions_t *actions, int first);

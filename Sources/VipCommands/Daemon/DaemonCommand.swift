@@ -4,6 +4,7 @@ public import ArgumentParser
 import BPFLoader
 public import Daemon
 import Logging
+public import Metrics
 import PolicyMaps
 import Sessions
 import SystemPackage
@@ -17,6 +18,10 @@ struct DaemonCommand: ParsableCommand {
             the user's logins and services in it; with sessionScope, each login is one. A session ends when the last process \
             has left its cgroup, also where the user has logged out before. Sessions that there are, by PAM or by hand, are \
             left alone; those that were opened by hand end by hand, or with their cgroup.
+
+            With source: dhcp in the policy, leases an IPv4 address for each session from the DHCP server, keeps it as long as \
+            the session lasts, and gives it back then; busybox's udhcpc does the protocol (Debian's package udhcpc). \
+            Sessions that had to be opened without an address get one as soon as the pool or the server has one.
 
             Puts virtual IPs back that something took off their interface, tells the hooks of the host's own addresses as \
             they change, and lets listed programs match again whose files were replaced.
@@ -47,6 +52,19 @@ struct DaemonCommand: ParsableCommand {
         completion: .directory)
     var userSlice: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "For what outlives the daemon, but not a boot. Default: /run/vip-bpf, or 'run' in another --state.",
+            valueName: "dir"),
+        completion: .directory)
+    var runtime: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Serve metrics for Prometheus at /metrics: a port of 127.0.0.1, or unix:PATH. Default: nowhere.",
+            valueName: "port|unix:path"))
+    var metrics: MetricsServer.Address?
+
     @Option(help: "Where events go. Default: journal where there is one.")
     var events: EventLog.Place?
 
@@ -57,6 +75,8 @@ struct DaemonCommand: ParsableCommand {
         settings.policyFile = FilePath(policy)
         settings.bus = bus
         settings.events = events
+        settings.metrics = metrics
+        settings.runtime = runtime.map { FilePath($0) }
         settings.userSlice = try userSlice.map { path throws(Failure) in try Cgroup(path: FilePath(path)).path }
         settings.logLevel = options.verbose ? .debug : .warning
         try Daemon(options.instance, settings).run()
@@ -64,3 +84,7 @@ struct DaemonCommand: ParsableCommand {
 }
 
 extension EventLog.Place: ExpressibleByArgument {}
+
+extension MetricsServer.Address: ExpressibleByArgument {
+    public init?(argument: String) { self.init(argument) }
+}

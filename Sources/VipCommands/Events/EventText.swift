@@ -50,14 +50,18 @@ struct EventText: Sendable {
         var bytes: [UInt8] = []
         bytes.reserveCapacity(batch.events.count * 160)
         let offset = BootTime.wallClockOffset()
-        if isJSON {
-            for gap in batch.gaps {
+        var gapsToCome = batch.gaps[...]
+        func noteGaps(before time: UInt64) {
+            while isJSON, let gap = gapsToCome.first, gap.lowerBound <= time {
                 var object = Object()
                 object.text("event", "gap")
                 object.text("from", Self.time(gap.lowerBound &+ offset))
                 object.text("to", Self.time(gap.upperBound &+ offset))
                 bytes += object.ended()
+                gapsToCome.removeFirst()
             }
+        }
+        if isJSON {
             if batch.lost > 0 {
                 var object = Object()
                 object.number("count", batch.lost)
@@ -68,6 +72,7 @@ struct EventText: Sendable {
         }
         for event in batch.events {
             guard left != 0 else { break }
+            noteGaps(before: event.time)
             let program = Self.name(event.program)
             let process = Self.name(event.comm)
             guard programs.isEmpty || programs.contains(program) || programs.contains(process) else { continue }
@@ -78,6 +83,7 @@ struct EventText: Sendable {
                 bytes += line(event, program.isEmpty ? process : program, offset)
             }
         }
+        noteGaps(before: .max)
         return bytes
     }
 

@@ -78,8 +78,10 @@ struct Watch: ParsableCommand {
         let deadline = seconds.map { ContinuousClock.now + .seconds($0) }
         let listener = try EventListener(
             options.instance.pins, EventFilter(outcomes: Set(outcomes), session: session))
+        defer { listener.end() }
         let writing = try Writing(listener, EventText(isJSON: json, programs: Set(program), limit: count))
         writing.start()
+        var isLast = false
         while !writing.isDone {
             var polls = [
                 pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
@@ -87,15 +89,18 @@ struct Watch: ParsableCommand {
                 pollfd(fd: STDOUT_FILENO, events: 0, revents: 0),  // a reader that has gone, though nothing is written
             ]
             var wait: CInt = -1
-            if let deadline {
+            if let deadline, !isLast {
                 let left = (deadline - .now).components
                 wait = CInt(clamping: max(0, left.seconds * 1000 + left.attoseconds / 1_000_000_000_000_000 + 1))
             }
             guard poll(&polls, 3, wait) >= 0 || errno == EINTR else { break }
-            let isOver = deadline.map { $0 <= .now } ?? false
-            if isOver || polls[0].revents != 0 || polls[2].revents & Int16(POLLERR | POLLNVAL) != 0 { break }
+            if polls[0].revents != 0 || polls[2].revents & Int16(POLLERR | POLLNVAL) != 0 { break }
+            if let deadline, !isLast, deadline <= .now {
+                isLast = true
+                writing.finish()
+            }
         }
-        try writing.end()
+        try writing.stopNow()
     }
 }
 
@@ -107,6 +112,8 @@ private final class Writing: Sendable {
     private let listener: EventListener
     private let result: Mutex<Result<Void, Failure>?>
     private let text: Mutex<EventText>
+    /// The time of the last event that is to be written: CLOCK_BOOTTIME, ns.
+    private let end: Mutex<UInt64?> = Mutex(nil)
 
     init(_ listener: EventListener, _ text: EventText) throws(Failure) {
         let done = try WakeUp()
@@ -135,8 +142,14 @@ private final class Writing: Sendable {
         thread.start()
     }
 
+    /// Has the thread end once it has written what has happened until now.
+    func finish() {
+        end.withLock { $0 = BootTime.now() }
+        listener.interrupt()
+    }
+
     /// Has the thread end, and throws what it failed of.
-    func end() throws(Failure) {
+    func stopNow() throws(Failure) {
         stop()
         listener.interrupt()
         // A terminal that takes nothing more may keep it; the end of the process ends it then.
@@ -150,9 +163,13 @@ private final class Writing: Sendable {
             do throws(Failure) {
                 var written = try write(text.heading)
                 while written == .whole, !text.isComplete, stop.sleep(for: .zero) {
-                    let batch = try listener.poll(timeout: .milliseconds(500))
+                    let end = end.withLock(\.self)
+                    var batch = try listener.poll(timeout: end == nil ? .milliseconds(500) : .zero)
+                    let isLast = end.map { end in batch.events.last.map { $0.time > end } ?? true } ?? false
+                    if let end { batch.events.removeAll { $0.time > end } }
                     warn(of: batch)
                     written = try write(text.lines(of: batch))
+                    if isLast { break }
                 }
                 if written != .noReader { warn(of: try listener.poll(timeout: .zero)) }
                 return nil

@@ -282,7 +282,25 @@ struct MapView: Sendable {
                     ])
                 }
             }),
+        MapView(
+            name: "watcher_rings", about: "their ring buffers, by slot, and those that killed ones have left",
+            count: { pins throws(Failure) in (try rings(pins).count, EventListener.limit) },
+            rows: { pins throws(Failure) in
+                try rings(pins).map { ring in
+                    Row(fields: [("slot", .number(UInt64(ring.slot))), ("map_id", .number(UInt64(ring.map)))])
+                }
+            }),
     ]
+
+    /// An array of maps knows no batches.
+    private static func rings(_ pins: PinDirectory) throws(Failure) -> [(slot: UInt32, map: UInt32)] {
+        let map: BPFMap<UInt32, UInt32> = try pins.map("watcher_rings")
+        var rings: [(UInt32, UInt32)] = []
+        for slot in 0..<UInt32(EventListener.limit) {
+            if let id = try map.value(of: slot) { rings.append((slot, id)) }
+        }
+        return rings
+    }
 
     /// A map of ordinary rows; those for which `fields` is empty are unused slots of an array.
     private static func view<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & Sendable>(

@@ -43,16 +43,26 @@ struct PAMLogin {
 
         let cgroup = try Cgroup(path: path)
         let logger = log.logger(options.verbose ? .debug : .warning)
-        var change = try instance.change(logger)
-        // The user's second login, or the daemon was quicker.
-        guard try change.session(on: cgroup) == nil else { return }
-        var request = SessionRequest(cgroup: cgroup)
-        request.user = UserName.isAcceptable(user) ? user : "\(uid)"
-        request.keeper = .pam
-        request.opensWithoutAddress = true
-        if let login { request.id = try change.sessionID(ofLogin: login) }
-        let records = try change.open([request])
-        for event in Event.opening(of: records, by: change) { log.report(event) }
+        var there: SessionRecord?
+        let opened = try instance.open(logger) { change throws(Failure) in
+            // The user's second login, or the daemon was quicker.
+            there = try change.session(on: cgroup)
+            guard there == nil else { return [] }
+            var request = SessionRequest(cgroup: cgroup)
+            request.user = UserName.isAcceptable(user) ? user : "\(uid)"
+            request.keeper = .pam
+            request.opensWithoutAddress = true
+            if let login { request.id = try change.sessionID(ofLogin: login) }
+            return [request]
+        }
+        for event in Event.opening(of: opened) { log.report(event) }
+        // No change is under way now: the daemon makes the next one.
+        if let record = opened.records.first {
+            guard opened.awaitingLease.contains(record.id) else { return }
+            _ = try instance.awaitAddress(of: record, within: LeaseWait.patience)
+        } else if let there, try instance.awaitsAddress(there) {
+            _ = try instance.awaitAddress(of: there, within: LeaseWait.patience)
+        }
     }
 
     /// The cgroup that is the session, where a process in `path` logs in as `uid`; and logind's name for the login, where

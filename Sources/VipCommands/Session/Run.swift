@@ -47,28 +47,38 @@ struct Run: ParsableCommand {
             throw Failure(
                 .unavailable, "run \(command[0])", "this process is not in /proc", try: "mount -t proc proc /proc")
         }
-        let record = try options.change { change throws(Failure) in
-            guard let parent = try change.attachedCgroups().first else {
-                throw Failure(
-                    .failed, "make a cgroup for the session", "no cgroup is attached",
-                    try: "attach one first: vip-bpfctl attach cgroup PATH")
-            }
-            let cgroup = try parent.makeChild(named: "run-\(keeper.pid)-\(keeper.startTime)")
-            do throws(Failure) {
-                var request = SessionRequest(cgroup: cgroup)
+        var cgroup: Cgroup?
+        let opened: Opened
+        do throws(Failure) {
+            opened = try options.open { change throws(Failure) in
+                let own: Cgroup
+                if let made = cgroup {
+                    own = made
+                } else {
+                    guard let parent = try change.attachedCgroups().first else {
+                        throw Failure(
+                            .failed, "make a cgroup for the session", "no cgroup is attached",
+                            try: "attach one first: vip-bpfctl attach cgroup PATH")
+                    }
+                    own = try parent.makeChild(named: "run-\(keeper.pid)-\(keeper.startTime)")
+                    cgroup = own
+                }
+                var request = SessionRequest(cgroup: own)
                 new.fill(&request)
                 request.user = user
                 request.createdCgroup = true
                 request.keeper = .run
                 request.keeperProcess = keeper
-                return try change.open([request])[0]
-            } catch {
-                try? cgroup.remove()
-                throw error
+                return [request]
             }
+        } catch {
+            try? cgroup?.remove()
+            throw error
         }
+        let record = opened.records[0]
         let result: Result<Int32, Failure>
         do throws(Failure) {
+            _ = try LeaseWait.wait(for: record, opened.awaitingLease, options)
             result = .success(try follow(record, signals))
         } catch {
             result = .failure(error)

@@ -45,6 +45,9 @@ struct SessionOpen: ParsableCommand {
         commandName: "open",
         abstract: "Make a cgroup a session.",
         discussion: """
+            With source: dhcp in the policy, the daemon leases the address: it must run, and is waited for, but with --batch, \
+            for some seconds; without an address by then, the session is open, and gets it later.
+
             Prints the session's ID, its virtual IPs with a comma between ('-' for none), its virtual loopback and its IPv6 \
             loopback ('-' where this host has none). Programs that run in the \
             cgroup already are in the session from then on; sockets they have keep their addresses.
@@ -116,9 +119,10 @@ struct SessionOpen: ParsableCommand {
             new.fill(&request)
             requests = [request]
         }
-        let (records, prefix) = try options.change { change throws(Failure) in
-            (try change.open(requests), try change.registry.loopbackPrefix())
-        }
+        let opened = try options.open { _ in requests }
+        let prefix = opened.loopbackPrefix
+        var records = opened.records
+        if batch == nil { records[0] = try LeaseWait.wait(for: records[0], opened.awaitingLease, options) }
         do throws(Failure) {
             try print(records, prefix)
         } catch {

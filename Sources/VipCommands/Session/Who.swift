@@ -170,7 +170,8 @@ struct SessionHistoryPayload: Payload {
             user = session.user
             cgroup = session.cgroupPath.string
             cgroupId = session.cgroupID
-            virtualIps = session.addresses.map(\.address.description)
+            // Those that it has, or had when it ended; of one that it lost before, `who` tells.
+            virtualIps = session.addresses.filter { $0.period.end == session.period.end }.map(\.address.description)
             virtualLoopback = SessionIDs.loopback(of: min(session.id, SessionIDs.last)).description
             policy = session.policy
             let isThere =

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+public import PolicyMaps
+
+/// Which addresses may become a session's. An answer from the network proves nothing: anybody on the link can send one.
+public struct AddressCheck: Sendable {
+    /// Where leased addresses must lie.
+    public enum Networks: Sendable {
+        /// In a prefix of the interface's own addresses.
+        case ofInterface
+        /// In one of these.
+        case within([AddressRange])
+    }
+
+    public var networks: Networks
+    /// Asked of each address that a holder has not: who else has it, of those whom the source does not know (a session with one
+    /// from a pool, say).
+    public var owner: @Sendable (IPAddress, LeaseHolder) -> String?
+
+    public init(
+        networks: Networks = .ofInterface,
+        owner: @escaping @Sendable (IPAddress, LeaseHolder) -> String? = { _, _ in nil }
+    ) {
+        self.networks = networks
+        self.owner = owner
+    }
+
+    /// Why an address cannot be a session's; `nil` where it can.
+    ///
+    /// - Parameters:
+    ///   - holder: who is to have it.
+    ///   - interface: that the lease is for.
+    ///   - held: what the holder has.
+    ///   - before: what the holder had before, which may still be on the interface.
+    ///   - placed: every IPv4 address of the host.
+    func refusal(
+        of address: IPAddress, for holder: LeaseHolder, interface: String, held: IPAddress?, before: IPAddress?,
+        placed: [InterfaceAddress] = InterfaceAddress.all()
+    ) -> String? {
+        guard let number = address.v4 else { return "it is no IPv4 address" }
+        if let why = AddressRange(address).whyNotAssignable { return why.replacing("it holds", with: "it is one of") }
+        if number >> 24 == 0 { return "it is one of 0.0.0.0/8" }
+        if number >> 28 == 0xf { return "it is reserved (240.0.0.0/4)" }
+        // A prefix of 32 bits is how sessions' addresses are placed.
+        let links = placed.filter { $0.interface == interface && $0.length < 32 }
+        for link in links + placed.filter({ $0.interface != interface && $0.length < 32 }) {
+            if link.number == number { return "it is this host's own, on \(link.interface)" }
+            // RFC 3021: a prefix of 31 bits has neither.
+            guard link.length < 31, link.contains(number) else { continue }
+            if number == link.number & link.mask { return "it is the network's own address" }
+            if number == link.number | ~link.mask { return "it is the network's broadcast address" }
+        }
+        if address != before, let other = placed.first(where: { $0.number == number }) {
+            return "\(other.interface) has it already"
+        }
+        switch networks {
+        case .ofInterface:
+            guard !links.isEmpty else { return "\(interface) has no IPv4 prefix that it could be checked by" }
+            guard links.contains(where: { $0.contains(number) }) else {
+                return "it is in no network of \(interface)"
+            }
+        case .within(let ranges):
+            guard ranges.contains(where: { $0.contains(address) }) else {
+                return "it is in none of the networks allowed"
+            }
+        }
+        return address == held ? nil : owner(address, holder).map { "\($0) has it" }
+    }
+}
+
+/// An IPv4 address of an interface.
+struct InterfaceAddress: Hashable {
+    let interface: String
+    /// In host byte order.
+    let number: UInt32
+    /// Of its prefix, in bits.
+    let length: Int
+
+    var mask: UInt32 { length == 0 ? 0 : ~0 << UInt32(32 - length) }
+
+    func contains(_ other: UInt32) -> Bool { (number ^ other) & mask == 0 }
+
+    /// All of the calling thread's network namespace: getifaddrs(3).
+    static func all() -> [InterfaceAddress] {
+        var list: UnsafeMutablePointer<ifaddrs>?
+        guard getifaddrs(&list) == 0 else { return [] }
+        defer { freeifaddrs(list) }
+        var all: [InterfaceAddress] = []
+        var next = list
+        while let entry = next?.pointee {
+            next = entry.ifa_next
+            guard let address = number(entry.ifa_addr), let mask = number(entry.ifa_netmask) else { continue }
+            all.append(
+                InterfaceAddress(
+                    interface: String(cString: entry.ifa_name), number: address, length: mask.nonzeroBitCount))
+        }
+        return all
+    }
+
+    private static func number(_ address: UnsafeMutablePointer<sockaddr>?) -> UInt32? {
+        guard let address, address.pointee.sa_family == sa_family_t(AF_INET) else { return nil }
+        return UnsafeRawPointer(address).withMemoryRebound(to: sockaddr_in.self, capacity: 1) {
+            UInt32(bigEndian: $0.pointee.sin_addr.s_addr)
+        }
+    }
+}

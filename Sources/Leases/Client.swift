@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import CProcess
+import Glibc
+import Sessions
+import SystemPackage
+
+/// A running udhcpc: one lease's client. It outlives us, unless it is ended.
+struct Client {
+    let identity: ProcessIdentity
+    /// pidfd_open(2): readable when the process has ended; a signal by it reaches no other process.
+    let descriptor: CInt
+
+    /// What udhcpc runs at each event (udhcpc(8), -s). It appends a line in one write: udhcpc's PID, when, the event, what was
+    /// leased. All that udhcpc hands over of an answer besides stays unused: these it has made itself, of four bytes each.
+    static let script = """
+        #!/bin/sh
+        # Made by vip-bpf: tells it what happens to a lease.
+        read -r uptime idle </proc/uptime
+        printf '%s\\n' "$PPID $uptime ${1-} ${ip:--} ${serverid:--} ${lease:--}" >>"$VIP_LEASE_EVENTS"
+
+        """
+
+    /// The executable, with its first arguments: udhcpc, or a busybox that may have it.
+    static func find() -> [String]? {
+        for name in ["udhcpc", "busybox"] {
+            for directory in ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"]
+            where access("\(directory)/\(name)", X_OK) == 0 {
+                return ["\(directory)/\(name)"] + (name == "busybox" ? ["udhcpc"] : [])
+            }
+        }
+        return nil
+    }
+
+    /// Starts one, in a session of its own: a terminal's ^C is not for it.
+    ///
+    /// - Parameters:
+    ///   - events: the file that the script appends to.
+    ///   - log: the file that gets what udhcpc says.
+    static func start(_ command: [String], events: FilePath, log: FilePath) throws(Failure) -> Client {
+        let what = "start \(command[0])"
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+        posix_spawn_file_actions_addopen(&actions, 1, log.string, O_WRONLY | O_CREAT | O_APPEND | O_TRUNC, 0o600)
+        posix_spawn_file_actions_adddup2(&actions, 1, 2)
+        // Not every descriptor of the process is close-on-exec, and the client outlives it.
+        vip_spawn_close_from(&actions, 3)
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        var signals = sigset_t()
+        sigemptyset(&signals)
+        posix_spawnattr_setsigmask(&attributes, &signals)
+        sigfillset(&signals)
+        posix_spawnattr_setsigdefault(&attributes, &signals)
+        posix_spawnattr_setflags(
+            &attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF) | 0x80)  // POSIX_SPAWN_SETSID, spawn.h
+
+        let environment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "VIP_LEASE_EVENTS=\(events)"]
+        var arguments: [UnsafeMutablePointer<CChar>?] = command.map { strdup($0) } + [nil]
+        var variables: [UnsafeMutablePointer<CChar>?] = environment.map { strdup($0) } + [nil]
+        defer { for pointer in arguments + variables { free(pointer) } }
+        var pid: pid_t = 0
+        let error = posix_spawn(&pid, command[0], &actions, &attributes, &arguments, &variables)
+        guard error == 0 else {
+            if error == ENOENT || error == ENOTDIR { throw missing(what) }
+            throw .kernel(Errno(rawValue: error), what)
+        }
+        let descriptor = vip_pidfd(pid)
+        guard descriptor >= 0, let identity = ProcessIdentity(pid: pid) else {
+            // Our child, not yet waited for: the PID is its own.
+            kill(pid, SIGKILL)
+            while waitpid(pid, nil, 0) < 0, errno == EINTR {}
+            if descriptor >= 0 { close(descriptor) }
+            throw .kernel(Errno(rawValue: descriptor < 0 ? -descriptor : ESRCH), what)
+        }
+        return Client(identity: identity, descriptor: descriptor)
+    }
+
+    static func missing(_ what: String) -> Failure {
+        Failure(.unavailable, what, "udhcpc is not installed", try: "apt-get install udhcpc")
+    }
+
+    /// The client that a lease file speaks of, if that process still runs and is a client with this identifier.
+    static func adopt(_ identity: ProcessIdentity, client: ClientIdentifier) -> Client? {
+        guard let found = Client(pid: identity.pid, where: { $0.contains("0x3d:\(client)") }) else { return nil }
+        if found.identity == identity { return found }
+        close(found.descriptor)
+        return nil
+    }
+
+    /// Every process that runs this script, by whichever of us it was started.
+    static func all(script: FilePath) -> [Client] {
+        guard let directory = opendir("/proc") else { return [] }
+        defer { closedir(directory) }
+        var found: [Client] = []
+        while let entry = readdir(directory) {
+            let name = withUnsafeBytes(of: entry.pointee.d_name) { bytes in
+                String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            guard let pid = pid_t(name) else { continue }
+            if let client = Client(pid: pid, where: { $0.contains("-s") && $0.contains(script.string) }) {
+                found.append(client)
+            }
+        }
+        return found
+    }
+
+    private init(identity: ProcessIdentity, descriptor: CInt) {
+        self.identity = identity
+        self.descriptor = descriptor
+    }
+
+    /// The process of that PID, if its arguments are such.
+    private init?(pid: pid_t, where condition: ([String]) -> Bool) {
+        func isOne() -> Bool {
+            guard let command = try? readWholeFile(FilePath("/proc/\(pid)/cmdline")) else { return false }
+            return condition(command.split(separator: 0).map { String(decoding: $0, as: UTF8.self) })
+        }
+        guard isOne() else { return nil }
+        let descriptor = vip_pidfd(pid)
+        guard descriptor >= 0 else { return nil }
+        // Again, after pidfd_open: what is true of the PID now is true of the descriptor's process.
+        guard isOne(), let identity = ProcessIdentity(pid: pid) else {
+            close(descriptor)
+            return nil
+        }
+        self.init(identity: identity, descriptor: descriptor)
+    }
+
+    func renew() { _ = vip_pidfd_signal(descriptor, SIGUSR1) }
+
+    /// Ends it at once: it has nothing to clean up, and without -R it gives nothing back.
+    ///
+    /// - Returns: `false` where it is still there after 2 s: the kernel holds it up. It is to be reaped when it has ended.
+    func end() -> Bool {
+        _ = vip_pidfd_signal(descriptor, SIGKILL)
+        var ready = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        var count: CInt
+        repeat { count = poll(&ready, 1, 2000) } while count < 0 && errno == EINTR
+        guard count > 0 else { return false }
+        _ = reap()
+        return true
+    }
+
+    /// After its end, as its descriptor tells: lets go of it. Where it is a child of this process, nothing is left of it then;
+    /// one that an earlier process started is init's.
+    ///
+    /// - Returns: how it ended, where it was a child of ours.
+    func reap() -> String? {
+        let status = vip_pidfd_reap(descriptor)
+        close(descriptor)
+        guard status >= 0 else { return nil }
+        let signal = status & 0x7f
+        return signal == 0 ? "exit code \(status >> 8 & 0xff)" : "killed by signal \(signal)"
+    }
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+public import SystemPackage
+
+/// The client identifier (DHCP option 61, RFC 2132, 9.14) by which a server knows a holder again: type 0, then 8 bytes of
+/// the host, 4 of the slot, then the user's name. The same over restarts and reboots; no two holders have the same.
+public struct ClientIdentifier: Hashable, Sendable, CustomStringConvertible {
+    public let bytes: [UInt8]
+
+    /// A name may be longer than the option (255 bytes) allows: past this, its digest, after a byte that no name has.
+    private static let longestName = 64
+
+    /// - Parameter host: see ``hostIdentifier()``.
+    public init(host: [UInt8], holder: LeaseHolder) {
+        let name = Array(holder.user.utf8)
+        let plain = name.count <= Self.longestName && name.first != 0
+        bytes =
+            [0] + host.prefix(8)
+            + (0..<4).reversed().map { UInt8(truncatingIfNeeded: holder.slot >> UInt32($0 * 8)) }
+            + (plain ? name : [0] + SHA256.digest(name))
+    }
+
+    /// In hexadecimal, as `udhcpc -x 0x3d:` wants it. It is a file's name as well.
+    public var description: String {
+        bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+    }
+
+    /// 8 bytes that stand for this host: of a digest of its machine ID, which itself is to be shown to nobody (machine-id(5)).
+    ///
+    /// - Throws: ``Failure`` (unavailable) where the host has none.
+    public static func hostIdentifier(machineID file: FilePath = "/etc/machine-id") throws(Failure) -> [UInt8] {
+        var text: [UInt8] = []
+        do throws(Errno) {
+            text = try readWholeFile(file).filter { $0 != UInt8(ascii: "\n") }
+        } catch {
+            throw Failure(.unavailable, "read \(file)", error.text, try: "systemd-machine-id-setup")
+        }
+        guard text.count == 32 else {
+            throw Failure(.unavailable, "read \(file)", "it holds no machine ID", try: "systemd-machine-id-setup")
+        }
+        return Array(SHA256.digest(Array("vip-bpf lease\0".utf8) + text).prefix(8))
+    }
+}

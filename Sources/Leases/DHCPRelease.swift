@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import Glibc
+import PolicyMaps
+import SystemPackage
+
+/// The message that gives an address back (RFC 2131, 4.4.6): the one that no client process sends for us.
+///
+/// udhcpc sends its own from the leased address, and so only while that is on the interface, and only while udhcpc
+/// runs. This one leaves from an address of the host: servers go by `ciaddr` and the client identifier.
+enum DHCPRelease {
+    static func message(
+        _ address: IPAddress, server: IPAddress, client: ClientIdentifier, hardware: [UInt8], transaction: UInt32
+    ) -> [UInt8] {
+        var bytes: [UInt8] = [1, 1, 6, 0]  // BOOTREQUEST, Ethernet, its address's length, hops
+        bytes += (0..<4).reversed().map { UInt8(truncatingIfNeeded: transaction >> UInt32($0 * 8)) }
+        bytes += [0, 0, 0, 0]  // secs, flags
+        bytes += address.bytes  // ciaddr
+        bytes += [UInt8](repeating: 0, count: 12)  // yiaddr, siaddr, giaddr
+        bytes += hardware.prefix(6) + [UInt8](repeating: 0, count: 16 - min(6, hardware.count))
+        bytes += [UInt8](repeating: 0, count: 64 + 128)  // sname, file
+        bytes += [99, 130, 83, 99]  // the magic cookie
+        bytes += [53, 1, 7]  // DHCPRELEASE
+        bytes += [54, 4] + server.bytes
+        bytes += [61, UInt8(client.bytes.count)] + client.bytes
+        bytes.append(255)
+        // BOOTP's least, which some relays and servers insist on.
+        return bytes + [UInt8](repeating: 0, count: max(0, 300 - bytes.count))
+    }
+
+    /// Sends it once; nobody answers it. What keeps it from arriving costs the server the address until it expires.
+    static func send(_ address: IPAddress, server: IPAddress, client: ClientIdentifier, interface: String)
+        throws(Failure)
+    {
+        let what = "give \(address) back to \(server)"
+        let file = socket(AF_INET, CInt(SOCK_DGRAM.rawValue) | CInt(SOCK_CLOEXEC.rawValue), 0)
+        guard file >= 0 else { throw .kernel(.current, what) }
+        defer { close(file) }
+        guard setsockopt(file, SOL_SOCKET, SO_BINDTODEVICE, interface, socklen_t(interface.utf8.count)) == 0 else {
+            throw .kernel(.current, what)
+        }
+        guard let hardware = hardwareAddress(of: interface, file) else { throw .kernel(.current, what) }
+        let bytes = message(
+            address, server: server, client: client, hardware: hardware, transaction: .random(in: .min ... .max))
+        var to = sockaddr_in()
+        to.sin_family = sa_family_t(AF_INET)
+        to.sin_port = UInt16(67).bigEndian
+        to.sin_addr.s_addr = (server.v4 ?? 0).bigEndian
+        let sent = withUnsafePointer(to: &to) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                sendto(file, bytes, bytes.count, 0, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
+        }
+        guard sent == bytes.count else { throw .kernel(.current, what) }
+    }
+
+    /// Of this network namespace, which /sys need not be: SIOCGIFHWADDR, netdevice(7).
+    private static func hardwareAddress(of interface: String, _ file: CInt) -> [UInt8]? {
+        var request = [UInt8](repeating: 0, count: 40)  // struct ifreq: the name in 16 bytes, then a sockaddr
+        request.replaceSubrange(0..<min(15, interface.utf8.count), with: interface.utf8.prefix(15))
+        guard request.withUnsafeMutableBytes({ ioctl(file, 0x8927, $0.baseAddress!) }) == 0 else { return nil }
+        return Array(request[18..<24])
+    }
+}

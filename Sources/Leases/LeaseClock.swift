@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import Glibc
+import SystemPackage
+
+/// Seconds since this boot, of suspended time too. The wall clock may be set; a lease runs out all the same.
+enum LeaseClock {
+    /// CLOCK_BOOTTIME, clock_gettime(2).
+    static var now: Double {
+        var time = timespec()
+        clock_gettime(CLOCK_BOOTTIME, &time)
+        return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+    }
+
+    /// The first field of /proc/uptime. It is what a shell script can read, and containers have it changed: compared only with itself.
+    static var uptime: Double {
+        let text = (try? readWholeFile(FilePath("/proc/uptime"))) ?? []
+        return Double(String(decoding: text.prefix { $0 != UInt8(ascii: " ") }, as: UTF8.self)) ?? now
+    }
+}

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+import Glibc
+import Logging
+public import PolicyMaps
+import SystemPackage
+
+// Addresses that come and go while their session stays open: a lease that arrives or is lost, a pool that has one again.
+
+/// An open session whose IPv4 address is leased, or is to be.
+public struct LeaseWish: Sendable, Hashable {
+    public let record: SessionRecord
+    /// Where a server is to be asked; `nil` where the policy names none, and there is no default route.
+    public let interface: String?
+    /// The address that it has by a lease.
+    public var leased: SessionRecord.Address? { record.addresses.first { $0.leaseSlot != nil } }
+}
+
+/// What open sessions have not, or have only for a time.
+public struct AddressWishes: Sendable {
+    public var leases: [LeaseWish] = []
+    /// Free addresses of the pool, for sessions that were opened when there was none, or before the policy had one.
+    public var picked: [KeptAddress] = []
+}
+
+extension Instance {
+    /// What open sessions should have by the policy in force, and have not. Takes no lock: what was picked from the pool
+    /// may be somebody's by the time that it is given.
+    ///
+    /// - Parameter records: sessions of this boot.
+    public func wishes(
+        _ records: [SessionRecord], under policy: Policy, _ registry: Registry, _ netlink: Netlink
+    ) throws(Failure) -> AddressWishes {
+        var wishes = AddressWishes()
+        var groups: [String: [String]] = [:]  // looked up once for each user
+        var interfaces: [Int: String?] = [:]
+        var picking: Picking?
+        for record in records {
+            // Its lease is a session's until there is no more of the session.
+            if let leased = record.addresses.first(where: { $0.leaseSlot != nil }) {
+                wishes.leases.append(LeaseWish(record: record, interface: leased.interface))
+            }
+            guard record.state == .open else { continue }
+            let missing = IPAddress.Family.allCases.filter { family in
+                !record.addresses.contains { $0.address.family == family }
+            }
+            guard !missing.isEmpty else { continue }
+            let number = try Self.policyNumber(of: record, under: policy, groups: &groups)
+            let override = number == 0 ? nil : policy.overrides[number - 1]
+            let virtualIP = policy.rules(for: override).virtualIP
+            guard virtualIP.enabled else { continue }
+            if virtualIP.addresses.source == .dhcp, missing.contains(.v4) {
+                let interface: String?
+                if let known = interfaces[number] {
+                    interface = known
+                } else {
+                    let found = try netlink.interface(for: virtualIP.addresses, .v4)
+                    interface = found == "lo" ? nil : found
+                    interfaces[number] = interface
+                }
+                wishes.leases.append(LeaseWish(record: record, interface: interface))
+            }
+            guard !virtualIP.addresses.pool.isEmpty else { continue }
+            if picking == nil { picking = try Picking(registry, netlink, bootID: record.bootID) }
+            let isOwn = override?.virtualIP?.addresses.pool.isEmpty == false
+            for family in missing {
+                guard
+                    let address = try picking?.pick(
+                        family, for: record, virtualIP.addresses, number, isOwn ? override?.name : nil, netlink)
+                else { continue }
+                wishes.picked.append(KeptAddress(record: record, address: address))
+            }
+        }
+        return wishes
+    }
+
+    /// Whether a session has no address yet, and the daemon that runs gives it one: by lease, or from the pool when the link
+    /// has been asked.
+    public func awaitsAddress(_ record: SessionRecord) throws(Failure) -> Bool {
+        guard state.hasDaemon, !record.addresses.contains(where: { $0.address.family == .v4 }) else { return false }
+        var groups: [String: [String]] = [:]
+        let policy = try self.policy(registry())
+        let number = try Self.policyNumber(of: record, under: policy, groups: &groups)
+        let virtualIP = policy.rules(for: number == 0 ? nil : policy.overrides[number - 1]).virtualIP
+        guard virtualIP.enabled else { return false }
+        return virtualIP.addresses.source == .dhcp || !virtualIP.addresses.pool.isEmpty
+    }
+
+    /// How many open sessions have no IPv4 address, though the policy gives them one.
+    public func withoutAddress(_ records: [SessionRecord], under policy: Policy) throws(Failure) -> Int {
+        var groups: [String: [String]] = [:]
+        var count = 0
+        for record in records
+        where record.state == .open && !record.addresses.contains(where: { $0.address.family == .v4 }) {
+            let number = try Self.policyNumber(of: record, under: policy, groups: &groups)
+            let virtualIP = policy.rules(for: number == 0 ? nil : policy.overrides[number - 1]).virtualIP
+            if virtualIP.enabled { count += 1 }
+        }
+        return count
+    }
+
+    /// Waits until the daemon has given a session an address.
+    ///
+    /// - Parameters:
+    ///   - record: the session as it was before.
+    ///   - patience: for how long at most.
+    /// - Returns: the session as it is then; `nil` where it was closed meanwhile.
+    public func awaitAddress(of record: SessionRecord, within patience: Duration) throws(Failure) -> SessionRecord? {
+        // Whoever changes something writes the lock file, and closes it in the end.
+        let raw = inotify_init1(CInt(IN_CLOEXEC | IN_NONBLOCK))
+        guard raw >= 0 else {
+            throw .kernel(.current, "wait for an address", try: "raise fs.inotify.max_user_instances")
+        }
+        let watch = Descriptor(owning: raw)
+        let mask = UInt32(IN_CLOSE_WRITE) | UInt32(IN_ONLYDIR)
+        guard state.path.withPlatformString({ inotify_add_watch(watch.raw, $0, mask) }) >= 0 else {
+            throw .kernel(.current, "watch \(state.path)", try: "raise fs.inotify.max_user_watches")
+        }
+        let deadline = ContinuousClock.now + patience
+        while true {
+            guard let now = try registry().session(id: record.id), now.cgroupID == record.cgroupID,
+                now.bootID == record.bootID
+            else { return nil }
+            let left = ContinuousClock.now.duration(to: deadline)
+            if now.addresses.count > record.addresses.count || left <= .zero { return now }
+            var ready = pollfd(fd: watch.raw, events: Int16(POLLIN), revents: 0)
+            _ = poll(&ready, 1, CInt(clamping: Int64((left / .milliseconds(1)).rounded(.up))))
+            var events = [UInt8](repeating: 0, count: 4096)
+            while read(watch.raw, &events, events.count) > 0 {}
+        }
+    }
+}
+
+/// The pools as they are now, for sessions that go without.
+private struct Picking {
+    private let registry: Registry
+    private var owners: [IPAddress: UInt32]
+    private let host: Set<IPAddress>
+    private let unusable: Set<IPAddress>
+    private let held: Set<IPAddress>
+    private let now: Moment
+    private var pools: [Int: PoolPicker] = [:]
+
+    init(_ registry: Registry, _ netlink: Netlink, bootID: String) throws(Failure) {
+        self.registry = registry
+        owners = try registry.usedAddresses()
+        let placed = try netlink.hostAddresses()
+        host = Set(placed.map(\.address))
+        let networks = placed.filter { $0.prefixLength < $0.address.family.bits }
+        unusable = Set(networks.flatMap(\.networkAndBroadcast) + networks.compactMap(\.subnetRouter))
+        held = try registry.heldAddresses(bootID: bootID)
+        now = .now(bootID: bootID)
+    }
+
+    /// An address of the pool for a session; `nil` where none is free, as was said when the session was opened.
+    mutating func pick(
+        _ family: IPAddress.Family, for record: SessionRecord, _ addresses: Policy.Addresses, _ number: Int,
+        _ override: String?, _ netlink: Netlink
+    ) throws(Failure) -> SessionRecord.Address? {
+        if pools[number] == nil { pools[number] = try PoolPicker(addresses, override: override, now: now) }
+        guard var pool = pools[number], pool.has(family) else { return nil }
+        defer { pools[number] = pool }
+        guard
+            let pick = try? pool.pick(
+                family, for: record.user, registry, used: owners,
+                taken: { owners[$0] != nil || host.contains($0) || unusable.contains($0) || held.contains($0) })
+        else { return nil }
+        owners[pick.address] = record.id
+        return addresses.placement == .route
+            ? .init(pick.address, interface: "lo", placed: false, fromPool: true)
+            : .init(
+                pick.address, interface: try netlink.interface(for: addresses, family), placed: true, fromPool: true)
+    }
+}
+
+extension Netlink {
+    /// The interface for virtual IPs of a family: the one that the policy names, that of the family's default route, that of
+    /// the other family's, `lo`.
+    func interface(for addresses: Policy.Addresses, _ family: IPAddress.Family) throws(Failure) -> String {
+        if let named = addresses.interface { return named }
+        if let own = try defaultRouteInterface(family) { return own }
+        guard family == .v6 else { return "lo" }
+        return try defaultRouteInterface(.v4) ?? "lo"
+    }
+}
+
+extension Change {
+    /// Gives an open session another address, in the order of opening: registry, interface, map. On a failure, the session is as
+    /// it was.
+    ///
+    /// - Parameter record: as the caller knows it; it may have ended meanwhile.
+    /// - Returns: the session as it is now; `nil` where it is not open any more, or has an address of the family.
+    public mutating func give(
+        _ address: SessionRecord.Address, to record: SessionRecord
+    ) throws(Failure) -> SessionRecord? {
+        guard let before = try current(record),
+            !before.addresses.contains(where: { $0.address.family == address.address.family })
+        else { return nil }
+        let what = "give \(address.address) to session \(record.id)"
+        let maps = try PolicyMapSet(pins)
+        let policy = try instance.policy(registry)
+        if address.placed, let placed = try hostAddresses().first(where: { $0.address == address.address }) {
+            throw Failure(.failed, what, "the host has it already, on \(placed.interface)", try: "see ip address show")
+        }
+        var after = before
+        after.addresses = (before.addresses + [address]).sorted { $0.address < $1.address }
+        var alone = before
+        alone.addresses = [address]
+        let row = try rows(of: [after], under: policy)[0]
+        if !address.placed {
+            try prepareRoutes(policy.routedPrefixes.filter { $0.contains(address.address) })
+        }
+        try registry.add(address, to: record.id, at: .now(bootID: bootID))
+        var added: Set<IPAddress> = []
+        do throws(Failure) {
+            try place([alone], added: &added)
+            try maps.give(address.address, to: row)
+            try registry.settle(address.address)
+        } catch {
+            // Where that fails, the next change does it.
+            var left = address
+            left.placed = added.contains(address.address)
+            try? takeAway(left, from: before, because: .notOpened)
+            throw error
+        }
+        return after
+    }
+
+    /// Takes an address from an open session, in the order of closing: map, interface, registry. What `whenUnavailable` says
+    /// holds for the session from then on.
+    ///
+    /// - Returns: the session as it is now; `nil` where it is not open any more, or has not that address.
+    @discardableResult
+    public func take(
+        _ address: IPAddress, from record: SessionRecord, because ending: SessionEnding
+    ) throws(Failure) -> SessionRecord? {
+        guard var now = try current(record), let index = now.addresses.firstIndex(where: { $0.address == address })
+        else { return nil }
+        let taken = now.addresses.remove(at: index)
+        try registry.beginTaking(address)
+        try takeAway(taken, from: now, because: ending)
+        return now
+    }
+
+    /// Gives and takes to their end what a killed command was at: what is not known to be in place, goes.
+    func settleAddresses() throws(Failure) {
+        for (session, address) in try registry.unsettledAddresses() {
+            guard var record = try registry.session(id: session), record.state == .open, record.bootID == bootID,
+                let index = record.addresses.firstIndex(where: { $0.address == address })
+            else { continue }  // it goes with its session
+            logger.warning("taking \(address) from session \(session): a command was killed while it gave or took it")
+            let taken = record.addresses.remove(at: index)
+            try takeAway(taken, from: record, because: .commandKilled)
+        }
+    }
+
+    /// - Parameter record: without the address.
+    private func takeAway(
+        _ address: SessionRecord.Address, from record: SessionRecord, because ending: SessionEnding
+    ) throws(Failure) {
+        if pins.isLoaded {
+            try PolicyMapSet(pins).take(
+                address.address, from: rows(of: [record], under: instance.policy(registry))[0])
+        }
+        if address.placed {
+            for result in try netlink.remove([address.address], from: address.interface) { _ = try result.get() }
+        }
+        try registry.remove(address.address, from: record.id, because: ending, at: .now(bootID: bootID))
+    }
+
+    /// The session that a record is of, as it is now; `nil` where it is not open any more.
+    private func current(_ record: SessionRecord) throws(Failure) -> SessionRecord? {
+        guard let now = try registry.session(id: record.id), now.cgroupID == record.cgroupID,
+            now.bootID == record.bootID, now.state == .open
+        else { return nil }
+        return now
+    }
+
+    /// A session is opened whose address the daemon leases, without it for now.
+    ///
+    /// - Throws: ``Failure`` where nobody would, and the session is not to be opened without.
+    mutating func awaitLease(_ id: UInt32, _ request: SessionRequest, _ what: String) throws(Failure) {
+        guard !instance.state.hasDaemon, request.keeper != .logind else { return awaitingLease.append(id) }
+        let failure = Failure(
+            .failed, what, "its address is to be leased by DHCP, which the daemon does, and none runs",
+            try: "start it (systemctl start vip-bpfd), or give an address with --ip")
+        guard request.opensWithoutAddress else { throw failure }
+        unaddressed.append((id, failure))
+    }
+}

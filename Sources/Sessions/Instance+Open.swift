@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+import Foundation
+public import Logging
+public import PolicyMaps
+
+/// What the opening of sessions came to.
+public struct Opened: Sendable {
+    /// In the order of the requests.
+    public var records: [SessionRecord]
+    /// What an administrator should know of it.
+    public var warnings: [String]
+    /// Sessions without an address that they should have, and why.
+    public var unaddressed: [(session: UInt32, failure: Failure)]
+    /// Sessions whose address the daemon leases, without it for now.
+    public var awaitingLease: [UInt32] = []
+    /// Of the sessions' IPv6 loopbacks; `nil` where they have none.
+    public var loopbackPrefix: LoopbackPrefix? = nil
+    /// Addresses that other hosts have, whatever the policy says, and their link-layer addresses.
+    public var conflicts: [AddressConflict] = []
+
+    public init(
+        records: [SessionRecord], warnings: [String], unaddressed: [(session: UInt32, failure: Failure)],
+        awaitingLease: [UInt32] = [], loopbackPrefix: LoopbackPrefix? = nil, conflicts: [AddressConflict] = []
+    ) {
+        self.records = records
+        self.warnings = warnings
+        self.unaddressed = unaddressed
+        self.awaitingLease = awaitingLease
+        self.loopbackPrefix = loopbackPrefix
+        self.conflicts = conflicts
+    }
+}
+
+/// An address of the pool that another host has.
+public struct AddressConflict: Sendable {
+    public let question: AddressProbe.Question
+    /// The other host's link-layer address.
+    public let other: String
+
+    public init(question: AddressProbe.Question, other: String) {
+        self.question = question
+        self.other = other
+    }
+
+    public var message: String {
+        "\(question.address) is another host's (\(other)) on \(question.interface), though it is in the pool: take it out of "
+            + "virtualIP.addresses.pool, or away from that host"
+    }
+}
+
+/// An address that no session gets for a time: one that is being asked about on the link, or that another host has.
+struct HeldAddress: Codable, Sendable {
+    var address: String
+    /// CLOCK_BOOTTIME, in milliseconds, of the boot.
+    var until: Int64
+    var bootID: String
+    /// Who asks; `nil` where the answer has come.
+    var pid: Int32?
+    var startTime: UInt64?
+    /// The other host's link-layer address.
+    var other: String?
+
+    func isInForce(bootID: String, uptime: Int64) -> Bool {
+        guard bootID == self.bootID, uptime < until else { return false }
+        guard let pid, let startTime else { return true }
+        return ProcessIdentity(pid: pid, startTime: startTime).isAlive
+    }
+}
+
+extension Registry.Setting {
+    /// ``HeldAddress`` rows, as JSON.
+    static let heldAddresses = Registry.Setting(rawValue: "held_addresses")
+}
+
+extension Instance {
+    /// How long an address that another host has is left alone, in milliseconds: 10 minutes, as DHCP clients wait at least
+    /// 10 s (RFC 2131, 3.1) and servers as a rule hours before they offer one again that was declined.
+    static let conflictRest: Int64 = 600_000
+    /// So many times others' addresses are passed over before it is said that there is none.
+    private static let rounds = 5
+
+    /// Opens sessions, all of them or none, once the link has been asked whether another host has their addresses, and tells
+    /// the link (``AddressProbe``).
+    ///
+    /// The lock is not held while it waits for answers: logins do not wait for each other.
+    ///
+    /// - Parameters:
+    ///   - logger: told what was mended first.
+    ///   - requests: what to open, asked for again after each wait, since others change things meanwhile.
+    public func open(
+        _ logger: Logger, probe: AddressProbe = AddressProbe(),
+        requests: (borrowing Change) throws(Failure) -> [SessionRequest]
+    ) throws(Failure) -> Opened {
+        var picked: [[IPAddress]] = []
+        var asked: Set<IPAddress> = []
+        var answers = AddressProbe.Answers()
+        var conflicts: [AddressConflict] = []
+        var round = 0
+        while true {
+            var change = try change(logger)
+            try change.settleHeld(conflicts: conflicts)
+            var wanted = try requests(change)
+            for (index, addresses) in picked.enumerated() where index < wanted.count {
+                wanted[index].picked = addresses.filter { answers.taken[$0] == nil }
+            }
+            if round >= Self.rounds {
+                for index in wanted.indices { wanted[index].isOutOfAddresses = true }
+            }
+            let (records, questions) = try change.questions(wanted)
+            let open = questions.filter { !asked.contains($0.address) }
+            guard !open.isEmpty, round < Self.rounds else {
+                let opened = try change.open(wanted)
+                probe.announce(
+                    questions.filter { question in
+                        opened.contains { $0.addresses.contains { $0.address == question.address } }
+                    })
+                for failure in answers.failures.prefix(1) {
+                    let others = answers.failures.count - 1
+                    change.warnings.append("\(failure)\(others > 0 ? " (and \(others) more like it)" : "")")
+                }
+                return Opened(
+                    records: opened, warnings: change.warnings, unaddressed: change.unaddressed,
+                    awaitingLease: change.awaitingLease, loopbackPrefix: try change.registry.loopbackPrefix(),
+                    conflicts: conflicts)
+            }
+            let seconds = try policy(change.registry).probeSeconds
+            try change.hold(open, seconds: seconds)
+            picked = records.map { $0.addresses.filter(\.fromPool).map(\.address) }
+            change.unlock()
+
+            let more = probe.ask(open, seconds: seconds)
+            answers.failures += more.failures
+            answers.taken.merge(more.taken) { _, new in new }
+            asked.formUnion(open.map(\.address))
+            for question in open {
+                guard let other = more.taken[question.address] else { continue }
+                if let record = records.first(where: {
+                    $0.addresses.contains { $0.address == question.address && !$0.fromPool }
+                }) {
+                    throw Failure(
+                        .failed, "open session \(record.id) on \(record.cgroupPath)",
+                        "\(question.address) is another host's (\(other)) on \(question.interface)",
+                        try: "give another address, or take it away from that host")
+                }
+                conflicts.append(AddressConflict(question: question, other: other))
+            }
+            round += 1
+        }
+    }
+}
+
+extension Registry {
+    /// What is held now.
+    func held(bootID: String) throws(Failure) -> [HeldAddress] {
+        guard let text = try value(of: .heldAddresses) else { return [] }
+        let all = (try? JSONDecoder().decode([HeldAddress].self, from: Data(text.utf8))) ?? []
+        let uptime = Moment.uptime()
+        return all.filter { $0.isInForce(bootID: bootID, uptime: uptime) }
+    }
+
+    /// Addresses that no session gets from the pool now, but by this process.
+    public func heldAddresses(bootID: String) throws(Failure) -> Set<IPAddress> {
+        let own = getpid()
+        return Set(try held(bootID: bootID).filter { $0.pid != own }.compactMap { IPAddress($0.address) })
+    }
+}
+
+extension Policy {
+    /// How long the link is asked: the longest time of the base policy and the overrides.
+    public var probeSeconds: Int {
+        let all = [rules(for: nil)] + overrides.map { rules(for: $0) }
+        return all.map { $0.virtualIP.addresses.probeSeconds ?? Addresses.defaultProbeSeconds }.max() ?? 0
+    }
+}
+
+extension Instance {
+    /// The interfaces on which other hosts are asked before an address is used.
+    public static func askedLinks(_ policy: Policy, _ netlink: Netlink) throws(Failure) -> Set<String> {
+        guard policy.probeSeconds > 0 else { return [] }
+        return Set(try netlink.interfaces().values.filter(\.hasNeighbours).map(\.name))
+    }
+}
+
+extension Change {
+    /// Ends the change, before its variable goes.
+    consuming func unlock() {}
+
+    /// What the sessions would get now, and which of their addresses the link can be asked about.
+    mutating func questions(
+        _ requests: [SessionRequest]
+    ) throws(Failure) -> (records: [SessionRecord], questions: [AddressProbe.Question]) {
+        let policy = try instance.policy(registry)
+        let links = try Instance.askedLinks(policy, netlink)
+        guard !requests.isEmpty, !links.isEmpty else { return ([], []) }
+        let before = (warnings, unaddressed, awaitingLease)
+        // It is opened, or said why not, by the real plan.
+        defer { (warnings, unaddressed, awaitingLease) = before }
+        let records: [SessionRecord]
+        do throws(Failure) {
+            records = try plan(requests, policy: policy, placed: hostAddresses())
+        } catch {
+            return ([], [])
+        }
+        var questions: [AddressProbe.Question] = []
+        for address in records.flatMap(\.addresses) where address.placed && links.contains(address.interface) {
+            questions.append(.init(address.address, on: address.interface))
+        }
+        return (records, questions)
+    }
+
+    // MARK: Held addresses
+
+    /// Keeps addresses from others while this process asks about them.
+    public func hold(_ questions: [AddressProbe.Question], seconds: Int) throws(Failure) {
+        guard let own = ProcessIdentity(pid: getpid()) else { return }
+        // A process that is stuck holds them no longer than a minute for each wave of questions.
+        let until = Moment.uptime() + Int64(seconds + 60) * 1000 * Int64(questions.count / 64 + 1)
+        try set(
+            registry.held(bootID: bootID)
+                + questions.map {
+                    HeldAddress(
+                        address: $0.address.description, until: until, bootID: bootID, pid: own.pid,
+                        startTime: own.startTime)
+                })
+    }
+
+    /// Ends what this process held, and notes which addresses are others'.
+    public func settleHeld(conflicts: [AddressConflict]) throws(Failure) {
+        let own = getpid()
+        let before = try registry.held(bootID: bootID)
+        var after = before.filter { $0.pid != own }
+        for conflict in conflicts {
+            let address = conflict.question.address.description
+            after.removeAll { $0.address == address }
+            after.append(
+                HeldAddress(
+                    address: address, until: Moment.uptime() + Instance.conflictRest, bootID: bootID,
+                    other: conflict.other))
+        }
+        if before.contains(where: { $0.pid == own }) || !conflicts.isEmpty { try set(after) }
+    }
+
+    private func set(_ held: [HeldAddress]) throws(Failure) {
+        // At most some hundred: conflicts are few, and those who ask end.
+        guard !held.isEmpty, let data = try? JSONEncoder().encode(held) else {
+            return try registry.set(.heldAddresses, to: nil)
+        }
+        try registry.set(.heldAddresses, to: String(decoding: data, as: UTF8.self))
+    }
+}
