@@ -67,7 +67,7 @@ let package = Package(
         .target(
             name: "Metrics",
             dependencies: [
-                "Sessions", "PolicyMaps", "BPFLoader",
+                "Sessions", "PolicyMaps", "BPFLoader", "CVipABI",
                 .product(name: "FlyingFox", package: "FlyingFox"),
                 .product(name: "FlyingSocks", package: "FlyingFox"),
                 .product(name: "SystemPackage", package: "swift-system"),

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
-public import PolicyMaps
+public import BPFLoader
+import CVipABI
+import PolicyMaps
 public import Sessions
 
 extension MetricsPage {
@@ -86,8 +87,8 @@ extension MetricsPage {
         // What whenUnavailable decides for.
         add(
             "vip_bpf_sessions_without_address", .gauge, "Open sessions that have no virtual IP, though the policy gives one.",
-            Double(instance.withoutAddress(records, under: policy)))
-        try addPools(policy, used: Set(registry.usedAddresses().keys), held: registry.heldAddresses(bootID: BootID.current()))
+            Double(try instance.withoutAddress(records, under: policy)))
+        try addPools(policy, used: Set(try registry.usedAddresses().keys), held: try registry.heldAddresses(bootID: try BootID.current()))
     }
 
     private mutating func addPools(_ policy: Policy, used: Set<IPAddress>, held: Set<IPAddress>) throws(Failure) {
