@@ -16,8 +16,20 @@ public enum SocketDump {
     /// TCP underneath is left out, for no process holds that.
     ///
     /// - Parameter connections: `false` leaves out those that are connected, of which a busy server has very many.
-    /// - Throws: ``Failure`` (unavailable) where the kernel has no socket diagnostics.
+    /// - Throws: ``Failure`` where the kernel tells nothing.
     public static func sockets(connections: Bool = true) throws(Failure) -> [InternetSocket] {
+        do throws(Failure) {
+            return try diagnosed(connections: connections)
+        } catch {
+            // Modules that a container or a small initrd lacks. What every kernel has tells less: ProcNetTables.
+            guard error.code == .unavailable, let found = ProcNetTables.sockets(connections: connections) else {
+                throw error
+            }
+            return found
+        }
+    }
+
+    private static func diagnosed(connections: Bool) throws(Failure) -> [InternetSocket] {
         var found: [InternetSocket] = []
         // TCP first: an MPTCP listener opened in between is then seen as one, and never as a TCP socket without owner.
         for transport in [InternetSocket.Transport.tcp, .udp, .mptcp] {

@@ -64,6 +64,14 @@ import Testing
             #expect(all.count { $0.local.port == 9007 } == 1, "\(all.filter { $0.local.port == 9007 })")
             #expect(try SocketDump.sockets(connections: false).allSatisfy { $0.inode != inodes[7] })
 
+            // Kernels without the diagnostics tell the same, but for what their tables do not have.
+            let tables = try #require(ProcNetTables.sockets(connections: true))
+            for index in inodes.indices where index != 6 {
+                let (row, found) = (try #require(tables.first { $0.inode == inodes[index] }), try socket(index))
+                #expect(row.local == found.local && row.remote == found.remote && row.state == found.state)
+                #expect(row.transport == found.transport && row.family == found.family && row.user == found.user)
+            }
+
             let owners = SocketOwners(of: Set(inodes))
             for inode in inodes { #expect(owners.processes[inode] == [child.pid]) }
             let process = ProcessFacts(child.pid)

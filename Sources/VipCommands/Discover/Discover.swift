@@ -31,7 +31,8 @@ struct Discover: ParsableCommand {
 
     @Option(
         name: .customLong("for"),
-        help: ArgumentHelp("How long to observe; 0 is a look at what is open. Default: until interrupted.", valueName: "seconds")
+        help: ArgumentHelp(
+            "How long to observe; 0 is a look at what is open. Default: until interrupted.", valueName: "seconds")
     )
     var seconds: Double?
     @Option(

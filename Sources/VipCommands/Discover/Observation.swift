@@ -137,6 +137,7 @@ final class Observation {
         unreadable = max(unreadable, owners.unreadable)
         struct Holder {
             var identity: Identity
+            var name: [UInt8]
             var cgroup: UInt64
             var user: UInt32
         }
@@ -153,7 +154,8 @@ final class Observation {
                     {
                         paths[cgroup.id] = path
                         holder = Holder(
-                            identity: Self.identity(executable, comm: process.name ?? []), cgroup: cgroup.id, user: user)
+                            identity: Self.identity(executable, comm: process.name ?? []), name: process.name ?? [],
+                            cgroup: cgroup.id, user: user)
                     }
                     holders[pid] = .some(holder)
                 }
@@ -166,6 +168,7 @@ final class Observation {
                 }
                 program.cgroups.insert(holder.cgroup)
                 program.users.insert(holder.user)
+                if !holder.name.isEmpty { program.note(processName: holder.name) }
                 open[holder.identity] = program
                 openProcesses[holder.identity, default: []].insert(pid)
             }
@@ -226,6 +229,8 @@ final class Observation {
             seenPIDs[identity, default: []].insert(process.pid)
             programs[identity, default: Self.program(identity)].cgroups.insert(owner.cgroup)
             programs[identity, default: Self.program(identity)].users.insert(owner.user)
+            programs[identity, default: Self.program(identity)].note(
+                processName: Self.text(of: process.program.comm))
         }
         for (identity, seen) in seenPIDs {
             // Those with open sockets that have made no call meanwhile.
@@ -325,7 +330,8 @@ final class Observation {
         guard UInt32(row.call) == VIP_SEEN_BIND.rawValue else {
             if row.flags & VIP_SEEN_ELSEWHERE.rawValue != 0 {
                 return Opened(
-                    call: .connect, transport: transport, addressClass: .elsewhere, address: nil, port: 0, isAsked: true)
+                    call: .connect, transport: transport, addressClass: .elsewhere, address: nil, port: 0, isAsked: true
+                )
             }
             return Self.connection(transport, address, row.port, isAsked: true, hosts)
         }
@@ -369,7 +375,9 @@ final class Observation {
     }
 
     private static func bytes(_ path: FilePath) -> [UInt8] {
-        path.withPlatformString { Array(UnsafeBufferPointer(start: $0, count: strlen($0))).map(UInt8.init(bitPattern:)) }
+        path.withPlatformString {
+            Array(UnsafeBufferPointer(start: $0, count: strlen($0))).map(UInt8.init(bitPattern:))
+        }
     }
 
     private static func bytes(_ component: FilePath.Component?) -> [UInt8] {

@@ -86,6 +86,8 @@ struct ObservedProgram {
     var name: [UInt8]
     /// Where the executable runs scripts, and the process goes by another name than it: that name, at most 15 bytes.
     var script: [UInt8]?
+    /// What its processes are called: `redis-server`, where that is a link to redis-check-rdb. At most 15 bytes each.
+    var processNames: Set<[UInt8]> = []
     var opened: Set<Opened> = []
     /// Whether it has opened more than was kept.
     var isCut = false
@@ -96,6 +98,11 @@ struct ObservedProgram {
     var sessions: Set<UInt32> = []
     var cgroups: Set<UInt64> = []
     var users: Set<UInt32> = []
+
+    /// A few are enough to know that there is no one name; a program may give itself any number.
+    mutating func note(processName: [UInt8]) {
+        if processNames.count < 8 { processNames.insert(processName) }
+    }
 
     /// Executables that run other people's programs: their name says nothing of which.
     var isInterpreter: Bool { Self.isInterpreter(name) }
@@ -126,7 +133,9 @@ struct ObservedProgram {
     /// What a person calls it.
     var label: String {
         let file = String(decoding: name, as: UTF8.self)
-        return script.map { "\(String(decoding: $0, as: UTF8.self)) (\(file))" } ?? file
+        let only = processNames.count == 1 ? processNames.first.flatMap { name.starts(with: $0) ? nil : $0 } : nil
+        guard let shown = script ?? only else { return file }
+        return "\(String(decoding: shown, as: UTF8.self)) (\(file))"
     }
 }
 

@@ -63,9 +63,11 @@ struct PolicySuggestion {
     static func entry(for program: ObservedProgram, among all: [ObservedProgram]) -> ProgramEntry? {
         if let script = program.script { return entry(script) }
         let isAmbiguous =
-            all.contains { $0.name == program.name && $0.path != program.path && $0.script == nil }
+            all.count { $0.name == program.name && $0.script == nil } > 1
             || all.contains { $0.script.map { $0 == Array(program.name.prefix(15)) } ?? false }
-        if !isAmbiguous, let entry = entry(program.name), program.path != nil || program.name.count < 63 { return entry }
+        if isAmbiguous, let entry = program.path.flatMap(entry) { return entry }
+        // 63 bytes may be the beginning of a longer name.
+        if program.path != nil || program.name.count < 63, let entry = entry(program.name) { return entry }
         return program.path.flatMap(entry)
     }
 
