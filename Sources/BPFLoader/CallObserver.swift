@@ -54,9 +54,10 @@ public struct CallObserver: ~Copyable {
             map,
             { context, data, size in
                 guard let context, let data, size >= MemoryLayout<vip_seen_event>.size else { return 0 }
-                Unmanaged<Events>.fromOpaque(context).takeUnretainedValue().rows.append(
-                    data.loadUnaligned(as: vip_seen_event.self))
-                return 0
+                let events = Unmanaged<Events>.fromOpaque(context).takeUnretainedValue()
+                events.rows.append(data.loadUnaligned(as: vip_seen_event.self))
+                // Less than 0 ends the round; what is left makes the descriptor readable at once.
+                return events.rows.count < Events.limit ? 0 : -1
             }, Unmanaged.passUnretained(events).toOpaque(), nil)
         guard let made else {
             let error = Errno.current
@@ -107,7 +108,7 @@ public struct CallObserver: ~Copyable {
     /// Becomes readable when a process was seen for the first time: for poll(2).
     public var eventDescriptor: CInt { ring_buffer__epoll_fd(ring) }
 
-    /// The processes that were seen for the first time since the last call; does not wait.
+    /// Processes that were seen for the first time since the last call; does not wait.
     public func newProcesses() -> [vip_seen_event] {
         _ = ring_buffer__consume(ring)
         defer { events.rows.removeAll(keepingCapacity: true) }
@@ -150,5 +151,7 @@ public struct CallObserver: ~Copyable {
     /// What the ring's callback fills: of one thread, the caller of ``newProcesses()``.
     private final class Events {
         var rows: [vip_seen_event] = []
+        /// Of one round, while processes come faster than they are taken: a full ring holds no more.
+        static let limit = 8192
     }
 }

@@ -12,8 +12,8 @@ import SystemPackage
 public enum SocketDump {
     /// The TCP, MPTCP and UDP sockets of both families in the network namespace of the calling thread.
     ///
-    /// The kernel walks its tables while sockets come and go: one of those may be missing. What an MPTCP listener has of
-    /// TCP underneath is left out, for no process holds that.
+    /// The kernel walks its tables while sockets come and go: one of those may be missing. An MPTCP listener, which the
+    /// table of TCP has as well, is told once.
     ///
     /// - Parameter connections: `false` leaves out those that are connected, of which a busy server has very many.
     /// - Throws: ``Failure`` where the kernel tells nothing.
@@ -31,7 +31,7 @@ public enum SocketDump {
 
     private static func diagnosed(connections: Bool) throws(Failure) -> [InternetSocket] {
         var found: [InternetSocket] = []
-        // TCP first: an MPTCP listener opened in between is then seen as one, and never as a TCP socket without owner.
+        // TCP first, so that an MPTCP listener that is opened in between is told as that.
         for transport in [InternetSocket.Transport.tcp, .udp, .mptcp] {
             for family in IPAddress.Family.allCases {
                 do throws(Failure) {

@@ -15,6 +15,7 @@ public struct VipBPFCtl: ParsableCommand {
 
             EXAMPLES
               vip-bpfctl check                                   can this host do it?
+              vip-bpfctl discover --for 60 --cgroup DIR          which programs need it?
               vip-bpfctl attach cgroup /sys/fs/cgroup/user.slice --policy policy.yaml
               vip-bpfctl run -- redis-server --port 6379         a session of its own for one command
               vip-bpfctl session list

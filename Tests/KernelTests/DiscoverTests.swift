@@ -157,13 +157,20 @@ struct DiscoverTests {
 
     // MARK: Beside our hooks
 
-    /// By default it observes what is attached, and sees what was asked before the hooks have moved it.
-    @Test func besideTheHooks() throws {
+    /// The first kernel by which this was measured; one between it and 6.1 may or may not take BPF_F_PREORDER.
+    private static let runsFirst: Bool = {
+        let version = ProcessInfo.processInfo.operatingSystemVersion
+        return (version.majorVersion, version.minorVersion) >= (6, 18)
+    }()
+
+    /// It sees what was asked before the hooks have moved it: observing what is attached, as by default, and a cgroup above.
+    @Test(arguments: ["attached", "."])
+    func besideTheHooks(_ observed: String) throws {
         try Sandbox.with { sandbox in
             try sandbox.mustCtl(
                 "attach", "cgroup", sandbox.cgroup("attached"), "--policy", sandbox.policyFile(CommandLineTests.policy))
             let session = try sandbox.openSession("attached/ann", id: 7)
-            let report = try observe(sandbox, isDefault: true) {
+            let report = try observe(sandbox, observed, isDefault: observed == "attached") {
                 let probe = try sandbox.probe("crm", in: "attached/ann")
                 try probe.must("socket a tcp")
                 try probe.must("bind a 0.0.0.0 9000")
@@ -175,9 +182,12 @@ struct DiscoverTests {
             }
             let crm = try report.program("crm")
             #expect(crm.needs == "both" && crm.sessions == [7] && crm.listed == ["loopback"])
-            if report.calls == "asked" {
-                #expect(crm.opened.contains { $0.addressClass == "wildcard" && $0.port == 9000 && $0.seen == "asked" })
-                #expect(crm.opened.contains { $0.addressClass == "loopback" && $0.port == 9001 && $0.seen == "asked" })
+            #expect(!Self.runsFirst || report.calls == "asked")
+            let kinds = report.calls == "asked" ? ["wildcard", "loopback"] : ["virtual_ip", "virtual_loopback"]
+            for (kind, port) in zip(kinds, [9000, 9001]) {
+                #expect(
+                    crm.opened.contains { $0.addressClass == kind && $0.port == port && $0.seen == "asked" },
+                    "\(kind): \(crm.opened)")
             }
             try sandbox.mustCtl("detach", "--all")
         }

@@ -60,7 +60,7 @@ import Testing
             }
             #expect(try socket(7).remote.description == "127.0.0.1:9001")
             #expect(try socket(1).isDualStack && !socket(2).isDualStack)
-            // What an MPTCP listener has underneath is not told twice.
+            // The table of TCP has the MPTCP listener, too.
             #expect(all.count { $0.local.port == 9007 } == 1, "\(all.filter { $0.local.port == 9007 })")
             #expect(try SocketDump.sockets(connections: false).allSatisfy { $0.inode != inodes[7] })
 

@@ -121,7 +121,8 @@ final class Observation {
         found.own = Set(try Netlink().hostAddresses().map(\.address)).subtracting(found.virtualIPs)
         let all = found.own.union(found.virtualIPs).union(found.virtualLoopbacks)
         let fresh = all.subtracting(hosts.own).subtracting(hosts.virtualIPs).subtracting(hosts.virtualLoopbacks)
-        try observer.setLocal(fresh.map { vip_address($0) })
+        // 127/8 and ::1 it knows by itself.
+        try observer.setLocal(fresh.filter { !$0.isLoopback }.map { vip_address($0) })
         hosts = HostAddresses(
             own: hosts.own.union(found.own).subtracting(found.virtualIPs),
             virtualIPs: hosts.virtualIPs.union(found.virtualIPs),
