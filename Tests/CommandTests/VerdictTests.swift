@@ -100,7 +100,7 @@ struct VerdictTests {
         for name in ["python3.11", "java", "perl5.36.0", "node", "bash", "busybox"] {
             #expect(Self.verdict(Self.program(name, use)).reason.contains("everything that it runs"), "\(name)")
         }
-        for name in ["nginx", "pythonic", "shell-server"] {
+        for name in ["nginx", "pythonic", "shell-server", "node-exporter", "java-updater", "python3.11-config"] {
             #expect(!Self.verdict(Self.program(name, use)).reason.contains("everything"), "\(name)")
         }
         #expect(!Self.verdict(Self.program("python3.11", script: "crm.py", use)).reason.contains("everything"))

@@ -108,15 +108,16 @@ struct ObservedProgram {
     var isInterpreter: Bool { Self.isInterpreter(name) }
 
     static func isInterpreter(_ name: [UInt8]) -> Bool {
-        // python3.11, perl5.36.0, ruby3.1, php8.2, lua5.4: without their versions.
+        // python3.11, perl5.36.0, php8.2: with a version or without, and nothing else behind it.
         let text = String(decoding: name, as: UTF8.self).lowercased()
-        let stem = text.prefix { !$0.isNumber && $0 != "-" }
+        let stem = text.prefix { !$0.isNumber }
+        guard text.dropFirst(stem.count).allSatisfy({ $0.isNumber || $0 == "." }) else { return false }
         let known: Set<Substring> = [
-            "python", "pypy", "perl", "ruby", "php", "php-fpm", "node", "nodejs", "java", "mono", "dotnet", "lua",
-            "luajit", "tclsh", "wish", "rscript", "r", "guile", "beam.smp", "erl", "deno", "bun", "sh", "bash",
-            "dash", "ksh", "zsh", "busybox", "toybox", "qemu",
+            "python", "pypy", "perl", "ruby", "php", "php-fpm", "php-cgi", "node", "nodejs", "java", "mono", "dotnet",
+            "lua", "luajit", "tclsh", "wish", "rscript", "guile", "beam.smp", "deno", "bun", "sh", "bash", "dash",
+            "ksh", "zsh", "busybox", "toybox",
         ]
-        return known.contains(stem) || known.contains(text[...])
+        return known.contains(stem)
     }
 
     /// Whether an entry of a program list is about it, as the hooks compare: by path, by name, by the process's name.
