@@ -25,7 +25,7 @@ public struct VipBPFCtl: ParsableCommand {
         subcommands: [
             Attach.self, Detach.self, PolicyCommand.self, ProgramCommand.self, SessionCommand.self, Run.self,
             MapCommand.self, Status.self, Check.self, DaemonCommand.self, NamesCommand.self, Who.self, Whoami.self,
-            Explain.self,
+            Explain.self, SelfTestChild.self,
         ]
     )
 

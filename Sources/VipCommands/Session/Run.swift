@@ -165,7 +165,7 @@ struct Run: ParsableCommand {
 }
 
 /// A NULL-terminated array of C strings, as execve(2) takes it.
-private final class CStrings {
+final class CStrings {
     private var pointers: [UnsafeMutablePointer<CChar>?] = [nil]
 
     /// Copies an array that ends with NULL.
@@ -205,7 +205,7 @@ private final class CStrings {
 }
 
 /// Signals as something to read: signalfd(2).
-private struct SignalReader: ~Copyable {
+struct SignalReader: ~Copyable {
     private let owned: Descriptor
     var descriptor: CInt { owned.raw }
 
