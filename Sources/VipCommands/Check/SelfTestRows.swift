@@ -62,8 +62,10 @@ struct SelfTestRows {
     // MARK: One port for both
 
     private func expected(_ server: Server, _ table: [CallTable.Row]) -> CallTable.Outcome? {
-        table.first {
-            $0.call == .bind && $0.asked == server.asked && $0.isV6Only == (server.family == "6")
+        table.first { row in
+            // Of ::1 there is one row for both kinds of socket.
+            row.call == .bind && row.asked == server.asked
+                && (row.isV6Only == (server.family == "6") || !row.asked.isUnspecified)
         }?.outcomes.first
     }
 
@@ -124,7 +126,7 @@ struct SelfTestRows {
         let clients = server.clients.map(\.1).joined(separator: " and ")
         return .good(
             subject,
-            "\(what) port \(port) in both sessions, on \(places): \(clients) reaches each session's own, and says so at both ends"
+            "\(what) port \(port) in both sessions, on \(places): a client of \(clients) reaches its session's own, and both ends see that address"
         )
     }
 
