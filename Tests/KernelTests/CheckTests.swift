@@ -150,6 +150,11 @@ struct CheckTests {
             }
             try sysctl("ipv4.conf.eth0.arp_ignore", 8, says: "arp_ignore is 8 on eth0")
             try sysctl("ipv4.conf.eth0.route_localnet", 1, says: "route_localnet is 1 on eth0")
+            // On lo, an address of eth0's network.
+            let yaml = "virtualIP: {enabled: true, mode: perSession, addresses: {interface: lo}}\n"
+            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(yaml, named: "lo.yaml"))
+            _ = try sandbox.openSession("attached/b", id: 8, ips: ["198.51.100.40"])
+            try sysctl("ipv4.conf.eth0.arp_ignore", 1, says: "arp_ignore is 1 on eth0")
             // Where the addresses' interface is not the one that leads to everybody.
             try sandbox.sh("ip link add far type veth peer name near && ip link set far up && ip link set near up")
             try sandbox.sh("ip route replace default dev far")

@@ -107,14 +107,15 @@ struct SysctlFacts: CheckedSubject {
                 )
                 continue
             }
-            // On lo, and of another interface's network: that one answers for it only with arp_ignore 0.
+            // On lo, and of another interface's network: that one answers for it with arp_ignore 0 and 3 alone.
             let networks = hostAddresses.filter { network in
                 network.interface != "lo" && network.prefixLength < network.address.family.bits
                     && addresses.contains {
                         AddressPrefix(of: network.address, length: network.prefixLength).contains($0)
                     }
             }
-            for network in Set(networks.map(\.interface)).sorted() where Self.larger("arp_ignore", network) != 0 {
+            for network in Set(networks.map(\.interface)).sorted()
+            where [1, 2, 8].contains(Self.larger("arp_ignore", network)) {
                 facts.append(
                     .warning(
                         Self.subject,
