@@ -228,7 +228,8 @@ struct CallTable {
         if looksAt(VIP_PROBE_ANSWERED) {
             add(
                 VIP_TO_LOCALHOST_BACK,
-                when: "UDP: a socket on \(localhost) is connected to this one's port on \(shown(own.loopback))")
+                when: "it is UDP and a socket on \(localhost) is connected to this one's port on \(shown(own.loopback))"
+            )
         }
         if looksAt(VIP_PROBE_OWN_ADDRESS) {
             add(VIP_TO_ADDRESS, when: "a program of the session listens on \(shown(own.address))")
@@ -236,7 +237,7 @@ struct CallTable {
         if looksAt(VIP_PROBE_MAPPED) {
             let own4 = session.own(VIP_MAPPED)
             func dual(_ address: vip_address) -> String {
-                "UDP or MPTCP: a program of the session that asked for :: is on \(Self.text(VIP_MAPPED, address))"
+                "it is UDP or MPTCP and a program of the session that asked for :: is on \(Self.text(VIP_MAPPED, address))"
             }
             func addMapped(_ answer: vip_answer, _ address: vip_address) {
                 outcomes.append(
