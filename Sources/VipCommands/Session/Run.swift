@@ -175,7 +175,7 @@ struct Run: ParsableCommand {
 }
 
 /// A NULL-terminated array of C strings, as execve(2) takes it.
-private final class CStrings {
+final class CStrings {
     private var pointers: [UnsafeMutablePointer<CChar>?] = [nil]
 
     /// Copies an array that ends with NULL.
