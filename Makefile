@@ -28,7 +28,7 @@ PRIVILEGED := $(if $(ROOT),,sudo env PATH="$$PATH" $(if $(CI),CI=$(CI)))
 
 CONTROLLER := out/vip-bpfctl
 MODULE := out/libnss_vip.so.2
-OBJECT := bpf/vip.bpf.o
+OBJECTS := bpf/vip.bpf.o bpf/discover.bpf.o
 OBJECT_SOURCES := scripts/object $(wildcard bpf/*.c bpf/*.h)
 
 # The toolchain's clang, or whichever CC says.
@@ -66,11 +66,11 @@ $(MODULE): $(wildcard nss/*) Makefile | deps-build
 deps-%:
 	$(Q)$(if $(NO_DEPS),:,scripts/dependencies $*)
 
-# The object is committed, so a toolchain without clang will do.
+# The objects are committed, so a toolchain without clang will do.
 .PHONY: object
-object: $(if $(shell scripts/object --compiler),$(OBJECT)) ## compile the in-kernel programs where their sources are newer
+object: $(if $(shell scripts/object --compiler),$(OBJECTS)) ## compile the in-kernel programs where their sources are newer
 
-$(OBJECT): $(OBJECT_SOURCES) | deps-build
+$(OBJECTS): $(OBJECT_SOURCES) | deps-build
 	$(call say,BPF,$@)
 	$(Q)$(BUILDER) scripts/object $@
 
@@ -94,8 +94,8 @@ check-shell: deps-check
 	$(Q)shellcheck $(shell grep -lE '^#!.*[/ ](ba)?sh$$' $(call sources,scripts .ci Tests Benchmarks packaging '*.sh'))
 
 check-object: deps-build
-	$(call say,CHECK,$(OBJECT) against its sources)
-	$(Q)scripts/object --check $(OBJECT)
+	$(call say,CHECK,$(OBJECTS) against their sources)
+	$(Q)for object in $(OBJECTS); do scripts/object --check $$object; done
 
 # Each C file alone, as the host's clang sees it; SwiftPM has no flag for warnings in C.
 check-warnings: deps-check

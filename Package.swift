@@ -55,6 +55,13 @@ let package = Package(
             swiftSettings: features
         ),
         .target(
+            name: "Sockets",
+            dependencies: [
+                "PolicyMaps", "BPFLoader", "CNetlink", .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
             name: "Sessions",
             dependencies: [
                 "PolicyMaps", "BPFLoader", "CNetlink", "CVipABI",
@@ -94,7 +101,7 @@ let package = Package(
         .target(
             name: "VipCommands",
             dependencies: [
-                "Daemon", "Metrics", "Sessions", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess", "CFile",
+                "Daemon", "Metrics", "Sessions", "Sockets", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess", "CFile",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
@@ -129,7 +136,8 @@ let package = Package(
         .testTarget(
             name: "SessionsTests",
             dependencies: [
-                "Sessions", "PolicyMaps", "BPFLoader", .product(name: "SystemPackage", package: "swift-system"),
+                "Sessions", "Sockets", "PolicyMaps", "BPFLoader",
+                .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
         ),

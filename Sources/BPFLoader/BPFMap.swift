@@ -24,15 +24,25 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
         guard raw >= 0 else {
             throw .kernel(.current, "open map \(path)", try: "attach a cgroup first: vip-bpfctl attach cgroup PATH")
         }
-        let descriptor = Descriptor(owning: raw)
+        try self.init(name: name, "map \(path)", Descriptor(owning: raw))
+    }
+
+    /// Opens a map of a loaded object that is not pinned; both have a descriptor of their own.
+    init(name: String, duplicating map: CInt) throws(Failure) {
+        let raw = fcntl(map, F_DUPFD_CLOEXEC, 0)
+        guard raw >= 0 else { throw .kernel(.current, "open map \(name)") }
+        try self.init(name: name, "map \(name)", Descriptor(owning: raw))
+    }
+
+    private init(name: String, _ what: String, _ descriptor: consuming Descriptor) throws(Failure) {
         var info = bpf_map_info()
         var length = UInt32(MemoryLayout<bpf_map_info>.size)
-        guard bpf_obj_get_info_by_fd(raw, &info, &length) == 0 else {
-            throw .kernel(.current, "read what map \(path) is")
+        guard bpf_obj_get_info_by_fd(descriptor.raw, &info, &length) == 0 else {
+            throw .kernel(.current, "read what \(what) is")
         }
         guard info.key_size == MemoryLayout<Key>.stride, info.value_size == MemoryLayout<Value>.stride else {
             throw Failure(
-                .failed, "open map \(path)",
+                .failed, "open \(what)",
                 "its rows are \(info.key_size) + \(info.value_size) bytes, not "
                     + "\(MemoryLayout<Key>.stride) + \(MemoryLayout<Value>.stride)",
                 try: "use the vip-bpfctl that made it, or start over with: vip-bpfctl detach --all")

@@ -28,6 +28,19 @@ static inline struct bpf_object *vip_object_open(const void *bytes, size_t size,
 	return object;
 }
 
+/*
+ * bpf_link_create(3) with flags: kernels before 6.17 take none for a cgroup (EINVAL), and linux/bpf.h of Debian 12
+ * does not know this one.
+ */
+enum { VIP_LINK_PREORDER = 1U << 6 }; /* BPF_F_PREORDER */
+
+static inline int vip_link_create(int program, int target, enum bpf_attach_type type, __u32 flags)
+{
+	LIBBPF_OPTS(bpf_link_create_opts, options, .flags = flags);
+
+	return bpf_link_create(program, target, type, &options);
+}
+
 /* BPF_MAP_LOOKUP_BATCH (kernel 5.6) without its options, whose flags do not import. */
 static inline int vip_map_lookup_batch(int map, void *in, void *out, void *keys, void *values,
 				       __u32 *count)

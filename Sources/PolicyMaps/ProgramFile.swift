@@ -2,7 +2,7 @@
 
 public import BPFLoader
 public import CVipABI
-import Glibc
+public import Glibc
 public import SystemPackage
 
 /// Which file a program list's path means, as the kernel knows a running program's file.
@@ -24,26 +24,89 @@ public enum ProgramFile {
             throw .kernel(error, what)
         }
         let file = Descriptor(owning: raw)
-        var status = stat()
-        guard fstat(file.raw, &status) == 0 else { throw .kernel(.current, what) }
-        guard status.st_mode & S_IFMT == S_IFREG else {
+        guard let identity = try self.identity(of: file, mounts: mounts, what) else {
             throw Failure(.failed, what, "it is no regular file", try: "name the program's file itself")
         }
+        return identity
+    }
+
+    /// The same of an open file; `nil` where it is no regular one.
+    private static func identity(
+        of file: borrowing Descriptor, mounts: MountTable, _ what: String
+    ) throws(Failure) -> vip_program_file? {
+        var status = stat()
+        guard fstat(file.raw, &status) == 0 else { throw .kernel(.current, what) }
+        guard status.st_mode & S_IFMT == S_IFREG else { return nil }
         guard let mountID = mountID(of: file), let mount = mounts.mounts.last(where: { $0.id == mountID }) else {
             throw Failure(.failed, what, "its mount is not in the mount table", try: "try again")
         }
         // The name by which the kernel opened it, whatever links led there: a file of that inode and another name is
         // not the one that was listed.
-        guard let real = name(of: file) else { throw Failure(.failed, what, "it has gone meanwhile", try: "try again") }
-        return vip_program_file(inode: UInt64(status.st_ino), device: mount.device, name: real)
+        guard let path = path(of: file) else { throw Failure(.failed, what, "it has gone meanwhile", try: "try again") }
+        return vip_program_file(inode: UInt64(status.st_ino), device: mount.device, name: lastComponent(of: path))
     }
 
-    /// The last component of the path of an open file: the target of /proc/self/fd/N, proc_pid_fd(5).
-    private static func name(of file: borrowing Descriptor) -> [UInt8]? {
+    /// What a process runs, as the kernel knows it.
+    public struct Running: Sendable {
+        /// What the `program_files` map would have it by.
+        public let identity: vip_program_file
+        /// Where the file is, or was; bytes, for they need not be UTF-8.
+        public let path: [UInt8]
+        /// Whether nothing has that path any more, or another file: an upgrade replaced it.
+        public let isDeleted: Bool
+
+        /// The last component of the path.
+        public var name: [UInt8] { ProgramFile.lastComponent(of: path) }
+    }
+
+    /// The file behind /proc/PID/exe, proc_pid_exe(5).
+    ///
+    /// - Returns: `nil` where the process has none: a kernel thread, or one that has ended.
+    /// - Throws: ``Failure``, (not permitted) where the process is somebody else's.
+    public static func running(in pid: pid_t) throws(Failure) -> Running? {
+        let what = "look up the program of process \(pid)"
+        let oPath: CInt = 0o10000000  // as above
+        let raw = open("/proc/\(pid)/exe", oPath | O_CLOEXEC)
+        if raw < 0 {
+            let error = Errno.current
+            if error == .noSuchFileOrDirectory || error == .noSuchProcess { return nil }
+            throw .kernel(error, what)
+        }
+        let file = Descriptor(owning: raw)
+        // Opening took the mount of the process, which may have a mount table of its own.
+        let table: [UInt8]
+        do throws(Errno) {
+            table = try readWholeFile(FilePath("/proc/\(pid)/mountinfo"))
+        } catch {
+            if error == .noSuchFileOrDirectory || error == .noSuchProcess { return nil }
+            throw .kernel(error, what)
+        }
+        let mounts = try MountTable(bytes: table)
+        guard var path = path(of: file), let found = try identity(of: file, mounts: mounts, what) else { return nil }
+        var status = stat()
+        guard fstat(file.raw, &status) == 0 else { throw .kernel(.current, what) }
+        // The kernel's own words, which a file's name may have as well: that one is still there.
+        let mark = Array(" (deleted)".utf8)
+        var there = stat()
+        let isThere = FilePath(platformString: path.map(CChar.init(bitPattern:)) + [0]).withPlatformString {
+            stat($0, &there) == 0 && there.st_ino == status.st_ino && there.st_dev == status.st_dev
+        }
+        let isDeleted = !isThere && path.suffix(mark.count) == mark[...]
+        if isDeleted { path.removeLast(mark.count) }
+        return Running(
+            identity: vip_program_file(inode: found.inode, device: found.device, name: lastComponent(of: path)),
+            path: path, isDeleted: isDeleted)
+    }
+
+    /// The path of an open file: the target of /proc/self/fd/N, proc_pid_fd(5).
+    private static func path(of file: borrowing Descriptor) -> [UInt8]? {
         var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
         let count = readlink("/proc/self/fd/\(file.raw)", &buffer, buffer.count)
-        guard count > 0 else { return nil }
-        return buffer[..<count].map(UInt8.init(bitPattern:)).split(separator: UInt8(ascii: "/")).last.map(Array.init)
+        return count > 0 ? buffer[..<count].map(UInt8.init(bitPattern:)) : nil
+    }
+
+    private static func lastComponent(of path: [UInt8]) -> [UInt8] {
+        path.split(separator: UInt8(ascii: "/")).last.map(Array.init) ?? []
     }
 
     /// Whether the file at `path` begins with `#!`: the kernel runs its interpreter, so that its path never matches.

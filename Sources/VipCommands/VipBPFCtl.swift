@@ -15,6 +15,7 @@ public struct VipBPFCtl: ParsableCommand {
 
             EXAMPLES
               vip-bpfctl check                                   can this host do it?
+              vip-bpfctl discover --for 60 --cgroup DIR          which programs need it?
               vip-bpfctl attach cgroup /sys/fs/cgroup/user.slice --policy policy.yaml
               vip-bpfctl run -- redis-server --port 6379         a session of its own for one command
               vip-bpfctl session list
@@ -24,8 +25,8 @@ public struct VipBPFCtl: ParsableCommand {
         version: "0.1.0",
         subcommands: [
             Attach.self, Detach.self, PolicyCommand.self, ProgramCommand.self, SessionCommand.self, Run.self,
-            MapCommand.self, Status.self, Watch.self, MetricsCommand.self, Check.self, DaemonCommand.self, NamesCommand.self, Who.self,
-            Whoami.self,
+            MapCommand.self, Status.self, Watch.self, MetricsCommand.self, Check.self, Explain.self, Discover.self,
+            DaemonCommand.self, NamesCommand.self, Who.self, Whoami.self, SelfTestChild.self,
         ]
     )
 

@@ -801,7 +801,8 @@ struct CommandLineTests {
                 ["policy", "check", policy],
                 ["policy", "show"], ["program", "add", "java", "--for", "virtual-ip"], ["program", "list"],
                 ["program", "remove", "java", "--for", "virtual-ip"], ["map", "list"], ["map", "dump"], ["status"],
-                ["check"], ["session", "close", "7"], ["detach", "cgroup", "\(sandbox.cgroup)/attached"],
+                ["check"], ["explain", "\(getpid())"], ["explain", "--exe", "/bin/sh", "--session", "7"],
+                ["session", "close", "7"], ["detach", "cgroup", "\(sandbox.cgroup)/attached"],
                 ["detach", "--all"],
             ] {
                 let result = try sandbox.ctl(arguments + ["--json"])

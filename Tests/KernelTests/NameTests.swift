@@ -288,19 +288,19 @@ struct NameTests {
     // MARK: Commands
 
     /// Runs vip-bpfctl on the host called crm, whose /etc/nsswitch.conf is a mount of its own.
-    private func check() throws -> [[String: String]] {
+    private func check(_ arguments: [String] = [], subject: String = "names") throws -> [[String: String]] {
         let world = Self.root.appending(path: "Tests/Names/world").path
         let program = try sandbox.start(
             [
                 world, "crm", etc, Self.module.deletingLastPathComponent().path, Build.controller.path, "check",
                 "--json",
-            ],
+            ] + arguments,
             in: "control", environment: sandbox.controlEnvironment, errorOutput: true)
         program.closeInput()
         try program.wait(within: .seconds(60))
         let document = try JSONSerialization.jsonObject(with: Data(program.outputText.utf8)) as? [String: Any]
         let facts = document?["facts"] as? [[String: Any]] ?? []
-        return facts.filter { $0["subject"] as? String == "names" }.map { $0.compactMapValues { $0 as? String } }
+        return facts.filter { $0["subject"] as? String == subject }.map { $0.compactMapValues { $0 as? String } }
     }
 
     @Test func checkSaysWhatIsWrong() throws {
@@ -322,6 +322,24 @@ struct NameTests {
         // On this host itself the module is not installed, as a rule.
         let here = try sandbox.ctl("check")
         #expect(here.stdout.contains("libnss_vip.so.2"), "\(here)")
+    }
+
+    @Test func selfTestAsksByName() throws {
+        // So that the policy that comes next is not thought to be in force.
+        try stage.enforce(Self.l)
+        let pool = "[198.51.100.40-198.51.100.47, \"2001:db8:51::40-2001:db8:51::47\"]"
+        let yaml = "virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: \(pool)}}\n"
+        try sandbox.mustCtl("policy", "apply", sandbox.policyFile(yaml, named: "pool.yaml"))
+        defer { try? stage.enforce(Self.v) }
+        try world("vip [TRYAGAIN=return] files")
+        var facts = try check(["--self-test"], subject: "self-test").filter {
+            $0["fact"]?.contains("the host's name") == true
+        }
+        #expect(facts.count == 2 && facts.allSatisfy { $0["verdict"] == "good" }, "\(facts)")
+        #expect(facts.allSatisfy { $0["fact"]?.contains("2001:db8:51::4") == true }, "\(facts)")
+        try world("files")
+        facts = try check(["--self-test"], subject: "self-test").filter { $0["fact"]?.contains("names") == true }
+        #expect(facts.count == 1 && facts[0]["verdict"] == "warning", "\(facts)")
     }
 
     @Test func namesCommands() throws {

@@ -3,4 +3,5 @@
 #pragma once
 
 #include "../../../bpf/abi.h"
+#include "../../../bpf/discover.h"
 #include "../../../bpf/translate.h"

@@ -175,7 +175,7 @@ struct Run: ParsableCommand {
 }
 
 /// A NULL-terminated array of C strings, as execve(2) takes it.
-private final class CStrings {
+final class CStrings {
     private var pointers: [UnsafeMutablePointer<CChar>?] = [nil]
 
     /// Copies an array that ends with NULL.
@@ -211,24 +211,5 @@ private final class CStrings {
 
     deinit {
         for pointer in pointers { free(pointer) }
-    }
-}
-
-/// Signals as something to read: signalfd(2).
-struct SignalReader: ~Copyable {
-    private let owned: Descriptor
-    var descriptor: CInt { owned.raw }
-
-    init(_ signals: [CInt]) throws(Failure) {
-        let raw = vip_signal_fd(signals, CInt(signals.count))
-        guard raw >= 0 else { throw .kernel(Errno(rawValue: -raw), "read signals") }
-        owned = Descriptor(owning: raw)
-    }
-
-    /// The next signal that has come, `nil` where none has.
-    func next() -> (number: CInt, isFromKernel: Bool)? {
-        var fromKernel: CInt = 0
-        let number = vip_read_signal(descriptor, &fromKernel)
-        return number > 0 ? (number, fromKernel != 0) : nil
     }
 }

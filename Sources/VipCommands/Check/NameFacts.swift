@@ -5,12 +5,15 @@ import Glibc
 import SystemPackage
 
 /// What `check` says of names: whether the module is asked, can be loaded, and nobody answers in its place.
-enum NameFacts {
-    static func all() -> [CheckPayload.Fact] {
+enum NameFacts: CheckedSubject {
+    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
         [hostsLine(), module(), nscd()].compactMap { verdict, fact, mend in
             fact.map { .init(subject: "names", verdict: verdict, fact: $0, mend: mend) }
         }
     }
+
+    /// Whether nothing keeps a session's programs from learning their address by the host's name.
+    static var isEnabled: Bool { [hostsLine(), module(), nscd()].allSatisfy { $0.verdict == .good } }
 
     private typealias Finding = (verdict: CheckPayload.Fact.Verdict, fact: String?, mend: String?)
 

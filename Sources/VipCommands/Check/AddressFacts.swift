@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import PolicyMaps
+import Sessions
+
+/// Whether every session's virtual IPs are where the registry says: on their interface, or local by a route.
+enum AddressFacts: CheckedSubject {
+    private static let subject = "addresses"
+
+    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+        looking(at: subject) { () throws(Failure) in
+            let wanted = try host.instance.registry().sessions().flatMap { record in
+                record.addresses.map { (record.id, $0) }
+            }
+            let netlink = try Netlink()
+            let present = Set(try netlink.hostAddresses().map { Place(address: $0.address, interface: $0.interface) })
+            let routed = wanted.filter { !$0.1.placed }
+            var routes: [HostRoute] = []
+            for family in IPAddress.Family.allCases where routed.contains(where: { $0.1.address.family == family }) {
+                routes += try netlink.routes(family).filter(\.isLocalOnLoopback)
+            }
+            var wrong: [CheckPayload.Fact] = []
+            for (id, address) in wanted {
+                let what = "session \(id)'s \(address.address)"
+                if !address.placed {
+                    guard !routes.contains(where: { $0.prefix.contains(address.address) }) else { continue }
+                    wrong.append(
+                        .bad(
+                            subject, "\(what) is not local",
+                            try: "put its prefix back: vip-bpfctl policy apply FILE"))
+                } else if !present.contains(Place(address: address.address, interface: address.interface)) {
+                    let elsewhere = present.first { $0.address == address.address }
+                    wrong.append(
+                        .bad(
+                            subject,
+                            "\(what) is not on \(address.interface)\(elsewhere.map { ", but on \($0.interface)" } ?? "")",
+                            try: "put it back: vip-bpfctl policy apply FILE"))
+                }
+            }
+            guard wrong.isEmpty else { return wrong }
+            return [
+                .good(
+                    subject,
+                    "all \(wanted.count) virtual IPs are on their interfaces"
+                        + (routed.isEmpty ? "" : ", \(routed.count) of them by a route"))
+            ]
+        }
+    }
+
+    private struct Place: Hashable {
+        var address: IPAddress
+        var interface: String
+    }
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import CVipABI
+import PolicyMaps
+import Sessions
+import SystemPackage
+
+/// The attached links: whether all are there, lead somewhere, and run this build's programs.
+enum AttachmentFacts: CheckedSubject {
+    private static let subject = "attached"
+    private static let again = "attach it again: vip-bpfctl attach cgroup PATH"
+
+    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+        looking(at: subject) { () throws(Failure) in
+            let pins = host.instance.pins
+            try pins.requireReadable()
+            guard pins.isLoaded else {
+                return [.warning(subject, "nothing is", try: "attach a cgroup: vip-bpfctl attach cgroup PATH")]
+            }
+            return try facts(host.instance, pins)
+        }
+    }
+
+    private static func facts(_ instance: Instance, _ pins: PinDirectory) throws(Failure) -> [CheckPayload.Fact] {
+        let config = try PolicyMapSet(pins).configuration()
+        var wrong: [CheckPayload.Fact] = []
+        if config.objectID != BPFObject.embeddedID {
+            wrong.append(
+                .bad(
+                    subject, "the programs in the kernel are another build's than this vip-bpfctl",
+                    try: "update them: vip-bpfctl attach cgroup PATH"))
+        }
+        let links = try pins.attachments()
+        let programs = try pins.programIDs()
+        let paths = try? instance.registry().attachments()
+        for (id, hooks) in links.sorted(by: { $0.key < $1.key }) {
+            let path = paths?.first { $0.cgroupID == id }?.path
+            let name = path?.string ?? "cgroup \(id)"
+            // A link whose cgroup was removed is defunct.
+            if hooks.values.contains(where: { $0.cgroupID == 0 }) {
+                let isBack = path.map { FileStatus.exists($0) } ?? false
+                let what = "\(name) was removed, and its links lead nowhere"
+                wrong.append(
+                    isBack
+                        ? .bad(
+                            subject, "\(what); another cgroup is there now",
+                            try: "attach that: vip-bpfctl attach cgroup \(name)")
+                        : .warning(subject, what, try: "forget it: vip-bpfctl detach cgroup \(name)"))
+                continue
+            }
+            let missing = Hook.ofCgroups.filter { hooks[$0.name] == nil }.map(\.name)
+            if !missing.isEmpty {
+                wrong.append(
+                    .bad(subject, "\(name): \(missing.joined(separator: ", ")) not attached", try: again))
+            }
+            let old = Hook.ofCgroups.filter { hook in
+                hooks[hook.name].map { $0.programID != programs[hook.name] } ?? false
+            }
+            if !old.isEmpty {
+                wrong.append(
+                    .bad(
+                        subject, "\(name): \(old.map(\.name).joined(separator: ", ")) run an older program", try: again)
+                )
+            }
+        }
+        let network = try pins.networkAttachments()
+        for hook in Hook.ofNetwork where !links.isEmpty && network[hook.name]?.isHere != true {
+            let state = network[hook.name] == nil ? "not attached" : "attached to another one"
+            wrong.append(.bad(subject, "of the network namespace, hook \(hook.name) is \(state)", try: again))
+        }
+        guard wrong.isEmpty else { return wrong }
+        return [
+            .good(
+                subject,
+                "\(links.count) cgroups, \(Hook.ofCgroups.count) hooks each, policy generation \(config.generation)")
+        ]
+    }
+}

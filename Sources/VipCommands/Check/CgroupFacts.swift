@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import SystemPackage
+
+/// Where cgroup v2 is: at /sys/fs/cgroup, or on a hybrid host beside the hierarchies of v1.
+enum CgroupFacts: CheckedSubject {
+    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+        looking(at: "cgroup v2") { () throws(Failure) in
+            let mounts = try MountTable.current()
+            let place = try Cgroup.wholeHierarchy(mounts)
+            guard mounts.mounts.contains(where: { $0.fsType == "cgroup" }) else {
+                return [.good("cgroup v2", "at \(place)")]
+            }
+            return [.good("cgroup v2", "at \(place), beside cgroup v1: the paths to attach are below \(place)")]
+        }
+    }
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import BPFLoader
+import Glibc
+import Sessions
+import SystemPackage
+
+struct Check: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Say whether this host can do it, and what stands in the way.",
+        discussion: """
+            A line for each fact, with the mend where it is bad. Nothing is changed; the hooks are tried by loading the \
+            real programs and dropping them again. Exit code 69 where the host lacks something without which it cannot work, 77 where only \
+            privileges are missing, 1 where something is wrong that a command can mend.
+
+            With --self-test, two sessions are opened below the first attached cgroup, with addresses as any session gets \
+            them, and a program in each makes its calls: bind, connect, accept, names, the other session's addresses. It \
+            takes the name of a program that the policy in force lists, and what it is to get is computed as explain does. \
+            Nothing else is touched, and everything is taken away again; a self-test that was killed is cleared away by the \
+            next command, as a run is.
+
+            EXAMPLES
+              vip-bpfctl check
+              vip-bpfctl check --json | jq '.facts[] | select(.verdict != "good")'
+              vip-bpfctl check --self-test
+            """
+    )
+
+    @Option(
+        help: ArgumentHelp(
+            "The policy file to compare with what is in force. Default: \(Instance.defaultPolicyFile), where it is there.",
+            valueName: "file"),
+        completion: .file(extensions: ["yaml", "yml"]))
+    var policy: String?
+
+    @Flag(help: "Open two sessions for a moment, and prove that they work.")
+    var selfTest = false
+
+    @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let payload: CheckPayload
+        if selfTest {
+            payload = CheckPayload(facts: try SelfTest(options).run())
+        } else {
+            let host = CheckedHost(instance: options.instance, policyFile: policy.map { FilePath($0) })
+            payload = CheckPayload(facts: Self.subjects.flatMap { $0.facts(of: host) })
+        }
+        try output.print(payload)
+        if let code = payload.code { throw ExitCode(code.exitCode) }
+    }
+
+    /// In the order in which one needs the other.
+    private static var subjects: [any CheckedSubject.Type] {
+        [
+            KernelFacts.self, PrivilegeFacts.self, CgroupFacts.self, BPFFSFacts.self, HookFacts.self,
+            AttachmentFacts.self, NeighbourFacts.self, PolicyFacts.self, LoopbackFacts.self, AddressFacts.self,
+            SysctlFacts.self, BlockerFacts.self, NameFacts.self, LogindFacts.self, DaemonFacts.self,
+        ]
+    }
+}
+
+/// What `check` looks at.
+struct CheckedHost {
+    let instance: Instance
+    /// The one that was named; `nil` is the default one.
+    let policyFile: FilePath?
+}
+
+/// Something that `check` has a line or more about. One that cannot be found out does not hide the others.
+protocol CheckedSubject {
+    static func facts(of host: CheckedHost) -> [CheckPayload.Fact]
+}

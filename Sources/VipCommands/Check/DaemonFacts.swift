@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import Glibc
+import Sessions
+import SystemPackage
+
+/// Whether the daemon of this state directory runs: whether anybody holds its lock.
+enum DaemonFacts: CheckedSubject {
+    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+        let file = host.instance.state.daemonLockFile
+        if let pid = holder(of: file) {
+            return [.good("daemon", pid > 0 ? "process \(pid)" : "runs, in another PID namespace")]
+        }
+        return [
+            .warning(
+                "daemon", "does not run: no session opens or ends by a login, and what others undo stays undone",
+                try: "systemctl start vip-bpfd")
+        ]
+    }
+
+    /// Who has a file locked with flock(2), by /proc/locks (proc_locks(5)): trying the lock would stop a daemon that starts.
+    ///
+    /// - Returns: 0 for a process of another PID namespace; `nil` where it is nobody.
+    private static func holder(of file: FilePath) -> pid_t? {
+        var status = stat()
+        guard file.withPlatformString({ stat($0, &status) }) == 0,
+            let locks = try? String(contentsOf: "/proc/locks")
+        else { return nil }
+        for line in locks.split(separator: "\n") {
+            // `1: FLOCK  ADVISORY  WRITE 708 08:01:1839 0 EOF`; the device is the superblock's, which stat(2) need not say.
+            let fields = line.split(separator: " ")
+            guard fields.count > 5, fields[1] == "FLOCK", let pid = pid_t(fields[4]),
+                fields[5].split(separator: ":").last.flatMap({ UInt64($0) }) == UInt64(status.st_ino)
+            else { continue }
+            return max(pid, 0)
+        }
+        return nil
+    }
+}

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+
+/// Whether this kernel takes the program of each hook: found out by loading it, as attach does.
+enum HookFacts: CheckedSubject {
+    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+        HookSupport.probe().map { support in
+            let subject = "hook \(support.hook.name)"
+            guard let failure = support.failure else { return .good(subject, "this kernel takes its program") }
+            let isPrivilege = failure.code == .notPermitted
+            return .bad(
+                subject, failure.why,
+                try: isPrivilege
+                    ? failure.remedy : "it came with Linux \(support.hook.since); update the kernel",
+                isPrivilege ? .privilege : .host)
+        }
+    }
+}

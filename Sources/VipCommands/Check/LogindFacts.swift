@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import Daemon
+
+/// Whether logind answers, by which the daemon knows who is logged in.
+enum LogindFacts: CheckedSubject {
+    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+        do throws(Failure) {
+            try LogindProbe.ask()
+            return [.good("logind", "answers on the system bus")]
+        } catch {
+            return [
+                .warning(
+                    "logind", "does not answer, so the daemon opens no sessions: \(error.why)",
+                    try: "\(error.remedy ?? "see systemctl status systemd-logind"), or open sessions by PAM or by hand")
+            ]
+        }
+    }
+}

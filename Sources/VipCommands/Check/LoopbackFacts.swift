@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import PolicyMaps
+import Sessions
+
+/// Whether sessions can have IPv6 loopbacks, and have them.
+enum LoopbackFacts: CheckedSubject {
+    private static let subject = "IPv6 loopback"
+
+    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+        if let obstacle = LoopbackHost.obstacle() {
+            return [.warning(subject, obstacle.why, try: obstacle.mend)]
+        }
+        let possible = CheckPayload.Fact.good(subject, "this host can have it")
+        let pins = host.instance.pins
+        guard (try? pins.requireLoaded()) != nil, let maps = try? PolicyMapSet(pins) else { return [possible] }
+        do throws(Failure) {
+            guard let prefix = try maps.configuration().loopbackPrefix else {
+                guard try pins.attachments().isEmpty else {
+                    return [
+                        .bad(
+                            subject, "this host could not have one when it was attached",
+                            try: "attach again: vip-bpfctl attach cgroup PATH")
+                    ]
+                }
+                return [possible]
+            }
+            let mend = "put it back: vip-bpfctl policy apply FILE"
+            guard try Netlink().routes(.v6).contains(where: { $0.isLocal(prefix) }) else {
+                return [.bad(subject, "look at the routes: \(prefix) is not local", try: mend)]
+            }
+            guard LoopbackHost.nonlocalBind() == "1" else {
+                return [
+                    .bad(
+                        subject, "net.ipv6.ip_nonlocal_bind is not 1, and nothing can bind to \(prefix)", try: mend)
+                ]
+            }
+            return [.good(subject, "\(prefix) is local, and net.ipv6.ip_nonlocal_bind is 1")]
+        } catch {
+            return [.bad(subject, error)]
+        }
+    }
+}

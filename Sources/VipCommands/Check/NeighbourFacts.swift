@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import Sessions
+import SystemPackage
+
+/// Other BPF programs at our hooks of the attached cgroups, on these or on cgroups above, and whether they run before ours.
+///
+/// The order is the kernel's own answer. As a rule, a cgroup's programs run before those of the cgroups above it, and on one
+/// cgroup the one that was attached first runs first; docs/kernel.md.
+enum NeighbourFacts: CheckedSubject {
+    private static let subject = "other programs"
+
+    /// One program, at one place and in one order.
+    private struct Neighbour: Hashable {
+        var id: UInt32
+        /// Where it is attached.
+        var place: String
+        /// Of our programs'.
+        var cgroup: String
+        var isBefore: Bool
+    }
+
+    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+        looking(at: subject) { () throws(Failure) in
+            let instance = host.instance
+            try instance.pins.requireReadable()
+            guard instance.pins.isLoaded else { return [] }
+            let links = try instance.pins.attachments()
+            var found: [Neighbour: [String]] = [:]
+            for (path, id) in try instance.registry().attachments() where Cgroup.isThere(path, id: id) {
+                guard let ours = links[id] else { continue }
+                for hook in Hook.ofCgroups {
+                    for neighbour in try neighbours(of: path, hook, ours: ours[hook.name]?.programID) {
+                        found[neighbour, default: []].append(hook.name)
+                    }
+                }
+            }
+            if !links.isEmpty {
+                let ours = try instance.pins.networkAttachments()
+                for hook in Hook.ofNetwork {
+                    for id in try AttachedPrograms.own(of: "/", hook) where id != ours[hook.name]?.programID {
+                        let place = "the network namespace"
+                        found[Neighbour(id: id, place: place, cgroup: place, isBefore: false), default: []]
+                            .append(hook.name)
+                    }
+                }
+            }
+            guard !found.isEmpty else { return [.good(subject, "none at the hooks of the attached cgroups")] }
+            return found.sorted { ($0.key.cgroup, $0.key.id) < ($1.key.cgroup, $1.key.id) }.map(fact)
+        }
+    }
+
+    private static func fact(_ neighbour: Neighbour, _ hooks: [String]) -> CheckPayload.Fact {
+        let name = AttachedPrograms.name(ofProgram: neighbour.id).map { "\($0) (ID \(neighbour.id))" }
+        let program = "\(name ?? "program \(neighbour.id)") on \(neighbour.place)"
+        let order =
+            neighbour.cgroup == neighbour.place && neighbour.place == "the network namespace"
+            ? "runs beside ours"
+            : neighbour.isBefore
+                ? "runs before ours on \(neighbour.cgroup), which get the addresses that it leaves"
+                : "runs after ours on \(neighbour.cgroup), and gets the addresses that ours leave"
+        return .warning(
+            subject, "\(program) \(order): \(hooks.joined(separator: ", "))",
+            try: "see whether it changes addresses, too: bpftool prog show id \(neighbour.id)")
+    }
+
+    private static func neighbours(of cgroup: FilePath, _ hook: Hook, ours: UInt32?) throws(Failure) -> [Neighbour] {
+        let order = try AttachedPrograms.effective(on: cgroup, hook)
+        guard order.contains(where: { $0 != ours }) else { return [] }
+        let own = ours.flatMap { order.firstIndex(of: $0) } ?? order.count
+        var places: [UInt32: String] = [:]
+        var place = cgroup
+        let root = try MountTable.current().cgroup2Mount().mountPoint
+        while place.starts(with: root) {
+            for id in try AttachedPrograms.own(of: place, hook) where places[id] == nil { places[id] = place.string }
+            guard place != root else { break }
+            place = place.removingLastComponent()
+        }
+        return order.enumerated().filter { $0.element != ours }.map { index, id in
+            Neighbour(
+                id: id, place: places[id] ?? "a cgroup above", cgroup: cgroup.string, isBefore: index < own)
+        }
+    }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import CVipABI
+import Foundation
+import PolicyMaps
+import Sessions
+import SystemPackage
+
+/// The policy in force against the file, and the maps against the policy in force.
+enum PolicyFacts: CheckedSubject {
+    private static let subject = "policy"
+
+    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+        looking(at: subject) { () throws(Failure) in
+            let path = host.policyFile ?? Instance.defaultPolicyFile
+            let isThere = FileStatus.exists(path)
+            let file = isThere || host.policyFile != nil ? try Policy.read(contentsOf: path) : nil
+            try host.instance.pins.requireReadable()
+            guard host.instance.pins.isLoaded else {
+                return file.map { _ in [.good(subject, "\(path) is well-formed; nothing is attached")] } ?? []
+            }
+            let inForce = try host.instance.policy(host.instance.registry())
+            return [against(file, path, inForce)] + (try inMaps(host.instance, inForce))
+        }
+    }
+
+    private static func against(_ file: Policy?, _ path: FilePath, _ inForce: Policy) -> CheckPayload.Fact {
+        guard let file else { return .good(subject, "in force as it was applied; there is no \(path)") }
+        let differences = differences(inForce, file)
+        guard !differences.isEmpty else { return .good(subject, "what is in force is what \(path) says") }
+        let few = 4  // a line is to be read
+        let rest = differences.count > few ? " and \(differences.count - few) more" : ""
+        return .warning(
+            subject,
+            "what is in force is not what \(path) says: \(differences.prefix(few).joined(separator: ", "))\(rest)",
+            try: "put the file in force: vip-bpfctl policy apply \(path)")
+    }
+
+    /// `virtualIP.enabled is true, false in the file`, for each key that has another value.
+    static func differences(_ inForce: Policy, _ file: Policy) -> [String] {
+        let ours = values(of: inForce)
+        let theirs = values(of: file)
+        return Set(ours.keys).union(theirs.keys).sorted().compactMap { key in
+            ours[key] == theirs[key]
+                ? nil : "\(key) is \(ours[key] ?? "not given"), \(theirs[key] ?? "not given") in the file"
+        }
+    }
+
+    /// The values of a policy's document by the path of their keys; a list is one value, but for the overrides.
+    private static func values(of policy: Policy) -> [String: String] {
+        guard let text = try? OutputOptions.json(policy, keys: .useDefaultKeys),
+            let document = try? JSONSerialization.jsonObject(with: Data(text.utf8))
+        else { return [:] }
+        var values: [String: String] = [:]
+        collect(document, at: "", into: &values)
+        return values
+    }
+
+    private static func collect(_ value: Any, at path: String, into values: inout [String: String]) {
+        if let object = value as? [String: Any] {
+            for (key, value) in object { collect(value, at: path.isEmpty ? key : "\(path).\(key)", into: &values) }
+        } else if let list = value as? [[String: Any]] {
+            for (index, value) in list.enumerated() { collect(value, at: "\(path)[\(index)]", into: &values) }
+        } else if let data = try? JSONSerialization.data(
+            withJSONObject: value, options: [.fragmentsAllowed, .withoutEscapingSlashes, .sortedKeys])
+        {
+            values[path] = String(decoding: data, as: UTF8.self)
+        }
+    }
+
+    /// What the in-kernel programs read, against what the registry says is in force.
+    private static func inMaps(_ instance: Instance, _ policy: Policy) throws(Failure) -> [CheckPayload.Fact] {
+        let maps = try PolicyMapSet(instance.pins)
+        let config = try maps.configuration()
+        let mounts = try MountTable.current()
+        let desired = try DesiredRows(policy: policy, sessions: [], hostAddresses: []) { path throws(Failure) in
+            try ProgramFile.identity(of: path, mounts: mounts)
+        }
+        let mend = "apply it again: vip-bpfctl policy apply FILE"
+        for (number, row) in desired.policies.enumerated() {
+            let key = UInt32(config.bank * Int(VIP_POLICIES_PER_BANK) + number)
+            if try maps.policies.value(of: key) != row {
+                return [.bad(subject, "the maps say something else than the registry", try: mend)]
+            }
+        }
+        var facts = desired.warnings.map { CheckPayload.Fact.warning(subject, $0) }
+        if try !maps.knowsExactly(Set(desired.files.keys)) {
+            facts.append(
+                .warning(
+                    subject, "a listed program's file is another one than when the policy was applied", try: mend))
+        }
+        return facts
+    }
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import CVipABI
+import Glibc
+import Logging
+import PolicyMaps
+import Sessions
+import SystemPackage
+
+/// `check --self-test`: two sessions, a program in each, and what their calls get, against what they are to get.
+///
+/// It works on the instance in force and leaves its policy alone. The sessions are opened as `run` opens one, so they get
+/// their addresses as any session does, and the next command clears away what a killed self-test has left. The programs take
+/// the process name of an entry of the policy's lists, as a script has one, and so are programs that the policy is for.
+struct SelfTest {
+    static let subject = "self-test"
+
+    private let options: InstanceOptions
+
+    init(_ options: InstanceOptions) {
+        self.options = options
+    }
+
+    func run() throws -> [CheckPayload.Fact] {
+        // Blocked from here on, so that none ends this process before everything is taken away.
+        let signals = try SignalReader([SIGTERM, SIGHUP, SIGINT, SIGQUIT])
+        let place = try open()
+        let result: Result<[CheckPayload.Fact], Failure>
+        do throws(Failure) {
+            result = .success(try test(place, signals))
+        } catch {
+            result = .failure(error)
+        }
+        do throws(Failure) {
+            try close(place)
+        } catch {
+            options.logger.warning("\(error); the next command finishes it")
+        }
+        return try result.get()
+    }
+
+    // MARK: The sessions
+
+    private struct Place {
+        var cgroup: Cgroup
+        var records: [SessionRecord]
+        /// Why a session has no address, though the policy has a pool.
+        var unaddressed: Failure?
+    }
+
+    private func open() throws(Failure) -> Place {
+        guard let keeper = ProcessIdentity(pid: getpid()) else {
+            throw Failure(
+                .unavailable, "start the self-test", "this process is not in /proc", try: "mount -t proc proc /proc")
+        }
+        return try options.change { change throws(Failure) in
+            guard let parent = try change.attachedCgroups().first else {
+                throw Failure(
+                    .failed, "start the self-test", "no cgroup is attached",
+                    try: "attach one first: vip-bpfctl attach cgroup PATH")
+            }
+            // Named as `run` names its own: what a killed one leaves is found by that.
+            let cgroup = try parent.makeChild(named: "run-\(keeper.pid)-\(keeper.startTime)")
+            do throws(Failure) {
+                var requests: [SessionRequest] = []
+                for name in ["self-test-a", "self-test-b"] {
+                    var request = SessionRequest(cgroup: try cgroup.makeChild(named: name))
+                    request.createdCgroup = true
+                    request.opensWithoutAddress = true
+                    request.keeper = .run
+                    request.keeperProcess = keeper
+                    requests.append(request)
+                }
+                let records = try change.open(requests)
+                return Place(cgroup: cgroup, records: records, unaddressed: change.unaddressed.first?.failure)
+            } catch {
+                try? cgroup.remove()
+                throw error
+            }
+        }
+    }
+
+    private func close(_ place: Place) throws(Failure) {
+        try place.cgroup.kill()
+        // A process that was killed leaves its cgroup at once, or the machine has other troubles.
+        _ = try place.cgroup.waitUntilEmpty(timeout: .seconds(10))
+        try options.change { change throws(Failure) in
+            for record in place.records
+            where try change.registry.session(id: record.id)?.cgroupID == record.cgroupID {
+                try change.close(record.id, because: .runEnded)
+            }
+            try place.cgroup.remove()
+        }
+    }
+
+    // MARK: The test
+
+    private func test(_ place: Place, _ signals: borrowing SignalReader) throws(Failure) -> [CheckPayload.Fact] {
+        let maps = try PolicyMapSet(options.instance.pins)
+        let policy = try options.instance.policy(options.instance.registry())
+        var peers: [SelfTestPeer] = []
+        for record in place.records { peers.append(try SelfTestPeer(in: Cgroup(path: record.cgroupPath))) }
+        defer { for peer in peers { peer.reap() } }
+
+        var tables: [[CallTable.Row]] = []
+        var sessions: [LiveSession] = []
+        var features: UInt32 = 0
+        var name = ""
+        for (record, peer) in zip(place.records, peers) {
+            guard let session = try LiveSession(cgroupID: record.cgroupID, maps) else {
+                throw Failure(.failed, "run the self-test", "session \(record.id) has gone meanwhile", try: "try again")
+            }
+            let number = session.number
+            let override = number > 0 && number <= policy.overrides.count ? policy.overrides[number - 1] : nil
+            var program = try ExplainedProgram.running(peer.pid)
+            let choice = try Self.name(for: program, session, policy.rules(for: override), maps)
+            (name, features) = (choice.name, choice.features)
+            _ = try peer.ask("name \(name)", signals)
+            program.processName = Array(name.utf8)
+            let listed = try FeatureFinding.all(program, session, rules: nil, maps).listed
+            tables.append(try CallTable(session: session, listed: listed, port: nil).rows(maps))
+            sessions.append(session)
+        }
+        let addresses = place.records.map { record in
+            record.addresses.isEmpty
+                ? "no virtual IP" : record.addresses.map { "\($0.address)" }.joined(separator: ", ")
+        }
+        var facts: [CheckPayload.Fact] = [
+            .good(
+                Self.subject,
+                "sessions \(place.records[0].id) (\(addresses[0])) and \(place.records[1].id) (\(addresses[1])), "
+                    + "a program called \(name) in each")
+        ]
+        if let failure = place.unaddressed {
+            facts.append(.warning(Self.subject, "\(failure.what): \(failure.why)", try: failure.remedy))
+        }
+        guard features & (VIP_V.rawValue | VIP_L.rawValue) != 0 else {
+            facts.append(
+                .warning(
+                    Self.subject, "the policy in force is for no program that the test can be: nothing could be proved",
+                    try:
+                        "list a program by name, not by path alone, or see that virtualIP or virtualLoopback is enabled"
+                ))
+            return facts
+        }
+        var rows = SelfTestRows(
+            peers: (peers[0], peers[1]), tables: (tables[0], tables[1]), sessions: (sessions[0], sessions[1]))
+        facts += try rows.run(signals)
+        facts += try rows.names(signals, applies: features & VIP_V.rawValue != 0)
+        return facts
+    }
+
+    /// A process name that the most of virtual IP and virtual loopback apply to.
+    private static func name(
+        for program: ExplainedProgram, _ session: LiveSession, _ rules: Policy.Rules,
+        _ maps: borrowing PolicyMapSet
+    ) throws(Failure) -> (name: String, features: UInt32) {
+        let entries = rules.virtualIP.programs + rules.virtualLoopback.programs
+        let names = entries.compactMap { entry in entry.processName.flatMap { String(validating: $0, as: UTF8.self) } }
+        var best: (name: String, features: UInt32) = ("vip-self-test", 0)
+        for name in [best.name] + names {
+            var candidate = program
+            candidate.processName = Array(name.utf8)
+            let listed = try FeatureFinding.all(candidate, session, rules: nil, maps).listed
+            let has: CInt = session.virtualIPs.isEmpty ? 0 : 1
+            let features = vip_features(session.flags, listed, has)
+            if features.nonzeroBitCount > best.features.nonzeroBitCount { best = (name, features) }
+        }
+        return best
+    }
+}
+
+/// A program of the self-test, and the line to it.
+final class SelfTestPeer {
+    let pid: pid_t
+    private let line: FileDescriptor
+    private var isReaped = false
+    private var rest: [UInt8] = []
+
+    /// How long one answer may take: its own timeouts are 2 s each.
+    private static let patience: Duration = .seconds(20)
+
+    init(in cgroup: Cgroup) throws(Failure) {
+        let what = "start a program of the self-test in \(cgroup.path)"
+        var ends: [CInt] = [0, 0]
+        let kind = CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
+        guard socketpair(AF_UNIX, kind, 0, &ends) == 0 else { throw .kernel(.current, what) }
+        let (ours, its) = (FileDescriptor(rawValue: ends[0]), ends[1])
+        defer { Glibc.close(its) }
+        // Its end alone is inherited.
+        guard fcntl(its, F_SETFD, 0) == 0 else {
+            try? ours.close()
+            throw .kernel(.current, what)
+        }
+        let rawProcs = cgroup.path.appending("cgroup.procs").withPlatformString { open($0, O_WRONLY | O_CLOEXEC) }
+        guard rawProcs >= 0 else {
+            try? ours.close()
+            throw .kernel(.current, what)
+        }
+        let procs = Descriptor(owning: rawProcs)
+        let pid = SelfTestChild.spawn(procs.raw, line: its)
+        guard pid > 0 else {
+            try? ours.close()
+            throw .kernel(Errno(rawValue: -pid), what)
+        }
+        self.pid = pid
+        line = ours
+    }
+
+    deinit { reap() }
+
+    /// Ends it, where it has not ended: the end of the line is what it waits for.
+    func reap() {
+        guard !isReaped else { return }
+        isReaped = true
+        try? line.close()
+        kill(pid, SIGKILL)
+        while waitpid(pid, nil, 0) < 0, errno == EINTR {}
+    }
+
+    /// Says a line, and waits for the answer's words.
+    ///
+    /// - Throws: ``Failure`` where it does not answer, or a signal says that this process is to end.
+    func ask(_ command: String, _ signals: borrowing SignalReader) throws(Failure) -> [String] {
+        let what = "run the self-test (\(command))"
+        var bytes = Array((command + "\n").utf8)[...]
+        while !bytes.isEmpty {
+            let count = bytes.withUnsafeBytes { send(line.rawValue, $0.baseAddress, $0.count, CInt(MSG_NOSIGNAL)) }
+            guard count > 0 else { throw .kernel(.current, what) }
+            bytes = bytes.dropFirst(count)
+        }
+        let deadline = ContinuousClock.now + Self.patience
+        while true {
+            if let end = rest.firstIndex(of: UInt8(ascii: "\n")) {
+                let answer = String(decoding: rest[..<end], as: UTF8.self)
+                rest.removeSubrange(...end)
+                return answer.split(separator: " ").map(String.init)
+            }
+            var ready = [
+                pollfd(fd: line.rawValue, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
+            ]
+            let left = ContinuousClock.now.duration(to: deadline)
+            guard left > .zero else { throw Failure(.failed, what, "its program did not answer", try: "try again") }
+            guard poll(&ready, nfds_t(ready.count), CInt(left.components.seconds * 1000 + 1000)) >= 0 || errno == EINTR
+            else { throw .kernel(.current, what) }
+            if let signal = signals.next() {
+                throw Failure(
+                    Failure.Code("interrupted", exitCode: 128 + signal.number), "run the self-test",
+                    "it was interrupted")
+            }
+            guard ready[0].revents != 0 else { continue }
+            var buffer = [UInt8](repeating: 0, count: 4096)
+            let count = recv(line.rawValue, &buffer, buffer.count, 0)
+            guard count > 0 else { throw Failure(.failed, what, "its program has ended", try: "try again") }
+            rest += buffer[..<count]
+        }
+    }
+}

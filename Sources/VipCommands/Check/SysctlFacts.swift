@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import Glibc
+import PolicyMaps
+import Sessions
+import SystemPackage
+
+/// Settings of the network that keep sessions' addresses from working, where they do; docs/kernel.md has what was measured.
+///
+/// `rp_filter` on lo, `arp_announce`, `arp_filter` and `ip_nonlocal_bind` of IPv4 do no harm, and nothing is said of them.
+struct SysctlFacts: CheckedSubject {
+    private static let subject = "sysctl"
+
+    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+        looking(at: subject) { () throws(Failure) in
+            let netlink = try Netlink()
+            let interfaces = try netlink.interfaces().values
+            var facts: [CheckPayload.Fact] = []
+            if let lo = interfaces.first(where: { $0.name == "lo" }), !lo.isUp {
+                facts.append(
+                    .bad(subject, "the interface lo is down, and virtual loopbacks with it", try: "ip link set lo up"))
+            }
+            let settings = SysctlFacts(
+                interfaces: interfaces.map(\.name).sorted(), placed: try placed(host.instance),
+                hostAddresses: try netlink.hostAddresses(),
+                defaultInterface: try netlink.defaultRouteInterface(.v4))
+            facts += settings.all()
+            return facts.isEmpty ? [.good(subject, "nothing that stands in the way")] : facts
+        }
+    }
+
+    private let interfaces: [String]
+    /// The virtual IPs that are to be on an interface, now or with the next session, by family.
+    private let placed: [IPAddress.Family: [String: [IPAddress]]]
+    private let hostAddresses: [PlacedAddress]
+    /// That of the IPv4 default route.
+    private let defaultInterface: String?
+
+    /// The sessions' addresses by interface, and the interface that the policy names for more.
+    private static func placed(
+        _ instance: Instance
+    ) throws(Failure) -> [IPAddress.Family: [String: [IPAddress]]] {
+        var placed: [IPAddress.Family: [String: [IPAddress]]] = [:]
+        let registry = try instance.registry()
+        for address in try registry.sessions().flatMap(\.addresses) where address.placed {
+            placed[address.address.family, default: [:]][address.interface, default: []].append(address.address)
+        }
+        let policy = try instance.policy(registry)
+        for addresses in ([policy.virtualIP] + policy.overrides.compactMap(\.virtualIP)).map(\.addresses) {
+            guard let interface = addresses.interface, addresses.placement != .route else { continue }
+            for family in IPAddress.Family.allCases
+            where addresses.pool.contains(where: { $0.first.family == family }) {
+                placed[family, default: [:]][interface, default: []] += []
+            }
+        }
+        return placed
+    }
+
+    private static func value(_ name: String) -> Int? {
+        let text = try? String(contentsOf: FilePath("/proc/sys/net/\(name)"))
+        return text.flatMap { Int($0.prefix { $0 != "\n" }) }
+    }
+
+    /// Of `net.ipv4.conf.all` and of the interface, the larger: what counts for rp_filter and arp_ignore
+    /// (ip-sysctl.rst), and for route_localnet as either will do.
+    private static func larger(_ name: String, _ interface: String) -> Int {
+        max(value("ipv4/conf/all/\(name)") ?? 0, value("ipv4/conf/\(interface)/\(name)") ?? 0)
+    }
+
+    private func all() -> [CheckPayload.Fact] { disabledIPv6() + strictReversePath() + silentARP() + openLoopback() }
+
+    /// An interface that refuses IPv6 addresses.
+    private func disabledIPv6() -> [CheckPayload.Fact] {
+        (placed[.v6] ?? [:]).keys.sorted().filter { Self.value("ipv6/conf/\($0)/disable_ipv6") == 1 }.map { interface in
+            .bad(
+                Self.subject,
+                "net.ipv6.conf.\(interface).disable_ipv6 is 1: \(interface) takes no IPv6 virtual IP",
+                try: "sysctl net.ipv6.conf.\(interface).disable_ipv6=0, then vip-bpfctl policy apply FILE")
+        }
+    }
+
+    /// Packets for a virtual IP that come in where no route leads back to their senders are dropped by rp_filter 1.
+    private func strictReversePath() -> [CheckPayload.Fact] {
+        guard let defaultInterface else { return [] }
+        return (placed[.v4] ?? [:]).keys.sorted().filter { interface in
+            interface != "lo" && interface != defaultInterface && Self.larger("rp_filter", interface) == 1
+        }.map { interface in
+            .warning(
+                Self.subject,
+                "rp_filter is 1 on \(interface), which has virtual IPs, and the default route leads over "
+                    + "\(defaultInterface): what comes in on \(interface) from beyond its own network is dropped",
+                try: "sysctl net.ipv4.conf.\(interface).rp_filter=2, and the same of conf.all where that is 1")
+        }
+    }
+
+    /// A virtual IP for which nobody answers ARP.
+    private func silentARP() -> [CheckPayload.Fact] {
+        var facts: [CheckPayload.Fact] = []
+        for (interface, addresses) in (placed[.v4] ?? [:]).sorted(by: { $0.key < $1.key }) {
+            if interface != "lo" {
+                guard Self.larger("arp_ignore", interface) == 8 else { continue }
+                facts.append(
+                    .warning(
+                        Self.subject, "arp_ignore is 8 on \(interface): nobody on its network finds its virtual IPs",
+                        try: "sysctl net.ipv4.conf.\(interface).arp_ignore=0, and the same of conf.all where that is 8")
+                )
+                continue
+            }
+            // On lo, and of another interface's network: that one answers for it with arp_ignore 0 and 3 alone.
+            let networks = hostAddresses.filter { network in
+                network.interface != "lo" && network.prefixLength < network.address.family.bits
+                    && addresses.contains {
+                        AddressPrefix(of: network.address, length: network.prefixLength).contains($0)
+                    }
+            }
+            for network in Set(networks.map(\.interface)).sorted()
+            where [1, 2, 8].contains(Self.larger("arp_ignore", network)) {
+                facts.append(
+                    .warning(
+                        Self.subject,
+                        "arp_ignore is \(Self.larger("arp_ignore", network)) on \(network): nobody on its network "
+                            + "finds the virtual IPs of it that are on lo",
+                        try: "place them on \(network) (virtualIP.addresses.interface), or set arp_ignore to 0"))
+            }
+        }
+        return facts
+    }
+
+    /// 127/8 that can be reached from the network, the sessions' virtual loopbacks with it.
+    private func openLoopback() -> [CheckPayload.Fact] {
+        let open = interfaces.filter { $0 != "lo" && Self.larger("route_localnet", $0) == 1 }
+        guard !open.isEmpty else { return [] }
+        return [
+            .warning(
+                Self.subject,
+                "route_localnet is 1 on \(open.joined(separator: ", ")): who is on that network can reach 127/8 of this "
+                    + "host, and so sessions' virtual loopbacks",
+                try: "set it to 0, or drop what comes in for 127.0.0.0/8")
+        ]
+    }
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import BPFLoader
+import Foundation
+import Glibc
+import PolicyMaps
+import Sessions
+import SystemPackage
+
+struct Discover: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Find out which programs need a virtual IP or a virtual loopback.",
+        discussion: """
+            Observes what the programs of some cgroups bind and connect to, for a time or until it is interrupted, takes in \
+            the sockets that are open already, and reports for each program whether a second instance of it would clash, \
+            on what, and what it needs so that it does not. Nothing is changed: programs that observe are attached for as \
+            long as this command runs, and go with it however it ends.
+
+            Without --cgroup the attached cgroups are observed. The root of cgroup v2 is refused: every socket of the host \
+            would pay for the observation; name user.slice, system.slice or what is below them.
+
+            With --suggest it prints a policy file: the policy in force, with what it lacks.
+
+            EXAMPLES
+              vip-bpfctl discover --for 60
+              vip-bpfctl discover --cgroup /sys/fs/cgroup/user.slice --for 3600 --suggest >policy.yaml
+              vip-bpfctl discover --for 60 --json | jq '.programs[] | select(.needs != "neither") | .entry'
+            """
+    )
+
+    @Option(
+        name: .customLong("for"),
+        help: ArgumentHelp(
+            "How long to observe; 0 is a look at what is open. Default: until interrupted.", valueName: "seconds")
+    )
+    var seconds: Double?
+    @Option(
+        help: ArgumentHelp("Observe this cgroup and all below it; may be repeated.", valueName: "path"),
+        completion: .directory)
+    var cgroup: [String] = []
+    @Flag(help: "Print a policy file with which they do not clash.")
+    var suggest = false
+    @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
+
+    /// The longest time in seconds: a year of 366 days.
+    private static let longest = 366.0 * 86400
+    /// How often addresses that have come since are looked for, in seconds.
+    private static let addressInterval = 10.0
+
+    func validate() throws {
+        if let seconds, !(0...Self.longest).contains(seconds) {
+            throw ValidationError("--for \(seconds) is not between 0 and \(Int(Self.longest)) seconds")
+        }
+        if cgroup.contains(where: { $0.isEmpty || $0.utf8.contains(0) }) {
+            throw ValidationError("--cgroup has no path")
+        }
+    }
+
+    func run() throws {
+        let signals = try SignalReader([SIGINT, SIGTERM, SIGHUP])
+        let instance = options.instance
+        let cgroups = try observedCgroups(instance)
+        let policy = try instance.policyInForce()
+        let from = Date()
+        let observation = try Observation(of: cgroups, instance)
+        try observation.start()
+        if isatty(STDERR_FILENO) == 1 {
+            let names = cgroups.map(\.path.string).joined(separator: ", ")
+            let end = seconds.map { "for \($0.formatted()) s, or until" } ?? "until"
+            StandardError.line("vip-bpfctl: observing \(Table.printable(names)) \(end) ^C")
+        }
+        try wait(observation, signals)
+        let result = try observation.result()
+        let until = Date()
+        let verdicts = Verdicts(on: result.programs, ephemeral: result.ephemeral)
+        let found = result.programs.map { (program: $0, verdict: verdicts.verdict(on: $0)) }.sorted { a, b in
+            let ranks = (a.verdict.need == .neither ? 1 : 0, b.verdict.need == .neither ? 1 : 0)
+            if ranks.0 != ranks.1 { return ranks.0 < ranks.1 }
+            return (a.program.label, Self.text(a.program.path)) < (b.program.label, Self.text(b.program.path))
+        }
+        if options.verbose, observation.unreadable > 0 {
+            StandardError.line("vip-bpfctl: the sockets of \(observation.unreadable) processes could not be seen")
+        }
+        var payload = DiscoverPayload(found, result, observed: cgroups, from: from, until: until, policy: policy)
+        guard suggest else { return try output.print(payload) }
+        let suggestion = try PolicySuggestion(for: found, inForce: policy).text()
+        guard output.json else { return try StandardOutput.text(suggestion) }
+        payload.suggestion = suggestion
+        try output.print(payload)
+    }
+
+    private static func text(_ path: [UInt8]?) -> String { path.map { String(decoding: $0, as: UTF8.self) } ?? "" }
+
+    /// The cgroups of the command line, or those that are attached; without those that are below another of them.
+    private func observedCgroups(_ instance: Instance) throws(Failure) -> [Cgroup] {
+        let mounts = try MountTable.current()
+        var found: [Cgroup] = []
+        if cgroup.isEmpty {
+            if FileStatus.exists(instance.state.registry) {
+                for (path, id) in try instance.registry().attachments() where Cgroup.isThere(path, id: id) {
+                    found.append(try Cgroup(path: path, mounts: mounts))
+                }
+            }
+            guard !found.isEmpty else {
+                throw Failure(
+                    .failed, "observe the attached cgroups", "none is attached",
+                    try: "name one: vip-bpfctl discover --cgroup /sys/fs/cgroup/user.slice")
+            }
+        } else {
+            for path in cgroup { found.append(try Cgroup(path: FilePath(path), mounts: mounts)) }
+        }
+        if let root = found.first(where: \.isRoot) {
+            throw Failure(
+                .failed, "observe cgroup \(root.path)", "it is the root: every socket of the host would pay for it",
+                try: "name what is below: --cgroup \(root.path)/user.slice --cgroup \(root.path)/system.slice")
+        }
+        var topmost: [Cgroup] = []
+        for candidate in found
+        where !found.contains(where: { $0.contains(candidate) }) && !topmost.contains(candidate) {
+            topmost.append(candidate)
+        }
+        return topmost
+    }
+
+    /// Until the time is up or a signal has come.
+    private func wait(_ observation: Observation, _ signals: borrowing SignalReader) throws(Failure) {
+        let end = seconds.map { ContinuousClock.now + .seconds($0) }
+        var nextLook = ContinuousClock.now + .seconds(Self.addressInterval)
+        while true {
+            let now = ContinuousClock.now
+            if let end, now >= end { return }
+            if now >= nextLook {
+                try observation.refreshAddresses()
+                nextLook = now + .seconds(Self.addressInterval)
+            }
+            let left = min(nextLook, end ?? nextLook) - now
+            let milliseconds = left.components.seconds * 1000 + left.components.attoseconds / 1_000_000_000_000_000
+            var ready = [
+                pollfd(fd: observation.eventDescriptor, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
+            ]
+            guard poll(&ready, nfds_t(ready.count), CInt(clamping: milliseconds + 1)) >= 0 || errno == EINTR else {
+                throw .kernel(.current, "wait for what is observed")
+            }
+            if signals.next() != nil { return }
+            observation.takeInNew()
+        }
+    }
+}

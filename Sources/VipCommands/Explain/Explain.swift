@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import BPFLoader
+import CVipABI
+import Glibc
+import PolicyMaps
+import Sessions
+import SystemPackage
+
+struct Explain: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Say why a program gets the addresses that it gets.",
+        discussion: """
+            Which session a process is in, or why in none; which entry of each program list matches it, or why none does; \
+            what each call gets. The answers are computed from the live maps by the code of the in-kernel programs. Where \
+            a connection goes depends on what listens: each of the places is named, in the order in which they are tried. \
+            Nothing is changed.
+
+            With --exe and --session, the same for a program that is not running.
+
+            EXAMPLES
+              vip-bpfctl explain 4711
+              vip-bpfctl explain --exe /usr/bin/redis-server --session 7 --port 6379
+              vip-bpfctl explain 4711 --json | jq '.features[] | select(.applies | not)'
+            """
+    )
+
+    @Argument(help: ArgumentHelp("A process.", valueName: "pid"))
+    var pid: Int32?
+
+    @Option(help: ArgumentHelp("An executable file, in place of a process.", valueName: "path"), completion: .file())
+    var exe: String?
+
+    @Option(help: ArgumentHelp("The session that --exe would run in.", valueName: "id"))
+    var session: UInt32?
+
+    @Option(help: ArgumentHelp("The port that is asked for: some may be excluded.", valueName: "port"))
+    var port: UInt16?
+
+    @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        switch (pid, exe, session) {
+        case (let pid?, nil, nil): if pid < 1 { throw ValidationError("\(pid) is no process ID") }
+        case (nil, let exe?, .some):
+            guard FilePath(exe).isAbsolute, !exe.utf8.contains(0) else {
+                throw ValidationError("--exe '\(exe)' is not an absolute path")
+            }
+        default: throw ValidationError("give a process ID, or --exe PATH and --session ID")
+        }
+    }
+
+    func run() throws {
+        let instance = options.instance
+        let maps = try PolicyMapSet(instance.pins)
+        var payload: ExplainPayload
+        let live: LiveSession?
+        if let pid {
+            let program = try ExplainedProgram.running(pid)
+            let mounts = try MountTable.current()
+            let cgroup = try Cgroup(ofProcess: pid, mounts: mounts)
+            let place = try ProcessPlace(cgroup, mounts, instance.pins)
+            live = try LiveSession.ofProcess(in: place.ancestors.map(\.id), maps)
+            payload = ExplainPayload(program, pid: pid, cgroup: cgroup)
+            payload.attachedCgroup = place.attached?.path.string
+            if live == nil {
+                payload.reason = place.whyNoSession
+            } else if place.attached == nil {
+                payload.notes.append(
+                    "no cgroup at or above this one is attached any more: no hook runs for the process")
+            }
+            if let note = NetworkPlace.note(of: pid) { payload.notes.append(note) }
+        } else {
+            let id = session ?? 0
+            let program = try ExplainedProgram.file(FilePath(exe ?? ""))
+            guard let cgroup = try maps.ids.value(of: id), let found = try LiveSession(cgroupID: cgroup, maps) else {
+                throw Failure(
+                    .failed, "explain session \(id)", "there is no such session", try: "see vip-bpfctl session list")
+            }
+            live = found
+            payload = ExplainPayload(program, pid: nil, cgroup: nil)
+        }
+        if let live { try explain(&payload, live, maps) }
+        try output.print(payload)
+    }
+
+    private func explain(
+        _ payload: inout ExplainPayload, _ live: LiveSession, _ maps: borrowing PolicyMapSet
+    ) throws(Failure) {
+        // The registry adds names to what the maps say; where it cannot be read, they are missing.
+        let registry = try? options.instance.registry()
+        let record = try? registry?.session(id: live.id)
+        let policy = registry.flatMap { try? options.instance.policy($0) }
+        let override = policy.flatMap { policy in
+            (1...policy.overrides.count + 1).contains(live.number) && live.number <= policy.overrides.count
+                ? policy.overrides[live.number - 1] : nil
+        }
+        payload.generation = live.config.generation
+        payload.session = ExplainPayload.Session(live, record: record)
+        payload.policy = ExplainPayload.PolicyName(live, override: override, record: record)
+        let (findings, listed) = try FeatureFinding.all(
+            payload.program, live, rules: policy?.rules(for: override), maps)
+        payload.features = findings.map(ExplainPayload.Feature.init)
+        let rows = try CallTable(session: live, listed: listed, port: port).rows(maps)
+        payload.calls = rows.map(ExplainPayload.Call.init)
+        let excluded = live.policy.excludedPorts
+        if port == nil, !excluded.isEmpty {
+            let few = excluded.prefix(8).map { "\($0)" }.joined(separator: ", ")
+            payload.notes.append(
+                "virtual loopbacks leave some ports alone (\(few)\(excluded.count > 8 ? " …" : "")): see --port")
+        }
+    }
+}
+
+/// Where a process is in the tree of cgroups, and what that means.
+private struct ProcessPlace {
+    /// Its cgroup and those above, the root first: each at its depth.
+    let ancestors: [Cgroup]
+    /// The attached one among them.
+    let attached: Cgroup?
+    private let attachedElsewhere: [UInt64]
+
+    init(_ cgroup: Cgroup, _ mounts: MountTable, _ pins: PinDirectory) throws(Failure) {
+        var ancestors = [cgroup]
+        while let top = ancestors.last, !top.isRoot {
+            ancestors.append(try Cgroup(path: top.path.removingLastComponent(), mounts: mounts))
+        }
+        self.ancestors = ancestors.reversed()
+        let links = try pins.attachments().filter { $0.value.values.contains { $0.cgroupID != 0 } }
+        attached = ancestors.first { links[$0.id] != nil }
+        attachedElsewhere = links.keys.sorted()
+    }
+
+    var whyNoSession: String {
+        if let attached {
+            return "it is below \(attached.path), which is attached, but neither its cgroup nor one above it is a "
+                + "session's; open one: vip-bpfctl session open --cgroup PATH"
+        }
+        if attachedElsewhere.isEmpty { return "no cgroup is attached; vip-bpfctl attach cgroup PATH" }
+        return "it is not below an attached cgroup; see vip-bpfctl status"
+    }
+}
+
+/// Sessions' addresses are those of one network namespace.
+private enum NetworkPlace {
+    static func note(of pid: pid_t) -> String? {
+        var its = stat()
+        var ours = stat()
+        guard stat("/proc/\(pid)/ns/net", &its) == 0, stat("/proc/self/ns/net", &ours) == 0, its.st_ino != ours.st_ino
+        else { return nil }
+        return "the process is in another network namespace than this command: the addresses below need not be there"
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import CVipABI
+import Glibc
+import PolicyMaps
+import SystemPackage
+
+/// A program as the program lists see it: `struct vip_program` of bpf/abi.h and where it comes from.
+struct ExplainedProgram {
+    /// Of the file; with its name cut as the map has it.
+    var identity: vip_program_file
+    var path: [UInt8]
+    /// The path's last component, whole.
+    var name: [UInt8]
+    /// The name of the thread-group leader, at most 15 bytes.
+    var processName: [UInt8]
+    /// The last component of what it was started by, where that is another name: a link's.
+    var startedAs: [UInt8]?
+    /// The file has gone from its path, or another one is there: an upgrade.
+    var isDeleted = false
+    /// What is not as one might think.
+    var notes: [String] = []
+
+    /// As the kernel numbers it: major << 20 | minor (include/linux/kdev_t.h).
+    var device: String { "\(identity.device >> 20):\(identity.device & 0xfffff)" }
+
+    // MARK: A process
+
+    /// The program of a running process.
+    static func running(_ pid: pid_t) throws(Failure) -> ExplainedProgram {
+        let what = "explain process \(pid)"
+        guard let status = read("/proc/\(pid)/status") else {
+            throw Failure(.failed, what, "there is no such process", try: "see ps -e")
+        }
+        // The list's names are compared with the leader's, whichever thread calls.
+        let leader = field("Tgid", of: status).flatMap { pid_t($0) } ?? pid
+        guard let program = try ProgramFile.running(in: leader) else {
+            throw Failure(.failed, what, try reason(pid, status), try: "see ps -e")
+        }
+        guard let comm = read("/proc/\(leader)/comm") else {
+            throw Failure(.failed, what, "it has ended meanwhile", try: "see ps -e")
+        }
+        var explained = ExplainedProgram(
+            identity: program.identity, path: program.path, name: program.name,
+            processName: Array(comm.dropLast(comm.last == UInt8(ascii: "\n") ? 1 : 0)), isDeleted: program.isDeleted)
+        let arguments = read("/proc/\(leader)/cmdline") ?? []
+        let first = arguments.prefix { $0 != 0 }.split(separator: UInt8(ascii: "/")).last.map(Array.init)
+        if let first, first != explained.name { explained.startedAs = first }
+        return explained
+    }
+
+    /// Why a process has no program: `Kthread` and `State` of proc_pid_status(5), the former since Linux 6.8.
+    private static func reason(_ pid: pid_t, _ status: [UInt8]) throws(Failure) -> String {
+        guard read("/proc/\(pid)/status") != nil else { return "it has ended meanwhile" }
+        if field("State", of: status)?.hasPrefix("Z") == true { return "it has ended, and waits for its parent" }
+        // A kernel thread has no memory of its own.
+        return field("VmSize", of: status) == nil
+            ? "it is a kernel thread, which runs no program" : "it has ended meanwhile"
+    }
+
+    private static func field(_ name: String, of status: [UInt8]) -> String? {
+        let line = status.split(separator: UInt8(ascii: "\n")).first { $0.starts(with: Array("\(name):".utf8)) }
+        return line.map { String(decoding: $0.dropFirst(name.utf8.count + 1), as: UTF8.self) }
+            .map { String($0.drop { $0 == " " || $0 == "\t" }) }
+    }
+
+    private static func read(_ path: String) -> [UInt8]? { try? readWholeFile(FilePath(path)) }
+
+    // MARK: A file
+
+    /// The program that a process will be that executes `path`: of a script, its interpreter under the script's name.
+    static func file(_ path: FilePath) throws(Failure) -> ExplainedProgram {
+        let mounts = try MountTable.current()
+        let what = "explain \(path)"
+        var program = try self.program(path, what, mounts)
+        let asked = path.lastComponent.map { Array($0.string.utf8) } ?? []
+        program.processName = Array(asked.prefix(Int(VIP_COMM_MAX) - 1))
+        if asked != program.name { program.startedAs = asked }
+        guard let line = scriptLine(path) else { return program }
+        // binfmt_script.c: the interpreter's path, then at most one argument, which may hold spaces.
+        let words = line.split { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") }
+        guard let first = words.first else {
+            throw Failure(.failed, what, "its first line names no interpreter")
+        }
+        let interpreter = FilePath(String(decoding: first, as: UTF8.self))
+        var run = try self.program(interpreter, what, mounts)
+        run.processName = program.processName
+        run.startedAs = nil
+        run.notes.append("\(path) is a script: what runs is \(interpreter), under the script's name")
+        if run.name == Array("env".utf8) {
+            run.notes.append(
+                "env executes another program, and the script's name is lost with that: explain the running process")
+        }
+        return run
+    }
+
+    private static func program(
+        _ path: FilePath, _ what: String, _ mounts: MountTable
+    ) throws(Failure) -> ExplainedProgram {
+        guard let identity = try ProgramFile.identity(of: path, mounts: mounts) else {
+            throw Failure(.failed, what, "there is no file \(path)", try: "give the path of an executable file")
+        }
+        let real = path.withPlatformString { name -> [UInt8]? in
+            guard let real = realpath(name, nil) else { return nil }
+            defer { free(real) }
+            return Array(UnsafeBufferPointer(start: real, count: strlen(real))).map(UInt8.init(bitPattern:))
+        }
+        guard let real, path.withPlatformString({ access($0, X_OK) }) == 0 else {
+            throw Failure(.failed, what, "\(path) cannot be executed", try: "give the path of an executable file")
+        }
+        let name = real.split(separator: UInt8(ascii: "/")).last.map(Array.init) ?? []
+        return ExplainedProgram(identity: identity, path: real, name: name, processName: [])
+    }
+
+    /// What stands behind `#!` on a script's first line; the kernel reads 256 bytes of it (BINPRM_BUF_SIZE).
+    private static func scriptLine(_ path: FilePath) -> [UInt8]? {
+        guard let file = try? openFile(path, O_RDONLY | O_NONBLOCK) else { return nil }
+        defer { close(file) }
+        var buffer = [UInt8](repeating: 0, count: 256)
+        let count = Glibc.read(file, &buffer, buffer.count)
+        guard count > 2, buffer.starts(with: Array("#!".utf8)) else { return nil }
+        return Array(buffer[2..<count].prefix { $0 != UInt8(ascii: "\n") })
+    }
+
+    // MARK: On the lists
+
+    /// By what the in-kernel programs find a program on a list: the three look-ups of `vip_judge()`.
+    enum Way: String, CaseIterable {
+        case executableName = "executable name"
+        case processName = "process name"
+        case file
+    }
+
+    /// The lists of each policy that the program is on, by each of the ways, in the bank in force.
+    func listings(_ maps: borrowing PolicyMapSet) throws(Failure) -> [Way: ListMasks] {
+        let bank = try maps.configuration().bank
+        var found: [Way: ListMasks] = [:]
+        if let row = try maps.scripts.value(of: vip_program_script(processName)) {
+            found[.processName] = row[bank: bank]
+        }
+        if let row = try maps.files.value(of: identity) { found[.file] = row[bank: bank] }
+        if let key = vip_program_name(name), let row = try maps.names.value(of: key) {
+            found[.executableName] = row[bank: bank]
+        }
+        return found
+    }
+}
