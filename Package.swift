@@ -83,7 +83,7 @@ let package = Package(
         .target(
             name: "VipCommands",
             dependencies: [
-                "Daemon", "Sessions", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess", "CFile",
+                "Daemon", "Leases", "Sessions", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess", "CFile",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),

@@ -46,6 +46,9 @@ public final class UDHCPCLeases: LeaseSource {
         }
     }
 
+    /// The program of the clients and its first arguments, where one is installed.
+    public static var installedClient: [String]? { Client.find() }
+
     private let shared: Shared
     private let ended = DispatchSemaphore(value: 0)
 

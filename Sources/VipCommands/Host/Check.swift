@@ -4,6 +4,7 @@ import ArgumentParser
 import BPFLoader
 import CVipABI
 import Glibc
+import Leases
 import PolicyMaps
 import Sessions
 import SystemPackage
@@ -99,6 +100,7 @@ struct HostCheck {
         facts += attached()
         facts += loopbacks()
         facts += addresses()
+        facts += leases()
         facts += blockers()
         facts += NameFacts.all()
         return facts
@@ -267,6 +269,30 @@ struct HostCheck {
         } catch {
             return [Self.bad("addresses", error)]
         }
+    }
+
+    /// What it takes to lease addresses, where the policy in force does.
+    private func leases() -> [CheckPayload.Fact] {
+        let subject = "DHCP"
+        guard let registry = try? instance.registry(), let policy = try? instance.policy(registry),
+            policy.leasesAddresses
+        else { return [] }
+        guard let client = UDHCPCLeases.installedClient else {
+            return [
+                .init(
+                    subject: subject, verdict: .bad, fact: "the policy leases addresses, and udhcpc is not installed",
+                    mend: "apt-get install udhcpc")
+            ]
+        }
+        // Who may not open the daemon's lock file cannot see it.
+        guard geteuid() != 0 || instance.state.hasDaemon else {
+            return [
+                .init(
+                    subject: subject, verdict: .bad, fact: "the policy leases addresses, and the daemon does not run",
+                    mend: "start it: systemctl start vip-bpfd")
+            ]
+        }
+        return [.init(subject: subject, verdict: .good, fact: "addresses are leased by \(client[0])")]
     }
 
     /// Processes outside every session that hold a wildcard port: it is taken on every address, the sessions' too.
