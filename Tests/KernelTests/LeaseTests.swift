@@ -349,6 +349,24 @@ struct LeaseTests {
         }
     }
 
+    @Test func aRenamedInterfaceIsFollowed() throws {
+        try DaemonHost.withLeases { host in
+            let server = try host.dnsmasq()
+            try host.start()
+            let ann = try host.login(1001, "ann")
+            try host.sandbox.sh("ip link set eth0 down && ip link set eth0 name lan0 && ip link set lan0 up")
+            try host.event("interface_renamed")
+            // It is another one to the client, and so leased anew; the server knows who it is.
+            let given = try host.event("address_given")
+            #expect(given.address == ann.address && given.interface == "lan0")
+            #expect(try host.sandbox.sh("ip -4 -o address show dev lan0").contains(" \(ann.address)/32 "))
+            #expect(try host.clients().count == 1)
+            try host.end(ann.shell)
+            try host.event("lease_released") { $0.interface == "lan0" }
+            #expect(server.status == nil)
+        }
+    }
+
     @Test func withoutAClientItSaysSo() throws {
         try DaemonHost.withLeases { host in
             let hidden = """
