@@ -101,7 +101,8 @@ let package = Package(
         .target(
             name: "VipCommands",
             dependencies: [
-                "Daemon", "Metrics", "Sessions", "Sockets", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess", "CFile",
+                "Daemon", "Leases", "Metrics", "Sessions", "Sockets", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess",
+                "CFile",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),

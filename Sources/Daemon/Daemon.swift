@@ -633,6 +633,10 @@ public final class Daemon {
                 }
                 continue
             }
+            if new.name != old.name {
+                lessee.rename(old.name, to: new.name)
+                leasesAt = .now
+            }
             if new.name != old.name, used.contains(old.name) {
                 let count = try change { change throws(Failure) in
                     try change.renameInterface(old.name, to: new.name)

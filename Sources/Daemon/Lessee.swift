@@ -85,6 +85,22 @@ final class Lessee {
     /// Ends the supervision. The leases are kept by their clients, for the next daemon.
     func close() { for source in sources.values { source.close() } }
 
+    /// An interface has another name: what is leased on it goes on there, with new clients.
+    func rename(_ old: String, to new: String) {
+        guard let source = sources.removeValue(forKey: old) else { return }
+        source.close()
+        for place in Array(states.keys) where place.interface == old { forget(place) }
+        places = places.filter { $0.value.interface != old }
+        broken[new] = nil
+        // Where something of that name is in the way, the leases are asked for anew.
+        for parent in [directory, runtime] {
+            if Glibc.rename(parent.appending(old).string, parent.appending(new).string) != 0 {
+                let failure = Failure.kernel(.current, "rename \(parent.appending(old))")
+                log.report(Event(.warning, "\(failure)", priority: .warning, interface: new, reason: failure.why))
+            }
+        }
+    }
+
     // MARK: What comes in
 
     /// Reports what has happened.

@@ -608,7 +608,7 @@ final class Supervisor: @unchecked Sendable {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: options.state.string)) ?? []
         for name in names where name.hasSuffix(".json") {
             let path = options.state.appending(name)
-            guard let file = LeaseFile.read(path), file.interface == options.interface else { continue }
+            guard let file = LeaseFile.read(path) else { continue }
             let entry = Entry(file.holder, ClientIdentifier(host: options.host, holder: file.holder))
             guard name == "\(entry.name).json", file.client == entry.name else { continue }
             var process: Client?
@@ -640,6 +640,15 @@ final class Supervisor: @unchecked Sendable {
                 // What it said meanwhile. The rest of the file is in what the lease file says.
                 readEvents(of: entry) { [self] said in
                     if said.uptime > file.stamp { take(said, from: entry) }
+                }
+                // Renamed: a client names its interface at each step, and its script and files are elsewhere now.
+                if file.interface != options.interface, let process = entry.process {
+                    kill(process)
+                    entry.process = nil
+                    entry.renewal = nil
+                    if let address = entry.address {
+                        emit(.troubled(entry.holder, address, why: "its udhcpc was on \(file.interface)"))
+                    }
                 }
             } else if let address = entry.address {
                 emit(.troubled(entry.holder, address, why: "its udhcpc ended while nobody looked"))

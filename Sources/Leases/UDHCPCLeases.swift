@@ -22,7 +22,7 @@ public final class UDHCPCLeases: LeaseSource {
         /// Ethernet or alike, up.
         public var interface: String
         /// What outlives a reboot, and the script of the clients: one directory for each interface, on a file system
-        /// that programs may be executed from.
+        /// that programs may be executed from. Where the interface was renamed, so may both directories be.
         public var state: FilePath
         /// What outlives this process: better in memory (/run), so that a full disk stops no renewal.
         public var runtime: FilePath
@@ -45,6 +45,9 @@ public final class UDHCPCLeases: LeaseSource {
             self.host = host
         }
     }
+
+    /// The program of the clients and its first arguments, where one is installed.
+    public static var installedClient: [String]? { Client.find() }
 
     private let shared: Shared
     private let ended = DispatchSemaphore(value: 0)

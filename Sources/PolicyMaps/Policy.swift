@@ -332,6 +332,13 @@ extension Policy {
             isolation: override?.isolation ?? isolation)
     }
 
+    /// Whether some sessions' addresses are leased.
+    public var leasesAddresses: Bool {
+        ([rules(for: nil)] + overrides.map { rules(for: $0) }).contains {
+            $0.virtualIP.enabled && $0.virtualIP.addresses.source == .dhcp
+        }
+    }
+
     /// The override of that name, and its number: 1 for the first. Number 0 is the base policy.
     public func override(named name: String) -> (number: Int, override: Override)? {
         numberedOverride { $0.name == name }

@@ -201,8 +201,11 @@ extension Registry {
         try db.execute(
             sql: """
                 INSERT OR REPLACE INTO former_addresses (key, user, released_at, released_boot, released_uptime)
-                SELECT ?, user, ?, ?, ? FROM sessions WHERE id = ?
-                """, arguments: [key(address), now.date, now.bootID, now.uptime, Int64(session)])
+                SELECT ?, user, ?, ?, ? FROM addresses JOIN sessions ON id = session_id WHERE id = ? AND address = ?
+                """,
+            arguments: [
+                key(address), now.date, now.bootID, now.uptime, Int64(session), address.description,
+            ])
     }
 
     /// What became free of a user's, the latest first.

@@ -263,6 +263,8 @@ struct LeaseTests {
                 refused.stderr.contains("its address is to be leased by DHCP, which the daemon does, and none runs;"),
                 "\(refused)")
             #expect(try sandbox.ctl("run", "--", "true").status == 1)
+            #expect(
+                try sandbox.ctl("check").stdout.contains("the policy leases addresses, and the daemon does not run"))
             #expect(try host.sessions().isEmpty)
             // With an address there is nothing to lease.
             let given = try sandbox.openSession("attached/given", id: 9, ips: ["198.51.100.90"])
@@ -273,6 +275,7 @@ struct LeaseTests {
             let opened = try sandbox.mustCtl("session", "open", "--cgroup", cgroup, "--user", "ann", "--json")
                 .decode(OpenSession.self)
             #expect(opened.virtualIps.count == 1 && opened.virtualIps[0].hasPrefix("198.51.100.1"))
+            #expect(try sandbox.ctl("check").stdout.contains("addresses are leased by /"))
             // The same user's second session has another one; and a command's first breath is with it.
             let shown = try sandbox.mustCtl("run", "--", Build.controller.path, "whoami", "--json").stdout
             #expect(shown.contains("198.51.100.1") && !shown.contains(opened.virtualIps[0]), "\(shown)")
@@ -280,6 +283,88 @@ struct LeaseTests {
             try sandbox.mustCtl("session", "close", "\(opened.id)")
             #expect(try host.event("lease_released").address == opened.virtualIps[0])
             #expect(try host.sessions().map(\.id) == [9])
+            #expect(server.status == nil)
+        }
+    }
+
+    /// Sessions, clients, interface and maps go with a boot; whose address it was does not.
+    @Test func afterABootTheSameUserAsksForTheSameAddress() throws {
+        try DaemonHost.withLeases { host in
+            let server = try host.hostile(#"{"offer": "198.51.100.101", "seconds": 60}"#)
+            try host.start()
+            let ann = try host.login(1001, "ann")
+            _ = try host.stop(SIGKILL)
+            for client in try host.clients() { kill(client, SIGKILL) }
+            try host.waitFor("the clients' end") { try host.clients().isEmpty }
+            let (sandbox, other) = (host.sandbox, "00000000-0000-0000-0000-000000000000")
+            try sandbox.sh(
+                """
+                rm -r '\(sandbox.stateDirectory)/run'
+                ip address del 198.51.100.101/32 dev eth0
+                sed -i 's/"bootID":"[^"]*"/"bootID":"\(other)"/' '\(sandbox.stateDirectory)'/leases/eth0/*.json
+                grep -q '\(other)' '\(sandbox.stateDirectory)'/leases/eth0/*.json
+                python3 -c 'import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); \
+                db.execute("UPDATE sessions SET boot_id = ?", sys.argv[2:]); db.commit()' \
+                '\(sandbox.stateDirectory)/registry.sqlite' \(other)
+                """)
+            try host.tell(server, "{}")
+            try host.start(waiting: false)
+            #expect(try host.event("session_opened").user == "ann")
+            #expect(try host.event("address_given").address == "198.51.100.101")
+            #expect(try host.tell(server, "{}").first?.hasPrefix("DISCOVER 198.51.100.101 ") == true)
+            #expect(try host.endings(of: "198.51.100.101") == ["earlier-boot", nil])
+            try host.end(ann.shell)
+            try host.event("lease_released")
+        }
+    }
+
+    /// Two sessions of one user's are two clients, and keep apart over a restart.
+    @Test func oneUsersSessionsHaveAnAddressEach() throws {
+        try DaemonHost.withLeases(DaemonHost.leasePolicy + "\nsessions: {unit: sessionScope}") { host in
+            let server = try host.dnsmasq()
+            try host.start()
+            var shells: [Program] = []
+            var addresses: [String] = []
+            for login in ["7", "8"] {
+                shells.append(try host.process(in: "\(DaemonHost.slice(1001))/session-\(login).scope"))
+                try host.logind("login \(login) 1001 ann")
+                addresses.append(try #require(try host.event("address_given").address))
+            }
+            #expect(addresses[0] != addresses[1])
+            _ = try host.stop(SIGKILL)
+            try host.end(shells[0])
+            try host.start()
+            #expect(try host.event("lease_released").address == addresses[0])
+            #expect(try host.sessions().map(\.virtualIps) == [[addresses[1]]])
+            // The slot that is free again, and with it the address.
+            let third = try host.process(in: "\(DaemonHost.slice(1001))/session-9.scope")
+            try host.logind("login 9 1001 ann")
+            #expect(try host.event("address_given").address == addresses[0])
+            #expect(try host.placed() == Set(addresses))
+            for shell in [shells[1], third] {
+                try host.end(shell)
+                try host.event("lease_released")
+            }
+            #expect(server.status == nil)
+        }
+    }
+
+    @Test func aRenamedInterfaceIsFollowed() throws {
+        try DaemonHost.withLeases { host in
+            let server = try host.dnsmasq()
+            try host.start()
+            let ann = try host.login(1001, "ann")
+            try host.sandbox.sh("ip link set eth0 down && ip link set eth0 name lan0 && ip link set lan0 up")
+            try host.event("interface_renamed")
+            #expect(try host.event("lease_troubled").reason == "its udhcpc was on eth0")
+            try host.waitFor("a client on lan0 that was answered") {
+                try host.clients().count == 1 && host.text("server.log").components(separatedBy: "DHCPACK").count == 3
+            }
+            #expect(try host.sandbox.sh("ip -4 -o address show dev lan0").contains(" \(ann.address)/32 "))
+            #expect(!host.seen.contains { $0.event == "address_taken" })
+            try host.end(ann.shell)
+            try host.event("lease_released") { $0.interface == "lan0" }
+            try host.waitFor("the release at the server") { host.text("dnsmasq.leases").isEmpty }
             #expect(server.status == nil)
         }
     }

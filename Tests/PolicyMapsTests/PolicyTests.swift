@@ -83,6 +83,38 @@ import Testing
         #expect(!base.rules(for: open).isolation)
     }
 
+    /// Where an override's addresses come from: its own pool, its own `source: dhcp`, else where the base policy's do.
+    @Test func anOverridesAddresses() throws {
+        func virtualIP(_ source: Policy.Addresses.Source, _ interface: String?, _ pool: String?) throws
+            -> Policy.VirtualIP
+        {
+            Policy.VirtualIP(
+                enabled: true,
+                addresses: Policy.Addresses(
+                    source: source, interface: interface, pool: try pool.map { [try AddressRange($0)] } ?? []))
+        }
+        let pool = Policy(virtualIP: try virtualIP(.pool, "eth0", "10.0.0.0/24"))
+        let dhcp = Policy(virtualIP: try virtualIP(.dhcp, "eth0", nil))
+        func rules(_ policy: Policy, _ own: Policy.VirtualIP) -> Policy.Addresses {
+            policy.rules(for: Policy.Override(name: "x", virtualIP: own)).virtualIP.addresses
+        }
+        let none = try virtualIP(.pool, nil, nil)
+        #expect(rules(pool, none).source == .pool && rules(pool, none).pool == pool.virtualIP.addresses.pool)
+        #expect(rules(dhcp, none).source == .dhcp && rules(dhcp, none).interface == "eth0")
+        let own = try virtualIP(.pool, nil, "10.1.0.0/24")
+        #expect(rules(dhcp, own).source == .pool && rules(dhcp, own).pool == own.addresses.pool)
+        let leased = try virtualIP(.dhcp, nil, nil)
+        #expect(rules(pool, leased).source == .dhcp && rules(pool, leased).pool.isEmpty)
+        #expect(rules(pool, leased).interface == "eth0")
+        #expect(try rules(pool, virtualIP(.dhcp, "eth1", nil)).interface == "eth1")
+        #expect(dhcp.leasesAddresses && !pool.leasesAddresses && !Policy().leasesAddresses)
+        let mixed = Policy(virtualIP: pool.virtualIP, overrides: [Policy.Override(name: "x", virtualIP: leased)])
+        #expect(mixed.leasesAddresses)
+        for policy in [pool, dhcp, mixed] {
+            #expect(try Policy.read(yaml: policy.yaml(), file: "written") == policy)
+        }
+    }
+
     @Test(arguments: ProgramList.allCases)
     func editsAList(list: ProgramList) throws {
         var policy = Policy()

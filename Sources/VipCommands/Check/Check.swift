@@ -57,6 +57,7 @@ struct Check: ParsableCommand {
         [
             KernelFacts.self, PrivilegeFacts.self, CgroupFacts.self, BPFFSFacts.self, HookFacts.self,
             AttachmentFacts.self, NeighbourFacts.self, PolicyFacts.self, LoopbackFacts.self, AddressFacts.self,
+            LeaseFacts.self,
             SysctlFacts.self, BlockerFacts.self, NameFacts.self, LogindFacts.self, DaemonFacts.self,
         ]
     }
