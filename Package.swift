@@ -92,7 +92,8 @@ let package = Package(
         .target(
             name: "Daemon",
             dependencies: [
-                "Leases", "Metrics", "Sessions", "PolicyMaps", "BPFLoader", "CNetlink", "CProcess", "CSystemd", "CVipABI",
+                "Leases", "Metrics", "Sessions", "PolicyMaps", "BPFLoader", "CNetlink", "CProcess", "CSystemd",
+                "CVipABI",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ],

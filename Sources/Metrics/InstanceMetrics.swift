@@ -42,7 +42,8 @@ extension MetricsPage {
             Double(attached.values.count { links in Hook.ofCgroups.contains { links[$0.name]?.cgroupID ?? 0 == 0 } }))
         let counters = try HookCounters.read(instance.pins)
         add(
-            "vip_bpf_calls_total", .counter, "Calls of sessions' programs that came as far as a decision, by hook and outcome.",
+            "vip_bpf_calls_total", .counter,
+            "Calls of sessions' programs, by hook and outcome.",
             counters.flatMap { counter in
                 CallOutcome.allCases.map { outcome in
                     (
@@ -86,9 +87,12 @@ extension MetricsPage {
         let policy = try instance.policy(registry)
         // What whenUnavailable decides for.
         add(
-            "vip_bpf_sessions_without_address", .gauge, "Open sessions that have no virtual IP, though the policy gives one.",
+            "vip_bpf_sessions_without_address", .gauge,
+            "Open sessions without the virtual IP of the policy.",
             Double(try instance.withoutAddress(records, under: policy)))
-        try addPools(policy, used: Set(try registry.usedAddresses().keys), held: try registry.heldAddresses(bootID: try BootID.current()))
+        try addPools(
+            policy, used: Set(try registry.usedAddresses().keys),
+            held: try registry.heldAddresses(bootID: try BootID.current()))
     }
 
     private mutating func addPools(_ policy: Policy, used: Set<IPAddress>, held: Set<IPAddress>) throws(Failure) {

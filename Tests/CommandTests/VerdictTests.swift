@@ -13,7 +13,8 @@ struct VerdictTests {
         virtualLoopbacks: [IPAddress("127.0.0.8")!])
 
     private static func use(
-        _ call: AddressUse.Call, _ transport: AddressUse.Transport, _ address: String, _ port: UInt16, asked: Bool = true,
+        _ call: AddressUse.Call, _ transport: AddressUse.Transport, _ address: String, _ port: UInt16,
+        asked: Bool = true,
         sharesPort: Bool? = false, sharesAddress: Bool? = false
     ) -> AddressUse {
         let address = IPAddress(address)!
