@@ -189,6 +189,7 @@ install: ## put everything below DESTDIR: PREFIX/sbin, the module, units, PAM, c
 		chmod 644 "$$2"; \
 	}; \
 	share=$(DESTDIR)$(PREFIX)/share; \
+	install -D -m 644 -t "$$share/vip-bpf" packaging/prometheus/vip-bpf.rules.yaml packaging/grafana/vip-bpf.json; \
 	completion bash "$$share/bash-completion/completions/vip-bpfctl"; \
 	completion zsh "$$share/$(ZSH_COMPLETIONS)/_vip-bpfctl"; \
 	completion fish "$$share/fish/vendor_completions.d/vip-bpfctl.fish"

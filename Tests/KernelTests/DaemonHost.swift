@@ -75,8 +75,17 @@ final class DaemonHost {
     /// The name of a user's slice, relative to the sandbox's cgroup.
     static func slice(_ uid: Int) -> String { "attached/user-\(uid).slice" }
 
-    /// A process in a cgroup, until it is ended.
-    func process(in cgroup: String) throws -> Program { try sandbox.start(["sleep", "600"], in: cgroup) }
+    /// A process in a cgroup, until it is ended. It is there when this returns.
+    func process(in cgroup: String) throws -> Program {
+        let program = try sandbox.start(["sleep", "600"], in: cgroup)
+        let procs = "\(sandbox.cgroup)/\(cgroup)/cgroup.procs"
+        let deadline = ContinuousClock.now + Program.patience
+        while try !KernelFile.read(procs).split(separator: "\n").contains("\(program.pid)") {
+            guard ContinuousClock.now < deadline else { throw HarnessError("\(program.pid) is not in \(cgroup)") }
+            usleep(5000)
+        }
+        return program
+    }
 
     func end(_ program: Program) throws {
         program.signal(SIGKILL)

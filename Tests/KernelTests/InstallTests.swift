@@ -48,6 +48,7 @@ import Testing
                 "644 \(below)/share/doc/vip-bpf/examples/pam-snippet",
                 "644 \(below)/share/fish/vendor_completions.d/vip-bpfctl.fish",
                 "644 \(below)/share/pam-configs/vip-bpf",
+                "644 \(below)/share/vip-bpf/vip-bpf.json", "644 \(below)/share/vip-bpf/vip-bpf.rules.yaml",
                 "644 \(below)/share/zsh/\(zsh)/_vip-bpfctl",
             ]
             #expect(files.map(String.init).sorted() == expected.sorted())
