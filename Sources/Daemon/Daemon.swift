@@ -555,16 +555,7 @@ public final class Daemon {
     }
 
     private func report(closed record: SessionRecord, _ reason: String) {
-        for address in record.addresses {
-            log.report(
-                Event(
-                    .addressTaken, "\(address.address) was session \(record.id)'s", of: record, address: address,
-                    reason: reason))
-        }
-        log.report(
-            Event(
-                .sessionClosed, "session \(record.id) of \(record.user ?? "-") is closed: \(reason)", priority: .notice,
-                of: record, reason: reason))
+        for event in Event.closing(of: record, because: reason) { log.report(event) }
     }
 
     /// Watches what says that there is something to do.

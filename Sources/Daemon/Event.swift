@@ -106,6 +106,17 @@ public struct Event: Sendable, Hashable {
             address: address?.address.description, interface: address?.interface, reason: reason)
     }
 
+    /// What a session's end is told by: each address that it had, and that it is closed.
+    public static func closing(of record: SessionRecord, because reason: String) -> [Event] {
+        record.addresses.map {
+            Event(.addressTaken, "\($0.address) was session \(record.id)'s", of: record, address: $0, reason: reason)
+        } + [
+            Event(
+                .sessionClosed, "session \(record.id) of \(record.user ?? "-") is closed: \(reason)",
+                priority: .notice, of: record, reason: reason)
+        ]
+    }
+
     public init(_ conflict: AddressConflict) {
         self.init(
             .addressConflict, conflict.message, priority: .error, address: conflict.question.address.description,
@@ -189,6 +200,12 @@ public struct EventLog: Sendable {
     public init(_ place: Place? = nil, isLogin: Bool = false) {
         self.place = place
         self.isLogin = isLogin
+    }
+
+    /// For a command, which says to its caller what there is to say: events, where there is a journal to take them.
+    public static func reportOfCommand(_ events: [Event]) {
+        guard access(journal, W_OK) == 0 else { return }
+        for event in events { _ = send(event.journalFields) }
     }
 
     public func report(_ event: Event) {

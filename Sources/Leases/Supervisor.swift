@@ -94,7 +94,8 @@ final class Supervisor: @unchecked Sendable {
         bootID = try BootID.current()
         try StateDirectory(options.runtime).create()
         // Two of us would each hear half of what the clients say.
-        lock = try StateDirectory(options.state).lock(timeout: .zero)
+        // Not at once: a process that somebody starts just now has every lock of its parent's, until it is another program.
+        lock = try StateDirectory(options.state).lock(timeout: .seconds(2))
         let script = options.state.appending("event")
         // A new file in its place: one that is being executed cannot be written.
         let new = options.state.appending("event.new")

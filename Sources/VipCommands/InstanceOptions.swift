@@ -2,6 +2,7 @@
 
 public import ArgumentParser
 import BPFLoader
+import Daemon
 import Foundation
 import Logging
 public import PolicyMaps
@@ -46,6 +47,7 @@ struct InstanceOptions: ParsableArguments {
     /// Opens sessions; warnings come out on standard error when it has succeeded.
     func open(_ requests: (borrowing Change) throws(Failure) -> [SessionRequest]) throws(Failure) -> Opened {
         let opened = try instance.open(logger, requests: requests)
+        EventLog.reportOfCommand(Event.opening(of: opened))
         for warning in opened.conflicts.map(\.message) + opened.warnings { logger.warning("\(warning)") }
         return opened
     }

@@ -3,6 +3,7 @@
 import ArgumentParser
 import BPFLoader
 import CProcess
+import Daemon
 import Glibc
 import Logging
 import PolicyMaps
@@ -96,7 +97,8 @@ struct Run: ParsableCommand {
         try options.change { change throws(Failure) in
             // Another command may have closed it meanwhile.
             if try change.registry.session(id: record.id)?.cgroupID == record.cgroupID {
-                try change.close(record.id, because: .runEnded)
+                let ended = try change.close(record.id, because: .runEnded)
+                EventLog.reportOfCommand(Event.closing(of: ended, because: "the command has ended"))
             } else if record.isCgroupThere {
                 try Cgroup(path: record.cgroupPath).remove()
             }

@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import BPFLoader
+import Daemon
 import PolicyMaps
 import Sessions
 import SystemPackage
@@ -169,6 +170,7 @@ struct SessionClose: ParsableCommand {
         let (record, prefix) = try options.change { change throws(Failure) in
             (try change.close(id), try change.registry.loopbackPrefix())
         }
+        EventLog.reportOfCommand(Event.closing(of: record, because: "closed by hand"))
         if output.json { try output.print(SessionPayload(record, prefix: prefix, state: "closed")) }
     }
 }
