@@ -424,6 +424,7 @@ public final class Daemon {
         let records = try change.open(requests(wanted, mounts, change))
         let opened = Opened(records: records, warnings: change.warnings, unaddressed: change.unaddressed)
         for event in Event.opening(of: opened) { log.report(event) }
+        for refused in opened.unaddressed { said["lease \(refused.session)"] = "\(refused.failure)" }
         return records
     }
 
@@ -470,11 +471,11 @@ public final class Daemon {
             if let failure { complain("leases of \(interface)", failure) } else { settle("leases of \(interface)") }
         }
         for (record, failure) in plan.refused {
-            once(
-                "lease \(record.id)",
-                Event(
-                    .addressRefused, "session \(record.id) has no address: \(failure)", priority: .error, of: record,
-                    reason: failure.why))
+            once("lease \(record.id)", Self.refused(record, failure))
+        }
+        // Why changes as addresses come and go, so that it has been said is what counts.
+        for (record, failure) in wishes.unavailable where said["lease \(record.id)"] == nil {
+            once("lease \(record.id)", Self.refused(record, failure))
         }
         leaseRetryAt = plan.until
         let gifts = plan.given + picked.map { ($0.record, $0.address) }
@@ -510,6 +511,12 @@ public final class Daemon {
             }
             return isDone
         }
+    }
+
+    private static func refused(_ record: SessionRecord, _ failure: Failure) -> Event {
+        Event(
+            .addressRefused, "session \(record.id) has no address: \(failure)", priority: .error, of: record,
+            reason: failure.why)
     }
 
     /// Those of the addresses that no other host has, as far as is known; the link is asked about the others, and this is called

@@ -22,6 +22,8 @@ public struct AddressWishes: Sendable {
     public var leases: [LeaseWish] = []
     /// Free addresses of the pool, for sessions that were opened when there was none, or before the policy had one.
     public var picked: [KeptAddress] = []
+    /// Sessions for which the pool has none, and why.
+    public var unavailable: [(record: SessionRecord, failure: Failure)] = []
 }
 
 extension Instance {
@@ -65,11 +67,13 @@ extension Instance {
             if picking == nil { picking = try Picking(registry, netlink, bootID: record.bootID) }
             let isOwn = override?.virtualIP?.addresses.pool.isEmpty == false
             for family in missing {
-                guard
-                    let address = try picking?.pick(
-                        family, for: record, virtualIP.addresses, number, isOwn ? override?.name : nil, netlink)
-                else { continue }
-                wishes.picked.append(KeptAddress(record: record, address: address))
+                switch try picking?.pick(
+                    family, for: record, virtualIP.addresses, number, isOwn ? override?.name : nil, netlink)
+                {
+                case .success(let address)?: wishes.picked.append(KeptAddress(record: record, address: address))
+                case .failure(let failure)?: wishes.unavailable.append((record, failure))
+                case nil: continue
+                }
             }
         }
         return wishes
@@ -153,24 +157,29 @@ private struct Picking {
         now = .now(bootID: bootID)
     }
 
-    /// An address of the pool for a session; `nil` where none is free, as was said when the session was opened.
+    /// An address of the pool for a session, or why none is free; `nil` where the pool has none of the family at all.
     mutating func pick(
         _ family: IPAddress.Family, for record: SessionRecord, _ addresses: Policy.Addresses, _ number: Int,
         _ override: String?, _ netlink: Netlink
-    ) throws(Failure) -> SessionRecord.Address? {
+    ) throws(Failure) -> Result<SessionRecord.Address, Failure>? {
         if pools[number] == nil { pools[number] = try PoolPicker(addresses, override: override, now: now) }
         guard var pool = pools[number], pool.has(family) else { return nil }
         defer { pools[number] = pool }
-        guard
-            let pick = try? pool.pick(
-                family, for: record.user, registry, used: owners,
+        let pick: PoolPicker.Pick
+        do throws(Failure) {
+            pick = try pool.pick(
+                family, for: record.user, registry, used: owners, held: held,
                 taken: { owners[$0] != nil || host.contains($0) || unusable.contains($0) || held.contains($0) })
-        else { return nil }
+        } catch {
+            return .failure(error)
+        }
         owners[pick.address] = record.id
-        return addresses.placement == .route
-            ? .init(pick.address, interface: "lo", placed: false, fromPool: true)
-            : .init(
-                pick.address, interface: try netlink.interface(for: addresses, family), placed: true, fromPool: true)
+        return .success(
+            addresses.placement == .route
+                ? .init(pick.address, interface: "lo", placed: false, fromPool: true)
+                : .init(
+                    pick.address, interface: try netlink.interface(for: addresses, family), placed: true,
+                    fromPool: true))
     }
 }
 
