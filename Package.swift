@@ -54,6 +54,13 @@ let package = Package(
             swiftSettings: features
         ),
         .target(
+            name: "Sockets",
+            dependencies: [
+                "PolicyMaps", "BPFLoader", "CNetlink", .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
             name: "Sessions",
             dependencies: [
                 "PolicyMaps", "BPFLoader", "CNetlink", "CVipABI",
@@ -75,7 +82,7 @@ let package = Package(
         .target(
             name: "VipCommands",
             dependencies: [
-                "Daemon", "Sessions", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess", "CFile",
+                "Daemon", "Sessions", "Sockets", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess", "CFile",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
@@ -103,7 +110,8 @@ let package = Package(
         .testTarget(
             name: "SessionsTests",
             dependencies: [
-                "Sessions", "PolicyMaps", "BPFLoader", .product(name: "SystemPackage", package: "swift-system"),
+                "Sessions", "Sockets", "PolicyMaps", "BPFLoader",
+                .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
         ),

@@ -331,7 +331,7 @@ public struct Cgroup: Sendable, Hashable {
     // MARK: How it is found
 
     /// The `0::` line of /proc/PID/cgroup, without the mark of a removed cgroup; `nil` without such a line.
-    static func path(inProcCgroup text: [UInt8]) -> FilePath? {
+    package static func path(inProcCgroup text: [UInt8]) -> FilePath? {
         let prefix = Array("0::/".utf8)
         guard let line = text.split(separator: UInt8(ascii: "\n")).first(where: { $0.starts(with: prefix) }) else {
             return nil
