@@ -37,7 +37,7 @@ let package = Package(
         .target(
             name: "BPFLoader",
             dependencies: [
-                "CLibBPF", "CVipABI", "CVipObject",
+                "CFile", "CLibBPF", "CVipABI", "CVipObject",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
