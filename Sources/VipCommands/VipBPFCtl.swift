@@ -24,7 +24,8 @@ public struct VipBPFCtl: ParsableCommand {
         version: "0.1.0",
         subcommands: [
             Attach.self, Detach.self, PolicyCommand.self, ProgramCommand.self, SessionCommand.self, Run.self,
-            MapCommand.self, Status.self, Watch.self, Check.self, DaemonCommand.self, NamesCommand.self, Who.self, Whoami.self,
+            MapCommand.self, Status.self, Watch.self, Top.self, Check.self, DaemonCommand.self, NamesCommand.self,
+            Who.self, Whoami.self,
         ]
     )
 
