@@ -111,6 +111,8 @@ final class SessionActivity {
     ///
     /// - Parameter measuring: `false` at the beginning, where there is nothing to divide by yet.
     func look(measuring: Bool = true) throws(Failure) -> Snapshot {
+        // A listener that is new has nothing to divide by yet, either.
+        let isMeasured = measuring && calls != nil
         if calls == nil { try listen() }
         var snapshot = Snapshot()
         let registry = try instance.registry()
@@ -132,7 +134,7 @@ final class SessionActivity {
             snapshot.socketsMissing = "\(error)"
         }
 
-        let tally = measuring ? try calls?.take() : nil
+        let tally = isMeasured ? try calls?.take() : nil
         if let tally {
             snapshot.measured = tally.time
             snapshot.lost = tally.lost
