@@ -27,18 +27,20 @@ let package = Package(
     targets: [
         // C libraries of the host, and the C that is ours.
         .systemLibrary(name: "CLibBPF", pkgConfig: "libbpf", providers: [.apt(["libbpf-dev", "libelf-dev"])]),
+        .systemLibrary(name: "CNcurses", providers: [.apt(["libncurses-dev"])]),
         .systemLibrary(name: "CNetlink", pkgConfig: "libnl-route-3.0", providers: [.apt(["libnl-route-3-dev"])]),
         .systemLibrary(name: "CSystemd", pkgConfig: "libsystemd", providers: [.apt(["libsystemd-dev"])]),
         .target(name: "CVipABI"),
         .target(name: "CVipObject"),
         .target(name: "CProcess"),
         .target(name: "CFile"),
+        .target(name: "CTerminal"),
 
         // Each of these depends only on those above it.
         .target(
             name: "BPFLoader",
             dependencies: [
-                "CLibBPF", "CVipABI", "CVipObject",
+                "CFile", "CLibBPF", "CVipABI", "CVipObject",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
@@ -103,7 +105,7 @@ let package = Package(
             name: "VipCommands",
             dependencies: [
                 "Daemon", "Leases", "Metrics", "Sessions", "Sockets", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess",
-                "CFile",
+                "CFile", "CNcurses", "CTerminal",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),

@@ -71,6 +71,11 @@ public struct Cgroup: Sendable, Hashable {
         self.init(path: canonical, id: id, level: UInt32(below.components.count))
     }
 
+    /// A cgroup that was looked up before, as it was noted then; it may have gone since: ``isSame``.
+    package init(notedPath path: FilePath, id: UInt64, level: UInt32) {
+        self.init(path: path, id: id, level: level)
+    }
+
     private init(path: FilePath, id: UInt64, level: UInt32) {
         self.path = path
         self.id = id
@@ -152,8 +157,24 @@ public struct Cgroup: Sendable, Hashable {
     /// - Throws: ``Failure`` where cgroup.procs cannot be read, a threaded cgroup's among them.
     public func processes(subtree: Bool = false) throws(Failure) -> [pid_t] {
         guard isSame else { return [] }
+        return try processes(in: subtree ? try directoriesBottomUp() : [path])
+    }
+
+    /// The processes in the cgroup and below, as ``processes(subtree:)``, but no more than so many cgroups are looked at.
+    ///
+    /// - Returns: besides the processes, whether these are all.
+    package func processes(
+        inCgroupsAtMost limit: Int
+    ) throws(Failure) -> (processes: [pid_t], isAll: Bool) {
+        guard isSame else { return ([], true) }
+        let directories = try directoriesBottomUp(atMost: limit + 1)
+        // Those at the end are the uppermost.
+        return (try processes(in: directories.suffix(limit)), directories.count <= limit)
+    }
+
+    private func processes(in directories: some Sequence<FilePath>) throws(Failure) -> [pid_t] {
         var found: Set<pid_t> = []
-        for directory in subtree ? try directoriesBottomUp() : [path] {
+        for directory in directories {
             do throws(Errno) {
                 let text = try readWholeFile(directory.appending("cgroup.procs"))
                 found.formUnion(
@@ -400,8 +421,8 @@ public struct Cgroup: Sendable, Hashable {
     /// A file of a cgroup that was removed: ENOENT when it is opened, ENODEV when it was open.
     private static func isGone(_ error: Errno) -> Bool { error == .noSuchFileOrDirectory || error.rawValue == ENODEV }
 
-    /// This cgroup's directory and all below it, each after those below it.
-    private func directoriesBottomUp() throws(Failure) -> [FilePath] {
+    /// This cgroup's directory and all below it, each after those below it; with a limit, the uppermost of them.
+    private func directoriesBottomUp(atMost limit: Int = .max) throws(Failure) -> [FilePath] {
         var found = [path]
         var next = 0
         while next < found.count {
@@ -413,7 +434,7 @@ public struct Cgroup: Sendable, Hashable {
                 throw .system("list the cgroups below \(directory)", error)
             }
             defer { closedir(stream) }
-            while let entry = readdir(stream) {
+            while found.count < limit, let entry = readdir(stream) {
                 guard entry.pointee.d_type == UInt8(DT_DIR) else { continue }
                 let name = withUnsafePointer(to: &entry.pointee.d_name) {
                     $0.withMemoryRebound(to: CChar.self, capacity: Int(NAME_MAX) + 1) {

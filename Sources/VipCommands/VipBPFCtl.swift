@@ -25,8 +25,8 @@ public struct VipBPFCtl: ParsableCommand {
         version: "0.1.0",
         subcommands: [
             Attach.self, Detach.self, PolicyCommand.self, ProgramCommand.self, SessionCommand.self, Run.self,
-            MapCommand.self, Status.self, Watch.self, MetricsCommand.self, Check.self, Explain.self, Discover.self,
-            DaemonCommand.self, NamesCommand.self, Who.self, Whoami.self, SelfTestChild.self,
+            MapCommand.self, Status.self, Watch.self, Top.self, MetricsCommand.self, Check.self, Explain.self,
+            Discover.self, DaemonCommand.self, NamesCommand.self, Who.self, Whoami.self, SelfTestChild.self,
         ]
     )
 

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import BPFLoader
+import CVipABI
+import Foundation
+import PolicyMaps
+import Synchronization
+
+/// Counts, by session, the calls that were rewritten or refused, on a thread of its own: waiting for events blocks.
+final class CallRates: Sendable {
+    /// Calls, or calls per second.
+    struct Calls<Number: Sendable>: Sendable {
+        var rewritten: Number
+        var refused: Number
+    }
+
+    /// What came since the last time.
+    struct Tally: Sendable {
+        var calls: [UInt32: Calls<UInt64>] = [:]
+        /// Events without room in the ring buffer: nobody knows whose they are.
+        var lost: UInt64 = 0
+        /// For how long nothing was written, since this process was stopped.
+        var gap: Duration = .zero
+        var time: Duration = .zero
+
+        /// Whether there may have been more calls than these.
+        var isLowerBound: Bool { lost > 0 || gap > .zero }
+    }
+
+    /// Readable once the thread has ended.
+    let done: WakeUp
+    private let stop: WakeUp
+    private let state: Mutex<State>
+
+    private struct State {
+        /// Until the thread has it.
+        var listener: EventListener?
+        weak var listening: EventListener?
+        var tally = Tally()
+        var since = ContinuousClock.now
+        var failure: Failure?
+    }
+
+    /// Begins to listen.
+    ///
+    /// - Throws: ``Failure`` where nothing is attached, and where as many listen already as can.
+    init(_ pins: PinDirectory) throws(Failure) {
+        let outcomes = CallOutcome.allCases.filter { $0 == .rewritten || $0.isRefused }
+        let done = try WakeUp()
+        let stop = try WakeUp()
+        let listener = try EventListener(pins, EventFilter(outcomes: Set(outcomes)))
+        self.done = done
+        self.stop = stop
+        state = Mutex(State(listener: listener, listening: listener))
+    }
+
+    /// Once, and ``end()`` after it.
+    func start() {
+        let thread = Thread { [self] in
+            count()
+            done()
+        }
+        thread.name = "events"
+        thread.start()
+    }
+
+    /// What came since this was last called.
+    ///
+    /// - Throws: ``Failure`` where there is nothing to listen to any more.
+    func take() throws(Failure) -> Tally {
+        let now = ContinuousClock.now
+        let (tally, failure) = state.withLock { state in
+            var tally = state.tally
+            tally.time = now - state.since
+            state.tally = Tally()
+            state.since = now
+            return (tally, state.failure)
+        }
+        if let failure { throw failure }
+        return tally
+    }
+
+    /// Has the thread give up its place among the listeners, and waits for that.
+    func end() {
+        stop()
+        state.withLock { $0.listening }?.interrupt()
+        _ = done.sleep(for: .seconds(2))
+    }
+
+    /// Holds the listener alone, so that it has ended when this returns.
+    private func count() {
+        let taken = state.withLock { state in
+            defer { state.listener = nil }
+            return state.listener
+        }
+        guard let listener = taken else { return }
+        while stop.sleep(for: .zero) {
+            do throws(Failure) {
+                add(try listener.poll(atMost: 4096, timeout: .seconds(1)))
+            } catch {
+                return state.withLock { $0.failure = error }
+            }
+        }
+    }
+
+    private func add(_ batch: EventBatch) {
+        guard !batch.events.isEmpty || batch.lost > 0 || !batch.gaps.isEmpty else { return }
+        state.withLock { state in
+            for event in batch.events {
+                guard let outcome = CallOutcome(rawValue: event.outcome) else { continue }
+                var calls = state.tally.calls[event.session] ?? Calls(rewritten: 0, refused: 0)
+                if outcome == .rewritten { calls.rewritten += 1 } else if outcome.isRefused { calls.refused += 1 }
+                state.tally.calls[event.session] = calls
+            }
+            state.tally.lost += batch.lost
+            for gap in batch.gaps { state.tally.gap += .nanoseconds(Int64(gap.upperBound - gap.lowerBound)) }
+        }
+    }
+}

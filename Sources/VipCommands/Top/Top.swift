@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import BPFLoader
+import Foundation
+import Glibc
+import PolicyMaps
+import Sessions
+import Synchronization
+import SystemPackage
+
+struct Top: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Show what the sessions are doing, in a live table.",
+        discussion: """
+            A row for each session: its user, calls rewritten and refused per second over the last interval, TCP and UDP \
+            sockets in this network namespace, processes, virtual IPs, virtual loopback, and the names of its programs. \
+            '>' in front of a rate: it is at least that, for events came faster than they could be counted. '-': not known.
+
+            Where standard output is no terminal, and with --once or --json, it measures for one interval and prints one \
+            table or document. Rates come from the events that 'watch' prints; where four listen to them already there are \
+            none, and a line says so.
+
+            KEYS
+              q           quit (Ctrl-C, too)
+              s u r k p   sort by session, user, rate, sockets, programs; the same key again, or R: the other way round
+              space       pause
+              arrows, Page Up, Page Down, Home, End
+              h           a line of help
+
+            EXAMPLES
+              vip-bpfctl top --sort rate
+              vip-bpfctl top --json --interval 10 | jq '.sessions[] | select(.refused_per_second > 0)'
+            """
+    )
+
+    @Option(help: ArgumentHelp("How often to look, and over how long rates are measured.", valueName: "seconds"))
+    var interval: Double = 2
+
+    @Option(help: "What to sort by.")
+    var sort: TopKey = .session
+
+    @Flag(help: "Sort the other way round.")
+    var reverse = false
+
+    @Flag(help: "Print one table and end, on a terminal as well.")
+    var once = false
+
+    @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        guard interval >= 0.1, interval <= 3600 else {
+            throw ValidationError("--interval \(interval) is none: a number of seconds from 0.1 to 3600")
+        }
+    }
+
+    func run() throws {
+        let interval = Duration.seconds(interval)
+        let order = TopOrder(key: sort, isReversed: reverse)
+        // Before there are threads, so that none of them gets one.
+        let ending = try SignalReader([SIGINT, SIGTERM, SIGHUP])
+        if once || output.json || !StandardOutput.isTerminal {
+            return try output.print(TopPayload(snapshot(interval, order, ending)))
+        }
+        let live = try LiveTable(options.instance, order, interval)
+        live.start()
+        var polls = [
+            pollfd(fd: ending.descriptor, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: live.done.descriptor.raw, events: Int16(POLLIN), revents: 0),
+        ]
+        while poll(&polls, 2, -1) < 0, errno == EINTR {}
+        try live.end()
+    }
+
+    /// One look, after an interval in which to count; a signal cuts that short.
+    private func snapshot(
+        _ interval: Duration, _ order: TopOrder, _ ending: borrowing SignalReader
+    ) throws(Failure) -> SessionActivity.Snapshot {
+        let activity = try SessionActivity(options.instance)
+        if activity.isMeasuring {
+            var polls = [
+                pollfd(fd: ending.descriptor, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: activity.ended, events: Int16(POLLIN), revents: 0),
+            ]
+            poll(&polls, 2, interval.milliseconds)
+        }
+        var snapshot = try activity.look()
+        activity.readPrograms(of: snapshot.rows.indices, in: &snapshot)
+        order.sort(&snapshot.rows)
+        return snapshot
+    }
+}
+
+extension Duration {
+    /// For poll(2): rounded up, at least 0.
+    fileprivate var milliseconds: CInt {
+        CInt(clamping: Int64(max(0, (self / .milliseconds(1)).rounded(.up))))
+    }
+}
+
+/// The table on the terminal, on a thread of its own: a terminal that takes nothing more must not keep the process.
+private final class LiveTable: Sendable {
+    /// Readable once the thread has ended.
+    let done: WakeUp
+    private let stop: WakeUp
+    private let signals: SignalReader
+    private let instance: Instance
+    private let order: TopOrder
+    private let interval: Duration
+    private let result: Mutex<Result<Void, Failure>?>
+
+    /// Of the time, at most a fifth goes into looking: with very many sessions it looks less often.
+    private static let idleShare = 5
+
+    init(_ instance: Instance, _ order: TopOrder, _ interval: Duration) throws(Failure) {
+        let done = try WakeUp()
+        let stop = try WakeUp()
+        let signals = try SignalReader([SIGWINCH, SIGTSTP, SIGCONT])
+        self.done = done
+        self.stop = stop
+        self.signals = signals
+        self.instance = instance
+        self.order = order
+        self.interval = interval
+        result = Mutex(nil)
+    }
+
+    func start() {
+        let thread = Thread { [self] in
+            var outcome: Result<Void, Failure> = .success(())
+            do throws(Failure) {
+                try show()
+            } catch {
+                outcome = .failure(error)
+            }
+            result.withLock { $0 = outcome }
+            done()
+        }
+        thread.name = "screen"
+        thread.start()
+    }
+
+    /// Has the thread end, and throws what it failed of.
+    func end() throws(Failure) {
+        stop()
+        if done.sleep(for: .seconds(2)) { Screen.restoreAtOnce() }
+        if case .failure(let failure) = result.withLock({ $0 }) { throw failure }
+    }
+
+    private func show() throws(Failure) {
+        // What can fail for a reason to be read comes before the screen.
+        let activity = try SessionActivity(instance)
+        var snapshot = try activity.look(measuring: false)
+        var screen = try Screen()
+        var view = TopView(order)
+        order.sort(&snapshot.rows)
+        var trouble: String?
+        var current = interval
+        // The first rates soon.
+        var next = ContinuousClock.now + min(interval, .seconds(1))
+
+        while true {
+            let notes = (trouble.map { [$0] } ?? []) + TopText.notes(snapshot)
+            let rows = view.visibleRows(snapshot, notes: notes, height: screen.height)
+            activity.readPrograms(of: rows, in: &snapshot, onlyNew: true)
+            screen.draw(view.lines(snapshot, rows: rows, notes: notes, interval: current, on: screen))
+
+            var polls = [
+                pollfd(fd: stop.descriptor.raw, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: activity.ended, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: screen.isShown ? screen.input : -1, events: Int16(POLLIN), revents: 0),
+            ]
+            var wait = view.isPaused ? -1 : (next - .now).milliseconds
+            // A shell gives a job that runs in the background the terminal without a word.
+            if !screen.isShown { wait = wait < 0 ? 500 : min(wait, 500) }
+            guard poll(&polls, nfds_t(polls.count), wait) >= 0 || errno == EINTR else { return }
+            if polls[0].revents != 0 { return }
+            if !screen.isShown { screen.resume() }
+            while let signal = signals.next() {
+                switch signal.number {
+                case SIGWINCH: screen.fit()
+                case SIGTSTP:
+                    screen.suspend()
+                    screen.resume()
+                default: screen.resume()
+                }
+            }
+            // The terminal has gone.
+            if polls[3].revents & Int16(POLLHUP | POLLERR | POLLNVAL) != 0 { return }
+            var isSorted = true
+            while let key = screen.key() {
+                switch view.press(key, rows: rows.count) {
+                case .quit: return
+                case .sort: isSorted = false
+                case .nothing: break
+                }
+            }
+            if polls[2].revents != 0 || !view.isPaused && next <= .now {
+                let begin = ContinuousClock.now
+                do throws(Failure) {
+                    var looked = try activity.look()
+                    if view.order.key == .programs {
+                        activity.readPrograms(in: &looked, until: begin + interval / Self.idleShare)
+                    }
+                    snapshot = looked
+                    view.order.sort(&snapshot.rows)
+                    isSorted = true
+                    let rows = view.visibleRows(snapshot, notes: TopText.notes(snapshot), height: screen.height)
+                    activity.readPrograms(of: rows, in: &snapshot)
+                    trouble = nil
+                } catch {
+                    // Nothing to listen to any more is the end; a registry that is locked for long is not.
+                    if polls[2].revents != 0 { throw error }
+                    trouble = "\(error)"
+                }
+                current = max(interval, (ContinuousClock.now - begin) * Self.idleShare)
+                next = begin + current
+            }
+            if !isSorted {
+                if view.order.key == .programs {
+                    activity.readPrograms(in: &snapshot, until: .now + interval / Self.idleShare)
+                }
+                view.order.sort(&snapshot.rows)
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import Sessions
+
+/// By which column the sessions are sorted.
+enum TopKey: String, CaseIterable, ExpressibleByArgument {
+    case session, user, rate, sockets, programs
+
+    /// The key to press.
+    var letter: Character {
+        switch self {
+        case .session: "s"
+        case .user: "u"
+        case .rate: "r"
+        case .sockets: "k"
+        case .programs: "p"
+        }
+    }
+}
+
+/// The order of the rows: names and numbers of sessions rise, what is counted falls; or the other way round.
+struct TopOrder: Sendable, Equatable {
+    var key: TopKey = .session
+    var isReversed = false
+
+    func sort(_ rows: inout [SessionActivity.Row]) {
+        rows.sort { a, b in
+            let isBefore = compare(a, b)
+            // Equal ones by rising ID, whichever way it goes.
+            guard let isBefore else { return a.record.id < b.record.id }
+            return isBefore != isReversed
+        }
+    }
+
+    /// `nil` where they are equal. What is not known counts as less than nothing.
+    private func compare(_ a: SessionActivity.Row, _ b: SessionActivity.Row) -> Bool? {
+        func falling<T: Comparable>(_ a: T, _ b: T) -> Bool? { a == b ? nil : a > b }
+        switch key {
+        case .session: return a.record.id < b.record.id
+        case .user:
+            let (first, second) = (a.record.user, b.record.user)
+            if first == second { return nil }
+            guard let first, let second else { return first != nil }
+            return first < second
+        case .rate:
+            return falling(a.rates?.rewritten ?? -1, b.rates?.rewritten ?? -1)
+                ?? falling(a.rates?.refused ?? -1, b.rates?.refused ?? -1)
+        case .sockets: return falling(a.sockets ?? -1, b.sockets ?? -1)
+        case .programs: return falling(a.programs?.processes ?? -1, b.programs?.processes ?? -1)
+        }
+    }
+}
