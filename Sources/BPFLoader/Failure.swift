@@ -21,6 +21,8 @@ public struct Failure: Error, Sendable, Hashable {
 
         /// Failed: state or input does not allow it.
         public static let failed = Code("failed", exitCode: 1)
+        /// Failed: another process is at it.
+        public static let busy = Code("busy", exitCode: 1)
         /// Bad usage (EX_USAGE).
         public static let usage = Code("usage", exitCode: 64)
         /// This kernel or host lacks what is needed (EX_UNAVAILABLE).

@@ -42,7 +42,6 @@ public final class Daemon {
     private let files: FileWatch
     private let bootID: String
     private let lessee: Lessee
-    private let probe = AddressProbe()
     private let questions: LinkQuestions
     /// Addresses that the link was asked about a moment ago, and that no other host has.
     private var cleared: Set<AddressProbe.Question> = []
@@ -55,6 +54,8 @@ public final class Daemon {
     private var policyText: String??
     /// Failures that were reported and are not over, by what they are of: each is said once.
     private var said: [String: String] = [:]
+    /// The registry's version after our last change.
+    private var seen: UInt32?
     private var isStopping = false
     private var hasLogind = false
     private var isReady = false
@@ -88,7 +89,7 @@ public final class Daemon {
             options.runtime
             ?? (instance.state.path == "/var/lib/vip-bpf" ? "/run/vip-bpf" : instance.state.path.appending("run"))
         lessee = try Lessee(instance, runtime: runtime.appending("leases"), log: log)
-        questions = try LinkQuestions(probe)
+        questions = try LinkQuestions(AddressProbe())
         sweepAt = .now + Self.sweep
     }
 
@@ -156,7 +157,11 @@ public final class Daemon {
             }
             if take(&addressesAt) { attempt("addresses", &addressesBackoff, &addressesAt, keepAddresses) }
             if take(&programsAt) { attempt("programs", keepPrograms) }
-            if take(&reconcileAt) { attempt("sessions", &reconcileBackoff, &reconcileAt, reconcile) }
+            if take(&reconcileAt) {
+                attempt("sessions", &reconcileBackoff, &reconcileAt, reconcile)
+                // Logins wait for us at boot (the unit's Before=); what has failed is said, and tried again.
+                if list != nil { becomeReady() }
+            }
             if take(&leasesAt) {
                 attempt("leases", &leasesBackoff, &leasesAt, keepLeases)
                 leasesAt = [leasesAt, leaseRetryAt].compactMap(\.self).min()
@@ -232,10 +237,19 @@ public final class Daemon {
     private func settle(_ subject: String) { said[subject] = nil }
 
     private func change<T>(_ body: (inout Change) throws(Failure) -> T) throws(Failure) -> T {
-        var change = try instance.change(log.logger(options.logLevel))
+        var change = try beginChange()
+        // Before the lock goes: what is different afterwards, somebody else has changed.
+        defer { seen = instance.registryVersion }
         let result = try body(&change)
         for warning in change.warnings { once("warning \(warning)", Event(.warning, warning, priority: .warning)) }
         return result
+    }
+
+    /// Takes the lock, and notes what others have changed since our last change.
+    private func beginChange() throws(Failure) -> Change {
+        let change = try instance.change(log.logger(options.logLevel))
+        if instance.registryVersion != seen { reconcileAt = soon(reconcileAt) }
+        return change
     }
 
     // MARK: What comes in
@@ -267,9 +281,11 @@ public final class Daemon {
             switch event.subject {
             case .cgroupEvents, .cgroups: reconcileAt = soon(reconcileAt)
             case .programs: programsAt = soon(programsAt)
-            // The lock file: a change by somebody has ended.
+            // The lock file: a change by somebody has ended; our own is no news.
             case .state:
-                if event.name == instance.state.lockFile.lastComponent?.string { reconcileAt = soon(reconcileAt) }
+                if event.name == instance.state.lockFile.lastComponent?.string, instance.registryVersion != seen {
+                    reconcileAt = soon(reconcileAt)
+                }
             }
         }
     }
@@ -313,6 +329,7 @@ public final class Daemon {
     ///
     /// - Returns: `false` where a login has no session yet for which there is a reason that may pass.
     private func reconcile() throws(Failure) -> Bool {
+        seen = instance.registryVersion
         let registry = try instance.registry()
         try readPolicy(registry)
         var records = try registry.sessions().filter { $0.bootID == bootID }
@@ -356,7 +373,6 @@ public final class Daemon {
         }
         watch(records, wanted)
         tellStatus(records.count)
-        if list != nil { becomeReady() }
         return isDone
     }
 
@@ -400,7 +416,10 @@ public final class Daemon {
             opened = try open(wanted, mounts)
             for one in wanted { settle("refused \(one.cgroup)") }
         } catch {
+            // Who waits for the lock waits long enough once.
+            guard error.code != .busy else { throw error }
             for one in wanted {
+                ServiceManager.notify("WATCHDOG=1")
                 do throws(Failure) {
                     opened += try open([one], mounts)
                     settle("refused \(one.cgroup)")
@@ -420,7 +439,8 @@ public final class Daemon {
     }
 
     private func open(_ wanted: [Wanted], _ mounts: MountTable) throws(Failure) -> [SessionRecord] {
-        var change = try instance.change(log.logger(options.logLevel))
+        var change = try beginChange()
+        defer { seen = instance.registryVersion }
         let records = try change.open(requests(wanted, mounts, change))
         let opened = Opened(records: records, warnings: change.warnings, unaddressed: change.unaddressed)
         for event in Event.opening(of: opened) { log.report(event) }
@@ -465,8 +485,10 @@ public final class Daemon {
         let wishes = try instance.wishes(records, under: policy, registry, netlink)
         let picked = try askTheLink(wishes.picked)
         let plan = lessee.plan(wishes.leases)
-        let ids = Set(records.map { "lease \($0.id)" })
-        for key in said.keys where key.hasPrefix("lease ") && !ids.contains(key) { said[key] = nil }
+        let ids = Set(records.map { "\($0.id)" })
+        for key in said.keys where key.hasPrefix("lease ") {
+            if !ids.contains(String(key.split(separator: " ")[1])) { said[key] = nil }
+        }
         for (interface, failure) in plan.broken.sorted(by: { $0.key < $1.key }) {
             if let failure { complain("leases of \(interface)", failure) } else { settle("leases of \(interface)") }
         }
@@ -474,32 +496,41 @@ public final class Daemon {
             once("lease \(record.id)", Self.refused(record, failure))
         }
         // Why changes as addresses come and go, so that it has been said is what counts.
-        for (record, failure) in wishes.unavailable where said["lease \(record.id)"] == nil {
-            once("lease \(record.id)", Self.refused(record, failure))
+        for (record, family, failure) in wishes.unavailable where said["lease \(record.id)"] == nil {
+            let key = "lease \(record.id) \(family.rawValue)"
+            if said[key] == nil { once(key, Self.refused(record, failure, family.rawValue)) }
         }
         leaseRetryAt = plan.until
         let gifts = plan.given + picked.map { ($0.record, $0.address) }
         guard !gifts.isEmpty || !plan.taken.isEmpty else { return true }
+        var given: [AddressProbe.Question] = []
+        // After the change: neighbours are told without the lock.
+        defer { questions.announce(given) }
         return try change { change throws(Failure) in
-            for (record, address, ending, reason) in plan.taken {
-                guard try change.take(address.address, from: record, because: ending) != nil else { continue }
-                log.report(
-                    Event(
-                        .addressTaken, "\(address.address) was session \(record.id)'s", priority: .warning, of: record,
-                        address: address, reason: reason))
-            }
             var isDone = true
+            for (record, address, ending, reason) in plan.taken {
+                do throws(Failure) {
+                    guard try change.take(address.address, from: record, because: ending) != nil else { continue }
+                    log.report(
+                        Event(
+                            .addressTaken, "\(address.address) was session \(record.id)'s", priority: .warning,
+                            of: record, address: address, reason: reason))
+                } catch {
+                    isDone = false
+                    complain("lease \(record.id)", error)
+                }
+            }
             for (record, address) in gifts {
                 let subject = "lease \(record.id)"
                 do throws(Failure) {
-                    guard let given = try change.give(address, to: record) else { continue }
+                    guard let after = try change.give(address, to: record) else { continue }
                     settle(subject)
-                    // A leased one, its server has asked about; neighbours are told of all.
-                    probe.announce([AddressProbe.Question(address.address, on: address.interface)])
+                    settle("\(subject) \(address.address.family.rawValue)")
+                    given.append(AddressProbe.Question(address.address, on: address.interface))
                     log.report(
                         Event(
                             .addressGiven, "\(address.address) is session \(record.id)'s, on \(address.interface)",
-                            of: given, address: address))
+                            of: after, address: address))
                 } catch {
                     isDone = false
                     once(
@@ -513,9 +544,11 @@ public final class Daemon {
         }
     }
 
-    private static func refused(_ record: SessionRecord, _ failure: Failure) -> Event {
+    private static func refused(_ record: SessionRecord, _ failure: Failure, _ family: String = "") -> Event {
         Event(
-            .addressRefused, "session \(record.id) has no address: \(failure)", priority: .error, of: record,
+            .addressRefused,
+            "session \(record.id) has no \(family.isEmpty ? "" : family + " ")address: \(failure)", priority: .error,
+            of: record,
             reason: failure.why)
     }
 
@@ -621,7 +654,20 @@ public final class Daemon {
         let before = interfaces
         interfaces = now
         var used = Set(records.flatMap(\.addresses).map(\.interface))
-        var hasRenamed = false
+        // All at once: one may have taken another's name.
+        var renamed: [String: String] = [:]
+        for (index, old) in before {
+            if let new = now[index], new.name != old.name { renamed[old.name] = new.name }
+        }
+        if !renamed.isEmpty {
+            lessee.rename(renamed)
+            leasesAt = .now
+        }
+        var counts: [String: Int] = [:]
+        if renamed.keys.contains(where: used.contains) {
+            let names = renamed
+            counts = try change { change throws(Failure) in try change.renameInterfaces(names) }
+        }
         for (index, old) in before.sorted(by: { $0.key < $1.key }) {
             guard let new = now[index] else {
                 if used.contains(old.name) {
@@ -631,16 +677,8 @@ public final class Daemon {
                 }
                 continue
             }
-            if new.name != old.name {
-                lessee.rename(old.name, to: new.name)
-                leasesAt = .now
-            }
-            if new.name != old.name, used.contains(old.name) {
-                let count = try change { change throws(Failure) in
-                    try change.renameInterface(old.name, to: new.name)
-                }
+            if let count = counts[new.name], new.name != old.name {
                 used.insert(new.name)
-                hasRenamed = true
                 say(
                     .interfaceRenamed, "interface \(old.name) is \(new.name) now, with \(count) virtual IPs", new.name,
                     .notice)
@@ -655,7 +693,7 @@ public final class Daemon {
         for (index, new) in now where before[index] == nil && used.contains(new.name) {
             say(.interfaceAdded, "interface \(new.name) is there", new.name, .notice)
         }
-        return hasRenamed ? try instance.registry().sessions().filter { $0.bootID == bootID } : records
+        return !counts.isEmpty ? try instance.registry().sessions().filter { $0.bootID == bootID } : records
     }
 
     private func say(_ kind: Event.Kind, _ message: String, _ interface: String, _ priority: Event.Priority) {

@@ -194,7 +194,7 @@ public struct EventLog: Sendable {
     let counts = EventCounts()
 
     /// - Parameters:
-    ///   - place: `nil` is the journal where there is one. One that does not answer is not waited for.
+    ///   - place: `nil` is the journal where there is one.
     ///   - isLogin: whether somebody logs in by this process, whose standard error nobody may see: where there is no journal,
     ///     the message goes to syslog(3) as well.
     public init(_ place: Place? = nil, isLogin: Bool = false) {

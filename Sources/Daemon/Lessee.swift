@@ -85,20 +85,28 @@ final class Lessee {
     /// Ends the supervision. The leases are kept by their clients, for the next daemon.
     func close() { for source in sources.values { source.close() } }
 
-    /// An interface has another name: what is leased on it goes on there, with new clients.
-    func rename(_ old: String, to new: String) {
-        guard let source = sources.removeValue(forKey: old) else { return }
-        source.close()
-        for place in Array(states.keys) where place.interface == old { forget(place) }
-        places = places.filter { $0.value.interface != old }
-        broken[new] = nil
-        // Where something of that name is in the way, the leases are asked for anew.
-        for parent in [directory, runtime] {
-            if Glibc.rename(parent.appending(old).string, parent.appending(new).string) != 0 {
-                let failure = Failure.kernel(.current, "rename \(parent.appending(old))")
-                log.report(Event(.warning, "\(failure)", priority: .warning, interface: new, reason: failure.why))
-            }
+    /// Interfaces have other names: what is leased on them goes on there, with new clients.
+    ///
+    /// - Parameter names: old to new, all at once, since one may have another's old name.
+    func rename(_ names: [String: String]) {
+        let known = names.filter { sources[$0.key] != nil }
+        for old in known.keys {
+            sources.removeValue(forKey: old)?.close()
+            for place in Array(states.keys) where place.interface == old { forget(place) }
+            places = places.filter { $0.value.interface != old }
         }
+        for new in known.values { broken[new] = nil }
+        // Out of the way first. Where something of a name is there all the same, the leases are asked for anew.
+        for parent in [directory, runtime] {
+            for (old, new) in known { move(parent.appending(old), to: parent.appending(".\(new)"), new) }
+            for new in known.values { move(parent.appending(".\(new)"), to: parent.appending(new), new) }
+        }
+    }
+
+    private func move(_ old: FilePath, to new: FilePath, _ interface: String) {
+        guard Glibc.rename(old.string, new.string) != 0, errno != ENOENT else { return }
+        let failure = Failure.kernel(.current, "rename \(old)")
+        log.report(Event(.warning, "\(failure)", priority: .warning, interface: interface, reason: failure.why))
     }
 
     // MARK: What comes in
@@ -162,7 +170,7 @@ final class Lessee {
             say(
                 .leaseReleased, "\(address) was \(holder)'s, and is given back to the DHCP server", holder, interface,
                 address: address.description, .info)
-            return false
+            return true
         }
     }
 
@@ -244,11 +252,12 @@ final class Lessee {
                 plan.taken.append((wish.record, leased, .leaseLost, why))
             }
             switch states[place] {
-            case .asked, .kept: break
+            case .asked: break
             case .failed(let failure, let until) where until > now:
                 plan.refused.append((wish.record, failure))
                 plan.until = min(plan.until ?? until, until)
-            case .failed, nil: ask(source, place)
+            // Kept, and not held any more: it was given back, or lost.
+            case .failed, .kept, nil: ask(source, place)
             }
         }
         return plan

@@ -51,6 +51,12 @@ final class LinkQuestions: Sendable {
         }
     }
 
+    /// Tells neighbours of addresses, in a thread of its own as well.
+    func announce(_ addresses: [AddressProbe.Question]) {
+        guard !addresses.isEmpty else { return }
+        Thread.detachNewThread { [probe] in probe.announce(addresses) }
+    }
+
     /// What has come back; `nil` while nothing has.
     func take() -> Result? {
         var byte: UInt8 = 0

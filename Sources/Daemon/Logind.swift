@@ -85,7 +85,8 @@ final class Logind {
             // Each call handles one message; a flood of them must not keep everything else waiting.
             for _ in 0..<256 {
                 let result = sd_bus_process(bus, nil)
-                if result == 0 { break }
+                // What was called back may have given the bus up.
+                guard result != 0, self.bus == bus else { break }
                 if result < 0 {
                     lose("follow logind", "the bus has gone: \(Errno(rawValue: -result).text)")
                     break

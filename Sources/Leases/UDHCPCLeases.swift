@@ -136,12 +136,23 @@ final class Shared: Sendable {
 
     var held: [Lease] {
         get { state.withLock { $0.held } }
-        set { state.withLock { $0.held = newValue } }
+        set {
+            state.withLock { state in
+                // One that is to be given back is nobody's from that moment on, not when its turn has come.
+                let going = state.commands.compactMap { command -> LeaseHolder? in
+                    if case .release(let holder, _) = command { holder } else { nil }
+                }
+                state.held = newValue.filter { !going.contains($0.holder) }
+            }
+        }
     }
 
     func send(_ command: Command) {
         let isStopped = state.withLock { state in
-            if !state.isStopped { state.commands.append(command) }
+            if !state.isStopped {
+                state.commands.append(command)
+                if case .release(let holder, _) = command { state.held.removeAll { $0.holder == holder } }
+            }
             return state.isStopped
         }
         if isStopped { return Self.refuse(command) }

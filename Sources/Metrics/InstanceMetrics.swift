@@ -92,7 +92,7 @@ extension MetricsPage {
             Double(try instance.withoutAddress(records, under: policy)))
         try addPools(
             policy, used: Set(try registry.usedAddresses().keys),
-            held: try registry.heldAddresses(bootID: try BootID.current()))
+            held: try registry.conflictingAddresses(bootID: try BootID.current()))
     }
 
     private mutating func addPools(_ policy: Policy, used: Set<IPAddress>, held: Set<IPAddress>) throws(Failure) {

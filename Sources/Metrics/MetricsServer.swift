@@ -15,7 +15,7 @@ public final class MetricsServer: Sendable {
     public enum Address: Sendable, Hashable, CustomStringConvertible {
         /// On 127.0.0.1. Every user of the host can ask.
         case port(UInt16)
-        /// A Unix socket, which is made anew, mode 0660. Who can write to it can ask.
+        /// A Unix socket, which is made anew. Who can get to it can ask.
         case unix(FilePath)
 
         /// - Parameter text: a port from 1 to 65535, or `unix:` and an absolute path.
@@ -70,10 +70,14 @@ public final class MetricsServer: Sendable {
                     queue.async { continuation.resume(returning: Self.response(page)) }
                 }
             }
-            do {
-                try await server.run()
-            } catch {
-                beginning.settle(.failure(error))
+            // It ends where no connection can be accepted, for want of descriptors say, and is there again a second later.
+            while !Task.isCancelled {
+                do {
+                    try await server.run()
+                } catch {
+                    beginning.settle(.failure(error))
+                }
+                try? await Task.sleep(for: .seconds(1))
             }
         }
         Task.detached {

@@ -210,11 +210,17 @@ public struct PolicyMapSet: ~Copyable {
         try set(session)
     }
 
-    /// Takes an address from an open session, in the reverse order. What is not there any more does not matter.
-    ///
-    /// - Parameter session: without the address.
-    public func take(_ address: IPAddress, from session: SessionRow) throws(Failure) {
-        try set(session)
+    /// Takes an address from an open session, in the reverse order. What is not there any more does not matter; what else is in
+    /// the session's row stays, so that no policy and no list of groups has to be looked up.
+    public func take(_ address: IPAddress, from cgroupID: UInt64) throws(Failure) {
+        if var row = try sessions.value(of: cgroupID) {
+            let nothing = vip_session()
+            switch address.family {
+            case .v4: row.vip4 = nothing.vip4
+            case .v6: row.vip6 = nothing.vip6
+            }
+            try sessions.set([(key: cgroupID, value: row)])
+        }
         try addresses.remove([vip_address(address)])
     }
 

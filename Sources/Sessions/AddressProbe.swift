@@ -35,15 +35,17 @@ public struct AddressProbe: Sendable {
     /// Half of what the kernel's table of neighbours holds before it removes others' entries (gc_thresh2, 512, arp(7)).
     private static let neighboursAtOnce = 256
 
-    /// Looks the program up in PATH.
-    private static let env = URL(fileURLWithPath: "/usr/bin/env")
+    /// Has the applet `arping`; `nil` where none is installed.
+    private let program: String?
 
-    private let program: String
-
-    /// - Parameter program: has the applet `arping`; looked up in PATH.
-    public init(program: String = "busybox") {
-        self.program = program
+    public init() {
+        // Not by PATH: at a login, what PAM has read from a user's files may have a say in that.
+        let directories = ["/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin"]
+        program = directories.map { "\($0)/busybox" }.first { access($0, X_OK) == 0 }
     }
+
+    /// What the processes have, of which the caller's environment has no part.
+    private static let environment = ["PATH": "/usr/sbin:/usr/bin:/sbin:/bin"]
 
     /// Asks about addresses, all at once as far as that goes. Blocks for `seconds` and a little.
     ///
@@ -68,6 +70,7 @@ public struct AddressProbe: Sendable {
     /// Tells neighbours whose caches have another host for an IPv4 address (RFC 5227, section 2.3: twice, a second apart
     /// here). Waits for nothing, and leaves nobody to be waited for.
     public func announce(_ questions: [Question]) {
+        guard let program else { return }
         let byInterface = Dictionary(grouping: questions.filter { $0.address.family == .v4 }, by: \.interface)
         for (interface, some) in byInterface {
             // A shell that ends at once, so that whoever opens the session has no child: the rest is init's.
@@ -81,6 +84,7 @@ public struct AddressProbe: Sendable {
                 let addresses = some[start...].prefix(4096).map(\.address.description)
                 let shell = Process()
                 shell.executableURL = URL(fileURLWithPath: "/bin/sh")
+                shell.environment = Self.environment
                 shell.arguments = ["-c", script, "sh", program, interface] + addresses
                 shell.standardInput = FileHandle.nullDevice
                 if (try? shell.run()) != nil { shell.waitUntilExit() }
@@ -91,13 +95,16 @@ public struct AddressProbe: Sendable {
     // MARK: IPv4
 
     private func askByARP(_ questions: ArraySlice<Question>, _ seconds: Int, _ answers: inout Answers) {
+        guard let first = questions.first else { return }
+        guard let program else { return answers.failures.append(Self.failure(first, "busybox is not installed")) }
         var running: [(question: Question, process: Process, output: Pipe)] = []
         for question in questions {
             let process = Process()
             let output = Pipe()
-            process.executableURL = Self.env
+            process.executableURL = URL(fileURLWithPath: program)
+            process.environment = Self.environment
             process.arguments = [
-                program, "arping", "-D", "-f", "-c", "\(seconds)", "-w", "\(seconds)", "-I", question.interface,
+                "arping", "-D", "-f", "-c", "\(seconds)", "-w", "\(seconds)", "-I", question.interface,
                 question.address.description,
             ]
             process.standardInput = FileHandle.nullDevice

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 public import BPFLoader
+import Foundation
 import Glibc
 import Logging
 public import PolicyMaps
@@ -23,7 +24,7 @@ public struct AddressWishes: Sendable {
     /// Free addresses of the pool, for sessions that were opened when there was none, or before the policy had one.
     public var picked: [KeptAddress] = []
     /// Sessions for which the pool has none, and why.
-    public var unavailable: [(record: SessionRecord, failure: Failure)] = []
+    public var unavailable: [(record: SessionRecord, family: IPAddress.Family, failure: Failure)] = []
 }
 
 extension Instance {
@@ -48,7 +49,14 @@ extension Instance {
                 !record.addresses.contains { $0.address.family == family }
             }
             guard !missing.isEmpty else { continue }
-            let number = try Self.policyNumber(of: record, under: policy, groups: &groups)
+            let number: Int
+            do throws(Failure) {
+                number = try Self.policyNumber(of: record, under: policy, groups: &groups)
+            } catch {
+                // Of whom nobody can say in which groups they are: the others get theirs.
+                wishes.unavailable.append((record, missing[0], error))
+                continue
+            }
             let override = number == 0 ? nil : policy.overrides[number - 1]
             let virtualIP = policy.rules(for: override).virtualIP
             guard virtualIP.enabled else { continue }
@@ -71,7 +79,7 @@ extension Instance {
                     family, for: record, virtualIP.addresses, number, isOwn ? override?.name : nil, netlink)
                 {
                 case .success(let address)?: wishes.picked.append(KeptAddress(record: record, address: address))
-                case .failure(let failure)?: wishes.unavailable.append((record, failure))
+                case .failure(let failure)?: wishes.unavailable.append((record, family, failure))
                 case nil: continue
                 }
             }
@@ -88,7 +96,10 @@ extension Instance {
         let number = try Self.policyNumber(of: record, under: policy, groups: &groups)
         let virtualIP = policy.rules(for: number == 0 ? nil : policy.overrides[number - 1]).virtualIP
         guard virtualIP.enabled else { return false }
-        return virtualIP.addresses.source == .dhcp || !virtualIP.addresses.pool.isEmpty
+        if virtualIP.addresses.source == .dhcp { return true }
+        // The daemon asks the link first, and that is soon over; one that was refused then, is refused.
+        let age = Date().timeIntervalSince(record.openedAt)
+        return !virtualIP.addresses.pool.isEmpty && (0...Double(policy.probeSeconds + 2)).contains(age)
     }
 
     /// How many open sessions have no IPv4 address, though the policy gives them one.
@@ -269,8 +280,7 @@ extension Change {
         _ address: SessionRecord.Address, from record: SessionRecord, because ending: SessionEnding
     ) throws(Failure) {
         if pins.isLoaded {
-            try PolicyMapSet(pins).take(
-                address.address, from: rows(of: [record], under: instance.policy(registry))[0])
+            try PolicyMapSet(pins).take(address.address, from: record.cgroupID)
         }
         if address.placed {
             for result in try netlink.remove([address.address], from: address.interface) { _ = try result.get() }

@@ -264,7 +264,9 @@ extension Change {
                                 owners[address] != nil || hostAddresses[address] != nil || unusable.contains(address)
                                     || held.contains(address)
                             }
-                            if let known = request.picked.first(where: { $0.family == family }), !taken(known) {
+                            if let known = request.picked.first(where: { $0.family == family }), !taken(known),
+                                pool.allows(known, for: request.user)
+                            {
                                 chosen.append((known, true))
                                 continue
                             }

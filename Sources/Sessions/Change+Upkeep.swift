@@ -32,9 +32,9 @@ extension Instance {
     ///   - records: the registry's sessions.
     ///   - placed: every address of the host.
     public func needsUpkeep(_ records: [SessionRecord], _ placed: [PlacedAddress]) throws(Failure) -> Bool {
-        let there = Set(placed.map(\.address))
+        let there = Change.places(placed)
         let addresses = records.filter { $0.state == .open }.flatMap(\.addresses).filter(\.placed)
-        if addresses.contains(where: { !there.contains($0.address) }) { return true }
+        if addresses.contains(where: { there[$0.address]?.contains($0.interface) != true }) { return true }
         guard pins.isLoaded else { return false }
         let virtual = Set(records.flatMap(\.addresses).map(\.address))
         let own = placed.map(\.address).filter { !virtual.contains($0) && !$0.isLoopback }
@@ -56,12 +56,32 @@ extension Instance {
 }
 
 extension Change {
+    /// On which interfaces addresses are as sessions have them, /32 and /128; by address, in the order of names.
+    static func places(_ placed: [PlacedAddress]) -> [IPAddress: [String]] {
+        Dictionary(grouping: placed.filter { $0.prefixLength == $0.address.family.bits }, by: \.address)
+            .mapValues { $0.map(\.interface).sorted() }
+    }
+
     /// Puts virtual IPs back that something took off their interface, and tells the maps which addresses are the host's own.
     public mutating func keepAddresses() throws(Failure) -> Upkeep {
         var upkeep = Upkeep()
         let placed = try hostAddresses()
-        let there = Set(placed.map(\.address))
-        let records = try registry.sessions()
+        let places = Self.places(placed)
+        let there = Set(places.keys)
+        var records = try registry.sessions()
+        // An interface that was renamed while nobody looked has them still.
+        var moved: [IPAddress: String] = [:]
+        for index in records.indices where records[index].bootID == bootID {
+            for number in records[index].addresses.indices where records[index].addresses[number].placed {
+                let address = records[index].addresses[number]
+                guard let now = places[address.address], !now.contains(address.interface), let first = now.first else {
+                    continue
+                }
+                moved[address.address] = first
+                records[index].addresses[number].interface = first
+            }
+        }
+        if !moved.isEmpty { try registry.setInterface(moved) }
         var missing: [String: [KeptAddress]] = [:]
         for record in records where record.state == .open && record.bootID == bootID {
             for address in record.addresses where address.placed && !there.contains(address.address) {
@@ -92,13 +112,17 @@ extension Change {
         return upkeep
     }
 
-    /// Notes that an interface has another name now: sessions' addresses stay on it.
+    /// Notes that interfaces have other names now: sessions' addresses stay on them.
     ///
-    /// - Returns: how many addresses that are.
-    public func renameInterface(_ old: String, to new: String) throws(Failure) -> Int {
-        let addresses = try registry.sessions().flatMap(\.addresses).filter { $0.interface == old }.map(\.address)
-        try registry.setInterface(Dictionary(addresses.map { ($0, new) }) { first, _ in first })
-        return addresses.count
+    /// - Parameter names: all of them at once, old to new, since one may have another's old name.
+    /// - Returns: how many addresses are on each, by its new name.
+    public func renameInterfaces(_ names: [String: String]) throws(Failure) -> [String: Int] {
+        var moved: [IPAddress: String] = [:]
+        for address in try registry.sessions().flatMap(\.addresses) {
+            if let new = names[address.interface] { moved[address.address] = new }
+        }
+        try registry.setInterface(moved)
+        return Dictionary(grouping: moved.values, by: \.self).mapValues(\.count)
     }
 
     /// Closes those sessions of a list that have ended, as ``SessionRecord/end`` says, and are still the same.

@@ -61,12 +61,6 @@ struct HeldAddress: Codable, Sendable {
     var startTime: UInt64?
     /// The other host's link-layer address.
     var other: String?
-
-    func isInForce(bootID: String, uptime: Int64) -> Bool {
-        guard bootID == self.bootID, uptime < until else { return false }
-        guard let pid, let startTime else { return true }
-        return ProcessIdentity(pid: pid, startTime: startTime).isAlive
-    }
 }
 
 extension Registry.Setting {
@@ -112,18 +106,18 @@ extension Instance {
             let open = questions.filter { !asked.contains($0.address) }
             guard !open.isEmpty, round < Self.rounds else {
                 let opened = try change.open(wanted)
-                probe.announce(
-                    questions.filter { question in
-                        opened.contains { $0.addresses.contains { $0.address == question.address } }
-                    })
                 for failure in answers.failures.prefix(1) {
                     let others = answers.failures.count - 1
                     change.warnings.append("\(failure)\(others > 0 ? " (and \(others) more like it)" : "")")
                 }
-                return Opened(
+                let result = Opened(
                     records: opened, warnings: change.warnings, unaddressed: change.unaddressed,
                     awaitingLease: change.awaitingLease, loopbackPrefix: try change.registry.loopbackPrefix(),
                     conflicts: conflicts)
+                change.unlock()
+                let placed = Set(opened.flatMap(\.addresses).map(\.address))
+                probe.announce(questions.filter { placed.contains($0.address) })
+                return result
             }
             let seconds = try policy(change.registry).probeSeconds
             try change.hold(open, seconds: seconds)
@@ -157,7 +151,20 @@ extension Registry {
         guard let text = try value(of: .heldAddresses) else { return [] }
         let all = (try? JSONDecoder().decode([HeldAddress].self, from: Data(text.utf8))) ?? []
         let uptime = Moment.uptime()
-        return all.filter { $0.isInForce(bootID: bootID, uptime: uptime) }
+        var alive: [ProcessIdentity: Bool] = [:]  // one process may hold very many
+        return all.filter { row in
+            guard row.bootID == bootID, uptime < row.until else { return false }
+            guard let pid = row.pid, let startTime = row.startTime else { return true }
+            let process = ProcessIdentity(pid: pid, startTime: startTime)
+            if let known = alive[process] { return known }
+            alive[process] = process.isAlive
+            return process.isAlive
+        }
+    }
+
+    /// Addresses that other hosts were found to have.
+    public func conflictingAddresses(bootID: String) throws(Failure) -> Set<IPAddress> {
+        Set(try held(bootID: bootID).filter { $0.other != nil }.compactMap { IPAddress($0.address) })
     }
 
     /// Addresses that no session gets from the pool now, but by this process.
@@ -201,7 +208,11 @@ extension Change {
         do throws(Failure) {
             records = try plan(requests, policy: policy, placed: hostAddresses())
         } catch {
-            return ([], [])
+            // As `open` does; what is in the way then, it says itself.
+            guard error.code == .failed, try closeGone(),
+                let again = try? plan(requests, policy: policy, placed: hostAddresses())
+            else { return ([], []) }
+            records = again
         }
         var questions: [AddressProbe.Question] = []
         for address in records.flatMap(\.addresses) where address.placed && links.contains(address.interface) {
@@ -243,7 +254,6 @@ extension Change {
     }
 
     private func set(_ held: [HeldAddress]) throws(Failure) {
-        // At most some hundred: conflicts are few, and those who ask end.
         guard !held.isEmpty, let data = try? JSONEncoder().encode(held) else {
             return try registry.set(.heldAddresses, to: nil)
         }

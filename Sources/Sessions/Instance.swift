@@ -39,6 +39,16 @@ public struct Instance: Sendable {
         return change
     }
 
+    /// Rises with every transaction that changes the registry, whoever's: the file change counter of SQLite's file format
+    /// (section 1.3.8); `nil` where it cannot be read.
+    public var registryVersion: UInt32? {
+        guard let file = try? openFile(state.registry, O_RDONLY) else { return nil }
+        defer { Glibc.close(file) }
+        var bytes: [UInt8] = [0, 0, 0, 0]
+        guard pread(file, &bytes, bytes.count, 24) == bytes.count else { return nil }
+        return bytes.reduce(0) { $0 << 8 | UInt32($1) }
+    }
+
     /// The policy in force; the defaults where none was applied.
     public func policy(_ registry: Registry) throws(Failure) -> Policy {
         guard let text = try registry.value(of: .policy) else { return Policy() }

@@ -62,6 +62,11 @@ struct PoolPicker {
 
     func has(_ family: IPAddress.Family) -> Bool { pool.has(family) }
 
+    /// Whether a user may have an address of the pool as the policy is now.
+    func allows(_ address: IPAddress, for user: String?) -> Bool {
+        pool.contains(address) && (owners[address] == nil || owners[address] == user)
+    }
+
     /// What was picked, and what an administrator should know of it.
     struct Pick {
         let address: IPAddress

@@ -71,11 +71,18 @@ extension Registry {
             }
             try db.execute(
                 sql: "DELETE FROM addresses WHERE address = ? AND session_id = ?", arguments: [text, Int64(session)])
+            let ofSession = """
+                address = ? AND ended_at IS NULL AND session_number IN
+                    (SELECT number FROM session_history WHERE session_id = ? AND closed_at IS NULL)
+                """
+            guard ending != .notOpened else {
+                return try db.execute(
+                    sql: "DELETE FROM address_history WHERE \(ofSession)", arguments: [text, Int64(session)])
+            }
             try db.execute(
                 sql: """
                     UPDATE address_history SET ended_at = ?, ended_boot = ?, ended_uptime = ?, ending = ?
-                    WHERE ended_at IS NULL AND address = ? AND session_number IN
-                        (SELECT number FROM session_history WHERE session_id = ? AND closed_at IS NULL)
+                    WHERE \(ofSession)
                     """, arguments: [time, now.bootID, now.uptime, ending.rawValue, text, Int64(session)])
         }
     }

@@ -110,7 +110,7 @@ public struct StateLock: ~Copyable {
                 guard error == EWOULDBLOCK else { throw .system(what, Errno(rawValue: error)) }
                 if let isHeld { throw isHeld(Self.holder(file)) }
                 throw Failure(
-                    .failed, what, "\(Self.holder(file)) has held it for \(timeout.components.seconds) s",
+                    .busy, what, "\(Self.holder(file)) has held it for \(timeout.components.seconds) s",
                     try: "wait for it to end, or end it")
             }
             // Somebody may have removed the file meanwhile, and another process have locked a new one.

@@ -160,10 +160,11 @@ struct AddressProbeTests {
     /// Without busybox nobody is asked, and that is said.
     @Test func nothingToAskWith() throws {
         try attached(policy("198.51.100.16-198.51.100.30")) { sandbox in
+            let hidden = #"mount --bind /dev/null "$(readlink -f /usr/bin/busybox)" && exec "$@""#
             let program = try sandbox.start(
                 [
-                    "/usr/bin/env", "PATH=\(sandbox.directory)", Build.controller.path, "session", "open", "--cgroup",
-                    sandbox.cgroup("attached/ann"),
+                    "unshare", "--mount", "/bin/sh", "-c", hidden, "sh", Build.controller.path, "session", "open",
+                    "--cgroup", sandbox.cgroup("attached/ann"),
                 ], in: "control", environment: sandbox.controlEnvironment, errorOutput: true)
             #expect(try program.wait() == 0, "\(program.errorText)")
             let said = program.errorText

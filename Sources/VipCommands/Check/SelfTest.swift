@@ -54,32 +54,52 @@ struct SelfTest {
             throw Failure(
                 .unavailable, "start the self-test", "this process is not in /proc", try: "mount -t proc proc /proc")
         }
-        return try options.change { change throws(Failure) in
-            guard let parent = try change.attachedCgroups().first else {
-                throw Failure(
-                    .failed, "start the self-test", "no cgroup is attached",
-                    try: "attach one first: vip-bpfctl attach cgroup PATH")
-            }
-            // Named as `run` names its own: what a killed one leaves is found by that.
-            let cgroup = try parent.makeChild(named: "run-\(keeper.pid)-\(keeper.startTime)")
-            do throws(Failure) {
+        var own: Cgroup?
+        let opened: Opened
+        do throws(Failure) {
+            opened = try options.open { change throws(Failure) in
+                let cgroup: Cgroup
+                if let made = own {
+                    cgroup = made
+                } else {
+                    guard let parent = try change.attachedCgroups().first else {
+                        throw Failure(
+                            .failed, "start the self-test", "no cgroup is attached",
+                            try: "attach one first: vip-bpfctl attach cgroup PATH")
+                    }
+                    // Named as `run` names its own: what a killed one leaves is found by that.
+                    cgroup = try parent.makeChild(named: "run-\(keeper.pid)-\(keeper.startTime)")
+                    own = cgroup
+                    for name in Self.names { _ = try cgroup.makeChild(named: name) }
+                }
                 var requests: [SessionRequest] = []
-                for name in ["self-test-a", "self-test-b"] {
-                    var request = SessionRequest(cgroup: try cgroup.makeChild(named: name))
+                for name in Self.names {
+                    var request = SessionRequest(cgroup: try Cgroup(path: cgroup.path.appending(name)))
                     request.createdCgroup = true
                     request.opensWithoutAddress = true
                     request.keeper = .run
                     request.keeperProcess = keeper
                     requests.append(request)
                 }
-                let records = try change.open(requests)
-                return Place(cgroup: cgroup, records: records, unaddressed: change.unaddressed.first?.failure)
-            } catch {
-                try? cgroup.remove()
-                throw error
+                return requests
             }
+        } catch {
+            if let own {
+                for name in Self.names { try? Cgroup(path: own.path.appending(name)).remove() }
+                try? own.remove()
+            }
+            throw error
         }
+        guard let own else { preconditionFailure("sessions are open in no cgroup") }
+        var records: [SessionRecord] = []
+        for record in opened.records {
+            records.append(try LeaseWait.wait(for: record, opened.awaitingLease, options))
+        }
+        return Place(cgroup: own, records: records, unaddressed: opened.unaddressed.first?.failure)
     }
+
+    /// Of the two sessions' cgroups.
+    private static let names = ["self-test-a", "self-test-b"]
 
     private func close(_ place: Place) throws(Failure) {
         try place.cgroup.kill()

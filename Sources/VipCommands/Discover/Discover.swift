@@ -132,7 +132,8 @@ struct Discover: ParsableCommand {
             let now = ContinuousClock.now
             if let end, now >= end { return }
             if now >= nextLook {
-                try observation.refreshAddresses()
+                // What was observed is worth more than the last minute's addresses.
+                try? observation.refreshAddresses()
                 nextLook = now + .seconds(Self.addressInterval)
             }
             let left = min(nextLook, end ?? nextLook) - now

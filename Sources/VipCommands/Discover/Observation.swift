@@ -215,8 +215,8 @@ final class Observation {
     /// All that was seen, as programs. Takes in once more what is open, for `listen` without `bind` is no call of ours.
     func result() throws(Failure) -> Result {
         takeInNew()
-        try refreshAddresses()
-        try takeInOpen()
+        try? refreshAddresses()
+        try? takeInOpen()
         let names = try observer.programs()
         let identities = identities(names)
         var programs = open

@@ -80,7 +80,12 @@ struct Run: ParsableCommand {
         let result: Result<Int32, Failure>
         do throws(Failure) {
             _ = try LeaseWait.wait(for: record, opened.awaitingLease, options)
-            result = .success(try follow(record, signals))
+            // What came while the link was asked: there is no command yet that it could have been for.
+            if let signal = signals.next() {
+                result = .success(128 + signal.number)
+            } else {
+                result = .success(try follow(record, signals))
+            }
         } catch {
             result = .failure(error)
         }
