@@ -54,6 +54,12 @@ public final class Daemon {
     private var policyText: String??
     /// Failures that were reported and are not over, by what they are of: each is said once.
     private var said: [String: String] = [:]
+    /// Since when cgroups of logins have been empty.
+    private var emptySince: [FilePath: ContinuousClock.Instant] = [:]
+    /// When one of them has been so for long enough.
+    private var lookAgainAt: ContinuousClock.Instant?
+    /// Whether the sessions are to be looked at once more when what is being done is done.
+    private var isStale = false
     /// The registry's version after our last change.
     private var seen: UInt32?
     private var isStopping = false
@@ -72,6 +78,8 @@ public final class Daemon {
     private var addressesBackoff = Backoff(from: .seconds(1), to: .seconds(60))
     private var leasesBackoff = Backoff(from: .seconds(1), to: .seconds(60))
 
+    /// Longer than user@.service takes to come back, and not so long that anybody waits for the address.
+    private static let betweenPrograms: Duration = .seconds(3)
     /// What comes in a burst, many logins or addresses, is looked at together.
     private static let settling: Duration = .milliseconds(50)
     /// Everything is looked at this often in any case: for what no watch tells, a listed program on a file system of the
@@ -162,6 +170,14 @@ public final class Daemon {
                 // Logins wait for us at boot (the unit's Before=); what has failed is said, and tried again.
                 if list != nil { becomeReady() }
             }
+            if let at = lookAgainAt {
+                lookAgainAt = nil
+                reconcileAt = min(reconcileAt ?? at, at)
+            }
+            if isStale {
+                isStale = false
+                reconcileAt = soon(reconcileAt)
+            }
             if take(&leasesAt) {
                 attempt("leases", &leasesBackoff, &leasesAt, keepLeases)
                 leasesAt = [leasesAt, leaseRetryAt].compactMap(\.self).min()
@@ -248,7 +264,7 @@ public final class Daemon {
     /// Takes the lock, and notes what others have changed since our last change.
     private func beginChange() throws(Failure) -> Change {
         let change = try instance.change(log.logger(options.logLevel))
-        if instance.registryVersion != seen { reconcileAt = soon(reconcileAt) }
+        if instance.registryVersion != seen { isStale = true }
         return change
     }
 
@@ -300,6 +316,12 @@ public final class Daemon {
     private func reload() {
         ServiceManager.notifyReloading()
         do throws(Failure) {
+            // A pipe would be waited for.
+            var status = stat()
+            if options.policyFile.withPlatformString({ stat($0, &status) }) == 0, status.st_mode & S_IFMT != S_IFREG {
+                throw Failure(
+                    .failed, "read \(options.policyFile)", "it is no regular file", try: "put the policy there")
+            }
             let policy = try Policy.read(contentsOf: options.policyFile)
             let changes = try change { change throws(Failure) in try change.apply(policy) }
             log.report(
@@ -334,7 +356,9 @@ public final class Daemon {
         try readPolicy(registry)
         var records = try registry.sessions().filter { $0.bootID == bootID }
 
-        let ended = records.filter { $0.end != nil }
+        let wanted = try wantedCgroups()
+        let ended = records.filter { $0.end != nil && !isBetweenPrograms($0, wanted) }
+        for record in records where record.end == nil { emptySince[record.cgroupPath] = nil }
         if !ended.isEmpty {
             let closed = try change { change throws(Failure) in try change.closeEnded(ended) }
             for (record, reason) in closed { report(closed: record, reason) }
@@ -342,7 +366,6 @@ public final class Daemon {
             records.removeAll { gone.contains($0.id) }
         }
 
-        let wanted = try wantedCgroups()
         let taken = records.map(\.cgroupPath)
         let sessionCgroups = Set(taken)
         var isDone = true
@@ -374,6 +397,25 @@ public final class Daemon {
         watch(records, wanted)
         tellStatus(records.count)
         return isDone
+    }
+
+    /// Whether the cgroup of somebody who is logged in yet has been empty for a moment only: the next program may be about to
+    /// start, as where the user's systemd is restarted, and shall not find itself outside of every session.
+    private func isBetweenPrograms(_ record: SessionRecord, _ wanted: [Wanted]) -> Bool {
+        let cgroup = record.cgroupPath
+        guard record.isCgroupThere, wanted.contains(where: { $0.cgroup == cgroup }) else {
+            emptySince[cgroup] = nil
+            return false
+        }
+        let since = emptySince[cgroup] ?? .now
+        emptySince[cgroup] = since
+        let left = Self.betweenPrograms - since.duration(to: .now)
+        guard left > .zero else {
+            emptySince[cgroup] = nil
+            return false
+        }
+        lookAgainAt = min(lookAgainAt ?? .now + left, .now + left)
+        return true
     }
 
     private func wantedCgroups() throws(Failure) -> [Wanted] {
@@ -611,6 +653,7 @@ public final class Daemon {
             files.set(events, for: .cgroupEvents), files.set(directories, for: .cgroups),
             files.set([instance.state.path], for: .state),
         ].compactMap(\.self)
+        if files.takeBegun() { isStale = true }
         if let failure = failures.first { complain("watches", failure) } else { settle("watches") }
     }
 

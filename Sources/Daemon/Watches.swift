@@ -68,6 +68,8 @@ final class FileWatch {
     private let file: CInt
     private var watches: [Key: CInt] = [:]
     private var keys: [CInt: Key] = [:]
+    /// Whether ``set(_:for:)`` has begun to watch something since this was asked for last.
+    private var hasBegun = false
 
     var descriptor: CInt { file }
 
@@ -87,7 +89,12 @@ final class FileWatch {
             forget(watch)
         }
         var failure: Failure?
-        for path in paths where watches[Key(path: path, subject: subject)] == nil {
+        // A cgroup that was removed says nothing of its watch (cgroupfs sends no IN_IGNORED), and one of its name may be there
+        // again: asked for once more, a file that is watched gives the same number.
+        let mayBeAnother = subject == .cgroupEvents || subject == .cgroups
+        for path in paths {
+            let known = watches[Key(path: path, subject: subject)]
+            guard known == nil || mayBeAnother else { continue }
             let (watch, error) = path.withPlatformString {
                 (inotify_add_watch(file, $0, Self.events(subject)), Errno.current)
             }
@@ -97,13 +104,25 @@ final class FileWatch {
                 }
                 continue
             }
+            if watch == known { continue }
+            if let known {
+                inotify_rm_watch(file, known)
+                forget(known)
+            }
             // The same inode by another path has the same watch; the newer name is as good.
             forget(watch)
             let key = Key(path: path, subject: subject)
             watches[key] = watch
             keys[watch] = key
+            hasBegun = true
         }
         return failure
+    }
+
+    /// Whether something is watched that was not the last time: what happened to it before, nobody has told.
+    func takeBegun() -> Bool {
+        defer { hasBegun = false }
+        return hasBegun
     }
 
     private static func events(_ subject: Subject) -> UInt32 {

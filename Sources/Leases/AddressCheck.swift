@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import BPFLoader
 import Glibc
 public import PolicyMaps
+import SystemPackage
 
 /// Which addresses may become a session's. An answer from the network proves nothing: anybody on the link can send one.
 public struct AddressCheck: Sendable {
@@ -51,6 +53,7 @@ public struct AddressCheck: Sendable {
             if number == link.number & link.mask { return "it is the network's own address" }
             if number == link.number | ~link.mask { return "it is the network's broadcast address" }
         }
+        if routers().contains(number) { return "it is a router's, by this host's routes" }
         if address != before, let other = placed.first(where: { $0.number == number }) {
             return "\(other.interface) has it already"
         }
@@ -67,6 +70,18 @@ public struct AddressCheck: Sendable {
         }
         return address == held ? nil : owner(address, holder).map { "\($0) has it" }
     }
+}
+
+/// The next hops of this network namespace's IPv4 routes, in host byte order: /proc/net/route, proc(5).
+func routers() -> Set<UInt32> {
+    guard let text = try? readWholeFile("/proc/thread-self/net/route") else { return [] }
+    let lines = String(decoding: text, as: UTF8.self).split(separator: "\n").dropFirst()
+    // `eth0 00000000 0200000A 0003 …`: the third is the address as it lies in memory.
+    let hops = lines.compactMap { line -> UInt32? in
+        let fields = line.split(whereSeparator: \.isWhitespace)
+        return fields.count > 2 ? UInt32(fields[2], radix: 16).map { UInt32(bigEndian: $0) } : nil
+    }
+    return Set(hops.filter { $0 != 0 })
 }
 
 /// An IPv4 address of an interface.

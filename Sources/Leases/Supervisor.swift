@@ -535,6 +535,9 @@ final class Supervisor: @unchecked Sendable {
                 why: "\(other.holder) has it: the server does not tell clients apart by their identifiers",
                 try: "set the server to use the client identifier (option 61), or use source: pool")
         }
+        if server == address {
+            return refuse(said.addressText, for: entry, why: "it is the server's own")
+        }
         if let why = options.check.refusal(
             of: address, for: entry.holder, interface: options.interface, held: entry.address,
             before: entry.address ?? entry.hint)

@@ -4,6 +4,7 @@ public import BPFLoader
 import Foundation
 import Glibc
 public import PolicyMaps
+import SystemPackage
 
 /// Asks on the link whether another host has an address, and tells the link that this one has it now.
 ///
@@ -44,9 +45,6 @@ public struct AddressProbe: Sendable {
         program = directories.map { "\($0)/busybox" }.first { access($0, X_OK) == 0 }
     }
 
-    /// What the processes have, of which the caller's environment has no part.
-    private static let environment = ["PATH": "/usr/sbin:/usr/bin:/sbin:/bin"]
-
     /// Asks about addresses, all at once as far as that goes. Blocks for `seconds` and a little.
     ///
     /// - Parameter seconds: how long to wait for an answer, at least 1; one question a second.
@@ -82,12 +80,8 @@ public struct AddressProbe: Sendable {
             // An argument list has 128 KiB at least (ARG_MAX, limits.h): 4096 addresses of 16 bytes and a pointer fit.
             for start in stride(from: 0, to: some.count, by: 4096) {
                 let addresses = some[start...].prefix(4096).map(\.address.description)
-                let shell = Process()
-                shell.executableURL = URL(fileURLWithPath: "/bin/sh")
-                shell.environment = Self.environment
-                shell.arguments = ["-c", script, "sh", program, interface] + addresses
-                shell.standardInput = FileHandle.nullDevice
-                if (try? shell.run()) != nil { shell.waitUntilExit() }
+                let arguments = ["/bin/sh", "-c", script, "sh", program, interface] + addresses
+                if let shell = try? Child(arguments, readingOutput: false) { _ = shell.finish() }
             }
         }
     }
@@ -97,38 +91,27 @@ public struct AddressProbe: Sendable {
     private func askByARP(_ questions: ArraySlice<Question>, _ seconds: Int, _ answers: inout Answers) {
         guard let first = questions.first else { return }
         guard let program else { return answers.failures.append(Self.failure(first, "busybox is not installed")) }
-        var running: [(question: Question, process: Process, output: Pipe)] = []
+        var running: [(question: Question, child: Child)] = []
         for question in questions {
-            let process = Process()
-            let output = Pipe()
-            process.executableURL = URL(fileURLWithPath: program)
-            process.environment = Self.environment
-            process.arguments = [
-                "arping", "-D", "-f", "-c", "\(seconds)", "-w", "\(seconds)", "-I", question.interface,
+            let arguments = [
+                program, "arping", "-D", "-f", "-c", "\(seconds)", "-w", "\(seconds)", "-I", question.interface,
                 question.address.description,
             ]
-            process.standardInput = FileHandle.nullDevice
-            process.standardOutput = output
-            process.standardError = output
-            do {
-                try process.run()
-                running.append((question, process, output))
+            do throws(Errno) {
+                running.append((question, try Child(arguments, readingOutput: true)))
             } catch {
-                answers.failures.append(
-                    Self.failure(question, "\(program) does not start: \(error.localizedDescription)"))
+                answers.failures.append(Self.failure(question, "\(program) does not start: \(error)"))
                 break
             }
         }
-        for (question, process, output) in running {
-            let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-            process.waitUntilExit()
+        for (question, child) in running {
+            let (text, status) = child.finish()
             // Its exit code does not tell an answer from a failure; the line with the other's link-layer address does.
             if let other = Self.other(in: text) {
                 answers.taken[question.address] = other
-            } else if process.terminationStatus != 0 {
+            } else if status != 0 {
                 let line = text.split(separator: "\n").last.map(String.init)
-                answers.failures.append(
-                    Self.failure(question, line ?? "arping ended with \(process.terminationStatus)"))
+                answers.failures.append(Self.failure(question, line ?? "arping ended with \(status)"))
             }
         }
     }
@@ -192,5 +175,72 @@ public struct AddressProbe: Sendable {
         } catch {
             answers.failures.append(error)
         }
+    }
+}
+
+/// A child process that is waited for by its PID alone: one that it leaves behind is no matter of ours. (Foundation's Process
+/// waits until a socket is closed that those have, too.)
+private struct Child {
+    private let pid: pid_t
+    /// What it writes; `nil` where nobody wants it. arping writes some lines, and a pipe holds 64 KiB (pipe(7)).
+    private let output: CInt?
+
+    /// - Parameter arguments: the first is the path of the program. Its environment is a PATH, and nothing of ours.
+    init(_ arguments: [String], readingOutput: Bool) throws(Errno) {
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0)
+        let ends = readingOutput ? try FileDescriptor.pipe(options: .closeOnExec) : nil
+        if let ends {
+            posix_spawn_file_actions_adddup2(&actions, ends.writeEnd.rawValue, STDOUT_FILENO)
+        } else {
+            posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0)
+        }
+        posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO)
+        // Whoever calls may have blocked signals, and ignores SIGPIPE.
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        var none = sigset_t()
+        var all = sigset_t()
+        sigemptyset(&none)
+        sigfillset(&all)
+        posix_spawnattr_setsigmask(&attributes, &none)
+        posix_spawnattr_setsigdefault(&attributes, &all)
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
+        var words: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) } + [nil]
+        var variables: [UnsafeMutablePointer<CChar>?] = [strdup("PATH=/usr/sbin:/usr/bin:/sbin:/bin"), nil]
+        defer { for word in words + variables { free(word) } }
+        var pid: pid_t = 0
+        let error = posix_spawn(&pid, arguments[0], &actions, &attributes, &words, &variables)
+        if let ends { close(ends.writeEnd.rawValue) }
+        guard error == 0 else {
+            if let ends { close(ends.readEnd.rawValue) }
+            throw Errno(rawValue: error)
+        }
+        self.pid = pid
+        output = ends?.readEnd.rawValue
+    }
+
+    /// Waits until it has ended, once: what it wrote, and its exit code, or 128 and the signal.
+    func finish() -> (text: String, status: CInt) {
+        var bytes: [UInt8] = []
+        if let output {
+            var buffer = [UInt8](repeating: 0, count: 4096)
+            while true {
+                let count = read(output, &buffer, buffer.count)
+                if count < 0, errno == EINTR { continue }
+                guard count > 0 else { break }
+                bytes += buffer[..<count]
+            }
+            close(output)
+        }
+        var status: CInt = 0
+        while waitpid(pid, &status, 0) < 0 {
+            guard errno == EINTR else { return (String(decoding: bytes, as: UTF8.self), -1) }
+        }
+        let signal = status & 0x7f  // WTERMSIG of sys/wait.h, a macro that does not import
+        return (String(decoding: bytes, as: UTF8.self), signal == 0 ? (status >> 8) & 0xff : 128 + signal)
     }
 }

@@ -76,6 +76,13 @@ struct MetricsTests {
             try check(try String(contentsOfFile: file, encoding: .utf8), sandbox)
             let mode = try FileManager.default.attributesOfItem(atPath: file)[.posixPermissions] as? Int
             #expect(mode == 0o644)
+            try sandbox.sh(
+                "ln -s vip-bpf.prom '\(sandbox.directory)/link.prom'; mknod '\(sandbox.directory)/null' c 1 3")
+            for name in ["link.prom", "null", "bpf"] {
+                let result = try sandbox.ctl("metrics", "--output", "\(sandbox.directory)/\(name)")
+                #expect(result.status == 1 && result.stderr.contains("no regular file"), "\(result)")
+            }
+            #expect(try sandbox.sh("stat -c %F '\(sandbox.directory)/null'") == "character special file\n")
             let result = try sandbox.ctl("metrics", "--output", "\(sandbox.directory)/no/such/file.prom")
             #expect(result.status == 1 && result.stderr.split(separator: "\n").count == 1, "\(result)")
             #expect(

@@ -3,6 +3,7 @@
 import ArgumentParser
 import BPFLoader
 import Foundation
+import Glibc
 import Metrics
 import Sessions
 import SystemPackage
@@ -32,6 +33,13 @@ struct MetricsCommand: ParsableCommand {
     func run() throws {
         let text = try MetricsPage.page(of: options.instance).text
         guard let output else { return try StandardOutput.text(text) }
+        var status = stat()
+        if lstat(output, &status) == 0, status.st_mode & S_IFMT != S_IFREG {
+            // It would be replaced: a device, a directory, or the link to either.
+            throw Failure(
+                .failed, "write \(output.debugDescription)", "it is there and no regular file",
+                try: "name another, or redirect standard output")
+        }
         do {
             // Atomically: a collector never sees half of it.
             try Data(text.utf8).write(to: URL(fileURLWithPath: output), options: .atomic)
