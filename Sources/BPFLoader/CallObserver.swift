@@ -77,7 +77,7 @@ public struct CallObserver: ~Copyable {
 
     /// Observes a cgroup and all below it from now on, for as long as this value lives.
     ///
-    /// - Returns: when the programs run: ``Order/first`` on kernels that can (6.17).
+    /// - Returns: when the programs run: ``Order/first`` where the kernel can (seen: 6.18 can, 6.1 cannot).
     @discardableResult
     public mutating func attach(to cgroup: Cgroup) throws(Failure) -> Order {
         let what = "observe cgroup \(cgroup.path)"

@@ -29,7 +29,7 @@ static inline struct bpf_object *vip_object_open(const void *bytes, size_t size,
 }
 
 /*
- * bpf_link_create(3) with flags: kernels before 6.17 take none for a cgroup (EINVAL), and linux/bpf.h of Debian 12
+ * bpf_link_create(3) with flags: 6.1 takes none for a cgroup (EINVAL), 6.18 does, and linux/bpf.h of Debian 12
  * does not know this one.
  */
 enum { VIP_LINK_PREORDER = 1U << 6 }; /* BPF_F_PREORDER */
