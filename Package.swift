@@ -22,7 +22,6 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
-        .package(url: "https://github.com/swhitty/FlyingFox", from: "0.27.1"),
     ],
     targets: [
         // C libraries of the host, and the C that is ours.
@@ -76,9 +75,7 @@ let package = Package(
         .target(
             name: "Metrics",
             dependencies: [
-                "Sessions", "PolicyMaps", "BPFLoader", "CVipABI",
-                .product(name: "FlyingFox", package: "FlyingFox"),
-                .product(name: "FlyingSocks", package: "FlyingFox"),
+                "Sessions", "PolicyMaps", "BPFLoader", "CProcess", "CVipABI",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features

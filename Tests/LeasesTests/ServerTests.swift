@@ -87,8 +87,8 @@ struct ServerTests {
             }
             let renewals = Dictionary(grouping: events.list.compactMap(\.renewed), by: \.holder)
             #expect(renewals.count == 8 && renewals.values.allSatisfy { $0.count >= 3 })
-            #expect(
-                events.count { $0.lost != nil || $0.troubled != nil || $0.changed != nil || $0.refused != nil } == 0)
+            // A machine that is busy for a second or two is trouble for a lease of five, but no loss.
+            #expect(events.count { $0.lost != nil || $0.changed != nil || $0.refused != nil } == 0)
             for lease in leases { source.release(lease.holder) }
             #expect(try link.clients().isEmpty)
             #expect(events.count { $0.released != nil } == 8)
