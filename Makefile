@@ -76,13 +76,17 @@ $(OBJECTS): $(OBJECT_SOURCES) | deps-build
 
 # ---- checks ----
 
-CHECKS := tree format shell object warnings
+CHECKS := tree layers format shell object warnings
 .PHONY: check $(CHECKS:%=check-%)
 check: $(CHECKS:%=check-%) ## formatting, lint, object drift, warnings as errors
 
 check-tree:
 	$(call say,CHECK,tracked files and licence headers)
 	$(Q)scripts/check-tree
+
+check-layers:
+	$(call say,CHECK,imports between modules)
+	$(Q)scripts/check-layers
 
 check-format: deps-check
 	$(call say,CHECK,formatting)

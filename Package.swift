@@ -31,41 +31,56 @@ let package = Package(
         .systemLibrary(name: "CSystemd", pkgConfig: "libsystemd", providers: [.apt(["libsystemd-dev"])]),
         .target(name: "CVipABI"),
         .target(name: "CVipObject"),
-        .target(name: "CProcess"),
-        .target(name: "CFile"),
-        .target(name: "CTerminal"),
+        .target(name: "CHost"),
 
-        // Each of these depends only on those above it.
+        // Each of these may import those above it, and none below: scripts/check-layers.
+        .target(
+            name: "Host",
+            dependencies: [
+                "CHost",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
+            name: "Network",
+            dependencies: [
+                "Host", "CHost", "CNetlink",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
         .target(
             name: "BPFLoader",
             dependencies: [
-                "CFile", "CLibBPF", "CVipABI", "CVipObject",
+                "Host", "CLibBPF", "CVipABI", "CVipObject",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
         ),
         .target(
-            name: "PolicyMaps",
+            name: "Policy",
             dependencies: [
-                "BPFLoader", "CVipABI",
-                .product(name: "Logging", package: "swift-log"),
+                "Network", "Host", "CVipABI",
                 .product(name: "SystemPackage", package: "swift-system"),
                 .product(name: "Yams", package: "Yams"),
             ],
             swiftSettings: features
         ),
         .target(
-            name: "Sockets",
+            name: "PolicyMaps",
             dependencies: [
-                "PolicyMaps", "BPFLoader", "CNetlink", .product(name: "SystemPackage", package: "swift-system"),
+                "Policy", "BPFLoader", "Network", "Host", "CVipABI",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
         ),
         .target(
             name: "Sessions",
             dependencies: [
-                "PolicyMaps", "BPFLoader", "CNetlink", "CVipABI",
+                "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CNetlink", "CSystemd", "CVipABI",
                 .product(name: "GRDB", package: "GRDB.swift"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
@@ -73,17 +88,25 @@ let package = Package(
             swiftSettings: features
         ),
         .target(
-            name: "Metrics",
+            name: "Leases",
             dependencies: [
-                "Sessions", "PolicyMaps", "BPFLoader", "CProcess", "CVipABI",
+                "Network", "Host", "CHost",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
         ),
         .target(
-            name: "Leases",
+            name: "Metrics",
             dependencies: [
-                "Sessions", "PolicyMaps", "BPFLoader", "CProcess",
+                "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CHost", "CVipABI",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
+            name: "Discovery",
+            dependencies: [
+                "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CLibBPF", "CVipABI", "CVipObject",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
@@ -91,8 +114,8 @@ let package = Package(
         .target(
             name: "Daemon",
             dependencies: [
-                "Leases", "Metrics", "Sessions", "PolicyMaps", "BPFLoader", "CNetlink", "CProcess", "CSystemd",
-                "CVipABI",
+                "Leases", "Metrics", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CHost",
+                "CNetlink", "CSystemd", "CVipABI",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
@@ -101,8 +124,8 @@ let package = Package(
         .target(
             name: "VipCommands",
             dependencies: [
-                "Daemon", "Leases", "Metrics", "Sessions", "Sockets", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess",
-                "CFile", "CNcurses", "CTerminal",
+                "Daemon", "Discovery", "Leases", "Metrics", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network",
+                "Host", "CHost", "CNcurses", "CVipABI",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
@@ -130,14 +153,15 @@ let package = Package(
         .testTarget(
             name: "PolicyMapsTests",
             dependencies: [
-                "PolicyMaps", "BPFLoader", "CVipABI", .product(name: "SystemPackage", package: "swift-system"),
+                "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CVipABI",
+                .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
         ),
         .testTarget(
             name: "SessionsTests",
             dependencies: [
-                "Sessions", "Sockets", "PolicyMaps", "BPFLoader",
+                "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
@@ -146,7 +170,7 @@ let package = Package(
         .testTarget(
             name: "CommandTests",
             dependencies: [
-                "VipCommands", "Sessions", "PolicyMaps", "BPFLoader",
+                "VipCommands", "Discovery", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
@@ -155,7 +179,7 @@ let package = Package(
         .testTarget(
             name: "LeasesTests",
             dependencies: [
-                "Leases", "Sessions", "PolicyMaps", "BPFLoader", "vip-lease-holder",
+                "Leases", "Network", "Host", "vip-lease-holder",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             exclude: ["hostile.py", "link.sh"],
@@ -164,7 +188,7 @@ let package = Package(
         // On this kernel, as root.
         .testTarget(
             name: "KernelTests",
-            dependencies: ["BPFLoader", "vip-bpfctl", "vip-mock-logind", "vip-probe"],
+            dependencies: ["BPFLoader", "Host", "Network", "vip-bpfctl", "vip-mock-logind", "vip-probe"],
             exclude: ["janitor.sh"],
             swiftSettings: features
         ),

@@ -2,6 +2,7 @@
 
 internal import CLibBPF
 import Glibc
+public import Host
 public import SystemPackage
 
 /// What runs at a hook, whoever attached it.

@@ -2,6 +2,7 @@
 
 import CLibBPF
 import Glibc
+public import Host
 public import SystemPackage
 
 /// An open BPF map whose keys and values are C structs of bpf/abi.h.
@@ -28,7 +29,7 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
     }
 
     /// Opens a map of a loaded object that is not pinned; both have a descriptor of their own.
-    init(name: String, duplicating map: CInt) throws(Failure) {
+    package init(name: String, duplicating map: CInt) throws(Failure) {
         let raw = fcntl(map, F_DUPFD_CLOEXEC, 0)
         guard raw >= 0 else { throw .kernel(.current, "open map \(name)") }
         try self.init(name: name, "map \(name)", Descriptor(owning: raw))

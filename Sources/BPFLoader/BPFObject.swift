@@ -4,6 +4,7 @@ internal import CLibBPF
 internal import CVipABI
 internal import CVipObject
 import Glibc
+public import Host
 public import SystemPackage
 
 /// How many rows the maps get when they are made. A map's size is fixed for its life.

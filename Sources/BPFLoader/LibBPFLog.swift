@@ -8,12 +8,12 @@ import Synchronization
 /// What libbpf prints, caught: the verifier's log is among it.
 ///
 /// libbpf has one print function for the process (`libbpf_set_print(3)`), so the buffer is global too.
-enum LibBPFLog {
+package enum LibBPFLog {
     private static let lines = Mutex<[String]>([])
     private static let installed = Mutex(false)
 
     /// Runs `body` and returns what it returned with all that libbpf printed meanwhile, debug lines left out.
-    static func capturing<T, E: Error>(_ body: () throws(E) -> T) throws(E) -> (T, log: String) {
+    package static func capturing<T, E: Error>(_ body: () throws(E) -> T) throws(E) -> (T, log: String) {
         install()
         lines.withLock { $0.removeAll() }
         let result = try body()
@@ -61,7 +61,7 @@ public func tellingLine(ofVerifierLog log: String) -> String? {
 }
 
 extension StringProtocol {
-    func trimmingSpaces() -> String {
+    package func trimmingSpaces() -> String {
         let rest = drop { $0.isWhitespace }
         guard let end = rest.lastIndex(where: { !$0.isWhitespace }) else { return "" }
         return String(rest[...end])

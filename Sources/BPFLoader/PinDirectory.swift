@@ -3,6 +3,7 @@
 internal import CLibBPF
 internal import CVipABI
 import Glibc
+public import Host
 public import SystemPackage
 
 /// One instance of vip-bpf in the kernel: everything that is pinned below one directory of a BPF file system.

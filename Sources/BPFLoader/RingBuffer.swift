@@ -2,6 +2,7 @@
 
 import CLibBPF
 import Glibc
+public import Host
 public import SystemPackage
 
 /// A ring buffer of one's own (BPF_MAP_TYPE_RINGBUF, kernel 5.8): programs put records in, one thread takes them out.
@@ -78,30 +79,6 @@ public struct RingBuffer: ~Copyable, @unchecked Sendable {
             count = sink.pointee.count
             sink.pointee.records = nil
         }
-    }
-}
-
-/// Something to wake a thread with that waits: eventfd(2).
-public struct WakeUp: ~Copyable, Sendable {
-    public let descriptor: Descriptor
-
-    public init() throws(Failure) {
-        let raw = vip_eventfd()
-        guard raw >= 0 else { throw .kernel(.current, "make an eventfd") }
-        descriptor = Descriptor(owning: raw)
-    }
-
-    /// Makes the descriptor readable, for good.
-    public func callAsFunction() {
-        var one: UInt64 = 1
-        write(descriptor.raw, &one, MemoryLayout<UInt64>.size)  // fails only when it is readable already
-    }
-
-    /// Whether the time is over before anybody has woken us.
-    public func sleep(for time: Duration) -> Bool {
-        var entry = pollfd(fd: descriptor.raw, events: Int16(POLLIN), revents: 0)
-        let (seconds, attoseconds) = time.components
-        return poll(&entry, 1, CInt(clamping: seconds * 1000 + attoseconds / 1_000_000_000_000_000)) <= 0
     }
 }
 

@@ -12,7 +12,6 @@
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
-#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -60,12 +59,6 @@ static inline unsigned long vip_file_system_type(const char *path)
 static inline int vip_membarrier_global(void)
 {
 	return (int)syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
-}
-
-/* eventfd(2) that does not block; -1 and errno on failure. Its flags are of a type of their own. */
-static inline int vip_eventfd(void)
-{
-	return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 }
 
 /* A word of memory that the kernel's programs share (BPF_F_MMAPABLE, kernel 5.5), read in one piece. */

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
+import BPFLoader
 import Glibc
+public import Host
 public import Logging
 public import Metrics
+import Network
+import Policy
 import PolicyMaps
 public import Sessions
 public import SystemPackage
@@ -105,7 +108,7 @@ public final class Daemon {
     ///
     /// - Throws: ``Failure`` where it cannot begin: no root, another daemon, a state directory that cannot be written.
     public func run() throws(Failure) {
-        let signals = try SignalWatch([SIGTERM, SIGINT, SIGHUP])
+        let signals = try SignalReader([SIGTERM, SIGINT, SIGHUP])
         let lock = try instance.state.lockForDaemon()
         defer { _ = lock }
         defer { lessee.close() }
@@ -149,7 +152,7 @@ public final class Daemon {
                 ServiceManager.notify("WATCHDOG=1")
                 watchdogAt = .now + watchdog
             }
-            while let signal = signals.next() { if signal == SIGHUP { reload() } else { isStopping = true } }
+            while let signal = signals.next() { if signal.number == SIGHUP { reload() } else { isStopping = true } }
             if isStopping { break }
             health.turn(isFollowing: hasLogind, troubles: said.keys.count { !$0.hasPrefix("warning ") })
             if watch.drain() { addressesAt = soon(addressesAt) }

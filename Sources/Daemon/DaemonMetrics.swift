@@ -2,16 +2,8 @@
 
 import Foundation
 import Metrics
+import Sessions
 import Synchronization
-
-/// How many events of each kind there were.
-final class EventCounts: Sendable {
-    private let counts = Mutex<[String: UInt64]>([:])
-
-    func count(_ kind: Event.Kind) { counts.withLock { $0[kind.rawValue, default: 0] += 1 } }
-
-    var all: [String: UInt64] { counts.withLock { $0 } }
-}
 
 /// What the daemon's loop says of itself, for the thread that serves metrics.
 final class DaemonHealth: Sendable {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
 import Glibc
+import Host
 import Leases
-import PolicyMaps
+import Network
 import Sessions
 import Synchronization
 import SystemPackage

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import CSystemd
 import Glibc
+import Host
 import SystemPackage
 
 /// Who is logged in, as logind says over D-Bus: org.freedesktop.login1(5).

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
 import CSystemd
+public import Host
 import SystemPackage
 
 /// Whether logind answers: one call, for `check`.

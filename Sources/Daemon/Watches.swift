@@ -1,50 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import CNetlink
-import CProcess
 import CSystemd
 import Glibc
+import Host
 import SystemPackage
-
-/// Says that interfaces or addresses have changed: rtnetlink(7)'s groups. What has is to be looked up: messages may be lost
-/// in a flood, and then the kernel says only that.
-struct NetlinkWatch: ~Copyable {
-    private let socket: Descriptor
-
-    var descriptor: CInt { socket.raw }
-
-    init() throws(Failure) {
-        let what = "watch the host's addresses"
-        let kind = CInt(SOCK_RAW.rawValue) | CInt(SOCK_CLOEXEC.rawValue) | CInt(SOCK_NONBLOCK.rawValue)
-        let raw = Glibc.socket(AF_NETLINK, kind, NETLINK_ROUTE)
-        guard raw >= 0 else { throw .kernel(.current, what) }
-        let opened = Descriptor(owning: raw)
-        var address = sockaddr_nl()
-        address.nl_family = sa_family_t(AF_NETLINK)
-        address.nl_groups = UInt32(RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR)
-        let result = withUnsafePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(raw, $0, socklen_t(MemoryLayout<sockaddr_nl>.size))
-            }
-        }
-        guard result == 0 else { throw .kernel(.current, what) }
-        socket = opened
-    }
-
-    /// Reads what has come, and says whether anything has, or was lost.
-    func drain() -> Bool {
-        var buffer = [UInt8](repeating: 0, count: 32 << 10)
-        var hasCome = false
-        // As many as a receive buffer holds; more keep poll(2) from waiting.
-        for _ in 0..<1024 {
-            let count = recv(socket.raw, &buffer, buffer.count, 0)
-            if count < 0, errno != ENOBUFS { break }
-            hasCome = true
-        }
-        return hasCome
-    }
-}
 
 /// Watches of files and directories: inotify(7).
 final class FileWatch {
@@ -163,44 +123,5 @@ final class FileWatch {
             }
         }
         return found
-    }
-}
-
-/// Signals as something to read: signalfd(2). They are blocked from here on.
-struct SignalWatch: ~Copyable {
-    private let file: Descriptor
-
-    var descriptor: CInt { file.raw }
-
-    init(_ signals: [CInt]) throws(Failure) {
-        let raw = vip_signal_fd(signals, CInt(signals.count))
-        guard raw >= 0 else { throw .kernel(Errno(rawValue: -raw), "read signals") }
-        file = Descriptor(owning: raw)
-    }
-
-    /// The next signal that has come, `nil` where none has.
-    func next() -> CInt? {
-        var fromKernel: CInt = 0
-        let number = vip_read_signal(file.raw, &fromKernel)
-        return number > 0 ? number : nil
-    }
-}
-
-/// The service manager, where one started this process: sd_notify(3). Without it, nothing happens.
-enum ServiceManager {
-    /// How often the watchdog wants to hear from us; `nil` where there is none: sd_watchdog_enabled(3).
-    static func watchdogInterval() -> Duration? {
-        var microseconds: UInt64 = 0
-        guard sd_watchdog_enabled(0, &microseconds) > 0, microseconds > 0 else { return nil }
-        return .microseconds(Int64(clamping: microseconds))
-    }
-
-    static func notify(_ state: String) { _ = sd_notify(0, state) }
-
-    /// Between the two, a reload: Type=notify-reload of systemd.service(5) wants the time, an older one ignores it.
-    static func notifyReloading() {
-        var now = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &now)
-        notify("RELOADING=1\nMONOTONIC_USEC=\(UInt64(now.tv_sec) * 1_000_000 + UInt64(now.tv_nsec) / 1000)")
     }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Glibc
-public import PolicyMaps
+import Host
+public import Network
 import SystemPackage
 
 /// Which addresses may become a session's. An answer from the network proves nothing: anybody on the link can send one.

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
-import CProcess
+import CHost
 import Glibc
-import Sessions
+import Host
 import SystemPackage
 
 /// A running udhcpc: one lease's client. It outlives us, unless it is ended.

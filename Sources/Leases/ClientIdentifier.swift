@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
+public import Host
 public import SystemPackage
 
 /// The client identifier (DHCP option 61, RFC 2132, 9.14) by which a server knows a holder again: type 0, then 8 bytes of

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Glibc
-import PolicyMaps
+import Host
+import Network
 import SystemPackage
 
 /// The message that gives an address back (RFC 2131, 4.4.6): the one that no client process sends for us.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Glibc
+import Host
 import SystemPackage
 
 /// Seconds since this boot, of suspended time too. The wall clock may be set; a lease runs out all the same.

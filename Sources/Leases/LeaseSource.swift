@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
 import Dispatch
 public import Foundation
-public import PolicyMaps
+public import Host
+public import Network
 import Synchronization
 
 /// Whose lease it is: the same user asks with the same slot again, and is the same client to the server.

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
 import Glibc
-import PolicyMaps
-import Sessions
+import Host
+import Network
 import SystemPackage
 
 /// The clients of one interface, and what each is up to. Used by one thread: the one that makes it, then that of ``run()``.
@@ -13,7 +12,7 @@ final class Supervisor: @unchecked Sendable {
     private let shared: Shared
     private let deliver: @Sendable (LeaseEvent) -> Void
     private let bootID: String
-    private var lock: StateLock?
+    private var lock: FileLock?
     private let inotify: Descriptor
 
     private var entries: [String: Entry] = [:]  // by client identifier
@@ -92,10 +91,11 @@ final class Supervisor: @unchecked Sendable {
                 try: "set virtualIP.addresses.interface; ip link shows what there is")
         }
         bootID = try BootID.current()
-        try StateDirectory(options.runtime).create()
+        try OwnedDirectory(options.runtime).create()
         // Two of us would each hear half of what the clients say.
         // Not at once: a process that somebody starts just now has every lock of its parent's, until it is another program.
-        lock = try StateDirectory(options.state).lock(timeout: .seconds(2))
+        try OwnedDirectory(options.state).create()
+        lock = try FileLock(options.state.appending("lock"), timeout: .seconds(2))
         let script = options.state.appending("event")
         // A new file in its place: one that is being executed cannot be written.
         let new = options.state.appending("event.new")

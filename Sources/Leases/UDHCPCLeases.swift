@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
 import Dispatch
 import Foundation
 import Glibc
-import Sessions
+public import Host
 import Synchronization
 public import SystemPackage
 

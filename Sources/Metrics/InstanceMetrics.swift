@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
+import BPFLoader
 import CVipABI
+public import Host
+import Network
+import Policy
 import PolicyMaps
 public import Sessions
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
-import CProcess
+import CHost
 import Foundation
 import Glibc
+public import Host
 public import SystemPackage
 
 /// Serves a page of metrics by HTTP/1.0 (RFC 1945), to this host alone: `GET /metrics`.

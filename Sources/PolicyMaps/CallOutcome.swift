@@ -2,6 +2,7 @@
 
 public import BPFLoader
 import CVipABI
+public import Host
 
 /// What became of a call of a session's program: `enum vip_outcome` of bpf/abi.h.
 public enum CallOutcome: UInt8, Sendable, Hashable, CaseIterable {

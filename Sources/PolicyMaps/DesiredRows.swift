@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
 public import CVipABI
 import Glibc
+public import Host
+public import Network
+public import Policy
 public import SystemPackage
 
 /// What the maps need to know of a session.

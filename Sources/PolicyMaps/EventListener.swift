@@ -3,6 +3,7 @@
 public import BPFLoader
 public import CVipABI
 import Glibc
+public import Host
 import Synchronization
 import SystemPackage
 

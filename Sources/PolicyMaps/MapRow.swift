@@ -3,6 +3,8 @@
 // swift-format-ignore-file: AvoidRetroactiveConformances
 
 public import CVipABI
+public import Network
+public import Policy
 
 /// A key or value of a map: a C struct of bpf/abi.h, compared and hashed by its bytes, of which none is padding.
 public protocol MapRow: Hashable, Sendable {

@@ -3,6 +3,9 @@
 public import BPFLoader
 public import CVipABI
 import Glibc
+public import Host
+public import Network
+public import Policy
 
 /// The pinned maps of one instance, opened with their types, and the order in which they are written.
 ///

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
 public import CVipABI
 public import Glibc
+public import Host
 public import SystemPackage
 
 /// Which file a program list's path means, as the kernel knows a running program's file.

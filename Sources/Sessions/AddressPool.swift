@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
-public import PolicyMaps
+public import Host
+public import Network
 
 /// The addresses that sessions get when none is asked for: `virtualIP.addresses.pool` of the policy. Who gets which,
 /// ``PoolPicker`` says.

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
+import BPFLoader
 import Foundation
 import Glibc
+public import Host
 import Logging
-public import PolicyMaps
+public import Network
+public import Policy
+import PolicyMaps
 import SystemPackage
 
 // Addresses that come and go while their session stays open: a lease that arrives or is lost, a pool that has one again.

@@ -3,7 +3,10 @@
 public import BPFLoader
 import CVipABI
 import Glibc
-public import PolicyMaps
+public import Host
+import Network
+public import Policy
+import PolicyMaps
 public import SystemPackage
 
 extension Change {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
 import Glibc
+public import Host
 import Logging
-public import PolicyMaps
+import Network
+public import Policy
+import PolicyMaps
 import SystemPackage
 
 // A session's IPv6 loopback is on no interface: a route makes the whole prefix local, and the kernel lets a socket bind

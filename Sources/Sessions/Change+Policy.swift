@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
+import BPFLoader
 import CVipABI
+public import Host
 import Logging
+import Network
+public import Policy
 public import PolicyMaps
 import SystemPackage
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import BPFLoader
+import Host
 import Logging
-import PolicyMaps
+import Network
+import Policy
 
 // With `placement: route`, virtual IPs are on no interface: a route makes each prefix of the pool local as a whole, as with
 // the sessions' IPv6 loopbacks. What IPv6 wants besides (net.ipv6.ip_nonlocal_bind), is set for those.

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
+import BPFLoader
 import Foundation
-public import PolicyMaps
+public import Host
+public import Network
+import Policy
+import PolicyMaps
 
 /// A session to be opened.
 public struct SessionRequest: Sendable {

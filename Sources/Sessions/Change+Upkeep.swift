@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
+import BPFLoader
 import CVipABI
-public import PolicyMaps
+public import Host
+public import Network
+public import Policy
+import PolicyMaps
 public import SystemPackage
 
 // What the daemon does from time to time, and commands do on the way: the host is changed by others, too.

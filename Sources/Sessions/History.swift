@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
 public import Foundation
 import GRDB
 import Glibc
-public import PolicyMaps
+public import Host
+public import Network
+import Policy
 public import SystemPackage
 
 /// A point in time by both clocks: the wall clock, which can be set, and the boot's, which cannot.

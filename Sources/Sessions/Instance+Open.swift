@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
 import Foundation
+public import Host
 public import Logging
-public import PolicyMaps
+public import Network
+public import Policy
 
 /// What the opening of sessions came to.
 public struct Opened: Sendable {

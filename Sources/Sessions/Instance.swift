@@ -2,8 +2,11 @@
 
 public import BPFLoader
 import Glibc
+public import Host
 public import Logging
-public import PolicyMaps
+import Network
+public import Policy
+import PolicyMaps
 public import SystemPackage
 
 /// One vip-bpf on a host: what is pinned, what is registered, and what is on the interfaces, kept in agreement.
@@ -78,7 +81,7 @@ public struct Change: ~Copyable {
     public internal(set) var awaitingLease: [UInt32] = []
     /// Sessions that were opened without an address, as they wanted it, and why there is none.
     public internal(set) var unaddressed: [(session: UInt32, failure: Failure)] = []
-    private let lock: StateLock
+    private let lock: FileLock
 
     fileprivate init(_ instance: Instance, _ logger: Logger) throws(Failure) {
         let lock = try instance.state.lock()

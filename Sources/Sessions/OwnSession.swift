@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
 import Glibc
-public import PolicyMaps
+public import Host
+public import Network
 import SystemPackage
 
 /// What the calling process can learn of its own session, without any privilege and of nobody else's.

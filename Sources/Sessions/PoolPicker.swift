@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
 import GRDB
-import PolicyMaps
+import Host
+import Network
+import Policy
 
 /// An address that a session had, and nobody since.
 struct FormerAddress: Sendable, Hashable {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
 import GRDB
-import PolicyMaps
+import Host
+import Network
 
 // Addresses that come and go while their session stays open.
 

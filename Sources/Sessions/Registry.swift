@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
 import Foundation
 import GRDB
 import Glibc
-public import PolicyMaps
+public import Host
+public import Network
 public import SystemPackage
 
 /// The registry of sessions: a SQLite database, DIR/registry.sqlite.
 ///
 /// Each method is one transaction, so a crash leaves it done or not done, and a session between two of them is seen as
-/// ``SessionRecord/State/opening`` or ``SessionRecord/State/closing``. Whoever writes holds the ``StateLock``.
+/// ``SessionRecord/State/opening`` or ``SessionRecord/State/closing``. Whoever writes holds the ``FileLock``.
 ///
 /// It keeps SQLite's rollback journal rather than a write-ahead log: a command opens the database for two or three
 /// transactions and goes, so making and removing the log's two files would be most of its work; and a log can be read only by

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
-public import PolicyMaps
+public import Host
+public import Network
 
 /// The numbers that sessions have, and the loopback addresses that follow from them.
 public enum SessionIDs {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
-public import Glibc
-public import PolicyMaps
+import Glibc
+public import Host
+public import Network
 public import SystemPackage
 
 public import struct Foundation.Date
@@ -122,45 +122,4 @@ public struct SessionRecord: Sendable, Hashable {
 extension SessionRecord {
     /// Whether its cgroup is still there, and not another one at the same path.
     public var isCgroupThere: Bool { Cgroup.isThere(cgroupPath, id: cgroupID) }
-}
-
-/// Which boot of the kernel this is.
-public enum BootID {
-    /// The random UUID that the kernel made at this boot: /proc/sys/kernel/random/boot_id, random(4).
-    ///
-    /// - Throws: ``Failure`` (unavailable) without a readable /proc.
-    public static func current() throws(Failure) -> String {
-        let file = FilePath("/proc/sys/kernel/random/boot_id")
-        do throws(Errno) {
-            return String(decoding: try readWholeFile(file).prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
-        } catch {
-            throw Failure(.unavailable, "read \(file)", Failure.reason(error), try: "mount -t proc proc /proc")
-        }
-    }
-}
-
-/// A process that cannot be mistaken for a later one of the same PID: PID and start time. Of one boot.
-public struct ProcessIdentity: Sendable, Hashable {
-    public let pid: pid_t
-    /// When it started, in clock ticks since boot: field 22 of /proc/PID/stat, proc_pid_stat(5).
-    public let startTime: UInt64
-
-    public init(pid: pid_t, startTime: UInt64) {
-        self.pid = pid
-        self.startTime = startTime
-    }
-
-    /// The process that has the PID now; `nil` where there is none.
-    public init?(pid: pid_t) {
-        guard let text = try? readWholeFile(FilePath("/proc/\(pid)/stat")),
-            // The second field is a name in parentheses, and may hold spaces and parentheses itself.
-            let end = text.lastIndex(of: UInt8(ascii: ")"))
-        else { return nil }
-        let fields = text[(end + 1)...].split(separator: UInt8(ascii: " "))
-        guard fields.count > 19, let startTime = UInt64(String(decoding: fields[19], as: UTF8.self)) else { return nil }
-        self.init(pid: pid, startTime: startTime)
-    }
-
-    /// Whether it still runs, or is a zombie that nobody has waited for.
-    public var isAlive: Bool { ProcessIdentity(pid: pid) == self }
 }

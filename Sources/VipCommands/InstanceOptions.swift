@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 public import ArgumentParser
-import BPFLoader
-import Daemon
 import Foundation
+import Host
 import Logging
-public import PolicyMaps
+public import Network
+import Policy
 import Sessions
 import SystemPackage
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import BPFLoader
 import Foundation
 import Glibc
+import Host
 import Logging
 import SystemPackage
 
@@ -51,22 +51,8 @@ struct Table {
     /// Printed under the rows, an empty line between.
     var notes: [String] = []
 
-    /// Control characters in what others have named (paths, users) are shown, not sent to the terminal; and so are those
-    /// that would break a line or turn its direction.
-    static func printable(_ text: String) -> String {
-        guard text.unicodeScalars.contains(where: isHidden) else { return text }
-        return text.unicodeScalars.map { isHidden($0) ? "\\u{\(String($0.value, radix: 16))}" : String($0) }.joined()
-    }
-
-    private static func isHidden(_ scalar: Unicode.Scalar) -> Bool {
-        switch scalar.properties.generalCategory {
-        case .control, .format, .lineSeparator, .paragraphSeparator: true
-        default: false
-        }
-    }
-
     func rendered(bold: Bool) -> String {
-        let all = (headings.isEmpty ? [] : [headings]) + rows.map { $0.map(Self.printable) }
+        let all = (headings.isEmpty ? [] : [headings]) + rows.map { $0.map(\.printableLine) }
         var widths: [Int] = []
         for row in all {
             for (column, cell) in row.enumerated() {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 public import ArgumentParser
-import BPFLoader
 import Glibc
+import Host
 
 /// The root of the command line.
 public struct VipBPFCtl: ParsableCommand {

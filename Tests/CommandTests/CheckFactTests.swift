@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import PolicyMaps
+import Discovery
+import Policy
 import Testing
 
 @testable import VipCommands

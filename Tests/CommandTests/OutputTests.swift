@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
-import PolicyMaps
+import Host
+import Network
+import Policy
 import Sessions
 import SystemPackage
 import Testing

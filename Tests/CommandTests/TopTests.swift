@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
-import PolicyMaps
 import Sessions
 import SystemPackage
 import Testing

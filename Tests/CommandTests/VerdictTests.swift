@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import PolicyMaps
+import Network
+import Policy
 import SystemPackage
 import Testing
 
-@testable import VipCommands
+@testable import Discovery
 
 /// What `discover` makes of what it has seen.
 struct VerdictTests {

@@ -3,7 +3,9 @@
 import BPFLoader
 import Foundation
 import Glibc
+import Host
 import Testing
+import VipCommands
 
 /// The commands on a host of their own: what they do, what they refuse, what a killed one leaves to the next.
 @Suite(.serialized, .requiresRoot)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import PolicyMaps
+import Network
 import Testing
 
 @testable import Leases

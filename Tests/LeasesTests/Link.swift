@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
 import Glibc
-import PolicyMaps
-import Sessions
+import Network
 import Synchronization
 import SystemPackage
 import Testing

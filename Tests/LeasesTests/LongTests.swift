@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
 import Glibc
-import PolicyMaps
-import Sessions
 import SystemPackage
 import Testing
 

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
 import Glibc
-import PolicyMaps
-import Sessions
+import Host
+import Network
 import SystemPackage
 import Testing
 

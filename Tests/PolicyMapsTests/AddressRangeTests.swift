@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
-import PolicyMaps
+import Host
+import Network
 import Testing
 
 @Suite struct AddressRangeTests {

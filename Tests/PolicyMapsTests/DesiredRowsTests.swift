@@ -2,6 +2,9 @@
 
 import BPFLoader
 import CVipABI
+import Host
+import Network
+import Policy
 import SystemPackage
 import Testing
 

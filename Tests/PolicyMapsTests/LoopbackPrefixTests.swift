@@ -4,6 +4,9 @@ import BPFLoader
 import CVipABI
 import Testing
 
+@testable import Host
+@testable import Network
+@testable import Policy
 @testable import PolicyMaps
 
 @Suite struct LoopbackPrefixTests {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
 import Glibc
-import PolicyMaps
+import Host
+import Network
+import Policy
 import SystemPackage
 import Testing
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
-import PolicyMaps
+import Host
+import Network
+import Policy
 import SystemPackage
 import Testing
 

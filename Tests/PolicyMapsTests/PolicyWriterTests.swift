@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
-import PolicyMaps
+import Network
+import Policy
 import SystemPackage
 import Testing
 

@@ -2,10 +2,10 @@
 
 import Foundation
 import Glibc
+import Host
+import Sessions
 import SystemPackage
 import Testing
-
-@testable import BPFLoader
 
 @Suite struct CgroupTextTests {
     @Test(

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
-import PolicyMaps
+import Network
+import Policy
 import Testing
 
 @testable import Sessions

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Glibc
-import PolicyMaps
 import SystemPackage
 import Testing
 
+@testable import Host
+@testable import Network
+@testable import Policy
 @testable import Sessions
 
 @Suite(.requiresRoot) struct NetlinkTests {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import CVipABI
-import PolicyMaps
+import Host
+import Network
 import Sessions
 import Testing
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
 import Glibc
+import Host
 import SystemPackage
 import Testing
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
-import PolicyMaps
+import Host
+import Network
 import Sessions
 
 /// Whether every session's virtual IPs are where the registry says: on their interface, or local by a route.

@@ -2,6 +2,7 @@
 
 import BPFLoader
 import CVipABI
+import Host
 import PolicyMaps
 import Sessions
 import SystemPackage

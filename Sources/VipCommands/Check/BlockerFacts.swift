@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
+import Host
 import Sessions
 
 /// Processes outside every session that hold a wildcard port: it is taken on every address, the sessions' too.

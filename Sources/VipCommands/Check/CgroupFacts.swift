@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
+import Host
 import SystemPackage
 
 /// Where cgroup v2 is: at /sys/fs/cgroup, or on a hybrid host beside the hierarchies of v1.

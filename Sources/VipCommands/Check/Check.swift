@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import BPFLoader
 import Glibc
+import Host
 import Sessions
 import SystemPackage
 

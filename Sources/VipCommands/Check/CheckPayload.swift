@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
+import Discovery
+import Host
 
 struct CheckPayload: Payload {
     struct Fact: Encodable {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Glibc
+import Host
 import Sessions
 import SystemPackage
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import BPFLoader
+import Host
 
 /// Whether this kernel takes the program of each hook: found out by loading it, as attach does.
 enum HookFacts: CheckedSubject {

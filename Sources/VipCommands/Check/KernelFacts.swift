@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Glibc
+import Host
 import SystemPackage
 
 /// The running kernel: its release, its types (BTF), whether it is locked down.

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Glibc
 import Leases
-import PolicyMaps
+import Policy
 import Sessions
 
 /// What it takes to lease addresses, where the policy in force does.

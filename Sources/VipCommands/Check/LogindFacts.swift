@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Daemon
+import Host
 
 /// Whether logind answers, by which the daemon knows who is logged in.
 enum LogindFacts: CheckedSubject {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
+import Discovery
 import Glibc
+import Host
 import SystemPackage
 
 /// What `check` says of names: whether the module is asked, can be loaded, and nobody answers in its place.

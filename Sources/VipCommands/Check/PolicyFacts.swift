@@ -3,6 +3,8 @@
 import BPFLoader
 import CVipABI
 import Foundation
+import Host
+import Policy
 import PolicyMaps
 import Sessions
 import SystemPackage

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Host
 import SystemPackage
 
 /// CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON among the effective capabilities: CapEff of proc_pid_status(5).

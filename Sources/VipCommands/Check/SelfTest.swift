@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import CVipABI
 import Glibc
+import Host
 import Logging
+import Policy
 import PolicyMaps
 import Sessions
 import SystemPackage

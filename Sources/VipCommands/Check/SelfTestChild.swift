@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import BPFLoader
-import CProcess
+import CHost
 import Glibc
-import PolicyMaps
+import Host
+import Network
 import SystemPackage
 
 /// The program that `check --self-test` runs in each of its sessions: it makes socket calls as it is told, a line each.

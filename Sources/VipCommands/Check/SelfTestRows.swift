@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import CVipABI
 import Glibc
-import PolicyMaps
+import Host
+import Network
 import SystemPackage
 
 /// What the two programs of the self-test do, and what is to come of it: each a fact.

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 public import ArgumentParser
-import BPFLoader
-public import Daemon
+import Daemon
+import Host
 import Logging
 public import Metrics
-import PolicyMaps
 import Sessions
 import SystemPackage
 

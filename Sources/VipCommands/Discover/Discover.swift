@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import BPFLoader
+import Discovery
 import Foundation
 import Glibc
-import PolicyMaps
+import Host
 import Sessions
 import SystemPackage
 
@@ -69,7 +69,7 @@ struct Discover: ParsableCommand {
         if isatty(STDERR_FILENO) == 1 {
             let names = cgroups.map(\.path.string).joined(separator: ", ")
             let end = seconds.map { "for \($0.formatted()) s, or until" } ?? "until"
-            StandardError.line("vip-bpfctl: observing \(Table.printable(names)) \(end) ^C")
+            StandardError.line("vip-bpfctl: observing \(names.printableLine) \(end) ^C")
         }
         try wait(observation, signals)
         let result = try observation.result()

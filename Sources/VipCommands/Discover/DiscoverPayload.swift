@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import CVipABI
+import Discovery
 import Foundation
-import PolicyMaps
-import Sessions
+import Host
+import Network
+import Policy
 import SystemPackage
 
 /// The report of `discover`.
@@ -165,10 +166,10 @@ struct DiscoverPayload: Payload {
                 program.listed.isEmpty ? "-" : program.listed.joined(separator: ","),
             ]
         }
-        var notes = programs.map { "\(Table.printable($0.label)): \($0.needs.label): \(Table.printable($0.reason))" }
+        var notes = programs.map { "\(($0.label).printableLine): \($0.needs.label): \(($0.reason).printableLine)" }
         if programs.isEmpty { notes.append("No program has bound or connected to anything.") }
         for program in programs where program.openedMore {
-            notes.append("\(Table.printable(program.label)) has opened more than is kept of one program.")
+            notes.append("\(program.label.printableLine) has opened more than is kept of one program.")
         }
         if calls == "rewritten" {
             notes.append("This kernel shows calls after the attached hooks: what they have moved stands as virtual.")

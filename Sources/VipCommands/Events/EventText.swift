@@ -3,8 +3,9 @@
 import BPFLoader
 import CVipABI
 import Glibc
+import Host
+import Network
 import PolicyMaps
-import Sessions
 
 /// Events as lines: aligned ones for people, or a JSON object each.
 ///
@@ -92,8 +93,8 @@ struct EventText: Sendable {
         var line = Line()
         line.cell(Self.timeOfDay(event.time &+ offset), width: Self.widths[0])
         line.cell("\(event.session)", width: Self.widths[1])
-        line.cell(Table.printable(user(event.uid) ?? "\(event.uid)"), width: Self.widths[2])
-        line.cell("\(Table.printable(String(decoding: program, as: UTF8.self)))[\(event.tgid)]", width: Self.widths[3])
+        line.cell((user(event.uid) ?? "\(event.uid)").printableLine, width: Self.widths[2])
+        line.cell("\(String(decoding: program, as: UTF8.self).printableLine)[\(event.tgid)]", width: Self.widths[3])
         line.cell(Self.hook(event.hook), width: Self.widths[4])
         line.cell(outcome?.verdict ?? "\(event.outcome)", width: Self.widths[5])
         let asked = Self.endpoint(event.asked, event.asked_port, of: event)

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import BPFLoader
-import CProcess
 import CVipABI
+import Discovery
 import Foundation
 import Glibc
+import Host
 import PolicyMaps
 import Sessions
 import Synchronization

@@ -3,6 +3,9 @@
 import BPFLoader
 import CVipABI
 import Glibc
+import Host
+import Network
+import Policy
 import PolicyMaps
 
 /// What a program of a session gets for its calls: the questions, and what the hooks would answer.

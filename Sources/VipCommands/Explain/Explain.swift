@@ -4,6 +4,8 @@ import ArgumentParser
 import BPFLoader
 import CVipABI
 import Glibc
+import Host
+import Policy
 import PolicyMaps
 import Sessions
 import SystemPackage

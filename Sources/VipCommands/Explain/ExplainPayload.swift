@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import CVipABI
 import Glibc
-import PolicyMaps
+import Host
+import Network
+import Policy
 import Sessions
 import SystemPackage
 
@@ -195,6 +196,6 @@ struct ExplainPayload: Payload {
                 ])
             }
         }
-        return Table(rows: rows, notes: notes.map(Table.printable))
+        return Table(rows: rows, notes: notes.map(\.printableLine))
     }
 }

@@ -3,6 +3,7 @@
 import BPFLoader
 import CVipABI
 import Glibc
+import Host
 import PolicyMaps
 import SystemPackage
 

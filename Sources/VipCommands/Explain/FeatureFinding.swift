@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import CVipABI
+import Host
+import Policy
 import PolicyMaps
 import SystemPackage
 

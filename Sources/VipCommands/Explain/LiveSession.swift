@@ -2,6 +2,9 @@
 
 import BPFLoader
 import CVipABI
+import Host
+import Network
+import Policy
 import PolicyMaps
 
 /// A session as the in-kernel programs read it: the live rows of the maps, and `vip_find_session()`, `vip_find_policy()` and

@@ -2,7 +2,8 @@
 
 import ArgumentParser
 import BPFLoader
-import PolicyMaps
+import Host
+import Policy
 import Sessions
 import SystemPackage
 
@@ -98,6 +99,6 @@ struct AttachedPayload: Payload {
     var table: Table {
         Table(
             headings: ["HOOK", "OUTCOME"], rows: hooks.map { [$0.hook, $0.outcome] },
-            notes: ["cgroup \(Table.printable(cgroup)), programs \(programs)"])
+            notes: ["cgroup \(cgroup.printableLine), programs \(programs)"])
     }
 }

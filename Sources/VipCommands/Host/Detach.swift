@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import BPFLoader
+import Host
 import Logging
 import Sessions
 import SystemPackage

@@ -3,6 +3,8 @@
 import ArgumentParser
 import BPFLoader
 import CVipABI
+import Host
+import Policy
 import PolicyMaps
 import Sessions
 import SystemPackage
@@ -183,7 +185,7 @@ struct StatusPayload: Payload {
         return Table(
             headings: ["HOOK", "PROGRAM", "LINKS", "SEEN", "REWRITTEN", "UNADDRESSED", "REFUSED", "FOR"], rows: rows,
             notes: attachments.map { attachment in
-                "cgroup \(attachment.cgroup.map(Table.printable) ?? "(unknown path)") (ID \(attachment.cgroupId)): \(attachment.state)"
+                "cgroup \(attachment.cgroup.map(\.printableLine) ?? "(unknown path)") (ID \(attachment.cgroupId)): \(attachment.state)"
             }
                 + network.filter { !attachments.isEmpty && $0.state != "attached" }.map {
                     "\($0.hook) of the network namespace: \($0.state)"

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Glibc
-import PolicyMaps
-import Sockets
+import Host
+import Network
 import SystemPackage
 
 /// A listening TCP socket or bound UDP socket on a wildcard address, and who holds it.

@@ -3,6 +3,9 @@
 import ArgumentParser
 import BPFLoader
 import CVipABI
+import Host
+import Network
+import Policy
 import PolicyMaps
 import Sessions
 import SystemPackage

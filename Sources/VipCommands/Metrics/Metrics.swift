@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import BPFLoader
 import Foundation
 import Glibc
+import Host
 import Metrics
-import Sessions
 import SystemPackage
 
 struct MetricsCommand: ParsableCommand {

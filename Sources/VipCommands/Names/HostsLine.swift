@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
+import Host
 
 /// The hosts line of an nsswitch.conf(5), as libc reads it, and the edits that put the name service module into it
 /// and take it out. All else of the file stays as it is, byte for byte.

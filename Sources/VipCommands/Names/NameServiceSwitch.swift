@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
-import CFile
+import CHost
 import Glibc
+import Host
 import SystemPackage
 
 /// The file nsswitch.conf(5), which is changed in one step: whoever reads it reads the old one or the new one.

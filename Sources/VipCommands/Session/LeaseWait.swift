@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
+import Host
 import Logging
 import Sessions
 

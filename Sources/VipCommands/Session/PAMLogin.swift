@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
-import Daemon
 import Foundation
+import Host
 import Logging
-import PolicyMaps
+import Policy
 import Sessions
 import SystemPackage
 

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import BPFLoader
-import CProcess
-import Daemon
+import CHost
 import Glibc
+import Host
 import Logging
-import PolicyMaps
 import Sessions
 import SystemPackage
 

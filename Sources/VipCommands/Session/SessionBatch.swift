@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import BPFLoader
 import Glibc
-import PolicyMaps
+import Host
+import Network
 import Sessions
 import SystemPackage
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import BPFLoader
-import Daemon
-import PolicyMaps
+import Host
+import Network
+import Policy
 import Sessions
 import SystemPackage
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import BPFLoader
 import Foundation
-import PolicyMaps
+import Host
+import Network
+import Policy
 import Sessions
 import SystemPackage
 

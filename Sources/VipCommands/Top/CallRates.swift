@@ -3,6 +3,7 @@
 import BPFLoader
 import CVipABI
 import Foundation
+import Host
 import PolicyMaps
 import Synchronization
 

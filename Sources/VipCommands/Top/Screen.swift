@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
+import CHost
 import CNcurses
-import CTerminal
 import Foundation
 import Glibc
+import Host
 
 /// The terminal on standard output, taken by ncurses(3X) until this goes out of scope. One thread's alone.
 ///
@@ -44,7 +44,7 @@ struct Screen: ~Copyable {
         use_tioctl(false)
         guard vip_screen_open(keys) != nil else {
             vip_terminal_unguard()
-            let name = Table.printable(ProcessInfo.processInfo.environment["TERM"] ?? "")
+            let name = (ProcessInfo.processInfo.environment["TERM"] ?? "").printableLine
             throw Failure(
                 .failed, "show a live table on the terminal",
                 name.isEmpty

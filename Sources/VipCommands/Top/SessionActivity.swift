@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
+import Host
+import Network
+import Policy
 import PolicyMaps
 import Sessions
-import Sockets
 import SystemPackage
 
 /// What the sessions are doing: rates since the last look, sockets, processes.

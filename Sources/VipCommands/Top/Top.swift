@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import BPFLoader
 import Foundation
 import Glibc
-import PolicyMaps
+import Host
 import Sessions
 import Synchronization
 import SystemPackage

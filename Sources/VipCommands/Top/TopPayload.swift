@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Foundation
-import PolicyMaps
+import Network
+import Policy
 import Sessions
 
 /// One look at the sessions, as `top` prints it where there is no live table.

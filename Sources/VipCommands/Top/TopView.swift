@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Glibc
+import Host
 
 /// What of the table is on the screen, and what keys do to it.
 struct TopView {
@@ -82,9 +82,9 @@ struct TopView {
         let layout = layout(snapshot, notes, height: screen.height)
         var lines: [Screen.Line] = []
         if layout.hasTitle { lines.append(.init(text: title(snapshot, rows: rows, interval: interval), style: .bold)) }
-        lines += notes.prefix(layout.notes).map { .init(text: Table.printable($0)) }
+        lines += notes.prefix(layout.notes).map { .init(text: ($0).printableLine) }
         let cells = snapshot.rows[rows].map { row in
-            TopText.cells(row, isLowerBound: snapshot.isLowerBound).map(Table.printable)
+            TopText.cells(row, isLowerBound: snapshot.isLowerBound).map(\.printableLine)
         }
         var widths = TopText.headings.map { $0.utf8.count }
         for row in cells {

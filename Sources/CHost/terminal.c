@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
+#include "terminal.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <termios.h>
+#include <unistd.h>
+#include <wchar.h>
+
+int vip_terminal_size(int fd, int *lines, int *columns)
+{
+	struct winsize size;
+
+	if (ioctl(fd, TIOCGWINSZ, &size) < 0)
+		return -1;
+	*lines = size.ws_row;
+	*columns = size.ws_col;
+	return 0;
+}
+
+int vip_terminal_is_ours(int fd)
+{
+	return tcgetpgrp(fd) == getpgrp();
+}
+
+int vip_cell_width(unsigned character)
+{
+	return wcwidth((wchar_t)character);
+}
+
+void vip_stop(void)
+{
+	struct sigaction before, plain = { .sa_handler = SIG_DFL };
+	sigset_t stop, mask;
+
+	sigaction(SIGTSTP, &plain, &before);
+	sigemptyset(&stop);
+	sigaddset(&stop, SIGTSTP);
+	raise(SIGTSTP);
+	/* Here, where it is not blocked any more; not at all where nobody could continue it: an orphaned group. */
+	pthread_sigmask(SIG_UNBLOCK, &stop, &mask);
+	pthread_sigmask(SIG_SETMASK, &mask, NULL);
+	sigaction(SIGTSTP, &before, NULL);
+}
+
+static struct {
+	volatile sig_atomic_t is_on;
+	int fd;
+	struct termios modes;
+	char leave[256];
+	size_t length;
+} guard;
+
+static const int deadly[] = { SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE, SIGABRT, SIGSYS, SIGQUIT };
+
+/* Only what a signal handler may call: signal-safety(7). */
+void vip_terminal_restore(void)
+{
+	struct pollfd takes = { .fd = guard.fd, .events = POLLOUT };
+	int error = errno;
+
+	if (!guard.is_on)
+		return;
+	guard.is_on = 0;
+	/* From the background it would stop us (SIGTTOU), and the terminal is another's by then. */
+	if (!vip_terminal_is_ours(guard.fd))
+		return;
+	if (poll(&takes, 1, 0) > 0 && takes.revents == POLLOUT &&
+	    write(guard.fd, guard.leave, guard.length) < 0)
+		errno = 0; /* the modes matter all the same */
+	tcsetattr(guard.fd, TCSANOW, &guard.modes);
+	errno = error;
+}
+
+static void die(int number)
+{
+	vip_terminal_restore();
+	/* SA_RESETHAND: this time it ends the process. */
+	raise(number);
+}
+
+void vip_terminal_guard(int fd, const char *leave)
+{
+	struct sigaction before, action = { .sa_handler = die, .sa_flags = (int)SA_RESETHAND };
+
+	if (!guard.is_on && tcgetattr(fd, &guard.modes) < 0)
+		return;
+	guard.fd = fd;
+	guard.length = strnlen(leave, sizeof(guard.leave));
+	memcpy(guard.leave, leave, guard.length);
+	guard.is_on = 1;
+	for (size_t i = 0; i < sizeof(deadly) / sizeof(deadly[0]); i++)
+		if (sigaction(deadly[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
+			sigaction(deadly[i], &action, NULL);
+}
+
+void vip_terminal_unguard(void)
+{
+	guard.is_on = 0;
+}

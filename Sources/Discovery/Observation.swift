@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package import CVipABI
+import Glibc
+package import Host
+import Network
+package import Policy
+import PolicyMaps
+package import Sessions
+package import SystemPackage
+
+/// What is observed of some cgroups: by programs in the kernel from the beginning on, and by the sockets that are open.
+///
+/// Who has opened something is found out while it lives; of a process that was too quick for that, the kernel's own name of
+/// its file is left.
+package final class Observation {
+    /// The topmost of the cgroups that were asked for.
+    package let cgroups: [Cgroup]
+    /// Whether calls are seen as they were made in all of them: see ``CallObserver/Order``.
+    package private(set) var order = CallObserver.Order.first
+    private var observer: CallObserver
+    private let instance: Instance
+    private let ephemeral = EphemeralPorts.current()
+
+    /// Whatever the kernel has a key of its own for.
+    private struct KernelProgram: Hashable {
+        var inode: UInt64
+        var device: UInt32
+        var comm: [UInt8]
+
+        init(_ row: vip_seen_program) {
+            inode = row.inode
+            device = row.device
+            comm = Observation.text(of: row.comm)
+        }
+    }
+    /// What a program is in the report.
+    private struct Identity: Hashable {
+        var path: [UInt8]?
+        var name: [UInt8]
+        var script: [UInt8]?
+        /// Tells those apart of which no path is known.
+        var inode: UInt64 = 0
+    }
+
+    private var executables: [KernelProgram: ProcessFacts.Executable] = [:]
+    /// The paths of cgroups by ID, from the hierarchy's root.
+    private var paths: [UInt64: FilePath] = [:]
+    /// From the socket tables: what was open, by program.
+    private var open: [Identity: ObservedProgram] = [:]
+    private var openProcesses: [Identity: Set<pid_t>] = [:]
+    private var hosts = HostAddresses()
+    /// Processes whose sockets could not be looked at.
+    package private(set) var unreadable = 0
+
+    /// Sockets of one program that are taken from the tables: as many as its calls may take in the kernel's.
+    private static let openLimit = Int(VIP_SEEN_ENDPOINTS_EACH)
+
+    /// Loads the observing programs; attaches none yet.
+    package init(of cgroups: [Cgroup], _ instance: Instance) throws(Failure) {
+        self.cgroups = cgroups
+        self.instance = instance
+        observer = try CallObserver()
+    }
+
+    /// Attaches the observing programs, then takes in what is open.
+    package func start() throws(Failure) {
+        try refreshAddresses()
+        for cgroup in cgroups {
+            if try observer.attach(to: cgroup) == .asAttached { order = .asAttached }
+        }
+        try takeInOpen()
+    }
+
+    /// Readable when ``takeInNew()`` has something to do.
+    package var eventDescriptor: CInt { observer.eventDescriptor }
+
+    // MARK: Meanwhile
+
+    /// Looks at processes that were seen for the first time, while they live.
+    package func takeInNew() {
+        for event in observer.newProcesses() {
+            let program = KernelProgram(event.process.program)
+            let needsPath = paths[event.owner.cgroup] == nil
+            guard executables[program] == nil || needsPath else { continue }
+            let process = ProcessFacts(pid_t(bitPattern: event.process.pid))
+            if executables[program] == nil, let executable = process.executable,
+                // It may have become another program since, or another process.
+                executable.inode == program.inode
+                    || Self.bytes(executable.path.lastComponent) == Self.text(of: event.name)
+            {
+                executables[program] = executable
+            }
+            if needsPath, let path = process.cgroup, let cgroup = cgroup(at: path), cgroup.id == event.owner.cgroup {
+                paths[cgroup.id] = path
+            }
+        }
+    }
+
+    private func cgroup(at path: FilePath) -> (id: UInt64, path: FilePath)? {
+        guard let observed = cgroups.first else { return nil }
+        // Below the mount point, which the observed cgroup's path and depth give.
+        var root = observed.path
+        for _ in 0..<observed.level { root.removeLastComponent() }
+        var status = stat()
+        let full = root.appending(path.components)
+        guard full.withPlatformString({ stat($0, &status) }) == 0 else { return nil }
+        return (UInt64(status.st_ino), full)
+    }
+
+    /// Learns which addresses are this host's and which are sessions'.
+    package func refreshAddresses() throws(Failure) {
+        var found = HostAddresses()
+        let registry = try? instance.registry()
+        let sessions = (try? registry?.sessions()) ?? []
+        let prefix = (try? instance.policyInForce())?.loopbackPrefix
+        for session in sessions {
+            found.virtualIPs.formUnion(session.addresses.map(\.address))
+            found.virtualLoopbacks.insert(SessionIDs.loopback(of: session.id))
+            if let prefix { found.virtualLoopbacks.insert(prefix.loopback(of: session.id)) }
+        }
+        found.own = Set(try Netlink().hostAddresses().map(\.address)).subtracting(found.virtualIPs)
+        let all = found.own.union(found.virtualIPs).union(found.virtualLoopbacks)
+        let fresh = all.subtracting(hosts.own).subtracting(hosts.virtualIPs).subtracting(hosts.virtualLoopbacks)
+        // 127/8 and ::1 it knows by itself.
+        try observer.setLocal(fresh.filter { !$0.isLoopback }.map { vip_address($0) })
+        hosts = HostAddresses(
+            own: hosts.own.union(found.own).subtracting(found.virtualIPs),
+            virtualIPs: hosts.virtualIPs.union(found.virtualIPs),
+            virtualLoopbacks: hosts.virtualLoopbacks.union(found.virtualLoopbacks))
+    }
+
+    /// Takes in the sockets that processes of the observed cgroups have open now.
+    package func takeInOpen() throws(Failure) {
+        let sockets = try SocketDump.sockets()
+        let served = Set(sockets.filter { $0.isServing && $0.transport != .udp }.map(\.local.port))
+        let relevant = sockets.filter { $0.inode != 0 && $0.local.port != 0 }
+        let owners = SocketOwners(of: Set(relevant.map(\.inode)))
+        unreadable = max(unreadable, owners.unreadable)
+        struct Holder {
+            var identity: Identity
+            var name: [UInt8]
+            var cgroup: UInt64
+            var user: UInt32
+        }
+        var holders: [pid_t: Holder?] = [:]
+        for socket in relevant {
+            guard let use = Self.use(of: socket, servedPorts: served, hosts) else { continue }
+            for pid in owners.processes[socket.inode] ?? [] {
+                if holders[pid] == nil {
+                    let process = ProcessFacts(pid)
+                    var holder: Holder?
+                    if let path = process.cgroup, let cgroup = cgroup(at: path),
+                        cgroups.contains(where: { cgroup.path.starts(with: $0.path) }),
+                        let executable = process.executable, let user = process.user
+                    {
+                        paths[cgroup.id] = path
+                        holder = Holder(
+                            identity: Self.identity(executable, comm: process.name ?? []), name: process.name ?? [],
+                            cgroup: cgroup.id, user: user)
+                    }
+                    holders[pid] = .some(holder)
+                }
+                guard let known = holders[pid], let holder = known else { continue }
+                var program = open[holder.identity] ?? Self.program(holder.identity)
+                if program.opened.count < Self.openLimit {
+                    program.opened.insert(use)
+                } else if !program.opened.contains(use) {
+                    program.isCut = true
+                }
+                program.cgroups.insert(holder.cgroup)
+                program.users.insert(holder.user)
+                if !holder.name.isEmpty { program.note(processName: holder.name) }
+                open[holder.identity] = program
+                openProcesses[holder.identity, default: []].insert(pid)
+            }
+        }
+    }
+
+    /// What an open socket says of the program that has it; `nil` for one that a server has accepted.
+    private static func use(
+        of socket: InternetSocket, servedPorts: Set<UInt16>, _ hosts: HostAddresses
+    ) -> AddressUse? {
+        let transport: AddressUse.Transport = socket.transport == .udp ? .udp : .tcp
+        if socket.isServing || socket.state == .boundInactive {
+            let address = socket.local.address
+            return AddressUse(
+                call: .bind, transport: transport, addressClass: hosts.addressClass(of: address), address: address,
+                port: socket.local.port, isAsked: false, isV6Only: address.family == .v6 && socket.isV6Only == true)
+        }
+        guard socket.remote.port != 0, transport == .udp || !servedPorts.contains(socket.local.port) else { return nil }
+        return connection(transport, socket.remote.address, socket.remote.port, isAsked: false, hosts)
+    }
+
+    private static func connection(
+        _ transport: AddressUse.Transport, _ address: IPAddress, _ port: UInt16, isAsked: Bool, _ hosts: HostAddresses
+    ) -> AddressUse {
+        let kind = hosts.addressClass(of: address)
+        let isKept = kind != .elsewhere
+        return AddressUse(
+            call: .connect, transport: transport, addressClass: kind, address: isKept ? address : nil,
+            port: isKept ? port : 0, isAsked: isAsked)
+    }
+
+    // MARK: In the end
+
+    package struct Result {
+        package var programs: [ObservedProgram]
+        package var ephemeral: ClosedRange<UInt16>
+        package var order: CallObserver.Order
+        package var lost: vip_seen_lost
+        /// Paths of the cgroups that are still known, by ID.
+        package var cgroupPaths: [UInt64: FilePath]
+    }
+
+    /// All that was seen, as programs. Takes in once more what is open, for `listen` without `bind` is no call of ours.
+    package func result() throws(Failure) -> Result {
+        takeInNew()
+        try? refreshAddresses()
+        try? takeInOpen()
+        let names = try observer.programs()
+        let identities = identities(names)
+        var programs = open
+        var pids = openProcesses.mapValues { $0.count }
+
+        var seenPIDs: [Identity: Set<UInt32>] = [:]
+        var counts: [Identity: Int] = [:]
+        for (process, owner) in try observer.processes() {
+            guard let identity = identities[KernelProgram(process.program)] else { continue }
+            counts[identity, default: 0] += 1
+            seenPIDs[identity, default: []].insert(process.pid)
+            programs[identity, default: Self.program(identity)].cgroups.insert(owner.cgroup)
+            programs[identity, default: Self.program(identity)].users.insert(owner.user)
+            programs[identity, default: Self.program(identity)].note(
+                processName: Self.text(of: process.program.comm))
+        }
+        for (identity, seen) in seenPIDs {
+            // Those with open sockets that have made no call meanwhile.
+            pids[identity] =
+                counts[identity, default: 0]
+                + (openProcesses[identity] ?? []).count { !seen.contains(UInt32(bitPattern: $0)) }
+        }
+        for (key, name) in names where name.processes >= UInt32(VIP_SEEN_PROCESSES_EACH) {
+            if let identity = identities[KernelProgram(key)] {
+                programs[identity, default: Self.program(identity)].hasMoreProcesses = true
+            }
+        }
+        for (endpoint, _) in try observer.endpoints() {
+            guard let identity = identities[KernelProgram(endpoint.program)] else { continue }
+            if endpoint.flags & VIP_SEEN_MANY.rawValue != 0 {
+                programs[identity, default: Self.program(identity)].isCut = true
+            } else {
+                programs[identity, default: Self.program(identity)].opened.insert(use(endpoint))
+            }
+        }
+        locateCgroups(Set(programs.values.flatMap(\.cgroups)))
+        let sessions = (try? instance.registry().sessions()) ?? []
+        for (identity, program) in programs {
+            var program = program
+            program.processes = pids[identity] ?? 0
+            for id in program.cgroups {
+                guard let path = paths[id], let full = cgroupPath(path) else { continue }
+                for session in sessions where full.starts(with: session.cgroupPath) {
+                    program.sessions.insert(session.id)
+                }
+            }
+            programs[identity] = program
+        }
+        return Result(
+            programs: Array(programs.values), ephemeral: ephemeral, order: order, lost: try observer.lost(),
+            cgroupPaths: paths)
+    }
+
+    private func cgroupPath(_ path: FilePath) -> FilePath? {
+        guard let observed = cgroups.first else { return nil }
+        var root = observed.path
+        for _ in 0..<observed.level { root.removeLastComponent() }
+        return root.appending(path.components)
+    }
+
+    /// Which program each of the kernel's is. Of one file, one process that was looked at is enough.
+    private func identities(
+        _ names: [(key: vip_seen_program, value: vip_seen_name)]
+    ) -> [KernelProgram: Identity] {
+        struct File: Hashable {
+            var inode: UInt64
+            var device: UInt32
+        }
+        var files: [File: ProcessFacts.Executable] = [:]
+        for (program, executable) in executables {
+            files[File(inode: program.inode, device: program.device)] = executable
+        }
+        var result: [KernelProgram: Identity] = [:]
+        for (key, value) in names {
+            let program = KernelProgram(key)
+            if let executable = files[File(inode: program.inode, device: program.device)] {
+                result[program] = Self.identity(executable, comm: program.comm)
+            } else {
+                let name = Self.text(of: value.name)
+                // One with open sockets of that name and inode, though no process of these calls was found alive.
+                let script = Self.script(name, comm: program.comm)
+                result[program] =
+                    open.keys.first { $0.name == name && $0.script == script && $0.inode == program.inode }
+                    ?? Identity(path: nil, name: name, script: script, inode: program.inode)
+            }
+        }
+        return result
+    }
+
+    private static func identity(_ executable: ProcessFacts.Executable, comm: [UInt8]) -> Identity {
+        let name = bytes(executable.path.lastComponent)
+        return Identity(
+            path: bytes(executable.path), name: name, script: script(name, comm: comm), inode: executable.inode)
+    }
+
+    /// The process's name where it is that of a script which the executable runs.
+    private static func script(_ name: [UInt8], comm: [UInt8]) -> [UInt8]? {
+        guard ObservedProgram.isInterpreter(name), !comm.isEmpty, !name.starts(with: comm),
+            !ObservedProgram.isInterpreter(comm)
+        else { return nil }
+        return comm
+    }
+
+    private static func program(_ identity: Identity) -> ObservedProgram {
+        ObservedProgram(path: identity.path, name: identity.name, script: identity.script)
+    }
+
+    private func use(_ row: vip_seen_endpoint) -> AddressUse {
+        let transport: AddressUse.Transport = CInt(row.protocol) == CInt(IPPROTO_UDP) ? .udp : .tcp
+        let sixteen = IPAddress(bytes: withUnsafeBytes(of: row.address) { Array($0) }) ?? IPAddress(.v6, value: 0)
+        let address = sixteen.isMapped ? IPAddress(v4: UInt32(truncatingIfNeeded: sixteen.value)) : sixteen
+        guard UInt32(row.call) == VIP_SEEN_BIND.rawValue else {
+            if row.flags & VIP_SEEN_ELSEWHERE.rawValue != 0 {
+                return AddressUse(
+                    call: .connect, transport: transport, addressClass: .elsewhere, address: nil, port: 0, isAsked: true
+                )
+            }
+            return Self.connection(transport, address, row.port, isAsked: true, hosts)
+        }
+        return AddressUse(
+            call: .bind, transport: transport, addressClass: hosts.addressClass(of: address), address: address,
+            port: row.port, isAsked: true,
+            isV6Only: address.family == .v6 && row.flags & VIP_SEEN_V6ONLY.rawValue != 0,
+            sharesPort: row.flags & VIP_SEEN_REUSEPORT.rawValue != 0,
+            sharesAddress: row.flags & VIP_SEEN_REUSEADDR.rawValue != 0)
+    }
+
+    /// Finds the paths of cgroups whose processes had ended before they were looked at: a walk through what is observed.
+    private func locateCgroups(_ wanted: Set<UInt64>) {
+        var missing = wanted.subtracting(paths.keys)
+        guard !missing.isEmpty else { return }
+        for top in cgroups {
+            var below = FilePath("/")
+            below.append(top.path.components.suffix(Int(top.level)))
+            var left = [(top.path, below)]
+            while let (full, path) = left.popLast(), !missing.isEmpty {
+                var status = stat()
+                guard full.withPlatformString({ stat($0, &status) }) == 0 else { continue }
+                if missing.remove(UInt64(status.st_ino)) != nil { paths[UInt64(status.st_ino)] = path }
+                guard let directory = full.withPlatformString({ opendir($0) }) else { continue }
+                defer { closedir(directory) }
+                while let entry = readdir(directory) {
+                    guard entry.pointee.d_type == UInt8(DT_DIR) else { continue }
+                    let name = withUnsafeBytes(of: entry.pointee.d_name) { Array($0.prefix { $0 != 0 }) }
+                    guard name != Array(".".utf8), name != Array("..".utf8),
+                        let component = FilePath.Component(platformString: name.map(CChar.init(bitPattern:)) + [0])
+                    else { continue }
+                    left.append((full.appending(component), path.appending(component)))
+                }
+            }
+        }
+    }
+
+    /// The bytes of a C string in a structure of fixed size.
+    private static func text<Characters>(of characters: Characters) -> [UInt8] {
+        withUnsafeBytes(of: characters) { Array($0.prefix { $0 != 0 }) }
+    }
+
+    private static func bytes(_ path: FilePath) -> [UInt8] {
+        path.withPlatformString {
+            Array(UnsafeBufferPointer(start: $0, count: strlen($0))).map(UInt8.init(bitPattern:))
+        }
+    }
+
+    private static func bytes(_ component: FilePath.Component?) -> [UInt8] {
+        component.map { component in
+            component.withPlatformString {
+                Array(UnsafeBufferPointer(start: $0, count: strlen($0))).map(UInt8.init(bitPattern:))
+            }
+        } ?? []
+    }
+}
+
+extension Instance {
+    /// The policy that sessions have now; the defaults where none was applied or there is no registry.
+    package func policyInForce() throws(Failure) -> Policy {
+        guard FileStatus.exists(state.registry) else { return Policy() }
+        return try policy(try registry())
+    }
+}

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import SystemPackage
+
+/// Which boot of the kernel this is.
+public enum BootID {
+    /// The random UUID that the kernel made at this boot: /proc/sys/kernel/random/boot_id, random(4).
+    ///
+    /// - Throws: ``Failure`` (unavailable) without a readable /proc.
+    public static func current() throws(Failure) -> String {
+        let file = FilePath("/proc/sys/kernel/random/boot_id")
+        do throws(Errno) {
+            return String(decoding: try readWholeFile(file).prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
+        } catch {
+            throw Failure(.unavailable, "read \(file)", Failure.reason(error), try: "mount -t proc proc /proc")
+        }
+    }
+}

@@ -1,0 +1,449 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import Glibc
+public import SystemPackage
+
+/// A cgroup v2 directory, as it was when the value was made: cgroups(7), Documentation/admin-guide/cgroup-v2.rst.
+///
+/// The path is only where it was found. A cgroup removed and made anew at that path is another one: ``isSame``.
+public struct Cgroup: Sendable, Hashable {
+    /// Canonical: absolute, without symbolic links, below the mount that shows the whole hierarchy.
+    public let path: FilePath
+    /// The inode number of its directory: bpf_get_current_cgroup_id() and the kernel's cgroup_id(). Never reused.
+    public let id: UInt64
+    /// Its depth as bpf_get_current_ancestor_cgroup_id() counts: the root is 0.
+    public let level: UInt32
+
+    /// The hierarchy's root: a cgroup, but one that is nobody's session and cannot be removed, killed or waited for.
+    public var isRoot: Bool { level == 0 }
+
+    /// Looks up the cgroup at a path, reading the mount table for it.
+    ///
+    /// - Throws: ``Failure``, see ``init(path:mounts:)``.
+    public init(path: FilePath) throws(Failure) {
+        try self.init(path: path, mounts: .current())
+    }
+
+    /// Looks up the cgroup at a path: an absolute one, or one relative to the working directory.
+    ///
+    /// - Parameter mounts: from ``MountTable/current()``; whoever looks up many reads it once.
+    /// - Throws: ``Failure`` where there is nothing, where it is no directory of a cgroup v2 file system, where it may not be
+    ///   read (not permitted), and (unavailable) where the depth cannot be known because this process sees only a part of
+    ///   the hierarchy: it is in a cgroup namespace.
+    public init(path: FilePath, mounts: MountTable) throws(Failure) {
+        let what = "use cgroup \(path)"
+        let real: FilePath
+        do throws(Errno) {
+            real = try Self.realPath(path)
+        } catch .noSuchFileOrDirectory {
+            throw Failure(.failed, what, "there is no such directory", try: "give a directory below a cgroup v2 mount")
+        } catch {
+            throw .system(what, error)
+        }
+
+        let status: stat
+        do throws(Errno) { status = try Self.status(of: real) } catch { throw .system(what, error) }
+        guard status.st_mode & S_IFMT == S_IFDIR else {
+            throw Failure(.failed, what, "it is no directory", try: "give the directory it is in")
+        }
+        guard let seen = mounts.mount(containing: real), seen.device == Self.kernelDevice(status.st_dev) else {
+            throw Failure(.failed, what, "the mount table does not show what is mounted there", try: "try again")
+        }
+        guard seen.fsType == "cgroup2" else {
+            throw Failure(
+                .failed, what,
+                seen.fsType == "cgroup" ? "it belongs to a cgroup v1 hierarchy" : "it is not on cgroup v2",
+                try: "give a directory \(Self.place(mounts))")
+        }
+        let id = UInt64(status.st_ino)
+
+        // A hierarchy may be mounted at several places, and a part of it, too: settle on one name for each cgroup.
+        let whole = try Self.wholeHierarchy(mounts)
+        var below = seen.root
+        below.append(Self.components(of: real, below: seen.mountPoint))
+        var canonical = whole
+        canonical.append(below.components)
+        guard try Self.inode(at: canonical, what) == id else {
+            throw Failure(
+                .unavailable, what, "this process is in a cgroup namespace and does not see the whole hierarchy",
+                try: "run in the host's: nsenter --target 1 --cgroup --mount")
+        }
+        self.init(path: canonical, id: id, level: UInt32(below.components.count))
+    }
+
+    /// A cgroup that was looked up before, as it was noted then; it may have gone since: ``isSame``.
+    package init(notedPath path: FilePath, id: UInt64, level: UInt32) {
+        self.init(path: path, id: id, level: level)
+    }
+
+    private init(path: FilePath, id: UInt64, level: UInt32) {
+        self.path = path
+        self.id = id
+        self.level = level
+    }
+
+    /// The cgroup of the calling process.
+    ///
+    /// - Throws: ``Failure`` as ``init(ofProcess:mounts:)``.
+    public static func current() throws(Failure) -> Cgroup {
+        try Cgroup(ofProcess: getpid(), mounts: .current())
+    }
+
+    /// The cgroup of a process: the `0::` line of its /proc/PID/cgroup.
+    ///
+    /// - Throws: ``Failure`` where there is no such process, where its cgroup has been removed, and as ``init(path:mounts:)``.
+    public init(ofProcess pid: pid_t, mounts: MountTable) throws(Failure) {
+        let what = "find the cgroup of process \(pid)"
+        let text: [UInt8]
+        do throws(Errno) {
+            text = try readWholeFile(FilePath("/proc/\(pid)/cgroup"))
+        } catch .noSuchFileOrDirectory {
+            throw Failure(.failed, what, "there is no such process")
+        } catch {
+            throw .system(what, error)
+        }
+        guard let below = Self.path(inProcCgroup: text) else {
+            throw Failure(
+                .unavailable, what, "it is in no cgroup v2 hierarchy",
+                try: "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
+        }
+        guard !below.components.contains(where: { $0.kind == .parentDirectory }) else {
+            throw Failure(
+                .unavailable, what, "it is outside this process's cgroup namespace",
+                try: "run in the host's: nsenter --target 1 --cgroup --mount")
+        }
+        var path = try Self.wholeHierarchy(mounts)
+        path.append(below.components)
+        try self.init(path: path, mounts: mounts)
+    }
+
+    // MARK: What it is now
+
+    /// Whether anything is at the path; see ``isSame`` for whether it is this cgroup.
+    public var exists: Bool {
+        (try? Self.inode(at: path)) != nil
+    }
+
+    /// Whether this cgroup is still there: the path leads to the same ID.
+    public var isSame: Bool { Self.isThere(path, id: id) }
+
+    /// Whether the cgroup that had this path and ID is still there. One call of stat(2).
+    ///
+    /// - Parameter path: of a cgroup as ``path`` has it.
+    public static func isThere(_ path: FilePath, id: UInt64) -> Bool {
+        (try? inode(at: path)) == id
+    }
+
+    /// Whether a process is in the cgroup or below it: `populated` of cgroup.events. A cgroup that has gone is not.
+    /// The root always is.
+    ///
+    /// - Throws: ``Failure`` where it cannot be read.
+    public func isPopulated() throws(Failure) -> Bool {
+        guard !isRoot else { return true }
+        guard isSame else { return false }
+        do throws(Errno) {
+            return Self.isPopulated(try readWholeFile(path.appending("cgroup.events")))
+        } catch {
+            if Self.isGone(error) { return false }
+            throw .system("read whether cgroup \(path) is empty", error)
+        }
+    }
+
+    /// The processes in the cgroup, by ID and without duplicates; a cgroup that has gone has none.
+    ///
+    /// Processes of another PID namespace have no ID here and are left out: ``isPopulated()`` counts them.
+    ///
+    /// - Parameter subtree: those of the cgroups below as well.
+    /// - Throws: ``Failure`` where cgroup.procs cannot be read, a threaded cgroup's among them.
+    public func processes(subtree: Bool = false) throws(Failure) -> [pid_t] {
+        guard isSame else { return [] }
+        return try processes(in: subtree ? try directoriesBottomUp() : [path])
+    }
+
+    /// The processes in the cgroup and below, as ``processes(subtree:)``, but no more than so many cgroups are looked at.
+    ///
+    /// - Returns: besides the processes, whether these are all.
+    package func processes(
+        inCgroupsAtMost limit: Int
+    ) throws(Failure) -> (processes: [pid_t], isAll: Bool) {
+        guard isSame else { return ([], true) }
+        let directories = try directoriesBottomUp(atMost: limit + 1)
+        // Those at the end are the uppermost.
+        return (try processes(in: directories.suffix(limit)), directories.count <= limit)
+    }
+
+    private func processes(in directories: some Sequence<FilePath>) throws(Failure) -> [pid_t] {
+        var found: Set<pid_t> = []
+        for directory in directories {
+            do throws(Errno) {
+                let text = try readWholeFile(directory.appending("cgroup.procs"))
+                found.formUnion(
+                    text.split(separator: UInt8(ascii: "\n")).compactMap { pid_t(String(decoding: $0, as: UTF8.self)) })
+            } catch {
+                // The processes of a threaded cgroup are listed by the domain above it: part of the walk, or not asked for.
+                if Self.isGone(error) || error == .notSupportedOnSocket && directory != path { continue }
+                throw .system("list the processes of cgroup \(directory)", error)
+            }
+        }
+        found.remove(0)
+        return found.sorted()
+    }
+
+    /// How two cgroups lie to each other. By path components, so `/a/bc` is not below `/a/b`.
+    public enum Relation: Sendable, Hashable {
+        case same, above, below, unrelated
+    }
+
+    /// How this cgroup lies to another: `.above` where the other is below it.
+    public func relation(to other: Cgroup) -> Relation {
+        if path == other.path { return .same }
+        if other.path.starts(with: path) { return .above }
+        return path.starts(with: other.path) ? .below : .unrelated
+    }
+
+    /// Whether the other cgroup is below this one. A cgroup does not contain itself.
+    public func contains(_ other: Cgroup) -> Bool { relation(to: other) == .above }
+
+    // MARK: Changing it
+
+    /// Makes a cgroup below this one: mkdir(2), mode 0755.
+    ///
+    /// - Throws: ``Failure`` where the name is none for a directory or taken, where this cgroup has gone, and (not permitted)
+    ///   without root.
+    public func makeChild(named name: String) throws(Failure) -> Cgroup {
+        let what = "make cgroup \(name) below \(path)"
+        guard let component = FilePath.Component(name), component.kind == .regular, name.utf8.count <= Int(NAME_MAX),
+            !name.contains(where: \.isNewline)  // cgroup_mkdir() refuses it
+        else {
+            throw Failure(.usage, what, "that is no name for a cgroup", try: "use letters, digits, '-', '_' and '.'")
+        }
+        let child = path.appending(component)
+        let (result, error) = child.withPlatformString { (mkdir($0, 0o755), errno) }
+        guard result == 0 else {
+            switch error {
+            case EEXIST: throw Failure(.failed, what, "there is one already", try: "choose another name")
+            case ENOENT, ENODEV: throw Failure(.failed, what, "\(path) has gone")
+            case EAGAIN:
+                throw Failure(
+                    .failed, what, "the limit of cgroup.max.descendants or cgroup.max.depth is reached",
+                    try: "raise it in \(path) or above")
+            default: throw .system(what, Errno(rawValue: error))
+            }
+        }
+        return Cgroup(path: child, id: try Self.inode(at: child, what), level: level + 1)
+    }
+
+    /// Removes the cgroup and all below it: rmdir(2), from the bottom up. One that has gone is fine, and another one
+    /// that was made at its path is left alone.
+    ///
+    /// - Throws: ``Failure`` where a process is still in it, and then nothing is removed; where one slips in between,
+    ///   cgroups below may have gone already.
+    public func remove() throws(Failure) {
+        let what = "remove cgroup \(path)"
+        guard !isRoot else { throw Failure(.failed, what, "it is the root of cgroup v2") }
+        guard try !isPopulated() else {
+            let count = (try? processes(subtree: true).count) ?? 0
+            throw Failure(
+                .failed, what, count == 1 ? "a process is still in it" : "\(count) processes are still in it",
+                try: "end them first")
+        }
+        guard isSame else { return }
+        for directory in try directoriesBottomUp() {
+            let (result, error) = directory.withPlatformString { (rmdir($0), errno) }
+            guard result == 0 || error == ENOENT else {
+                if error == EBUSY {
+                    throw Failure(.failed, what, "a process is still in \(directory)", try: "end it first")
+                }
+                throw .system(what, Errno(rawValue: error))
+            }
+        }
+    }
+
+    /// Sends SIGKILL to every process in the cgroup and below, also to those that are being forked: cgroup.kill,
+    /// Linux 5.14. Does not wait: ``waitUntilEmpty(timeout:interruptedBy:)``. A cgroup that has gone is fine.
+    ///
+    /// - Throws: ``Failure`` for the root, and where the file cannot be written.
+    public func kill() throws(Failure) {
+        let what = "kill the processes of cgroup \(path)"
+        guard !isRoot else { throw Failure(.failed, what, "it is the root of cgroup v2") }
+        guard isSame else { return }
+        do throws(Errno) {
+            let file = try openFile(path.appending("cgroup.kill"), O_WRONLY)
+            defer { close(file) }
+            guard write(file, "1", 1) == 1 else { throw Errno(rawValue: errno) }
+        } catch {
+            guard isSame else { return }
+            if error == .noSuchFileOrDirectory {
+                throw Failure(.unavailable, what, "this kernel has no cgroup.kill", try: "use Linux 5.14 or later")
+            }
+            throw .system(what, error)
+        }
+    }
+
+    /// Moves a process, with all its threads, into the cgroup: cgroup.procs.
+    ///
+    /// - Throws: ``Failure`` where there is no such process or cgroup, and (not permitted) without the right to.
+    public func add(process pid: pid_t) throws(Failure) {
+        let what = "move process \(pid) into cgroup \(path)"
+        do throws(Errno) {
+            let file = try openFile(path.appending("cgroup.procs"), O_WRONLY)
+            defer { close(file) }
+            let text = String(pid)
+            guard write(file, text, text.utf8.count) == text.utf8.count else { throw Errno(rawValue: errno) }
+        } catch {
+            switch error {
+            case .noSuchProcess: throw Failure(.failed, what, "there is no such process")
+            case _ where Self.isGone(error): throw Failure(.failed, what, "the cgroup has gone")
+            default: throw .system(what, error)
+            }
+        }
+    }
+
+    /// What ended ``waitUntilEmpty(timeout:interruptedBy:)``.
+    public enum WaitResult: Sendable, Hashable {
+        /// No process is in it or below it, or it has gone.
+        case empty
+        case timedOut
+        /// The descriptor given became readable.
+        case interrupted
+    }
+
+    /// Waits until no process is in the cgroup or below it: poll(2) on cgroup.events, which the kernel wakes when it changes.
+    ///
+    /// Blocks the calling thread: not for the cooperative pool.
+    ///
+    /// - Parameters:
+    ///   - timeout: at most this long; `nil` is without end.
+    ///   - descriptor: a descriptor (eventfd, signalfd, pipe) that ends the wait when it becomes readable.
+    /// - Throws: ``Failure`` for the root, which has no events, and where they cannot be read.
+    public func waitUntilEmpty(
+        timeout: Duration? = nil, interruptedBy descriptor: FileDescriptor? = nil
+    ) throws(Failure) -> WaitResult {
+        let what = "wait until cgroup \(path) is empty"
+        guard !isRoot else { throw Failure(.failed, what, "it is the root of cgroup v2") }
+        guard isSame else { return .empty }
+        let deadline = timeout.map { ContinuousClock.now + $0 }
+        do throws(Errno) {
+            let events = try openFile(path.appending("cgroup.events"), O_RDONLY)
+            defer { close(events) }
+            while true {
+                guard lseek(events, 0, SEEK_SET) == 0 else { throw Errno(rawValue: errno) }
+                // Reading arms the next wake-up, so a change between this and poll() is not missed.
+                guard Self.isPopulated(try readWholeFile(events)) else { return .empty }
+                var polled = [
+                    pollfd(fd: events, events: Int16(POLLPRI), revents: 0),
+                    pollfd(fd: descriptor?.rawValue ?? -1, events: Int16(POLLIN), revents: 0),
+                ]
+                let left = deadline.map { ContinuousClock.now.duration(to: $0) }
+                if let left, left < .zero { return .timedOut }
+                // Rounded up, so that the last turn does not spin; poll() takes at most INT_MAX ms.
+                let milliseconds = left.map { CInt(clamping: Int64(($0 / .milliseconds(1)).rounded(.up))) } ?? -1
+                guard poll(&polled, nfds_t(polled.count), milliseconds) >= 0 || errno == EINTR else {
+                    throw Errno(rawValue: errno)
+                }
+                if polled[1].revents != 0 { return .interrupted }
+            }
+        } catch {
+            if Self.isGone(error) { return .empty }
+            throw .system(what, error)
+        }
+    }
+
+    // MARK: How it is found
+
+    /// The `0::` line of /proc/PID/cgroup, without the mark of a removed cgroup; `nil` without such a line.
+    package static func path(inProcCgroup text: [UInt8]) -> FilePath? {
+        let prefix = Array("0::/".utf8)
+        guard let line = text.split(separator: UInt8(ascii: "\n")).first(where: { $0.starts(with: prefix) }) else {
+            return nil
+        }
+        return FilePath(platformString: line.dropFirst(3).map(CChar.init(bitPattern:)) + [0])
+    }
+
+    package static func isPopulated(_ events: [UInt8]) -> Bool {
+        events.split(separator: UInt8(ascii: "\n")).contains(Array("populated 1".utf8)[...])
+    }
+
+    /// The mount point that shows the hierarchy from its real root. The root's inode number is 1, always
+    /// (cgroup_setup_root() in kernel/cgroup/cgroup.c); in a cgroup namespace `/` is a cgroup further down.
+    package static func wholeHierarchy(_ mounts: MountTable) throws(Failure) -> FilePath {
+        _ = try mounts.cgroup2Mount()
+        for mount in mounts.cgroup2 where mount.root == "/" {
+            if (try? inode(at: mount.mountPoint)) == 1 { return mount.mountPoint }
+        }
+        throw Failure(
+            .unavailable, "find the root of cgroup v2",
+            "no mount shows the whole hierarchy: this is a cgroup namespace",
+            try: "run in the host's: nsenter --target 1 --cgroup --mount")
+    }
+
+    private static func place(_ mounts: MountTable) -> String {
+        mounts.cgroup2.first.map { "below \($0.mountPoint)" }
+            ?? "on cgroup v2, once it is mounted: mount -t cgroup2 cgroup2 DIR"
+    }
+
+    private static func components(of path: FilePath, below parent: FilePath) -> FilePath.ComponentView.SubSequence {
+        path.components.dropFirst(parent.components.count)
+    }
+
+    private static func realPath(_ path: FilePath) throws(Errno) -> FilePath {
+        let (real, error) = path.withPlatformString { name -> (FilePath?, CInt) in
+            guard let real = realpath(name, nil) else { return (nil, errno) }
+            defer { free(real) }
+            return (FilePath(platformString: real), 0)
+        }
+        guard let real else { throw Errno(rawValue: error) }
+        return real
+    }
+
+    private static func status(of path: FilePath) throws(Errno) -> stat {
+        var status = stat()
+        let (result, error) = path.withPlatformString { (lstat($0, &status), errno) }
+        guard result == 0 else { throw Errno(rawValue: error) }
+        return status
+    }
+
+    private static func inode(at path: FilePath) throws(Errno) -> UInt64 {
+        UInt64(try status(of: path).st_ino)
+    }
+
+    /// The kernel's own number (``MountTable/Mount/device``) of a device as stat(2) reports it: gnu_dev_major(3).
+    private static func kernelDevice(_ device: dev_t) -> UInt32 {
+        let major = device >> 8 & 0xfff | device >> 32 & ~0xfff
+        let minor = device & 0xff | device >> 12 & 0xffff_ff00
+        return UInt32(truncatingIfNeeded: major << 20 | minor)
+    }
+
+    private static func inode(at path: FilePath, _ what: String) throws(Failure) -> UInt64 {
+        do throws(Errno) { return try inode(at: path) } catch { throw .system(what, error) }
+    }
+
+    /// A file of a cgroup that was removed: ENOENT when it is opened, ENODEV when it was open.
+    private static func isGone(_ error: Errno) -> Bool { error == .noSuchFileOrDirectory || error.rawValue == ENODEV }
+
+    /// This cgroup's directory and all below it, each after those below it; with a limit, the uppermost of them.
+    private func directoriesBottomUp(atMost limit: Int = .max) throws(Failure) -> [FilePath] {
+        var found = [path]
+        var next = 0
+        while next < found.count {
+            let directory = found[next]
+            next += 1
+            guard let stream = directory.withPlatformString({ opendir($0) }) else {
+                let error = Errno(rawValue: errno)
+                if Self.isGone(error) { continue }
+                throw .system("list the cgroups below \(directory)", error)
+            }
+            defer { closedir(stream) }
+            while found.count < limit, let entry = readdir(stream) {
+                guard entry.pointee.d_type == UInt8(DT_DIR) else { continue }
+                let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                    $0.withMemoryRebound(to: CChar.self, capacity: Int(NAME_MAX) + 1) {
+                        FilePath.Component(platformString: $0)
+                    }
+                }
+                if let name, name.kind == .regular { found.append(directory.appending(name)) }
+            }
+        }
+        return found.reversed()
+    }
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package import Glibc
+package import SystemPackage
+
+/// open(2) with O_CLOEXEC; the caller closes what it gets.
+package func openFile(_ path: FilePath, _ flags: CInt, mode: mode_t = 0) throws(Errno) -> CInt {
+    let (file, error) = path.withPlatformString { name in
+        let file = open(name, flags | O_CLOEXEC, mode)
+        return (file, errno)
+    }
+    guard file >= 0 else { throw Errno(rawValue: error) }
+    return file
+}
+
+/// All bytes of a file of procfs, sysfs or cgroupfs: they have no size beforehand.
+package func readWholeFile(_ path: FilePath) throws(Errno) -> [UInt8] {
+    let file = try openFile(path, O_RDONLY)
+    defer { close(file) }
+    return try readWholeFile(file)
+}
+
+/// All bytes that are left in an open file.
+package func readWholeFile(_ file: CInt) throws(Errno) -> [UInt8] {
+    var bytes: [UInt8] = []
+    var buffer = [UInt8](repeating: 0, count: 64 << 10)
+    while true {
+        let count = read(file, &buffer, buffer.count)
+        if count > 0 {
+            bytes += buffer[..<count]
+        } else if count == 0 {
+            return bytes
+        } else if errno != EINTR {
+            throw Errno(rawValue: errno)
+        }
+    }
+}
+
+/// Whether there is something at a path (access(2)).
+package enum FileStatus {
+    package static func exists(_ path: FilePath) -> Bool {
+        path.withPlatformString { access($0, F_OK) } == 0
+    }
+}
+
+extension String {
+    /// A small file of /proc or /sys, which have no size to go by.
+    package init(contentsOf path: FilePath) throws(Failure) {
+        let bytes: [UInt8]
+        do throws(Errno) { bytes = try readWholeFile(path) } catch { throw .kernel(error, "read \(path)") }
+        self = String(decoding: bytes, as: UTF8.self)
+    }
+}

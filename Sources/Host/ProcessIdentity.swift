@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import Glibc
+import SystemPackage
+
+/// A process that cannot be mistaken for a later one of the same PID: PID and start time. Of one boot.
+public struct ProcessIdentity: Sendable, Hashable {
+    public let pid: pid_t
+    /// When it started, in clock ticks since boot: field 22 of /proc/PID/stat, proc_pid_stat(5).
+    public let startTime: UInt64
+
+    public init(pid: pid_t, startTime: UInt64) {
+        self.pid = pid
+        self.startTime = startTime
+    }
+
+    /// The process that has the PID now; `nil` where there is none.
+    public init?(pid: pid_t) {
+        guard let text = try? readWholeFile(FilePath("/proc/\(pid)/stat")),
+            // The second field is a name in parentheses, and may hold spaces and parentheses itself.
+            let end = text.lastIndex(of: UInt8(ascii: ")"))
+        else { return nil }
+        let fields = text[(end + 1)...].split(separator: UInt8(ascii: " "))
+        guard fields.count > 19, let startTime = UInt64(String(decoding: fields[19], as: UTF8.self)) else { return nil }
+        self.init(pid: pid, startTime: startTime)
+    }
+
+    /// Whether it still runs, or is a zombie that nobody has waited for.
+    public var isAlive: Bool { ProcessIdentity(pid: pid) == self }
+}

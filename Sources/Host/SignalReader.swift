@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CHost
+import SystemPackage
+
+/// Signals as something to read: signalfd(2).
+package struct SignalReader: ~Copyable {
+    private let owned: Descriptor
+    package var descriptor: CInt { owned.raw }
+
+    package init(_ signals: [CInt]) throws(Failure) {
+        let raw = vip_signal_fd(signals, CInt(signals.count))
+        guard raw >= 0 else { throw .kernel(Errno(rawValue: -raw), "read signals") }
+        owned = Descriptor(owning: raw)
+    }
+
+    /// The next signal that has come, `nil` where none has.
+    package func next() -> (number: CInt, isFromKernel: Bool)? {
+        var fromKernel: CInt = 0
+        let number = vip_read_signal(descriptor, &fromKernel)
+        return number > 0 ? (number, fromKernel != 0) : nil
+    }
+}

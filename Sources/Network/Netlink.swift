@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CNetlink
+import Glibc
+public import Host
+import SystemPackage
+
+/// The addresses of this network namespace's interfaces, by rtnetlink(7) through libnl-route.
+///
+/// A socket belongs to the network namespace in which it was opened: all calls speak of that one.
+/// For one thread at a time.
+public final class Netlink: AddressPlacement {
+    let socket: OpaquePointer
+
+    /// How many requests are sent before their answers are read. An answer takes about 1 KiB of the socket's receive buffer,
+    /// and Linux gives it 416 KiB at most without privilege (net.core.rmem_max): none may be lost, as each says what
+    /// became of one address.
+    private static let window = 128
+    private static let receiveBuffer: CInt = 208 << 10  // Bytes. The kernel doubles it for its own bookkeeping.
+
+    /// Opens a netlink socket.
+    ///
+    /// - Throws: ``Failure`` where the kernel gives none.
+    public init() throws(Failure) {
+        guard let socket = nl_socket_alloc() else { throw Failure(.failed, "open a netlink socket", "out of memory") }
+        var error = nl_connect(socket, NETLINK_ROUTE)
+        if error == 0 { error = nl_socket_set_buffer_size(socket, Self.receiveBuffer, Self.receiveBuffer) }
+        guard error == 0 else {
+            nl_socket_free(socket)
+            throw Self.failure("open a netlink socket", error)
+        }
+        // Answers are small or come in chunks of at most 32 KiB (NLMSG_GOODSIZE, netlink_dump()): no need to ask for the size first.
+        nl_socket_disable_msg_peek(socket)
+        nl_socket_set_msg_buf_size(socket, 64 << 10)
+        self.socket = socket
+    }
+
+    deinit {
+        nl_socket_free(socket)
+    }
+
+    // MARK: What there is
+
+    public func hostAddresses() throws(Failure) -> [PlacedAddress] {
+        let what = "list the host's addresses"
+        var cache: OpaquePointer?
+        var error = rtnl_addr_alloc_cache(socket, &cache)
+        guard error == 0, let cache else { throw Self.failure(what, error) }
+        defer { nl_cache_free(cache) }
+        var links: OpaquePointer?
+        error = rtnl_link_alloc_cache(socket, AF_UNSPEC, &links)
+        guard error == 0, let links else { throw Self.failure(what, error) }
+        defer { nl_cache_free(links) }
+
+        var names: [CInt: String] = [:]
+        var next = nl_cache_get_first(links)
+        while let link = next {
+            names[rtnl_link_get_ifindex(link)] = rtnl_link_get_name(link).map { String(cString: $0) }
+            next = nl_cache_get_next(link)
+        }
+        var addresses: [PlacedAddress] = []
+        addresses.reserveCapacity(Int(nl_cache_nitems(cache)))
+        next = nl_cache_get_first(cache)
+        while let entry = next {
+            defer { next = nl_cache_get_next(entry) }
+            guard let local = rtnl_addr_get_local(entry), let bytes = nl_addr_get_binary_addr(local),
+                // The interface came between the two lists, or went: its addresses with it.
+                let interface = names[rtnl_addr_get_ifindex(entry)]
+            else { continue }
+            let buffer = UnsafeRawBufferPointer(start: bytes, count: Int(nl_addr_get_len(local)))
+            guard let address = IPAddress(bytes: buffer) else { continue }
+            addresses.append(
+                PlacedAddress(
+                    address, interface: interface, prefixLength: Int(rtnl_addr_get_prefixlen(entry)),
+                    flags: rtnl_addr_get_flags(entry)))
+        }
+        return addresses
+    }
+
+    /// The interfaces, by index.
+    public func interfaces() throws(Failure) -> [CInt: Interface] {
+        var links: OpaquePointer?
+        let error = rtnl_link_alloc_cache(socket, AF_UNSPEC, &links)
+        guard error == 0, let links else { throw Self.failure("list the interfaces", error) }
+        defer { nl_cache_free(links) }
+        var interfaces: [CInt: Interface] = [:]
+        var next = nl_cache_get_first(links)
+        while let link = next {
+            defer { next = nl_cache_get_next(link) }
+            guard let name = rtnl_link_get_name(link) else { continue }
+            let flags = rtnl_link_get_flags(link)
+            let running = UInt32(IFF_UP | IFF_RUNNING)
+            let alone = UInt32(IFF_LOOPBACK | IFF_NOARP | IFF_POINTOPOINT)
+            interfaces[rtnl_link_get_ifindex(link)] = Interface(
+                name: String(cString: name), isUp: flags & UInt32(IFF_UP) != 0,
+                hasNeighbours: flags & running == running && flags & alone == 0)
+        }
+        return interfaces
+    }
+
+    public func defaultRouteInterface(_ family: IPAddress.Family) throws(Failure) -> String? {
+        let what = "find the \(family.rawValue) default route"
+        // The kernel looks at the table asked for only where it is told to check requests strictly (4.20); the local table
+        // has a route for each session's address. libnl's own requests would not pass such a check: switched off again.
+        try setStrict(true, what)
+        defer { try? setStrict(false, what) }
+        var request = rtmsg()
+        request.rtm_family = UInt8(family == .v4 ? AF_INET : AF_INET6)
+        request.rtm_table = UInt8(RT_TABLE_MAIN.rawValue)
+        let sent = nl_send_simple(
+            socket, CInt(RTM_GETROUTE), NLM_F_DUMP, &request, MemoryLayout.size(ofValue: request))
+        guard sent >= 0 else { throw Self.failure(what, sent) }
+
+        let routes = DefaultRoutes()
+        let callbacks = try callbacks(what)
+        defer { nl_cb_put(callbacks) }
+        nl_cb_set(
+            callbacks, NL_CB_VALID, NL_CB_CUSTOM,
+            { message, context in
+                var route: OpaquePointer?
+                guard let context, rtnl_route_parse(nlmsg_hdr(message), &route) == 0, let route else {
+                    return CInt(NL_SKIP.rawValue)  // A route of a kind that libnl does not know.
+                }
+                Unmanaged<DefaultRoutes>.fromOpaque(context).takeUnretainedValue().see(route)
+                rtnl_route_put(route)
+                return CInt(NL_OK.rawValue)
+            }, Unmanaged.passUnretained(routes).toOpaque())
+        let error = withExtendedLifetime(routes) { nl_recvmsgs(socket, callbacks) }
+        guard error >= 0 else { throw Self.failure(what, error) }
+        guard let best = routes.best else { return nil }
+
+        try setStrict(false, what)
+        var link: OpaquePointer?
+        guard rtnl_link_get_kernel(socket, best.interface, nil, &link) == 0, let link else { return nil }
+        defer { rtnl_link_put(link) }
+        return rtnl_link_get_name(link).map { String(cString: $0) }
+    }
+
+    /// A family's routes of the main and the local table.
+    public func routes(_ family: IPAddress.Family) throws(Failure) -> [HostRoute] {
+        let what = "list the \(family.rawValue) routes"
+        var cache: OpaquePointer?
+        let error = rtnl_route_alloc_cache(socket, family == .v4 ? AF_INET : AF_INET6, 0, &cache)
+        guard error == 0, let cache else { throw Self.failure(what, error) }
+        defer { nl_cache_free(cache) }
+        let loopback = try index(of: "lo", what)
+        var routes: [HostRoute] = []
+        var next = nl_cache_get_first(cache)
+        while let entry = next {
+            defer { next = nl_cache_get_next(entry) }
+            let table = rtnl_route_get_table(entry)
+            guard table == UInt32(RT_TABLE_MAIN.rawValue) || table == UInt32(RT_TABLE_LOCAL.rawValue),
+                let target = rtnl_route_get_dst(entry)
+            else { continue }
+            // A default route's destination has no bytes.
+            var bytes = [UInt8](repeating: 0, count: family.bits / 8)
+            if let first = nl_addr_get_binary_addr(target) {
+                let some = UnsafeRawBufferPointer(start: first, count: min(Int(nl_addr_get_len(target)), bytes.count))
+                bytes.replaceSubrange(..<some.count, with: some)
+            }
+            guard let network = IPAddress(bytes: bytes) else { continue }
+            let interface = rtnl_route_nexthop_n(entry, 0).map { rtnl_route_nh_get_ifindex($0) }
+            routes.append(
+                HostRoute(
+                    network: network, length: Int(nl_addr_get_prefixlen(target)),
+                    isLocalOnLoopback: table == UInt32(RT_TABLE_LOCAL.rawValue)
+                        && rtnl_route_get_type(entry) == UInt8(RTN_LOCAL) && interface == loopback,
+                    isMain: table == UInt32(RT_TABLE_MAIN.rawValue),
+                    isUnicast: rtnl_route_get_type(entry) == UInt8(RTN_UNICAST)))
+        }
+        return routes
+    }
+
+    private func setStrict(_ isStrict: Bool, _ what: String) throws(Failure) {
+        var value: CInt = isStrict ? 1 : 0
+        guard
+            setsockopt(
+                nl_socket_get_fd(socket), SOL_NETLINK, NETLINK_GET_STRICT_CHK, &value,
+                socklen_t(MemoryLayout.size(ofValue: value))) == 0
+        else { throw .system(what, Errno(rawValue: errno)) }
+    }
+
+    // MARK: Changing it
+
+    public func add(_ addresses: [IPAddress], to interface: String) throws(Failure) -> [Result<Addition, Failure>] {
+        guard let first = addresses.first else { return [] }
+        let what = "place \(addresses.count == 1 ? "\(first)" : "\(addresses.count) addresses") on \(interface)"
+        guard let index = try index(of: interface, what) else {
+            throw Failure(.failed, what, "there is no interface \(interface)", try: "see ip link")
+        }
+        let answers = try exchange(addresses, index, what) {
+            rtnl_addr_build_add_request($0, NLM_F_CREATE | NLM_F_EXCL, $1)
+        }
+        return zip(addresses, answers).map { address, error in
+            switch error {
+            case 0: return .success(.added)
+            case EEXIST: return .success(.alreadyThere)
+            default: return .failure(Self.failure(placing: address, interface, Errno(rawValue: error)))
+            }
+        }
+    }
+
+    public func remove(
+        _ addresses: [IPAddress], from interface: String
+    ) throws(Failure) -> [Result<Removal, Failure>] {
+        guard let first = addresses.first else { return [] }
+        let what = "take \(addresses.count == 1 ? "\(first)" : "\(addresses.count) addresses") off \(interface)"
+        guard let index = try index(of: interface, what) else { return addresses.map { _ in .success(.alreadyGone) } }
+        let answers = try exchange(addresses, index, what) { rtnl_addr_build_delete_request($0, 0, $1) }
+        return zip(addresses, answers).map { address, error in
+            switch error {
+            case 0: return .success(.removed)
+            case EADDRNOTAVAIL, ENODEV: return .success(.alreadyGone)
+            default:
+                return .failure(
+                    .system("take \(address) off \(interface)", Errno(rawValue: error), needs: "CAP_NET_ADMIN"))
+            }
+        }
+    }
+
+    /// Makes every address of a prefix this host's own: `ip route add local PREFIX dev lo`.
+    ///
+    /// - Parameter source: of what has none yet and goes there.
+    /// - Returns: `false` where it was so already.
+    @discardableResult
+    public func addLocalRoute(_ prefix: AddressPrefix, source: IPAddress? = nil) throws(Failure) -> Bool {
+        let what = "make \(prefix) local"
+        let route = try localRoute(prefix, source, what)
+        defer { rtnl_route_put(route) }
+        let error = rtnl_route_add(socket, route, NLM_F_CREATE | NLM_F_EXCL)
+        guard error == 0 || error == -NLE_EXIST else { throw Self.failure(what, error) }
+        return error == 0
+    }
+
+    /// Takes the route of ``addLocalRoute(_:source:)`` away; one that is not there is fine.
+    public func removeLocalRoute(_ prefix: AddressPrefix) throws(Failure) {
+        let what = "take the local route of \(prefix) away"
+        let route = try localRoute(prefix, nil, what)
+        defer { rtnl_route_put(route) }
+        let error = rtnl_route_delete(socket, route, 0)
+        // IPv4 says "no such process" where there is no such route.
+        guard [0, -NLE_OBJ_NOTFOUND, -NLE_NODEV].contains(error) else { throw Self.failure(what, error) }
+    }
+
+    private func localRoute(
+        _ prefix: AddressPrefix, _ source: IPAddress?, _ what: String
+    ) throws(Failure) -> OpaquePointer {
+        guard let loopback = try index(of: "lo", what) else { throw Failure(.failed, what, "there is no interface lo") }
+        let family = prefix.family == .v4 ? AF_INET : AF_INET6
+        let bytes = prefix.network.bytes
+        guard let target = nl_addr_build(family, bytes, bytes.count) else { throw Self.failure(what, -NLE_NOMEM) }
+        defer { nl_addr_put(target) }
+        nl_addr_set_prefixlen(target, CInt(prefix.length))
+        guard let route = rtnl_route_alloc() else { throw Self.failure(what, -NLE_NOMEM) }
+        guard let hop = rtnl_route_nh_alloc() else {
+            rtnl_route_put(route)
+            throw Self.failure(what, -NLE_NOMEM)
+        }
+        rtnl_route_nh_set_ifindex(hop, loopback)
+        rtnl_route_add_nexthop(route, hop)
+        rtnl_route_set_family(route, UInt8(family))
+        rtnl_route_set_table(route, UInt32(RT_TABLE_LOCAL.rawValue))
+        rtnl_route_set_type(route, UInt8(RTN_LOCAL))
+        // A local route of IPv4 reaches this host alone; IPv6 has no scopes of routes.
+        let scope = prefix.family == .v4 ? RT_SCOPE_HOST : RT_SCOPE_UNIVERSE
+        rtnl_route_set_scope(route, UInt8(scope.rawValue))
+        rtnl_route_set_protocol(route, UInt8(RTPROT_STATIC))
+        // IP6_RT_PRIO_USER, net/ip6_route.h: what none stands for.
+        if prefix.family == .v6 { rtnl_route_set_priority(route, 1024) }
+        var errors = [rtnl_route_set_dst(route, target)]
+        if let source {
+            let bytes = source.bytes
+            guard let preferred = nl_addr_build(family, bytes, bytes.count) else {
+                rtnl_route_put(route)
+                throw Self.failure(what, -NLE_NOMEM)
+            }
+            defer { nl_addr_put(preferred) }
+            errors.append(rtnl_route_set_pref_src(route, preferred))
+        }
+        if let error = errors.first(where: { $0 != 0 }) {
+            rtnl_route_put(route)
+            throw Self.failure(what, error)
+        }
+        return route
+    }
+
+    /// The number of an interface in the socket's network namespace, `nil` where there is none of that name.
+    func index(of interface: String, _ what: String) throws(Failure) -> CInt? {
+        // Names have at most 15 bytes (IFNAMSIZ - 1, linux/if.h); the kernel would call a longer one out of range.
+        guard (1...15).contains(interface.utf8.count) else { return nil }
+        var link: OpaquePointer?
+        let error = rtnl_link_get_kernel(socket, 0, interface, &link)
+        guard error == 0, let link else {
+            if error == -NLE_NODEV || error == -NLE_OBJ_NOTFOUND { return nil }
+            throw Self.failure(what, error)
+        }
+        defer { rtnl_link_put(link) }
+        return rtnl_link_get_ifindex(link)
+    }
+
+    /// Sends one request for each address, a window of them at a time, and reads an answer to each.
+    ///
+    /// - Returns: for each address, in order, 0 or the errno of its answer.
+    private func exchange(
+        _ addresses: [IPAddress], _ interface: CInt, _ what: String,
+        build: (OpaquePointer, UnsafeMutablePointer<OpaquePointer?>) -> CInt
+    ) throws(Failure) -> [CInt] {
+        let callbacks = try callbacks(what)
+        defer { nl_cb_put(callbacks) }
+        let answers = Answers()
+        let context = Unmanaged.passUnretained(answers).toOpaque()
+        nl_cb_set(
+            callbacks, NL_CB_ACK, NL_CB_CUSTOM,
+            { message, context in
+                guard let context, let header = nlmsg_hdr(message) else { return CInt(NL_SKIP.rawValue) }
+                Unmanaged<Answers>.fromOpaque(context).takeUnretainedValue().take(header.pointee.nlmsg_seq, 0)
+                return CInt(NL_OK.rawValue)
+            }, context)
+        nl_cb_err(
+            callbacks, NL_CB_CUSTOM,
+            { _, answer, context in
+                guard let context, let answer else { return CInt(NL_SKIP.rawValue) }
+                Unmanaged<Answers>.fromOpaque(context).takeUnretainedValue()
+                    .take(answer.pointee.msg.nlmsg_seq, -answer.pointee.error)
+                return CInt(NL_SKIP.rawValue)
+            }, context)
+        // Requests are numbered, and their answers told apart, by us.
+        nl_cb_set(callbacks, NL_CB_SEQ_CHECK, NL_CB_CUSTOM, { _, _ in CInt(NL_OK.rawValue) }, nil)
+
+        return try withExtendedLifetime(answers) { () throws(Failure) in
+            var results: [CInt] = []
+            results.reserveCapacity(addresses.count)
+            var requests: [UInt8] = []
+            while results.count < addresses.count {
+                let batch = addresses[results.count...].prefix(Self.window)
+                requests.removeAll(keepingCapacity: true)
+                var numbers: [UInt32] = []
+                for address in batch {
+                    numbers.append(try append(address, interface, to: &requests, what, build))
+                }
+                answers.expect(numbers)
+                let sent = nl_sendto(socket, &requests, requests.count)
+                guard sent >= 0 else { throw Self.failure(what, sent) }
+                while answers.missing > 0 {
+                    let error = nl_recvmsgs(socket, callbacks)
+                    guard error >= 0 else { throw Self.failure(what, error) }
+                }
+                results += answers.errors
+            }
+            return results
+        }
+    }
+
+    /// Appends the request for one address as it goes over the socket.
+    ///
+    /// - Returns: its sequence number.
+    private func append(
+        _ address: IPAddress, _ interface: CInt, to requests: inout [UInt8], _ what: String,
+        _ build: (OpaquePointer, UnsafeMutablePointer<OpaquePointer?>) -> CInt
+    ) throws(Failure) -> UInt32 {
+        let family = address.family == .v4 ? AF_INET : AF_INET6
+        let bytes = address.bytes
+        guard let local = nl_addr_build(family, bytes, bytes.count) else { throw Self.failure(what, -NLE_NOMEM) }
+        defer { nl_addr_put(local) }
+        nl_addr_set_prefixlen(local, CInt(address.family.bits))
+        guard let entry = rtnl_addr_alloc() else { throw Self.failure(what, -NLE_NOMEM) }
+        defer { rtnl_addr_put(entry) }
+        var error = rtnl_addr_set_local(entry, local)
+        guard error == 0 else { throw Self.failure(what, error) }
+        rtnl_addr_set_ifindex(entry, interface)
+        rtnl_addr_set_scope(entry, CInt(RT_SCOPE_UNIVERSE.rawValue))
+        if address.family == .v6 {
+            // Deprecated from the start: the kernel must not choose a session's address as anybody's source by itself
+            // (RFC 6724, section 5, rule 3). IPv4 prefers the first address of the network, and so the host's.
+            rtnl_addr_set_valid_lifetime(entry, UInt32.max)  // INFINITY_LIFE_TIME, net/addrconf.h
+            rtnl_addr_set_preferred_lifetime(entry, 0)
+        }
+        // Nobody else has an IPv6 address of the pool: usable at once, without duplicate address detection (RFC 4862).
+        rtnl_addr_set_flags(
+            entry, UInt32(IFA_F_NOPREFIXROUTE) | (address.family == .v6 ? UInt32(IFA_F_NODAD) : 0))
+        var message: OpaquePointer?
+        error = build(entry, &message)
+        guard error == 0, let message else { throw Self.failure(what, error) }
+        defer { nlmsg_free(message) }
+        nl_complete_msg(socket, message)
+        guard let header = nlmsg_hdr(message) else { throw Self.failure(what, -NLE_NOMEM) }
+        header.pointee.nlmsg_flags |= UInt16(NLM_F_ACK)
+        requests += UnsafeRawBufferPointer(start: header, count: Int(header.pointee.nlmsg_len))
+        // The next one begins on a boundary of NLMSG_ALIGNTO bytes.
+        let padding = -requests.count & (Int(NLMSG_ALIGNTO) - 1)
+        requests += repeatElement(0, count: padding)
+        return header.pointee.nlmsg_seq
+    }
+
+    // MARK: Errors
+
+    private func callbacks(_ what: String) throws(Failure) -> OpaquePointer {
+        guard let own = nl_socket_get_cb(socket) else { throw Self.failure(what, -NLE_NOMEM) }
+        defer { nl_cb_put(own) }
+        guard let copy = nl_cb_clone(own) else { throw Self.failure(what, -NLE_NOMEM) }
+        return copy
+    }
+
+    private static func failure(placing address: IPAddress, _ interface: String, _ error: Errno) -> Failure {
+        let what = "place \(address) on \(interface)"
+        switch error {
+        case .permissionDenied where address.family == .v6:
+            // inet6_rtm_newaddr(): EACCES says that, where EPERM is the lack of a capability.
+            return Failure(
+                .failed, what, "IPv6 is disabled there",
+                try: "sysctl net.ipv6.conf.\(interface).disable_ipv6=0, or leave IPv6 out of the pool")
+        case _ where error.rawValue == ENODEV:
+            return Failure(.failed, what, "there is no interface \(interface) any more", try: "see ip link")
+        case .invalidArgument, .addressNotAvailable:
+            return Failure(
+                .failed, what, "the kernel takes no such address",
+                try: "choose a unicast address of this host's network")
+        case .noBufferSpace:
+            return Failure(
+                .failed, what, "the kernel has no room for another address", try: "see the kernel's log: dmesg")
+        default:
+            return .system(what, error, needs: "CAP_NET_ADMIN")
+        }
+    }
+
+    /// A failure of libnl, which has error numbers of its own: netlink/errno.h.
+    static func failure(_ what: String, _ error: CInt) -> Failure {
+        switch -error {
+        case NLE_PERM: return .system(what, .notPermitted, needs: "CAP_NET_ADMIN")
+        case NLE_NOMEM: return Failure(.failed, what, "out of memory, or answers were lost", try: "try again")
+        default:
+            let text = nl_geterror(error).map { String(cString: $0) } ?? "libnl error \(error)"
+            return Failure(.failed, what, text.prefix(1).lowercased() + text.dropFirst())
+        }
+    }
+
+    /// The answers to one window of requests.
+    private final class Answers {
+        private var places: [UInt32: Int] = [:]
+        private(set) var errors: [CInt] = []
+        private(set) var missing = 0
+
+        func expect(_ numbers: [UInt32]) {
+            places = Dictionary(uniqueKeysWithValues: zip(numbers, numbers.indices))
+            errors = [CInt](repeating: 0, count: numbers.count)
+            missing = numbers.count
+        }
+
+        func take(_ number: UInt32, _ error: CInt) {
+            guard let place = places.removeValue(forKey: number) else { return }
+            errors[place] = error
+            missing -= 1
+        }
+    }
+
+    /// Default routes as they are listed; keeps the one that the kernel would use.
+    private final class DefaultRoutes {
+        private(set) var best: (metric: UInt32, interface: CInt)?
+
+        func see(_ route: OpaquePointer) {
+            guard rtnl_route_get_table(route) == UInt32(RT_TABLE_MAIN.rawValue),
+                rtnl_route_get_type(route) == UInt8(RTN_UNICAST), let target = rtnl_route_get_dst(route),
+                nl_addr_get_prefixlen(target) == 0, let hop = rtnl_route_nexthop_n(route, 0)
+            else { return }
+            let isDead = rtnl_route_nh_get_flags(hop) & UInt32(RTNH_F_DEAD) != 0
+            let metric = rtnl_route_get_priority(route)
+            guard !isDead, best.map({ metric < $0.metric }) ?? true else { return }
+            best = (metric, rtnl_route_nh_get_ifindex(hop))
+        }
+    }
+}

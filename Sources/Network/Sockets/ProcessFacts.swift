@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import Glibc
+import Host
+public import SystemPackage
+
+/// What /proc says of a process: one that has gone is `nil`, whichever fact is asked for.
+///
+/// Names come from outside and are bytes; what is made text of them is UTF-8, and not fit for a terminal yet.
+public struct ProcessFacts: Sendable {
+    public let pid: pid_t
+
+    public init(_ pid: pid_t) {
+        self.pid = pid
+    }
+
+    /// A program's file: the target of /proc/PID/exe, proc_pid_exe(5).
+    public struct Executable: Sendable, Hashable {
+        /// As the process sees it: in a container, a path in there. Without the ` (deleted)` of one that was replaced.
+        public var path: FilePath
+        public var isDeleted: Bool
+        /// Of stat(2).
+        public var device: UInt64
+        public var inode: UInt64
+
+        public init(path: FilePath, isDeleted: Bool = false, device: UInt64, inode: UInt64) {
+            self.path = path
+            self.isDeleted = isDeleted
+            self.device = device
+            self.inode = inode
+        }
+    }
+
+    /// `nil` for a kernel thread, too, and where this process may not see it (CAP_SYS_PTRACE).
+    public var executable: Executable? {
+        let link = "/proc/\(pid)/exe"
+        var bytes = [CChar](repeating: 0, count: Int(PATH_MAX) + 16)
+        let count = readlink(link, &bytes, bytes.count - 1)
+        var status = stat()
+        guard count > 0, stat(link, &status) == 0 else { return nil }
+        var name = bytes[..<count]
+        // A file may be called so; only one without a link to it (st_nlink 0) is deleted.
+        let suffix = " (deleted)".utf8.map(CChar.init(bitPattern:))
+        let isDeleted = status.st_nlink == 0
+        if isDeleted, name.suffix(suffix.count).elementsEqual(suffix) { name = name.dropLast(suffix.count) }
+        return Executable(
+            path: FilePath(platformString: Array(name) + [0]), isDeleted: isDeleted, device: UInt64(status.st_dev),
+            inode: UInt64(status.st_ino))
+    }
+
+    /// The name that the process has given itself, or its executable's: at most 15 bytes, proc_pid_comm(5).
+    public var name: [UInt8]? {
+        guard let bytes = try? readWholeFile(FilePath("/proc/\(pid)/comm")), !bytes.isEmpty else { return nil }
+        return bytes.last == UInt8(ascii: "\n") ? bytes.dropLast() : bytes  // a name may have newlines of its own
+    }
+
+    /// Its cgroup v2 as the hierarchy's root sees it: `/user.slice/…`. Ends in ` (deleted)` where it was removed.
+    public var cgroup: FilePath? {
+        guard let bytes = try? readWholeFile(FilePath("/proc/\(pid)/cgroup")) else { return nil }
+        return Cgroup.path(inProcCgroup: bytes)
+    }
+
+    /// The real user ID.
+    public var user: uid_t? {
+        guard let text = try? readWholeFile(FilePath("/proc/\(pid)/status")) else { return nil }
+        for line in text.split(separator: UInt8(ascii: "\n")) where line.starts(with: "Uid:".utf8) {
+            let fields = String(decoding: line.dropFirst(4), as: UTF8.self).split { $0 == "\t" || $0 == " " }
+            return fields.first.flatMap { uid_t($0) }
+        }
+        return nil
+    }
+}

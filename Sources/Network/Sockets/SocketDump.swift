@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CNetlink
+import Glibc
+public import Host
+import SystemPackage
+
+/// The sockets of this network namespace, by NETLINK_SOCK_DIAG: sock_diag(7), linux/inet_diag.h.
+///
+/// The attributes are read here and not by libnl-idiag, which knows neither V6ONLY nor cgroups.
+public enum SocketDump {
+    /// The TCP, MPTCP and UDP sockets of both families in the network namespace of the calling thread.
+    ///
+    /// The kernel walks its tables while sockets come and go: one of those may be missing. An MPTCP listener, which the
+    /// table of TCP has as well, is told once.
+    ///
+    /// - Parameter connections: `false` leaves out those that are connected, of which a busy server has very many.
+    /// - Throws: ``Failure`` where the kernel tells nothing.
+    public static func sockets(connections: Bool = true) throws(Failure) -> [InternetSocket] {
+        do throws(Failure) {
+            return try diagnosed(connections: connections)
+        } catch {
+            // Modules that a container or a small initrd lacks. What every kernel has tells less: ProcNetTables.
+            guard error.code == .unavailable, let found = ProcNetTables.sockets(connections: connections) else {
+                throw error
+            }
+            return found
+        }
+    }
+
+    private static func diagnosed(connections: Bool) throws(Failure) -> [InternetSocket] {
+        var found: [InternetSocket] = []
+        // TCP first, so that an MPTCP listener that is opened in between is told as that.
+        for transport in [InternetSocket.Transport.tcp, .udp, .mptcp] {
+            for family in IPAddress.Family.allCases {
+                do throws(Failure) {
+                    found += try sockets(transport, family, connections: connections)
+                } catch {
+                    // Kernels without MPTCP or its diagnostics (5.11).
+                    if transport != .mptcp { throw error }
+                }
+            }
+        }
+        struct Place: Hashable {
+            var local: InternetSocket.Endpoint
+            var remote: InternetSocket.Endpoint
+        }
+        let multipath = Set(found.filter { $0.transport == .mptcp }.map { Place(local: $0.local, remote: $0.remote) })
+        guard !multipath.isEmpty else { return found }
+        return found.filter {
+            $0.transport != .tcp || !multipath.contains(Place(local: $0.local, remote: $0.remote))
+        }
+    }
+
+    private static func sockets(
+        _ transport: InternetSocket.Transport, _ family: IPAddress.Family, connections: Bool
+    ) throws(Failure) -> [InternetSocket] {
+        let what = "list the \(transport.rawValue) sockets"
+        guard let socket = nl_socket_alloc() else { throw Failure(.failed, what, "out of memory") }
+        defer { nl_socket_free(socket) }
+        var error = nl_connect(socket, NETLINK_SOCK_DIAG)
+        guard error == 0 else { throw failure(what, error) }
+        // The kernel fills at most 32 KiB at a time (NLMSG_GOODSIZE, netlink_dump()): no need to ask for the size first.
+        nl_socket_disable_msg_peek(socket)
+        nl_socket_set_msg_buf_size(socket, 64 << 10)
+
+        var request = inet_diag_req_v2()
+        request.sdiag_family = UInt8(family == .v4 ? AF_INET : AF_INET6)
+        request.sdiag_protocol = UInt8(transport == .udp ? IPPROTO_UDP : IPPROTO_TCP)
+        let waiting =
+            1 << UInt32(InternetSocket.State.listening.rawValue)
+            | 1 << UInt32(InternetSocket.State.closed.rawValue)
+            | 1 << UInt32(InternetSocket.State.boundInactive.rawValue)
+        request.idiag_states = connections ? ~0 : UInt32(waiting)
+
+        guard let message = nlmsg_alloc_simple(CInt(SOCK_DIAG_BY_FAMILY), CInt(NLM_F_DUMP)) else {
+            throw Failure(.failed, what, "out of memory")
+        }
+        defer { nlmsg_free(message) }
+        error = nlmsg_append(message, &request, MemoryLayout.size(ofValue: request), CInt(NLMSG_ALIGNTO))
+        if error == 0, transport == .mptcp {
+            // IPPROTO_MPTCP does not fit sdiag_protocol's 8 bits.
+            error = nla_put_u32(message, CInt(INET_DIAG_REQ_PROTOCOL), 262)
+        }
+        if error == 0 { error = nl_send_auto(socket, message) }
+        guard error >= 0 else { throw failure(what, error) }
+
+        let collection = Collection(transport)
+        guard let own = nl_socket_get_cb(socket), let callbacks = nl_cb_clone(own) else {
+            throw Failure(.failed, what, "out of memory")
+        }
+        defer {
+            nl_cb_put(callbacks)
+            nl_cb_put(own)
+        }
+        nl_cb_set(
+            callbacks, NL_CB_VALID, NL_CB_CUSTOM,
+            { message, context in
+                guard let context, let header = nlmsg_hdr(message) else { return CInt(NL_SKIP.rawValue) }
+                Unmanaged<Collection>.fromOpaque(context).takeUnretainedValue().take(header)
+                return CInt(NL_OK.rawValue)
+            }, Unmanaged.passUnretained(collection).toOpaque())
+        error = withExtendedLifetime(collection) { nl_recvmsgs(socket, callbacks) }
+        guard error >= 0 else { throw failure(what, error) }
+        return collection.sockets
+    }
+
+    private static func failure(_ what: String, _ error: CInt) -> Failure {
+        switch -error {
+        case NLE_OBJ_NOTFOUND, NLE_PROTO_MISMATCH, NLE_OPNOTSUPP, NLE_AF_NOSUPPORT:
+            return Failure(
+                .unavailable, what, "this kernel has no socket diagnostics",
+                try: "modprobe tcp_diag udp_diag (CONFIG_INET_DIAG)")
+        default:
+            let text = nl_geterror(error).map { String(cString: $0) } ?? "libnl error \(error)"
+            return Failure(.failed, what, text.prefix(1).lowercased() + text.dropFirst(), try: "try again")
+        }
+    }
+
+    private final class Collection {
+        private let transport: InternetSocket.Transport
+        private(set) var sockets: [InternetSocket] = []
+
+        init(_ transport: InternetSocket.Transport) {
+            self.transport = transport
+        }
+
+        func take(_ header: UnsafeMutablePointer<nlmsghdr>) {
+            let length = MemoryLayout<inet_diag_msg>.size
+            guard nlmsg_datalen(header) >= CInt(length), let data = nlmsg_data(header) else { return }
+            let row = data.loadUnaligned(as: inet_diag_msg.self)
+            let family: IPAddress.Family = CInt(row.idiag_family) == AF_INET ? .v4 : .v6
+            var socket = InternetSocket(
+                transport, family, InternetSocket.State(rawValue: row.idiag_state),
+                local: Self.endpoint(row.id.idiag_src, row.id.idiag_sport, family),
+                remote: Self.endpoint(row.id.idiag_dst, row.id.idiag_dport, family),
+                user: row.idiag_uid, inode: UInt64(row.idiag_inode), interface: row.id.idiag_if)
+            if let attribute = nlmsg_find_attr(header, CInt(length), CInt(INET_DIAG_SKV6ONLY)) {
+                socket.isV6Only = nla_get_u8(attribute) != 0
+            }
+            if let attribute = nlmsg_find_attr(header, CInt(length), CInt(INET_DIAG_CGROUP_ID)) {
+                socket.cgroupID = nla_get_u64(attribute)
+            }
+            sockets.append(socket)
+        }
+
+        /// Four words in network order, of which an IPv4 address is the first; the port in network order.
+        private static func endpoint(
+            _ words: (UInt32, UInt32, UInt32, UInt32), _ port: UInt16, _ family: IPAddress.Family
+        ) -> InternetSocket.Endpoint {
+            let port = UInt16(bigEndian: port)
+            if family == .v4 { return .init(IPAddress(v4: UInt32(bigEndian: words.0)), port) }
+            let value = [words.0, words.1, words.2, words.3].reduce(UInt128(0)) {
+                $0 << 32 | UInt128(UInt32(bigEndian: $1))
+            }
+            let address = IPAddress(.v6, value: value)
+            return .init(address.isMapped ? IPAddress(v4: UInt32(truncatingIfNeeded: value)) : address, port)
+        }
+    }
+}

@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CVipABI
+import Glibc
+public import Host
+public import Network
+
+/// What the policy file says: which features are on, for which programs, for which sessions.
+///
+/// `Policy()` is what holds where there is no file. The properties have the file's keys as names, and so does
+/// what it encodes to: as JSON it is a policy file as well, unless a name in it has a U+2028 or U+2029 unescaped.
+public struct Policy: Hashable, Sendable, Encodable {
+    public var virtualIP: VirtualIP
+    public var virtualLoopback: VirtualLoopback
+    public var preferLoopback: PreferLoopback
+    public var wildcardName: WildcardName
+    /// Refuse one session's programs the addresses of another.
+    public var isolation: Bool
+    public var sessions: SessionsSection
+    public var history: History
+    /// In the file's order; the first that matches a session holds for it. At most `overrideLimit`.
+    public var overrides: [Override]
+
+    /// How many overrides the `policies` map has room for; number 0 is the base policy.
+    public static let overrideLimit = Int(VIP_POLICIES_PER_BANK) - 1
+
+    public init(
+        virtualIP: VirtualIP = VirtualIP(), virtualLoopback: VirtualLoopback = VirtualLoopback(),
+        preferLoopback: PreferLoopback = PreferLoopback(), wildcardName: WildcardName = .virtual,
+        isolation: Bool = true, sessions: SessionsSection = SessionsSection(), history: History = History(),
+        overrides: [Override] = []
+    ) {
+        self.virtualIP = virtualIP
+        self.virtualIP.addresses.restSeconds =
+            virtualIP.addresses.restSeconds ?? Addresses.defaultRestSeconds
+        self.virtualIP.addresses.probeSeconds =
+            virtualIP.addresses.probeSeconds ?? Addresses.defaultProbeSeconds
+        self.virtualLoopback = virtualLoopback
+        self.virtualLoopback.prefix = virtualLoopback.prefix ?? .default
+        self.preferLoopback = preferLoopback
+        self.wildcardName = wildcardName
+        self.isolation = isolation
+        self.sessions = sessions
+        self.history = history
+        self.overrides = overrides
+    }
+}
+
+extension Policy {
+    /// Programs see the session's own address where they ask for the wildcard or a host address.
+    public struct VirtualIP: Hashable, Sendable, Encodable {
+        /// To which programs it applies.
+        public enum Mode: String, CaseIterable, Sendable, Codable {
+            /// To all of a session.
+            case perSession
+            /// To those on `programs`.
+            case perProgram
+        }
+
+        /// What the programs get in a session that has no virtual IP.
+        public enum WhenUnavailable: String, CaseIterable, Sendable, Codable {
+            /// EADDRNOTAVAIL.
+            case deny
+            /// The host's address, as if virtual IP were off.
+            case useHostAddress
+        }
+
+        public var enabled: Bool
+        public var mode: Mode
+        public var programs: [ProgramEntry]
+        public var whenUnavailable: WhenUnavailable
+        public var addresses: Addresses
+
+        public init(
+            enabled: Bool = false, mode: Mode = .perProgram, programs: [ProgramEntry] = [],
+            whenUnavailable: WhenUnavailable = .deny, addresses: Addresses = Addresses()
+        ) {
+            self.enabled = enabled
+            self.mode = mode
+            self.programs = programs
+            self.whenUnavailable = whenUnavailable
+            self.addresses = addresses
+        }
+    }
+
+    /// Where virtual IPs come from and where they are placed.
+    public struct Addresses: Hashable, Sendable, Encodable {
+        public enum Source: String, CaseIterable, Sendable, Codable {
+            /// From `pool`.
+            case pool
+            /// IPv4 addresses from a DHCP server on the interface's network, by the daemon; those of IPv6 from `pool`.
+            case dhcp
+        }
+
+        /// How the host comes to have the addresses.
+        public enum Placement: String, CaseIterable, Sendable, Codable {
+            /// Each is put on an interface, as long as a session has it.
+            case address
+            /// The pool's prefixes, which are routed to this host, are local as a whole.
+            case route
+        }
+
+        public var source: Source
+        /// That of the pool; `nil` is by address. Where the pool is the base's, it is the base's.
+        public var placement: Placement?
+        /// The interface that they are placed on, at most 15 bytes;
+        /// `nil`: that of the default route, else `lo`.
+        public var interface: String?
+        /// With `source: dhcp`, of IPv6 alone. Used in this order. No two ranges of a policy, those of its overrides among them, overlap.
+        public var pool: [AddressRange]
+        /// How long an address of the pool rests after use before another user gets it, in seconds, at most `restLimit`. The
+        /// base policy has one; an override without takes the base's.
+        public var restSeconds: Int?
+        /// How long to ask on the link whether another host has an address, before a session gets it, in seconds; 0 does not
+        /// ask, at most `probeLimit`. As `restSeconds`, an override without takes the base's.
+        public var probeSeconds: Int?
+        /// Addresses of the pool that are for some users alone; no two for one user.
+        public var reservations: [Reservation]
+
+        /// Longer than what others remember of an address: connections, neighbour tables, most caches.
+        public static let defaultRestSeconds = 60
+        /// A day.
+        public static let restLimit = 86400
+        /// One question. RFC 5227 (section 1.1) asks three times in 4 to 7 s, which is too long to wait at a login.
+        public static let defaultProbeSeconds = 1
+        /// More than RFC 5227's three.
+        public static let probeLimit = 10
+
+        public init(
+            source: Source = .pool, placement: Placement? = nil, interface: String? = nil, pool: [AddressRange] = [],
+            restSeconds: Int? = nil, probeSeconds: Int? = nil, reservations: [Reservation] = []
+        ) {
+            self.source = source
+            self.placement = placement
+            self.interface = interface
+            self.pool = pool
+            self.restSeconds = restSeconds
+            self.probeSeconds = probeSeconds
+            self.reservations = reservations
+        }
+    }
+
+    /// What nobody else gets from the pool.
+    public struct Reservation: Hashable, Sendable, Encodable {
+        /// A user's name, compared as it is.
+        public var user: String
+        /// In the order in which the user's sessions get them; all are in the pool, and none is another's.
+        public var addresses: [IPAddress]
+
+        public init(user: String, addresses: [IPAddress]) {
+            self.user = user
+            self.addresses = addresses
+        }
+    }
+
+    /// Programs get the session's own 127.x for 127.0.0.1.
+    public struct VirtualLoopback: Hashable, Sendable {
+        /// Where a connection to 127.0.0.1 goes when nothing of the session listens on the port.
+        public enum Fallback: String, CaseIterable, Sendable, Codable {
+            /// To the session's loopback all the same.
+            case none
+            /// To 127.0.0.1.
+            case host
+        }
+
+        public var enabled: Bool
+        public var programs: [ProgramEntry]
+        /// Ports in host byte order, 1…65535, on which 127.0.0.1 stays what it is.
+        public var excludedPorts: Set<UInt16>
+        public var fallback: Fallback
+        /// Of the IPv6 loopbacks. One for the whole host: the base policy has it, an override has none.
+        public var prefix: LoopbackPrefix?
+
+        public init(
+            enabled: Bool = false, programs: [ProgramEntry] = [], excludedPorts: Set<UInt16> = [],
+            fallback: Fallback = .none, prefix: LoopbackPrefix? = nil
+        ) {
+            self.enabled = enabled
+            self.programs = programs
+            self.excludedPorts = excludedPorts
+            self.fallback = fallback
+            self.prefix = prefix
+        }
+    }
+
+    /// Programs get the session's loopback where they ask for the wildcard or a host address.
+    /// Needs virtual IP and virtual loopback.
+    public struct PreferLoopback: Hashable, Sendable, Encodable {
+        public var enabled: Bool
+        public var programs: [ProgramEntry]
+
+        public init(enabled: Bool = false, programs: [ProgramEntry] = []) {
+            self.enabled = enabled
+            self.programs = programs
+        }
+    }
+
+    /// What getsockname(2) says of a socket that was bound to the wildcard.
+    public enum WildcardName: String, CaseIterable, Sendable, Codable {
+        /// The virtual IP.
+        case virtual
+        /// The wildcard.
+        case asRequested
+    }
+
+    /// Which cgroups become sessions as users log in.
+    public struct SessionsSection: Hashable, Sendable, Encodable {
+        public enum Unit: String, CaseIterable, Sendable, Codable {
+            /// One session a user: `user-1000.slice`.
+            case userSlice
+            /// One session a login: `session-3.scope`.
+            case sessionScope
+        }
+
+        public var unit: Unit
+
+        public init(unit: Unit = .userSlice) {
+            self.unit = unit
+        }
+    }
+
+    /// What is kept of sessions that were.
+    public struct History: Hashable, Sendable, Encodable {
+        /// A quarter of a year: what an abuse report needs, and not for ever.
+        public static let defaultRetentionDays = 90
+        /// A hundred years.
+        public static let retentionLimit = 36500
+
+        /// For how many days after its end; 0 keeps nothing. At most `retentionLimit`.
+        public var retentionDays: Int
+
+        public init(retentionDays: Int = Self.defaultRetentionDays) {
+            self.retentionDays = retentionDays
+        }
+    }
+
+    /// Sections that stand in for the base policy's, whole, in the sessions that it matches.
+    public struct Override: Hashable, Sendable, Encodable {
+        /// Not empty; no two overrides of a policy share one.
+        public var name: String
+        public var match: Match
+        public var virtualIP: VirtualIP?
+        public var virtualLoopback: VirtualLoopback?
+        public var preferLoopback: PreferLoopback?
+        public var wildcardName: WildcardName?
+        public var isolation: Bool?
+
+        public init(
+            name: String, match: Match = Match(), virtualIP: VirtualIP? = nil,
+            virtualLoopback: VirtualLoopback? = nil, preferLoopback: PreferLoopback? = nil,
+            wildcardName: WildcardName? = nil, isolation: Bool? = nil
+        ) {
+            self.name = name
+            self.match = match
+            self.virtualIP = virtualIP
+            self.virtualLoopback = virtualLoopback
+            self.preferLoopback = preferLoopback
+            self.wildcardName = wildcardName
+            self.isolation = isolation
+        }
+    }
+
+    /// Which sessions an override is for: those that any entry of any of the lists fits.
+    /// With nothing in any list it is for those alone that ask for it by name.
+    public struct Match: Hashable, Sendable, Encodable {
+        /// User names, compared as they are.
+        public var users: [String]
+        /// Group names, compared as they are.
+        public var groups: [String]
+        /// Patterns of fnmatch(3) for the systemd unit's name.
+        public var units: [String]
+
+        public init(users: [String] = [], groups: [String] = [], units: [String] = []) {
+            self.users = users
+            self.groups = groups
+            self.units = units
+        }
+
+        public func matches(_ traits: SessionTraits) -> Bool {
+            if let user = traits.user, users.contains(user) { return true }
+            if traits.groups.contains(where: groups.contains) { return true }
+            guard let unit = traits.unit else { return false }
+            // No flags: `*` fits any characters, for unit names have no slash.
+            return units.contains { fnmatch($0, unit, 0) == 0 }
+        }
+    }
+
+    /// What holds for one session.
+    public struct Rules: Hashable, Sendable {
+        public var virtualIP: VirtualIP
+        public var virtualLoopback: VirtualLoopback
+        public var preferLoopback: PreferLoopback
+        public var wildcardName: WildcardName
+        public var isolation: Bool
+
+        public init(
+            virtualIP: VirtualIP, virtualLoopback: VirtualLoopback, preferLoopback: PreferLoopback,
+            wildcardName: WildcardName, isolation: Bool
+        ) {
+            self.virtualIP = virtualIP
+            self.virtualLoopback = virtualLoopback
+            self.preferLoopback = preferLoopback
+            self.wildcardName = wildcardName
+            self.isolation = isolation
+        }
+    }
+
+    /// The prefix of the sessions' IPv6 loopbacks, on this host.
+    public var loopbackPrefix: LoopbackPrefix { virtualLoopback.prefix ?? .default }
+
+    /// The base policy, with the sections that the override names in place of its own.
+    ///
+    /// An override's `virtualIP` that gives neither a pool nor `source: dhcp` takes addresses where the base does: the same
+    /// range cannot be written twice, so that an override could not share it otherwise.
+    public func rules(for override: Override?) -> Rules {
+        var virtualIP = override?.virtualIP ?? self.virtualIP
+        if virtualIP.addresses.source == .dhcp {
+            virtualIP.addresses.interface = virtualIP.addresses.interface ?? self.virtualIP.addresses.interface
+        } else if virtualIP.addresses.pool.isEmpty {
+            virtualIP.addresses.source = self.virtualIP.addresses.source
+            virtualIP.addresses.pool = self.virtualIP.addresses.pool
+            virtualIP.addresses.interface = virtualIP.addresses.interface ?? self.virtualIP.addresses.interface
+            virtualIP.addresses.placement = self.virtualIP.addresses.placement
+            virtualIP.addresses.reservations = self.virtualIP.addresses.reservations
+        }
+        virtualIP.addresses.restSeconds = virtualIP.addresses.restSeconds ?? self.virtualIP.addresses.restSeconds
+        virtualIP.addresses.probeSeconds = virtualIP.addresses.probeSeconds ?? self.virtualIP.addresses.probeSeconds
+        return Rules(
+            virtualIP: virtualIP,
+            virtualLoopback: override?.virtualLoopback ?? virtualLoopback,
+            preferLoopback: override?.preferLoopback ?? preferLoopback,
+            wildcardName: override?.wildcardName ?? wildcardName,
+            isolation: override?.isolation ?? isolation)
+    }
+
+    /// Whether some sessions' addresses are leased.
+    public var leasesAddresses: Bool {
+        ([rules(for: nil)] + overrides.map { rules(for: $0) }).contains {
+            $0.virtualIP.enabled && $0.virtualIP.addresses.source == .dhcp
+        }
+    }
+
+    /// The override of that name, and its number: 1 for the first. Number 0 is the base policy.
+    public func override(named name: String) -> (number: Int, override: Override)? {
+        numberedOverride { $0.name == name }
+    }
+
+    /// The first override that is for such a session, and its number: 1 for the first. Number 0 is the base policy.
+    public func override(matching traits: SessionTraits) -> (number: Int, override: Override)? {
+        numberedOverride { $0.match.matches(traits) }
+    }
+
+    private func numberedOverride(where fits: (Override) -> Bool) -> (number: Int, override: Override)? {
+        overrides.firstIndex(where: fits).map { (number: $0 + 1, override: overrides[$0]) }
+    }
+}
+
+/// What an override's `match` looks at.
+public struct SessionTraits: Hashable, Sendable {
+    /// The user's name; `nil` where the session is no user's.
+    public var user: String?
+    /// The names of the groups that the user is in.
+    public var groups: [String]
+    /// The systemd unit of the session's cgroup: `user-1000.slice`; `nil` where it is no unit's.
+    public var unit: String?
+
+    public init(user: String? = nil, groups: [String] = [], unit: String? = nil) {
+        self.user = user
+        self.groups = groups
+        self.unit = unit
+    }
+}
+
+/// The program lists of a policy, by the names that the command line has for them.
+public enum ProgramList: String, CaseIterable, Sendable, Codable {
+    case virtualIP = "virtual-ip"
+    case loopback
+    case preferLoopback = "prefer-loopback"
+}
+
+extension Policy {
+    /// The entries on a list of the base policy.
+    public subscript(list: ProgramList) -> [ProgramEntry] {
+        get {
+            switch list {
+            case .virtualIP: virtualIP.programs
+            case .loopback: virtualLoopback.programs
+            case .preferLoopback: preferLoopback.programs
+            }
+        }
+        set {
+            switch list {
+            case .virtualIP: virtualIP.programs = newValue
+            case .loopback: virtualLoopback.programs = newValue
+            case .preferLoopback: preferLoopback.programs = newValue
+            }
+        }
+    }
+
+    /// Puts an entry at the end of a list of the base policy.
+    ///
+    /// - Throws: `Failure` where it is on the list.
+    public mutating func add(_ entry: ProgramEntry, to list: ProgramList) throws(Failure) {
+        guard !self[list].contains(entry) else {
+            throw Failure(
+                .failed, "add \(entry.description.quotedForMessage) to the list \(list.rawValue)",
+                "it is on the list already")
+        }
+        self[list].append(entry)
+    }
+
+    /// Takes an entry off a list of the base policy.
+    ///
+    /// - Throws: `Failure` where it is not on the list.
+    public mutating func remove(_ entry: ProgramEntry, from list: ProgramList) throws(Failure) {
+        guard let index = self[list].firstIndex(of: entry) else {
+            let others = ProgramList.allCases.filter { self[$0].contains(entry) }.map(\.rawValue)
+            throw Failure(
+                .failed, "remove \(entry.description.quotedForMessage) from the list \(list.rawValue)",
+                "it is not on the list",
+                try: others.isEmpty ? nil : "it is on \(others.joined(separator: " and "))")
+        }
+        self[list].remove(at: index)
+    }
+}

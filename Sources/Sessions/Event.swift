@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CSystemd
+import Foundation
+import Glibc
+import Host
+public import Logging
+import Network
+import Synchronization
+import SystemPackage
+
+/// Something that an administrator may want to know later: one entry of the journal, or one JSON line.
+///
+/// The fields are few and have one meaning each, so that `journalctl VIP_ADDRESS=10.20.0.17` finds what concerns it.
+public struct Event: Sendable, Hashable {
+    /// What happened. An extensible code: a new source of events adds its own.
+    public struct Kind: RawRepresentable, Sendable, Hashable {
+        public let rawValue: String
+        public init(rawValue: String) { self.rawValue = rawValue }
+
+        public static let started = Kind(rawValue: "started")
+        public static let stopped = Kind(rawValue: "stopped")
+        public static let sessionOpened = Kind(rawValue: "session_opened")
+        public static let sessionClosed = Kind(rawValue: "session_closed")
+        /// A login that should have a session has none: no address left in the pool, say.
+        public static let sessionRefused = Kind(rawValue: "session_refused")
+        public static let addressGiven = Kind(rawValue: "address_given")
+        public static let addressTaken = Kind(rawValue: "address_taken")
+        /// The session is open without one: the pool is exhausted, or no lease was to be had. `whenUnavailable` holds.
+        public static let addressRefused = Kind(rawValue: "address_refused")
+        /// Another host on the link has an address of the pool.
+        public static let addressConflict = Kind(rawValue: "address_conflict")
+        /// It had been removed from its interface by something else.
+        public static let addressRestored = Kind(rawValue: "address_restored")
+        /// It is missing, and could not be put back.
+        public static let addressMissing = Kind(rawValue: "address_missing")
+        /// A DHCP server gave a session another address in place of the one that it had.
+        public static let leaseChanged = Kind(rawValue: "lease_changed")
+        /// A DHCP server refused to prolong a lease, or nobody prolonged it in time.
+        public static let leaseLost = Kind(rawValue: "lease_lost")
+        /// A DHCP server offered an address that cannot be a session's.
+        public static let leaseRefused = Kind(rawValue: "lease_refused")
+        /// A lease is not being prolonged, and is held as long as it lasts.
+        public static let leaseTroubled = Kind(rawValue: "lease_troubled")
+        /// An address was given back to its DHCP server.
+        public static let leaseReleased = Kind(rawValue: "lease_released")
+        public static let interfaceDown = Kind(rawValue: "interface_down")
+        public static let interfaceUp = Kind(rawValue: "interface_up")
+        public static let interfaceRenamed = Kind(rawValue: "interface_renamed")
+        public static let interfaceRemoved = Kind(rawValue: "interface_removed")
+        public static let interfaceAdded = Kind(rawValue: "interface_added")
+        /// Addresses of the host's own came or went, and the maps know.
+        public static let hostAddresses = Kind(rawValue: "host_addresses")
+        public static let policyReloaded = Kind(rawValue: "policy_reloaded")
+        /// Files of listed programs were replaced, and match again.
+        public static let programsRefreshed = Kind(rawValue: "programs_refreshed")
+        public static let logindLost = Kind(rawValue: "logind_lost")
+        public static let logindFollowed = Kind(rawValue: "logind_followed")
+        public static let warning = Kind(rawValue: "warning")
+        public static let error = Kind(rawValue: "error")
+    }
+
+    /// syslog(3)'s numbers.
+    public enum Priority: Int, Sendable {
+        case error = 3
+        case warning = 4
+        case notice = 5
+        case info = 6
+    }
+
+    public var kind: Kind
+    public var priority: Priority
+    /// One line for people.
+    public var message: String
+    public var session: UInt32?
+    public var user: String?
+    public var cgroup: String?
+    public var address: String?
+    public var interface: String?
+    /// Why it happened, or why it did not.
+    public var reason: String?
+
+    public init(
+        _ kind: Kind, _ message: String, priority: Priority = .info, session: UInt32? = nil, user: String? = nil,
+        cgroup: String? = nil, address: String? = nil, interface: String? = nil, reason: String? = nil
+    ) {
+        self.kind = kind
+        self.priority = priority
+        // Names in it are others': an entry stays one line.
+        self.message = Self.line(message)
+        self.session = session
+        self.user = user
+        self.cgroup = cgroup
+        self.address = address
+        self.interface = interface
+        self.reason = reason
+    }
+
+    /// About a session, with what is known of it.
+    public init(
+        _ kind: Kind, _ message: String, priority: Priority = .info, of record: SessionRecord,
+        address: SessionRecord.Address? = nil, reason: String? = nil
+    ) {
+        self.init(
+            kind, message, priority: priority, session: record.id, user: record.user, cgroup: record.cgroupPath.string,
+            address: address?.address.description, interface: address?.interface, reason: reason)
+    }
+
+    /// What a session's end is told by: each address that it had, and that it is closed.
+    public static func closing(of record: SessionRecord, because reason: String) -> [Event] {
+        record.addresses.map {
+            Event(.addressTaken, "\($0.address) was session \(record.id)'s", of: record, address: $0, reason: reason)
+        } + [
+            Event(
+                .sessionClosed, "session \(record.id) of \(record.user ?? "-") is closed: \(reason)",
+                priority: .notice, of: record, reason: reason)
+        ]
+    }
+
+    public init(_ conflict: AddressConflict) {
+        self.init(
+            .addressConflict, conflict.message, priority: .error, address: conflict.question.address.description,
+            interface: conflict.question.interface, reason: "\(conflict.other) has it")
+    }
+
+    /// What sessions' opening is told by: that each is open, its addresses, those that it wants and has not, and those that
+    /// other hosts have.
+    public static func opening(of opened: Opened) -> [Event] {
+        var events: [Event] = []
+        for record in opened.records {
+            let name = "session \(record.id)"
+            events.append(
+                Event(.sessionOpened, "\(name) of \(record.user ?? "-") is open", priority: .notice, of: record))
+            events += record.addresses.map {
+                Event(.addressGiven, "\($0.address) is \(name)'s, on \($0.interface)", of: record, address: $0)
+            }
+            for refused in opened.unaddressed where refused.session == record.id {
+                events.append(
+                    Event(
+                        .addressRefused, "\(name) has no address: \(refused.failure)", priority: .error, of: record,
+                        reason: refused.failure.why))
+            }
+        }
+        events += opened.conflicts.map(Event.init)
+        return events + opened.warnings.map { Event(.warning, $0, priority: .warning) }
+    }
+
+    private static func line(_ text: String) -> String {
+        String(
+            String.UnicodeScalarView(text.unicodeScalars.map { $0.properties.generalCategory == .control ? " " : $0 }))
+    }
+
+    /// Names and values; names in lower case, `session` and so on.
+    private var details: [(name: String, value: String)] {
+        let all: [(String, String?)] = [
+            ("session", session.map(String.init)), ("user", user), ("cgroup", cgroup), ("address", address),
+            ("interface", interface), ("reason", reason),
+        ]
+        return all.compactMap { name, value in value.map { (name, $0) } }
+    }
+
+    /// The fields of a journal entry, systemd.journal-fields(7); our own begin with `VIP_`.
+    var journalFields: [(name: String, value: String)] {
+        [
+            ("MESSAGE", message), ("PRIORITY", "\(priority.rawValue)"), ("SYSLOG_IDENTIFIER", "vip-bpfctl"),
+            ("VIP_EVENT", kind.rawValue),
+        ] + details.map { ("VIP_\($0.name.uppercased())", $0.value) }
+    }
+
+    /// One JSON object on one line, with the same names.
+    func json(at time: Date) -> String {
+        var document: [String: Any] = [
+            "time": time.formatted(.iso8601), "event": kind.rawValue, "priority": priority.rawValue, "message": message,
+        ]
+        for (name, value) in details { document[name] = value }
+        if let session { document["session"] = Int(session) }
+        let data = try? JSONSerialization.data(
+            withJSONObject: document, options: [.sortedKeys, .withoutEscapingSlashes])
+        return data.map { String(decoding: $0, as: UTF8.self) } ?? message
+    }
+}
+
+/// Where events go: to the journal where there is one, else to standard error, as JSON lines.
+public struct EventLog: Sendable {
+    public enum Place: String, Sendable, CaseIterable {
+        case journal
+        case stderr
+    }
+
+    private static let journal = "/run/systemd/journal/socket"
+    private let place: Place?
+    private let isLogin: Bool
+    /// How many of each kind were reported.
+    package let counts = EventCounts()
+
+    /// - Parameters:
+    ///   - place: `nil` is the journal where there is one.
+    ///   - isLogin: whether somebody logs in by this process, whose standard error nobody may see: where there is no journal,
+    ///     the message goes to syslog(3) as well.
+    public init(_ place: Place? = nil, isLogin: Bool = false) {
+        self.place = place
+        self.isLogin = isLogin
+    }
+
+    /// For a command, which says to its caller what there is to say: events, where there is a journal to take them.
+    public static func reportOfCommand(_ events: [Event]) {
+        guard access(journal, W_OK) == 0 else { return }
+        for event in events { _ = send(event.journalFields) }
+    }
+
+    public func report(_ event: Event) {
+        counts.count(event.kind)
+        if place != .stderr, place == .journal || access(Self.journal, W_OK) == 0, Self.send(event.journalFields) {
+            return
+        }
+        if isLogin {
+            event.message.withCString { message in
+                withVaList([message]) { vsyslog(CInt(event.priority.rawValue) | LOG_AUTHPRIV, "vip-bpfctl: %s", $0) }
+            }
+        }
+        let line = event.json(at: Date()) + "\n"
+        _ = line.withCString { write(STDERR_FILENO, $0, strlen($0)) }
+    }
+
+    /// - Returns: Whether the journal took it: sd_journal_sendv(3).
+    private static func send(_ fields: [(name: String, value: String)]) -> Bool {
+        let buffers = fields.map { field in
+            let text = Array("\(field.name)=\(field.value)".utf8)
+            let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: text.count, alignment: 1)
+            buffer.copyBytes(from: text)
+            return buffer
+        }
+        defer { for buffer in buffers { buffer.deallocate() } }
+        let vectors = buffers.map { iovec(iov_base: $0.baseAddress, iov_len: $0.count) }
+        return sd_journal_sendv(vectors, CInt(vectors.count)) == 0
+    }
+
+    /// What ``Instance`` and ``Change`` log, as events.
+    public func logger(_ level: Logger.Level) -> Logger {
+        Logger(label: "vip-bpfctl") { _ in EventLogHandler(log: self, logLevel: level) }
+    }
+}
+
+private struct EventLogHandler: LogHandler {
+    let log: EventLog
+    var metadata: Logger.Metadata = [:]
+    var logLevel: Logger.Level
+
+    init(log: EventLog, logLevel: Logger.Level) {
+        self.log = log
+        self.logLevel = logLevel
+    }
+
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+        get { metadata[key] }
+        set { metadata[key] = newValue }
+    }
+
+    func log(event: LogEvent) {
+        let isError = event.level >= .error
+        let priority: Event.Priority = isError ? .error : event.level == .warning ? .warning : .info
+        log.report(Event(isError ? .error : .warning, "\(event.message)", priority: priority))
+    }
+}
+
+/// How many events of each kind there were.
+package final class EventCounts: Sendable {
+    private let counts = Mutex<[String: UInt64]>([:])
+
+    package func count(_ kind: Event.Kind) { counts.withLock { $0[kind.rawValue, default: 0] += 1 } }
+
+    package var all: [String: UInt64] { counts.withLock { $0 } }
+}
