@@ -59,7 +59,7 @@ $(CONTROLLER): deps-build object
 	$(Q)$(call quietly,$(BUILDER) $(SWIFT_BUILD) -c release --static-swift-stdlib -Xlinker -s --product vip-bpfctl)
 	$(Q)$(BUILDER) install -D "$$($(BUILDER) $(SWIFT) build -c release --show-bin-path)/vip-bpfctl" $@
 
-$(MODULE): $(wildcard nss/*) Makefile | deps-build
+$(MODULE): $(wildcard nss/*.c nss/*.h) nss/module.map Makefile | deps-build
 	$(call say,CC,$@)
 	$(Q)$(BUILDER) mkdir -p $(@D)
 	$(Q)$(BUILDER) $(CC) $(CFLAGS) $(MODULE_FLAGS) $(LDFLAGS) $(filter %.c,$^) -o $@
@@ -153,7 +153,7 @@ test-dhcp: deps-test ## 64 sessions with leases, through five lease times at Kea
 	$(call say,SWIFT,tests)
 	$(Q)$(BUILDER) $(SWIFT_BUILD) --build-tests $(STRICT)
 	$(Q)$(PRIVILEGED) env VIP_TEST_DHCP=$(or $(LEASES),64) $(SWIFT) test --skip-build $(STRICT) \
-		--filter 'LeasesTests.LongTests|KernelTests.LeaseLongTests'
+		--filter 'DHCPTests.LongTests|KernelTests.LeaseLongTests'
 
 .PHONY: test-61
 test-61: deps-vm $(CONTROLLER) ## two sessions on Debian's stock 6.1 kernel, in QEMU
