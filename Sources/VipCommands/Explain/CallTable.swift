@@ -123,9 +123,9 @@ struct CallTable {
     /// `vip_place_of()`.
     private func place(
         _ family: vip_family, _ address: vip_address, _ maps: borrowing PolicyMapSet
-    ) throws(Failure) -> vip_place {
+    ) throws(Failure) -> vip_addr_class {
         var own = session.own(family)
-        let place = vip_place(family, &own, address)
+        let place = vip_class(family, &own, address)
         var owner = VIP_OWNER_NOBODY
         if place == VIP_SOME_LOOPBACK {
             // The whole prefix of LO6 is for sessions, be they open or to come.
@@ -134,15 +134,15 @@ struct CallTable {
         } else if place == VIP_SOME_ADDRESS {
             owner = vip_owner(try maps.addresses.value(of: address)?.owner ?? VIP_OWNER_NOBODY.rawValue)
         }
-        return vip_place_of_owner(place, owner)
+        return vip_class_of_owner(place, owner)
     }
 
     /// `vip_destination_of()`.
     private func destination(
         _ family: vip_family, _ address: vip_address, _ maps: borrowing PolicyMapSet
-    ) throws(Failure) -> vip_place {
+    ) throws(Failure) -> vip_addr_class {
         var own = session.own(family)
-        guard vip_place(family, &own, address) == VIP_SOME_ADDRESS else { return try place(family, address, maps) }
+        guard vip_class(family, &own, address) == VIP_SOME_ADDRESS else { return try place(family, address, maps) }
         let hosts = family == VIP_INET6 ? session.config.hostIPv6Addresses : session.config.hostAddresses
         if let hosts { return hosts.contains(address.address) ? VIP_HOST_ADDRESS : VIP_ELSEWHERE }
         let owner = try maps.addresses.value(of: address)?.owner
@@ -150,7 +150,7 @@ struct CallTable {
     }
 
     /// `vip_features_of()`.
-    private func features(_ asked: vip_place, _ has: UInt32) -> UInt32 {
+    private func features(_ asked: vip_addr_class, _ has: UInt32) -> UInt32 {
         vip_features(session.flags, listed, vip_has_address(asked, has))
     }
 
@@ -161,7 +161,7 @@ struct CallTable {
         var own = session.own(family)
         var asked = try place(family, address, maps)
         if family == VIP_INET6, asked == VIP_WILDCARD, !isV6Only { asked = VIP_DUAL_WILDCARD }
-        let answer = vip_bind(
+        let answer = vip_bind_action(
             asked, features(asked, own.has), session.flags, own.has, session.excludes(port) ? 1 : 0)
         if answer == VIP_REFUSE_BIND || answer == VIP_UNAVAILABLE { return Outcome(error: "EADDRNOTAVAIL") }
         if answer == VIP_TO_MAPPED_LOOPBACK || answer == VIP_TO_MAPPED_ADDRESS {
@@ -210,13 +210,13 @@ struct CallTable {
             own.has |= VIP_HAS_MAPPED.rawValue
         }
         let features = features(asked, own.has)
-        let plan = vip_connect(asked, features, session.flags, own.has, session.excludes(port) ? 1 : 0)
+        let plan = vip_connect_plan(asked, features, session.flags, own.has, session.excludes(port) ? 1 : 0)
         func looksAt(_ probe: vip_probe) -> Bool { plan.probes & probe.rawValue != 0 }
         func shown(_ address: vip_address) -> String { "\(Self.text(family, address))" }
         let localhost = shown(vip_localhost(family))
 
         var outcomes: [Outcome] = []
-        func add(_ answer: vip_answer, when condition: String?) {
+        func add(_ answer: vip_action, when condition: String?) {
             outcomes.append(connected(family, address, own, asked, answer, features, when: condition))
         }
         if looksAt(VIP_PROBE_LOCALHOST) { add(VIP_AS_ASKED, when: "something listens on \(localhost)") }
@@ -239,7 +239,7 @@ struct CallTable {
             func dual(_ address: vip_address) -> String {
                 "it is UDP or MPTCP and a program of the session that asked for :: is on \(Self.text(VIP_MAPPED, address))"
             }
-            func addMapped(_ answer: vip_answer, _ address: vip_address) {
+            func addMapped(_ answer: vip_action, _ address: vip_address) {
                 outcomes.append(
                     connected(
                         VIP_MAPPED, vip_localhost(VIP_MAPPED), own4, VIP_LOCALHOST, answer, features,
@@ -248,20 +248,20 @@ struct CallTable {
             addMapped(VIP_TO_LOOPBACK, own4.loopback)
             if own4.has & VIP_HAS_ADDRESS.rawValue != 0 { addMapped(VIP_TO_ADDRESS, own4.address) }
         }
-        add(vip_answer(plan.otherwise), when: nil)
+        add(vip_action(plan.otherwise), when: nil)
         return outcomes
     }
 
     /// `vip_go()` of a socket without a source.
     private func connected(
-        _ family: vip_family, _ address: vip_address, _ own: vip_own, _ asked: vip_place, _ to: vip_answer,
+        _ family: vip_family, _ address: vip_address, _ own: vip_own, _ asked: vip_addr_class, _ to: vip_action,
         _ features: UInt32, when condition: String?
     ) -> Outcome {
         if to == VIP_REFUSE_PEER { return Outcome(when: condition, error: "ECONNREFUSED") }
         if to == VIP_UNAVAILABLE { return Outcome(when: condition, error: "EADDRNOTAVAIL") }
         var own = own
         let granted = vip_address_of(family, to, address, &own)
-        let source = vip_source(asked, to, features)
+        let source = vip_source_action(asked, to, features)
         let from = vip_address_of(family, source, vip_wildcard(family), &own)
         return Outcome(
             when: condition, address: Self.text(family, granted), isAsAsked: granted == address,
