@@ -30,6 +30,7 @@ let package = Package(
         .systemLibrary(name: "CNetlink", pkgConfig: "libnl-route-3.0", providers: [.apt(["libnl-route-3-dev"])]),
         .systemLibrary(name: "CSystemd", pkgConfig: "libsystemd", providers: [.apt(["libsystemd-dev"])]),
         .target(name: "CVipABI"),
+        .target(name: "CVipHooks", dependencies: ["CVipABI"]),
         .target(name: "CVipObject"),
         .target(name: "CProcess"),
         .target(name: "CFile"),
@@ -101,8 +102,8 @@ let package = Package(
         .target(
             name: "VipCommands",
             dependencies: [
-                "Daemon", "Leases", "Metrics", "Sessions", "Sockets", "PolicyMaps", "BPFLoader", "CVipABI", "CProcess",
-                "CFile", "CNcurses", "CTerminal",
+                "Daemon", "Leases", "Metrics", "Sessions", "Sockets", "PolicyMaps", "BPFLoader", "CVipABI", "CVipHooks",
+                "CProcess", "CFile", "CNcurses", "CTerminal",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
