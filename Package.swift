@@ -143,7 +143,7 @@ let package = Package(
             ],
             swiftSettings: features
         ),
-        .testTarget(name: "TranslateTests", dependencies: ["CVipABI"], swiftSettings: features),
+        .testTarget(name: "TranslateTests", dependencies: ["CVipABI", "CVipHooks"], swiftSettings: features),
         .testTarget(
             name: "CommandTests",
             dependencies: [

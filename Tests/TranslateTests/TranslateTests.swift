@@ -69,14 +69,14 @@ private func name(_ place: Place) -> String {
 }
 
 /// An IPv4 address comes in mapped form, as everywhere in translate.h.
-private func address(_ text: String) -> vip_address {
+func address(_ text: String) -> vip_address {
     var result = vip_address()
     let isRead = inet_pton(AF_INET6, text.contains(":") ? text : "::ffff:" + text, &result)
     precondition(isRead == 1, "\(text) is no address")
     return result
 }
 
-private func text(_ address: vip_address) -> String {
+func text(_ address: vip_address) -> String {
     var address = address
     var buffer = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
     inet_ntop(AF_INET6, &address, &buffer, socklen_t(buffer.count))

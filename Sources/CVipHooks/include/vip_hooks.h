@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The in-kernel programs of bpf/, compiled for the host and run on a call that is made up. `explain` and the self-test say
- * by them what a call gets, and the fuzzer runs them. The maps are the live ones, or whatever a look-up function answers;
- * what listens, and which socket and program call, the caller says.
+ * The in-kernel programs of bpf/, compiled for the host and run on a call that is made up. `explain` and the self-test ask
+ * them what a call gets, and the fuzzer runs them. The maps are the live ones, or what a look-up function answers. The
+ * user of this header sets which program calls, with which socket, and what listens.
  *
- * A host is used by one thread at a time.
+ * One thread at a time may use a host.
  */
 #pragma once
 
@@ -112,8 +112,9 @@ __u32 vip_host_program_lists(struct vip_host *host);
 __u32 vip_host_features(struct vip_host *host);
 
 /*
- * Runs the hook of a call that names `address` and `port` (host order). connect may bind the socket; of bind it is the
- * caller who puts the address into the socket. `source`: of a datagram; NULL for the socket's own.
+ * Runs the hook of a call that names `address` and `port` (host order). A connect hook may bind the socket; after a bind,
+ * the user of this function stores the answer's address in the socket. `source` is that of a datagram; NULL stands for
+ * the socket's own.
  */
 struct vip_host_answer vip_host_call(struct vip_host *host, struct vip_host_socket *socket,
 				     enum vip_hook hook, struct vip_address address, __u16 port,

@@ -151,8 +151,8 @@ struct CallTable {
         return outcome
     }
 
-    /// connect of a UDP socket that is bound to nothing: what it comes to where a look-up finds something, for each of
-    /// them in their order, and what is left.
+    /// connect of a UDP socket that is not bound: the outcome if a look-up finds something, for each look-up in order, and
+    /// the outcome if none does.
     private func connect(_ asked: IPAddress, isV6Only: Bool) throws(Failure) -> [Outcome] {
         func connected(_ listener: (Int, vip_host_listener)?) throws(Failure) -> (Outcome, [vip_host_question]) {
             var client = socket(asked.family, isStream: false, isV6Only: isV6Only)
