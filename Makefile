@@ -129,7 +129,7 @@ test: deps-test object $(MODULE) ## every test; those on the kernel as root (FIL
 	$(Q)$(PRIVILEGED) $(SWIFT) test --skip-build $(STRICT) $(if $(FILTER),--filter '$(FILTER)')
 
 .PHONY: fuzz
-fuzz: deps-test ## the translation, for a bounded time
+fuzz: deps-test ## the decisions and the hooks, for a bounded time
 	$(Q)scripts/fuzz
 
 .PHONY: differential

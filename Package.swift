@@ -30,6 +30,7 @@ let package = Package(
         .systemLibrary(name: "CNetlink", pkgConfig: "libnl-route-3.0", providers: [.apt(["libnl-route-3-dev"])]),
         .systemLibrary(name: "CSystemd", pkgConfig: "libsystemd", providers: [.apt(["libsystemd-dev"])]),
         .target(name: "CVipABI"),
+        .target(name: "CVipHooks", dependencies: ["CVipABI"]),
         .target(name: "CVipObject"),
         .target(name: "CHost"),
 
@@ -125,7 +126,7 @@ let package = Package(
             name: "VipCommands",
             dependencies: [
                 "Daemon", "Discovery", "Leases", "Metrics", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network",
-                "Host", "CHost", "CNcurses", "CVipABI",
+                "Host", "CHost", "CNcurses", "CVipABI", "CVipHooks",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
@@ -156,7 +157,7 @@ let package = Package(
 
         // Without root: make test-unit.
         .testTarget(
-            name: "TranslateTests", dependencies: ["CVipABI"], path: "Tests/Unit/TranslateTests",
+            name: "TranslateTests", dependencies: ["CVipABI", "CVipHooks"], path: "Tests/Unit/TranslateTests",
             swiftSettings: features),
         .testTarget(
             name: "HostTests",

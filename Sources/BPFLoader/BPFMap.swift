@@ -13,7 +13,8 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
     public let name: String
     public let maxEntries: Int
     private let descriptor: Descriptor
-    var rawDescriptor: CInt { descriptor.raw }
+    /// For C that reads the map; open as long as this value lives.
+    public var rawDescriptor: CInt { descriptor.raw }
 
     /// How many rows one batch call carries: 4096 × the largest of our rows is well below a megabyte.
     private static var batchSize: Int { 4096 }

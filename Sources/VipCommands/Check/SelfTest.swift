@@ -119,6 +119,7 @@ struct SelfTest {
 
     private func test(_ place: Place, _ signals: borrowing SignalReader) throws(Failure) -> [CheckPayload.Fact] {
         let maps = try PolicyMapSet(options.instance.pins)
+        let host = try HookHost(maps)
         let policy = try options.instance.policy(options.instance.registry())
         var peers: [SelfTestPeer] = []
         for record in place.records { peers.append(try SelfTestPeer(in: Cgroup(path: record.cgroupPath))) }
@@ -129,18 +130,19 @@ struct SelfTest {
         var features: UInt32 = 0
         var name = ""
         for (record, peer) in zip(place.records, peers) {
-            guard let session = try LiveSession(cgroupID: record.cgroupID, maps) else {
+            host.setCgroup(record.cgroupID)
+            guard let session = try host.session() else {
                 throw Failure(.failed, "run the self-test", "session \(record.id) has gone meanwhile", try: "try again")
             }
             let number = session.number
             let override = number > 0 && number <= policy.overrides.count ? policy.overrides[number - 1] : nil
             var program = try ExplainedProgram.running(peer.pid)
-            let choice = try Self.name(for: program, session, policy.rules(for: override), maps)
+            let choice = try Self.name(for: program, policy.rules(for: override), host)
             (name, features) = (choice.name, choice.features)
             _ = try peer.ask("name \(name)", signals)
             program.processName = Array(name.utf8)
-            let listed = try FeatureFinding.all(program, session, rules: nil, maps).listed
-            tables.append(try CallTable(session: session, listed: listed, port: nil).rows(maps))
+            host.setProgram(program)
+            tables.append(try CallTable(session: session, host: host, port: nil).rows(maps))
             sessions.append(session)
         }
         let addresses = place.records.map { record in
@@ -174,8 +176,7 @@ struct SelfTest {
 
     /// A process name that the most of virtual IP and virtual loopback apply to.
     private static func name(
-        for program: ExplainedProgram, _ session: LiveSession, _ rules: Policy.Rules,
-        _ maps: borrowing PolicyMapSet
+        for program: ExplainedProgram, _ rules: Policy.Rules, _ host: HookHost
     ) throws(Failure) -> (name: String, features: UInt32) {
         let entries = rules.virtualIP.programs + rules.virtualLoopback.programs
         let names = entries.compactMap { entry in entry.processName.flatMap { String(validating: $0, as: UTF8.self) } }
@@ -183,9 +184,8 @@ struct SelfTest {
         for name in [best.name] + names {
             var candidate = program
             candidate.processName = Array(name.utf8)
-            let listed = try FeatureFinding.all(candidate, session, rules: nil, maps).listed
-            let has: CInt = session.virtualIPs.isEmpty ? 0 : 1
-            let features = vip_features(session.flags, listed, has)
+            host.setProgram(candidate)
+            let features = try host.features()
             if features.nonzeroBitCount > best.features.nonzeroBitCount { best = (name, features) }
         }
         return best

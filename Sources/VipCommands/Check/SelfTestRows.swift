@@ -140,7 +140,9 @@ struct SelfTestRows {
     private mutating func newPort() -> UInt16 {
         while true {
             let port = UInt16.random(in: 20000...29999)
-            guard !sessions.0.excludes(port), !sessions.1.excludes(port), taken.insert(port).inserted else { continue }
+            guard ![sessions.0, sessions.1].contains(where: { $0.excludedPorts.contains(port) }),
+                taken.insert(port).inserted
+            else { continue }
             return port
         }
     }

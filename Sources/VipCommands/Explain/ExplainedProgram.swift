@@ -126,24 +126,10 @@ struct ExplainedProgram {
 
     // MARK: On the lists
 
-    /// By what the in-kernel programs find a program on a list: the three look-ups of `vip_judge()`.
+    /// By what the in-kernel programs find a program on a list: the three look-ups of `vip_evaluate_program()`.
     enum Way: String, CaseIterable {
         case executableName = "executable name"
         case processName = "process name"
         case file
-    }
-
-    /// The lists of each policy that the program is on, by each of the ways, in the bank in force.
-    func listings(_ maps: borrowing PolicyMapSet) throws(Failure) -> [Way: ListMasks] {
-        let bank = try maps.configuration().bank
-        var found: [Way: ListMasks] = [:]
-        if let row = try maps.scripts.value(of: vip_program_script(processName)) {
-            found[.processName] = row[bank: bank]
-        }
-        if let row = try maps.files.value(of: identity) { found[.file] = row[bank: bank] }
-        if let key = vip_program_name(name), let row = try maps.names.value(of: key) {
-            found[.executableName] = row[bank: bank]
-        }
-        return found
     }
 }
