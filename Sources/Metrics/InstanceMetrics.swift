@@ -2,25 +2,32 @@
 
 import BPFLoader
 import CVipABI
+import Foundation
 public import Host
 import Network
 import Policy
 import PolicyMaps
 public import Sessions
+public import SystemPackage
 
 extension MetricsPage {
-    /// What an instance's maps and registry say now.
+    /// What an instance's maps and registry say now, and what its daemon last told of itself.
     ///
     /// A few milliseconds' work, whatever the number of calls; it takes no lock.
     ///
+    /// - Parameter runtime: the daemon's, where it is not the instance's.
     /// - Throws: ``Failure`` where the registry or the maps cannot be read; (not permitted) for the maps, without root.
-    public static func page(of instance: Instance) throws(Failure) -> MetricsPage {
+    public static func page(of instance: Instance, runtime: FilePath? = nil) throws(Failure) -> MetricsPage {
         var page = MetricsPage()
+        page.add(
+            "vip_bpf_page_timestamp_seconds", .gauge, "When this page was made, Unix time.",
+            Date().timeIntervalSince1970.rounded())
         try page.addHooks(instance)
         let registry = try instance.registry()
         try page.addSessions(instance, registry)
         page.add(
             "vip_bpf_daemon_up", .gauge, "Whether the daemon of this instance runs.", instance.state.hasDaemon ? 1 : 0)
+        if let status = DaemonStatus.read(runtime ?? instance.state.runtime) { page.add(status) }
         return page
     }
 
@@ -41,7 +48,7 @@ extension MetricsPage {
             "vip_bpf_attached_cgroups", .gauge, "Cgroups to which every hook is attached.",
             Double(attached.values.count { links in Hook.ofCgroups.allSatisfy { links[$0.name]?.cgroupID ?? 0 != 0 } }))
         add(
-            "vip_bpf_incomplete_cgroups", .gauge, "Attached cgroups that are gone, or to which a hook is missing.",
+            "vip_bpf_incomplete_cgroups", .gauge, "Attached cgroups that were removed, or to which a hook is missing.",
             Double(attached.values.count { links in Hook.ofCgroups.contains { links[$0.name]?.cgroupID ?? 0 == 0 } }))
         let counters = try HookCounters.read(instance.pins)
         add(

@@ -360,7 +360,9 @@ struct DaemonTests {
             try "virtualIP: {enabled: maybe}".write(toFile: file, atomically: true, encoding: .utf8)
             host.daemon?.signal(SIGHUP)
             let refused = try host.event("error")
-            #expect(refused.message.contains("stays") && refused.message.contains("virtualIP.enabled"), "\(refused)")
+            #expect(
+                refused.message.hasPrefix("policy unchanged: ") && refused.message.contains("virtualIP.enabled"),
+                "\(refused)")
             #expect(try host.sandbox.mustCtl("policy", "show").stdout.contains("perSession"))
 
             try Self.policy(unit: "sessionScope").write(toFile: file, atomically: true, encoding: .utf8)
@@ -390,7 +392,8 @@ struct DaemonTests {
             let pid = try #require(host.daemon?.pid)
             let second = try host.sandbox.ctl("daemon", "--bus", "unix:path=/nonexistent")
             #expect(
-                second.status == 1 && second.stderr.contains("process \(pid) (vip-bpfctl) is it already"), "\(second)")
+                second.status == 1 && second.stderr.contains("process \(pid) (vip-bpfctl) is already running"),
+                "\(second)")
             #expect(second.stderr.split(separator: "\n").count == 1, "\(second)")
         }
     }

@@ -6,29 +6,41 @@ import Host
 import Leases
 import Network
 import Sessions
-import Synchronization
 import SystemPackage
 
-/// Leases addresses for sessions, and says what is to become of the sessions' addresses.
+/// Leases addresses for sessions, and tells what is to change of the sessions' addresses.
 ///
-/// Like the rest of the daemon it compares what is with what should be: each turn, ``plan(_:now:)`` gets what sessions wish, asks
-/// the sources for what they do not hold, gives back what nobody wishes, and answers with what to change. What the sources say
-/// in between is only the reason to look. So it does not matter what happened while the daemon was not there.
-final class Lessee {
-    /// What to change, in this order.
-    struct Plan {
-        /// Addresses whose lease is over.
-        var taken: [(record: SessionRecord, address: SessionRecord.Address, ending: SessionEnding, reason: String)] = []
-        /// Leased, and not the session's yet.
-        var given: [(record: SessionRecord, address: SessionRecord.Address)] = []
-        /// Sessions that have to go without for now.
-        var refused: [(record: SessionRecord, failure: Failure)] = []
-        /// Interfaces that leases are wished on, and why none can be looked after there; `nil` where they are.
-        var broken: [String: Failure?] = [:]
-        /// When to look again; `nil` is when something happens.
-        var until: ContinuousClock.Instant?
+/// Like the rest of the daemon it compares what is with what should be: each time, ``plan(_:)`` gets what sessions wish, asks
+/// the sources for what they do not hold, releases what no session wishes, and returns what to change. News of the sources in
+/// between are only the reason to look. So it does not matter what happened while the daemon did not run.
+final class LeaseReconciler {
+    /// An address whose lease has ended.
+    struct Removal {
+        let record: SessionRecord
+        let address: SessionRecord.Address
+        let ending: SessionEnding
+        let reason: String
     }
 
+    /// What to change, in this order.
+    struct Plan {
+        var removals: [Removal] = []
+        /// Leased, and not the session's yet.
+        var additions: [(record: SessionRecord, address: SessionRecord.Address)] = []
+        /// Sessions that have to go without for now.
+        var refused: [(record: SessionRecord, failure: Failure)] = []
+        /// Interfaces that leases are wished on, and why none can be had there; `nil` where they can.
+        var interfaces: [String: Failure?] = [:]
+        /// When to look again; `nil` is when something happens.
+        private(set) var nextLook: Duration?
+
+        mutating func look(at time: ContinuousClock.Instant) {
+            let delay = max(.zero, ContinuousClock.now.duration(to: time))
+            nextLook = min(nextLook ?? delay, delay)
+        }
+    }
+
+    /// One client of a DHCP server.
     private struct Place: Hashable {
         let interface: String
         let holder: LeaseHolder
@@ -36,10 +48,16 @@ final class Lessee {
 
     private enum State {
         /// The source was asked, and has not answered.
-        case asked(turn: Int)
+        case asked(request: Int)
         /// The source has, or had, a lease, and goes on by itself.
         case kept
         case failed(Failure, until: ContinuousClock.Instant)
+    }
+
+    /// What the sources' threads tell.
+    private enum News: Sendable {
+        case event(_ interface: String, LeaseEvent)
+        case answer(_ interface: String, LeaseHolder, request: Int, Result<Lease, Failure>)
     }
 
     private struct Session: Hashable {
@@ -52,7 +70,7 @@ final class Lessee {
     private let instance: Instance
     private let runtime: FilePath
     private let log: EventLog
-    private let news: LeaseNews
+    private let news: Mailbox<News>
     private var sources: [String: UDHCPCLeases] = [:]
     /// Interfaces without a source: why, and until when not to try again.
     private var broken: [String: (failure: Failure, until: ContinuousClock.Instant)] = [:]
@@ -61,7 +79,7 @@ final class Lessee {
     private var places: [Session: Place] = [:]
     private var records: [Place: SessionRecord] = [:]
     private var losses: [Place: LeaseLoss] = [:]
-    private var turn = 0
+    private var request = 0
 
     /// How long one waits for its turn among others: 64 logins at once behind a silent server, which is asked for 6 s each.
     private static let patience: Duration = .seconds(400)
@@ -71,15 +89,15 @@ final class Lessee {
         self.instance = instance
         self.runtime = runtime
         self.log = log
-        news = try LeaseNews()
+        news = try Mailbox()
     }
 
-    /// Readable when there is something to hear.
+    /// Readable when there are news.
     var descriptor: CInt { news.descriptor }
 
     private var directory: FilePath { instance.state.path.appending("leases") }
 
-    /// Whether there is anything to look after but what sessions wish.
+    /// Whether leases may be held that no session wishes any more.
     var isBusy: Bool { !sources.isEmpty }
 
     /// Ends the supervision. The leases are kept by their clients, for the next daemon.
@@ -114,67 +132,67 @@ final class Lessee {
     /// Reports what has happened.
     ///
     /// - Returns: whether anything has that is a reason to look at the sessions.
-    func hear() -> Bool {
-        var isNews = false
+    func handleNews() -> Bool {
+        var isReason = false
         for item in news.take() {
             switch item {
-            case .event(let interface, let event): isNews = hear(event, interface) || isNews
-            case .answer(let interface, let holder, let turn, let result):
+            case .event(let interface, let event): isReason = handle(event, interface) || isReason
+            case .answer(let interface, let holder, let request, let result):
                 let place = Place(interface: interface, holder: holder)
-                // One that was given back, and asked for again, has another turn.
-                guard case .asked(turn) = states[place] else { continue }
+                // One that was released, and asked for again, is another request.
+                guard case .asked(request) = states[place] else { continue }
                 switch result {
                 case .success:
                     states[place] = .kept
                     backoffs[place] = nil
                 case .failure(let failure):
-                    var backoff = backoffs[place] ?? Backoff(from: .seconds(1), to: .seconds(60))
-                    states[place] = .failed(failure, until: backoff.next())
+                    var backoff = backoffs[place] ?? Backoff()
+                    states[place] = .failed(failure, until: .now + backoff.next())
                     backoffs[place] = backoff
                 }
-                isNews = true
+                isReason = true
             }
         }
-        return isNews
+        return isReason
     }
 
-    private func hear(_ event: LeaseEvent, _ interface: String) -> Bool {
+    private func handle(_ event: LeaseEvent, _ interface: String) -> Bool {
         switch event {
         case .bound(let lease):
             losses[Place(interface: interface, holder: lease.holder)] = nil
             return true
         case .renewed: return false
         case .changed(let lease, let from):
-            say(
-                .leaseChanged, "the DHCP server changed \(lease.holder)'s address from \(from) to \(lease.address)",
+            report(
+                .leaseChanged, "DHCP server changed the address of \(lease.holder) from \(from) to \(lease.address)",
                 lease.holder, interface, address: lease.address.description, .warning)
             return true
         case .lost(let holder, let address, let loss):
             losses[Place(interface: interface, holder: holder)] = loss
-            say(
-                .leaseLost, "the lease of \(address) to \(holder) is over: \(loss)", holder, interface,
+            report(
+                .leaseLost, "lost the lease of \(address) for \(holder): \(loss)", holder, interface,
                 address: address.description, .error, reason: loss.description)
             return true
         case .refused(let holder, let address, let why):
-            say(
-                .leaseRefused, "the DHCP server's \(address) for \(holder) was not taken: \(why)", holder, interface,
+            report(
+                .leaseRefused, "refused \(address) from the DHCP server for \(holder): \(why)", holder, interface,
                 address: address, .error, reason: why)
             return false
         case .troubled(let holder, let address, let why):
-            say(
-                .leaseTroubled, "the lease of \(address) to \(holder) is not being prolonged: \(why)", holder,
+            report(
+                .leaseTroubled, "lease of \(address) for \(holder) is not being renewed: \(why)", holder,
                 interface,
                 address: address.description, .warning, reason: why)
             return false
         case .released(let holder, let address):
-            say(
-                .leaseReleased, "\(address) was \(holder)'s, and is given back to the DHCP server", holder, interface,
+            report(
+                .leaseReleased, "released the lease of \(address) for \(holder)", holder, interface,
                 address: address.description, .info)
             return true
         }
     }
 
-    private func say(
+    private func report(
         _ kind: Event.Kind, _ message: String, _ holder: LeaseHolder, _ interface: String, address: String,
         _ priority: Event.Priority, reason: String? = nil
     ) {
@@ -194,7 +212,7 @@ final class Lessee {
         assign(wishes)
         if directoryIsNew { openKnownSources() }
 
-        // First what nobody wishes: its holder may be somebody's new session's next time.
+        // First what no session wishes: its holder may be a new session's next time.
         for (interface, source) in sources {
             var unwanted = Set(source.held.map(\.holder))
             for place in states.keys where place.interface == interface { unwanted.insert(place.holder) }
@@ -214,14 +232,17 @@ final class Lessee {
             let source: UDHCPCLeases
             do throws(Failure) {
                 source = try self.source(place.interface, now: now)
-                plan.broken[place.interface] = .some(nil)
+                plan.interfaces[place.interface] = .some(nil)
             } catch {
-                plan.broken[place.interface] = error
-                plan.until = [plan.until, broken[place.interface]?.until].compactMap(\.self).min()
+                plan.interfaces[place.interface] = error
+                if let broken = broken[place.interface] { plan.look(at: broken.until) }
                 if let leased = wish.leased {
-                    // Its client goes on by itself; but what was on an interface that is gone is nobody's to put back.
+                    // Its client goes on by itself; but an address is not restored on an interface that was removed.
                     if if_nametoindex(place.interface) == 0 {
-                        plan.taken.append((wish.record, leased, .leaseLost, "interface \(place.interface) is gone"))
+                        plan.removals.append(
+                            Removal(
+                                record: wish.record, address: leased, ending: .leaseLost,
+                                reason: "interface \(place.interface) was removed"))
                     }
                 } else {
                     plan.refused.append((wish.record, error))
@@ -235,10 +256,12 @@ final class Lessee {
                 if case .asked = states[place] {} else { states[place] = .kept }
                 if let leased = wish.leased {
                     if leased.address == lease.address { continue }
-                    plan.taken.append(
-                        (wish.record, leased, .leaseChanged, "the DHCP server gave another address in its place"))
+                    plan.removals.append(
+                        Removal(
+                            record: wish.record, address: leased, ending: .leaseChanged,
+                            reason: "the DHCP server changed the address"))
                 }
-                plan.given.append(
+                plan.additions.append(
                     (
                         wish.record,
                         SessionRecord.Address(
@@ -249,14 +272,15 @@ final class Lessee {
             }
             if let leased = wish.leased {
                 let why = losses[place].map { "\($0)" } ?? "no lease of it is held"
-                plan.taken.append((wish.record, leased, .leaseLost, why))
+                plan.removals.append(
+                    Removal(record: wish.record, address: leased, ending: .leaseLost, reason: why))
             }
             switch states[place] {
             case .asked: break
             case .failed(let failure, let until) where until > now:
                 plan.refused.append((wish.record, failure))
-                plan.until = min(plan.until ?? until, until)
-            // Kept, and not held any more: it was given back, or lost.
+                plan.look(at: until)
+            // Kept, and no longer held: it was released, or lost.
             case .failed, .kept, nil: ask(source, place)
             }
         }
@@ -270,10 +294,10 @@ final class Lessee {
     }
 
     private func ask(_ source: UDHCPCLeases, _ place: Place) {
-        turn += 1
-        states[place] = .asked(turn: turn)
-        source.acquire(place.holder, timeout: Self.patience) { [news, turn] result in
-            news.put(.answer(place.interface, place.holder, turn: turn, result))
+        request += 1
+        states[place] = .asked(request: request)
+        source.acquire(place.holder, timeout: Self.patience) { [news, request] result in
+            news.put(.answer(place.interface, place.holder, request: request, result))
         }
     }
 
@@ -313,7 +337,7 @@ final class Lessee {
 
     private var directoryIsNew = true
 
-    /// Those of an earlier daemon: what it held and nobody wishes any more is given back.
+    /// Those of an earlier daemon: what it held and no session wishes any more is released.
     private func openKnownSources() {
         directoryIsNew = false
         for name in (try? FileManager.default.contentsOfDirectory(atPath: directory.string)) ?? []
@@ -348,8 +372,8 @@ final class Lessee {
             let slot = record.addresses.first { $0.address == address }?.leaseSlot
             return record.user ?? "" == holder.user && slot == holder.slot ? nil : "session \(record.id)"
         } catch {
-            // Then nobody can say that it is free.
-            return "somebody (\(error))"
+            // Then it is not known to be free.
+            return "unknown owner (\(error))"
         }
     }
 
@@ -357,44 +381,5 @@ final class Lessee {
         Failure(
             .failed, "lease an address for session \(record.id)",
             "the policy names no interface, and there is no default route", try: "set virtualIP.addresses.interface")
-    }
-}
-
-/// What the sources' threads say, for the daemon's to hear.
-private final class LeaseNews: Sendable {
-    enum Item: Sendable {
-        case event(_ interface: String, LeaseEvent)
-        case answer(_ interface: String, LeaseHolder, turn: Int, Result<Lease, Failure>)
-    }
-
-    private let items = Mutex<[Item]>([])
-    private let readEnd: Descriptor
-    private let writeEnd: Descriptor
-
-    init() throws(Failure) {
-        do throws(Errno) {
-            let ends = try FileDescriptor.pipe(options: [.closeOnExec, .nonBlocking])
-            readEnd = Descriptor(owning: ends.readEnd.rawValue)
-            writeEnd = Descriptor(owning: ends.writeEnd.rawValue)
-        } catch {
-            throw .kernel(error, "make a pipe")
-        }
-    }
-
-    var descriptor: CInt { readEnd.raw }
-
-    func put(_ item: Item) {
-        items.withLock { $0.append(item) }
-        // A pipe that is full wakes just as well.
-        _ = write(writeEnd.raw, "n", 1)
-    }
-
-    func take() -> [Item] {
-        var bytes = [UInt8](repeating: 0, count: 4096)
-        while read(readEnd.raw, &bytes, bytes.count) == bytes.count {}
-        return items.withLock { items in
-            defer { items = [] }
-            return items
-        }
     }
 }
