@@ -429,10 +429,7 @@ struct DaemonTests {
             // The wall clock as libfaketime gives it, from a file; the monotonic clock is the kernel's.
             let clock = "\(host.sandbox.directory)/clock"
             try "+0".write(toFile: clock, atomically: true, encoding: .utf8)
-            try host.start(environment: [
-                "LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "FAKETIME_TIMESTAMP_FILE": clock,
-                "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            ])
+            try host.start(environment: try host.fakeClock(from: clock))
             try host.event("logind_followed")
             for (uid, offset) in [(1001, "-3650d"), (1002, "+3650d"), (1003, "+0")] {
                 try offset.write(toFile: clock, atomically: true, encoding: .utf8)
