@@ -4,7 +4,7 @@ import Host
 import Network
 import Synchronization
 
-/// Asks other hosts for addresses (RFC 5227) while the daemon goes on with other work: some at a time, on a thread of its own.
+/// Asks other hosts for addresses (RFC 5227) on a separate thread, while the daemon does other work.
 final class AddressConflictCheck: Sendable {
     struct Result: Sendable {
         let asked: [AddressProbe.Question]
@@ -40,7 +40,7 @@ final class AddressConflictCheck: Sendable {
         }
     }
 
-    /// Tells neighbours of addresses, on a thread of its own as well. Without one, they find out by asking.
+    /// Announces addresses to neighbours, on a separate thread as well. Where none can be started, they find out by asking.
     func announce(_ addresses: [AddressProbe.Question]) {
         guard !addresses.isEmpty else { return }
         try? Worker.detach("announcements") { [probe] in probe.announce(addresses) }

@@ -43,7 +43,8 @@ public final class Daemon {
     private let leases: LeaseKeeper
     private let status: StatusFile
 
-    /// Everything is looked at this often in any case: for what no watch tells, a listed program on a network file system, say.
+    /// Everything is checked this often in any case: some changes raise no event, such as those of a program on a network file
+    /// system.
     private static let sweepInterval: Duration = .seconds(60)
 
     public init(_ instance: Instance, _ options: Options) throws(Failure) {
@@ -96,7 +97,7 @@ public final class Daemon {
         context.log.report(
             Event(.started, "daemon started; state in \(instance.state.path), pins in \(instance.pins.path)"))
         sessions.followLogind()
-        // Leases come after the sessions: those that have ended give theirs back.
+        // Leases come after the sessions, so that those that have ended release theirs.
         runAll()
         try withExtendedLifetime((sources, sweep)) { () throws(Failure) in try loop.run() }
         ServiceManager.notify("STOPPING=1")

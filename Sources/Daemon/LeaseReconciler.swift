@@ -114,7 +114,7 @@ final class LeaseReconciler {
             places = places.filter { $0.value.interface != old }
         }
         for new in known.values { broken[new] = nil }
-        // Out of the way first. Where something of a name is there all the same, the leases are asked for anew.
+        // By another name first, since names may be exchanged. Where the new name is taken all the same, leases are asked for anew.
         for parent in [directory, runtime] {
             for (old, new) in known { move(parent.appending(old), to: parent.appending(".\(new)"), new) }
             for new in known.values { move(parent.appending(".\(new)"), to: parent.appending(new), new) }
@@ -301,7 +301,7 @@ final class LeaseReconciler {
         }
     }
 
-    /// Each session keeps its slot; one without gets the lowest that none of its user's has.
+    /// Each session keeps its slot; one without gets the lowest that no other session of its user has.
     private func assign(_ wishes: [LeaseWish]) {
         var new: [Session: Place] = [:]
         var taken: Set<LeaseHolder> = []

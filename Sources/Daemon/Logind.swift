@@ -5,7 +5,7 @@ import Glibc
 import Host
 import SystemPackage
 
-/// Who is logged in, as logind says over D-Bus: org.freedesktop.login1(5).
+/// The users who are logged in, by logind over D-Bus: org.freedesktop.login1(5).
 ///
 /// It subscribes first and lists then, and lists anew whenever a signal comes: what happens in between is in the next list.
 /// A bus or a logind that does not answer is tried again, at longer and longer intervals; what was known stays known.
@@ -217,7 +217,8 @@ final class Logind {
                         let text = error.pointee.message ?? error.pointee.name
                         answer.logind.fail(
                             Failure(
-                                .failed, "list who is logged in", text.map { String(cString: $0) } ?? "logind refused",
+                                .failed, "list who is logged in",
+                                text.map { String(cString: $0) } ?? "logind returned an error",
                                 try: "see systemctl status systemd-logind; it is tried again"))
                     } else {
                         answer.handle(answer.logind, message)

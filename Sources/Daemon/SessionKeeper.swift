@@ -33,14 +33,14 @@ final class SessionKeeper {
     private var cgroupDirectories: FileWatch?
     private var stateDirectory: FileWatch?
 
-    /// Who is logged in, as logind said last; `nil` before its first answer.
+    /// logind's last list; `nil` before its first answer.
     private var logins: Logind.List?
     /// Since when cgroups of users who are logged in have been empty.
     private var emptySince: [FilePath: ContinuousClock.Instant] = [:]
     private var isReady = false
     private var sessionCount = 0
 
-    /// Longer than user@.service takes to come back, and not so long that anybody waits for the address.
+    /// Longer than user@.service takes to restart, and short enough that the address is soon free.
     private static let betweenPrograms: Duration = .seconds(3)
 
     /// - Parameters:
@@ -92,7 +92,7 @@ final class SessionKeeper {
         updateStatus()
     }
 
-    /// Tells the service manager, once: those who are logged in have their sessions, or logind is not there to list them.
+    /// Tells the service manager, once: users who are logged in have their sessions, or logind does not answer.
     private func becomeReady() {
         guard !isReady else { return }
         isReady = true
@@ -106,7 +106,7 @@ final class SessionKeeper {
 
     // MARK: What is and what should be
 
-    /// Makes the sessions what logind and the cgroups say.
+    /// Opens and closes sessions according to logind's list and the cgroups.
     ///
     /// - Returns: `false` where a login has no session yet for a reason that may pass.
     private func reconcile() throws(Failure) -> Bool {
@@ -289,7 +289,7 @@ final class SessionKeeper {
 
     // MARK: Watches
 
-    /// Watches what tells that there is something to do.
+    /// Watches the files whose changes are a reason to look again.
     private func watch(_ records: [SessionRecord], _ desired: [DesiredSession]) {
         let events = Set((records.map(\.cgroupPath) + desired.map(\.cgroup)).map { $0.appending("cgroup.events") })
         var directories = Set(desired.map { $0.cgroup.removingLastComponent() })

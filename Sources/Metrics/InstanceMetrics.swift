@@ -11,7 +11,7 @@ public import Sessions
 public import SystemPackage
 
 extension MetricsPage {
-    /// What an instance's maps and registry say now, and what its daemon last told of itself.
+    /// What an instance's maps and registry hold now, and the daemon's own counters as it last wrote them.
     ///
     /// A few milliseconds' work, whatever the number of calls; it takes no lock.
     ///
@@ -41,7 +41,7 @@ extension MetricsPage {
             "vip_bpf_programs_current", .gauge, "Whether the programs in the kernel are those of this vip-bpfctl.",
             config.objectID == BPFObject.embeddedID ? 1 : 0)
         add(
-            "vip_bpf_policy_generation", .gauge, "Rises by one with each policy that is put in force.",
+            "vip_bpf_policy_generation", .gauge, "Rises by one with each policy that is applied.",
             Double(config.generation))
         let attached = try instance.pins.attachments()
         add(
@@ -53,7 +53,7 @@ extension MetricsPage {
         let counters = try HookCounters.read(instance.pins)
         add(
             "vip_bpf_calls_total", .counter,
-            "Calls of sessions' programs, by hook and outcome.",
+            "Socket calls of sessions' programs, by hook and outcome.",
             counters.flatMap { counter in
                 CallOutcome.allCases.map { outcome in
                     (
@@ -65,13 +65,13 @@ extension MetricsPage {
                 }
             })
         let listeners = try EventListener.listeners(instance.pins)
-        add("vip_bpf_event_listeners", .gauge, "Who listens to events: watch and top.", Double(listeners.count))
+        add("vip_bpf_event_listeners", .gauge, "Listeners to events: watch and top.", Double(listeners.count))
         add(
             "vip_bpf_listener_events_written", .gauge, "Events that a listener got since it began to listen.",
             listeners.map { ([("pid", "\($0.pid)")], Double($0.written)) })
         add(
             "vip_bpf_listener_events_lost", .gauge,
-            "Events that a listener was too slow for since it began to listen.",
+            "Events that a listener lost by being too slow, since it began to listen.",
             listeners.map { ([("pid", "\($0.pid)")], Double($0.dropped)) })
     }
 
@@ -98,7 +98,7 @@ extension MetricsPage {
         // What whenUnavailable decides for.
         add(
             "vip_bpf_sessions_without_address", .gauge,
-            "Open sessions without the virtual IP of the policy.",
+            "Open sessions without the virtual IP that the policy gives them.",
             Double(try instance.withoutAddress(records, under: policy)))
         try addPools(
             policy, used: Set(try registry.usedAddresses().keys),
@@ -121,7 +121,9 @@ extension MetricsPage {
                 others.append((labels, Double(held.count { $0.family == family && pool.contains($0) })))
             }
         }
-        add("vip_bpf_pool_addresses", .gauge, "Addresses in a pool, free or not; the base policy's has no name.", sizes)
+        add(
+            "vip_bpf_pool_addresses", .gauge,
+            "Addresses in a pool, free or not; the base policy's pool has an empty name.", sizes)
         add("vip_bpf_pool_addresses_used", .gauge, "Addresses of a pool that sessions have.", inUse)
         add("vip_bpf_pool_addresses_elsewhere", .gauge, "Addresses of a pool that other hosts have.", others)
     }

@@ -22,7 +22,7 @@ public struct Event: Sendable, Hashable {
         public static let stopped = Kind(rawValue: "stopped")
         public static let sessionOpened = Kind(rawValue: "session_opened")
         public static let sessionClosed = Kind(rawValue: "session_closed")
-        /// A login that should have a session has none: no address left in the pool, say.
+        /// A login that should have a session has none.
         public static let sessionRefused = Kind(rawValue: "session_refused")
         public static let addressGiven = Kind(rawValue: "address_given")
         public static let addressTaken = Kind(rawValue: "address_taken")
@@ -200,14 +200,14 @@ public struct EventLog: Sendable {
 
     /// - Parameters:
     ///   - place: `nil` is the journal where there is one.
-    ///   - isLogin: whether somebody logs in by this process, whose standard error nobody may see: where there is no journal,
+    ///   - isLogin: whether this process is part of a login, which may not show its standard error: where there is no journal,
     ///     the message goes to syslog(3) as well.
     public init(_ place: Place? = nil, isLogin: Bool = false) {
         self.place = place
         self.isLogin = isLogin
     }
 
-    /// For a command, which says to its caller what there is to say: events, where there is a journal to take them.
+    /// For a command, which reports to its caller itself: sends events to the journal, if there is one.
     public static func reportOfCommand(_ events: [Event]) {
         guard access(journal, W_OK) == 0 else { return }
         for event in events { _ = send(event.journalFields) }

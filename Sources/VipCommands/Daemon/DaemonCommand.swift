@@ -57,7 +57,7 @@ struct DaemonCommand: ParsableCommand {
         completion: .directory)
     var runtime: String?
 
-    @Option(help: "Where events go. Default: journal where there is one.")
+    @Option(help: "Where events go. Default: the journal if it exists.")
     var events: EventLog.Place?
 
     @OptionGroup var options: InstanceOptions
