@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Foundation
 import Glibc
 import Host
 import Leases
@@ -67,64 +66,47 @@ final class LeaseReconciler {
         init(_ record: SessionRecord) { (id, cgroupID) = (record.id, record.cgroupID) }
     }
 
-    private let instance: Instance
-    private let runtime: FilePath
     private let log: EventLog
     private let news: Mailbox<News>
-    private var sources: [String: UDHCPCLeases] = [:]
-    /// Interfaces without a source: why, and until when not to try again.
-    private var broken: [String: (failure: Failure, until: ContinuousClock.Instant)] = [:]
+    private let sources: LeaseSources
     private var states: [Place: State] = [:]
     private var backoffs: [Place: Backoff] = [:]
     private var places: [Session: Place] = [:]
     private var records: [Place: SessionRecord] = [:]
     private var losses: [Place: LeaseLoss] = [:]
     private var request = 0
+    private var hasOpenedKnown = false
 
-    /// How long one waits for its turn among others: 64 logins at once behind a silent server, which is asked for 6 s each.
+    /// How long a lease waits for its turn among others: 64 logins at once behind a silent server, which is asked for 6 s each.
     private static let patience: Duration = .seconds(400)
 
     /// - Parameter runtime: for what outlives the daemon, but not a boot.
     init(_ instance: Instance, runtime: FilePath, log: EventLog) throws(Failure) {
-        self.instance = instance
-        self.runtime = runtime
         self.log = log
-        news = try Mailbox()
+        let news = try Mailbox<News>()
+        self.news = news
+        sources = LeaseSources(instance, runtime: runtime, log) { interface, event in
+            news.put(.event(interface, event))
+        }
     }
 
     /// Readable when there are news.
     var descriptor: CInt { news.descriptor }
 
-    private var directory: FilePath { instance.state.path.appending("leases") }
-
     /// Whether leases may be held that no session wishes any more.
-    var isBusy: Bool { !sources.isEmpty }
+    var isBusy: Bool { !sources.all.isEmpty }
 
     /// Ends the supervision. The leases are kept by their clients, for the next daemon.
-    func close() { for source in sources.values { source.close() } }
+    func close() { sources.close() }
 
-    /// Interfaces have other names: what is leased on them goes on there, with new clients.
+    /// Interfaces have other names: what is leased on them goes on there.
     ///
-    /// - Parameter names: old to new, all at once, since one may have another's old name.
+    /// - Parameter names: old to new, all at once.
     func rename(_ names: [String: String]) {
-        let known = names.filter { sources[$0.key] != nil }
-        for old in known.keys {
-            sources.removeValue(forKey: old)?.close()
+        for old in sources.rename(names) {
             for place in Array(states.keys) where place.interface == old { forget(place) }
             places = places.filter { $0.value.interface != old }
         }
-        for new in known.values { broken[new] = nil }
-        // By another name first, since names may be exchanged. Where the new name is taken all the same, leases are asked for anew.
-        for parent in [directory, runtime] {
-            for (old, new) in known { move(parent.appending(old), to: parent.appending(".\(new)"), new) }
-            for new in known.values { move(parent.appending(".\(new)"), to: parent.appending(new), new) }
-        }
-    }
-
-    private func move(_ old: FilePath, to new: FilePath, _ interface: String) {
-        guard Glibc.rename(old.string, new.string) != 0, errno != ENOENT else { return }
-        let failure = Failure.kernel(.current, "rename \(old)")
-        log.report(Event(.warning, "\(failure)", priority: .warning, interface: interface, reason: failure.why))
     }
 
     // MARK: What comes in
@@ -208,12 +190,40 @@ final class LeaseReconciler {
     /// - Parameter wishes: those of every open session.
     func plan(_ wishes: [LeaseWish]) -> Plan {
         var plan = Plan()
-        let now = ContinuousClock.now
         assign(wishes)
-        if directoryIsNew { openKnownSources() }
+        if !hasOpenedKnown {
+            hasOpenedKnown = true
+            sources.openKnown()
+        }
+        // First, since a released holder may be a new session's next time.
+        releaseUnwanted()
+        var held: [String: [LeaseHolder: Lease]] = [:]
+        for wish in wishes {
+            guard let place = places[Session(wish.record)] else {
+                plan.refused.append((wish.record, Self.noInterface(wish.record)))
+                continue
+            }
+            do throws(Failure) {
+                let source = try sources.source(place.interface)
+                plan.interfaces[place.interface] = .some(nil)
+                if held[place.interface] == nil {
+                    held[place.interface] = Dictionary(source.held.map { ($0.holder, $0) }) { first, _ in first }
+                }
+                if let lease = held[place.interface]?[place.holder] {
+                    if case .asked = states[place] {} else { states[place] = .kept }
+                    use(lease, at: place, for: wish, &plan)
+                } else {
+                    goWithout(source, place, wish, &plan)
+                }
+            } catch {
+                planWithoutSource(place.interface, wish, error, &plan)
+            }
+        }
+        return plan
+    }
 
-        // First what no session wishes: its holder may be a new session's next time.
-        for (interface, source) in sources {
+    private func releaseUnwanted() {
+        for (interface, source) in sources.all {
             var unwanted = Set(source.held.map(\.holder))
             for place in states.keys where place.interface == interface { unwanted.insert(place.holder) }
             for holder in unwanted where records[Place(interface: interface, holder: holder)] == nil {
@@ -222,69 +232,57 @@ final class LeaseReconciler {
             }
         }
         for place in Array(states.keys) where records[place] == nil { forget(place) }
+    }
 
-        var held: [String: [LeaseHolder: Lease]] = [:]
-        for wish in wishes {
-            guard let place = places[Session(wish.record)] else {
-                plan.refused.append((wish.record, Self.noInterface(wish.record)))
-                continue
-            }
-            let source: UDHCPCLeases
-            do throws(Failure) {
-                source = try self.source(place.interface, now: now)
-                plan.interfaces[place.interface] = .some(nil)
-            } catch {
-                plan.interfaces[place.interface] = error
-                if let broken = broken[place.interface] { plan.look(at: broken.until) }
-                if let leased = wish.leased {
-                    // Its client goes on by itself; but an address is not restored on an interface that was removed.
-                    if if_nametoindex(place.interface) == 0 {
-                        plan.removals.append(
-                            Removal(
-                                record: wish.record, address: leased, ending: .leaseLost,
-                                reason: "interface \(place.interface) was removed"))
-                    }
-                } else {
-                    plan.refused.append((wish.record, error))
-                }
-                continue
-            }
-            if held[place.interface] == nil {
-                held[place.interface] = Dictionary(source.held.map { ($0.holder, $0) }) { first, _ in first }
-            }
-            if let lease = held[place.interface]?[place.holder] {
-                if case .asked = states[place] {} else { states[place] = .kept }
-                if let leased = wish.leased {
-                    if leased.address == lease.address { continue }
-                    plan.removals.append(
-                        Removal(
-                            record: wish.record, address: leased, ending: .leaseChanged,
-                            reason: "the DHCP server changed the address"))
-                }
-                plan.additions.append(
-                    (
-                        wish.record,
-                        SessionRecord.Address(
-                            lease.address, interface: place.interface, placed: true, fromPool: false,
-                            leaseSlot: place.holder.slot)
-                    ))
-                continue
-            }
-            if let leased = wish.leased {
-                let why = losses[place].map { "\($0)" } ?? "no lease of it is held"
-                plan.removals.append(
-                    Removal(record: wish.record, address: leased, ending: .leaseLost, reason: why))
-            }
-            switch states[place] {
-            case .asked: break
-            case .failed(let failure, let until) where until > now:
-                plan.refused.append((wish.record, failure))
-                plan.look(at: until)
-            // Kept, and no longer held: it was released, or lost.
-            case .failed, .kept, nil: ask(source, place)
-            }
+    /// A lease is held: the session gets its address, where it has not got it yet.
+    private func use(_ lease: Lease, at place: Place, for wish: LeaseWish, _ plan: inout Plan) {
+        if let leased = wish.leased {
+            if leased.address == lease.address { return }
+            plan.removals.append(
+                Removal(
+                    record: wish.record, address: leased, ending: .leaseChanged,
+                    reason: "the DHCP server changed the address"))
         }
-        return plan
+        plan.additions.append(
+            (
+                wish.record,
+                SessionRecord.Address(
+                    lease.address, interface: place.interface, placed: true, fromPool: false,
+                    leaseSlot: place.holder.slot)
+            ))
+    }
+
+    /// No lease is held: the session loses the address that it has by one, and the source is asked where it is not being.
+    private func goWithout(_ source: UDHCPCLeases, _ place: Place, _ wish: LeaseWish, _ plan: inout Plan) {
+        if let leased = wish.leased {
+            let why = losses[place].map { "\($0)" } ?? "no lease of it is held"
+            plan.removals.append(Removal(record: wish.record, address: leased, ending: .leaseLost, reason: why))
+        }
+        switch states[place] {
+        case .asked: break
+        case .failed(let failure, let until) where until > .now:
+            plan.refused.append((wish.record, failure))
+            plan.look(at: until)
+        // Kept, and no longer held: it was released, or lost.
+        case .failed, .kept, nil: ask(source, place)
+        }
+    }
+
+    private func planWithoutSource(_ interface: String, _ wish: LeaseWish, _ failure: Failure, _ plan: inout Plan) {
+        plan.interfaces[interface] = failure
+        if let time = sources.retry(interface) { plan.look(at: time) }
+        guard let leased = wish.leased else { return plan.refused.append((wish.record, failure)) }
+        // Its client goes on by itself; but an address is not restored on an interface that was removed.
+        guard if_nametoindex(interface) == 0 else { return }
+        plan.removals.append(
+            Removal(
+                record: wish.record, address: leased, ending: .leaseLost, reason: "interface \(interface) was removed"))
+    }
+
+    private static func noInterface(_ record: SessionRecord) -> Failure {
+        Failure(
+            .failed, "lease an address for session \(record.id)",
+            "the policy names no interface, and there is no default route", try: "set virtualIP.addresses.interface")
     }
 
     private func forget(_ place: Place) {
@@ -331,55 +329,5 @@ final class LeaseReconciler {
         places = new
         records = [:]
         for wish in wishes { if let place = new[Session(wish.record)] { records[place] = wish.record } }
-    }
-
-    // MARK: Sources
-
-    private var directoryIsNew = true
-
-    /// Those of an earlier daemon: what it held and no session wishes any more is released.
-    private func openKnownSources() {
-        directoryIsNew = false
-        for name in (try? FileManager.default.contentsOfDirectory(atPath: directory.string)) ?? []
-        where if_nametoindex(name) != 0 {
-            _ = try? source(name, now: .now)
-        }
-    }
-
-    private func source(_ interface: String, now: ContinuousClock.Instant) throws(Failure) -> UDHCPCLeases {
-        if let source = sources[interface] { return source }
-        if let (failure, until) = broken[interface], until > now { throw failure }
-        do throws(Failure) {
-            var options = UDHCPCLeases.Options(
-                interface: interface, state: directory.appending(interface), runtime: runtime.appending(interface),
-                host: try ClientIdentifier.hostIdentifier())
-            options.check.owner = { [instance] address, holder in Self.owner(of: address, besides: holder, instance) }
-            let source = try UDHCPCLeases(options) { [news] event in news.put(.event(interface, event)) }
-            sources[interface] = source
-            broken[interface] = nil
-            return source
-        } catch {
-            // As long as it takes for an interface to come back.
-            broken[interface] = (error, now + .seconds(5))
-            throw error
-        }
-    }
-
-    /// Which session has an address already; called on a source's thread.
-    private static func owner(of address: IPAddress, besides holder: LeaseHolder, _ instance: Instance) -> String? {
-        do throws(Failure) {
-            guard let record = try instance.registry().session(address: address) else { return nil }
-            let slot = record.addresses.first { $0.address == address }?.leaseSlot
-            return record.user ?? "" == holder.user && slot == holder.slot ? nil : "session \(record.id)"
-        } catch {
-            // Then it is not known to be free.
-            return "unknown owner (\(error))"
-        }
-    }
-
-    private static func noInterface(_ record: SessionRecord) -> Failure {
-        Failure(
-            .failed, "lease an address for session \(record.id)",
-            "the policy names no interface, and there is no default route", try: "set virtualIP.addresses.interface")
     }
 }

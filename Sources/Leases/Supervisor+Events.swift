@@ -79,7 +79,7 @@ extension Supervisor {
         } else {
             emit(before == nil ? .bound(lease) : .renewed(lease))
         }
-        succeed(entry, lease)
+        answer(entry, .success(lease))
     }
 
     /// When a client is to be told to renew.

@@ -9,21 +9,22 @@ import SystemPackage
 /// The leases of one interface, and what each client is doing. Used by one thread: the one that makes it, then that of
 /// ``run()``.
 ///
-/// This file is the schedule: whose turn it is to acquire and to renew, and what has taken too long. What clients report is in
-/// Supervisor+Events.swift, what outlives the process in Supervisor+Files.swift.
+/// This file is the loop and the callers' requests. Supervisor+Turns.swift has the schedule, Supervisor+Clients.swift the processes,
+/// Supervisor+Events.swift what they report, and Supervisor+Files.swift what outlives this process.
 final class Supervisor: @unchecked Sendable {
     let options: UDHCPCLeases.Options
     let bootID: String
     var entries: [String: LeaseEntry] = [:]  // by client identifier
     private let requests: LeaseRequests
     private let deliver: @Sendable (LeaseEvent) -> Void
-    private let loop: EventLoop
+    let loop: EventLoop
     private var sources: [EventLoop.Source] = []
-    private var due: EventLoop.Deadline?
+    /// Wakes the loop when something is due.
+    var due: EventLoop.Deadline?
     private var lock: FileLock?
     private var isStopped = false
     /// Clients of no entry that were killed, and have not ended yet.
-    private var ending: [CInt: (client: Client, source: EventLoop.Source?)] = [:]
+    var ending: [CInt: (client: Client, source: EventLoop.Source?)] = [:]
     /// Events and answers that are due once all is written down.
     private var outbox: [() -> Void] = []
 
@@ -83,7 +84,9 @@ final class Supervisor: @unchecked Sendable {
             do throws(Failure) { try loop.turn() } catch { isStopped = true }
         }
         _ = requests.stop()
-        for entry in entries.values { fail(entry, Failure(.failed, what(entry), "the lease source was closed")) }
+        for entry in entries.values {
+            answer(entry, .failure(Failure(.failed, what(entry), "the lease source was closed")))
+        }
         for request in requests.take() { refuseLater(request) }
         flush()
         let clients = entries.values.compactMap(\.state.client) + ending.values.map(\.client)
@@ -112,20 +115,6 @@ final class Supervisor: @unchecked Sendable {
         outbox.append { deliver(event) }
     }
 
-    /// Has the loop wake up when something is due.
-    private func schedule() {
-        let isAcquiring = acquiring != nil
-        let isRenewing = renewing != nil
-        var times: [Double] = []
-        for entry in entries.values {
-            times += [entry.state.deadline, entry.grant?.expiry, entry.overdue].compactMap(\.self)
-            if !isAcquiring, let turn = entry.state.turn { times.append(turn) }
-            if !isRenewing, let renewal = Self.renewal(entry) { times.append(renewal) }
-            times += entry.waiters.map(\.deadline)
-        }
-        if let next = times.min() { due?.set(in: .seconds(max(0, next - LeaseClock.now))) } else { due?.clear() }
-    }
-
     // MARK: Requests
 
     private func obeyRequests() {
@@ -141,8 +130,7 @@ final class Supervisor: @unchecked Sendable {
         case .acquire(let holder, let waiter):
             let entry = entry(of: holder)
             if let lease = entry.lease {
-                outbox.append { waiter.then(.success(lease)) }
-                return
+                return answer(waiter, .success(lease))
             }
             entry.waiters.append(waiter)
             if let turn = entry.state.turn { setTurn(entry, min(turn, LeaseClock.now)) }
@@ -163,7 +151,7 @@ final class Supervisor: @unchecked Sendable {
     }
 
     private func release(_ entry: LeaseEntry) {
-        fail(entry, Failure(.failed, what(entry), "it was released meanwhile"))
+        answer(entry, .failure(Failure(.failed, what(entry), "it was released meanwhile")))
         requeue(entry)
         if let grant = entry.grant {
             do throws(Failure) {
@@ -181,7 +169,7 @@ final class Supervisor: @unchecked Sendable {
     }
 
     /// Forgets it, but for the address to ask for next time.
-    private func drop(_ entry: LeaseEntry) {
+    func drop(_ entry: LeaseEntry) {
         requeue(entry)
         entry.grant = nil
         entry.isKept = false
@@ -191,195 +179,13 @@ final class Supervisor: @unchecked Sendable {
 
     func what(_ entry: LeaseEntry) -> String { "lease an address for \(entry.holder) on \(options.interface)" }
 
-    func fail(_ entry: LeaseEntry, _ failure: Failure) {
-        for waiter in entry.waiters { outbox.append { waiter.then(.failure(failure)) } }
+    /// Answers all callers that wait for an entry.
+    func answer(_ entry: LeaseEntry, _ result: Result<Lease, Failure>) {
+        for waiter in entry.waiters { answer(waiter, result) }
         entry.waiters = []
     }
 
-    func succeed(_ entry: LeaseEntry, _ lease: Lease) {
-        for waiter in entry.waiters { outbox.append { waiter.then(.success(lease)) } }
-        entry.waiters = []
-    }
-
-    // MARK: Turns
-
-    /// Whose client asks for an address, until it has one.
-    private var acquiring: LeaseEntry? { entries.values.first { $0.state.isAcquiring } }
-
-    /// Whose client was told to renew.
-    private var renewing: LeaseEntry? { entries.values.first { $0.state.isRenewing } }
-
-    private static func renewal(_ entry: LeaseEntry) -> Double? {
-        if case .held(_, let renewal) = entry.state { renewal } else { nil }
-    }
-
-    /// Sets when an entry without a client may take its turn.
-    private func setTurn(_ entry: LeaseEntry, _ time: Double) {
-        if case .failed(let count, _) = entry.state {
-            entry.state = .failed(count, retry: time)
-        } else {
-            entry.state = .queued(from: time)
-        }
-    }
-
-    /// Does what is due.
-    private func act() {
-        let now = LeaseClock.now
-        for entry in Array(entries.values) {
-            if let grant = entry.grant, let overdue = entry.overdue, overdue <= now {
-                // Stopped, or stuck on a link that was down: another one may do better while there is time.
-                emit(.troubled(entry.holder, grant.address, why: "its udhcpc has not renewed it"))
-                requeue(entry)
-            }
-            if let grant = entry.grant, grant.expiry <= now { lose(entry, .expired) }
-            timeOutWaiters(of: entry, now)
-        }
-        for entry in Array(entries.values) {
-            switch entry.state {
-            case .acquiring(_, let until, _) where until <= now: giveUp(entry, "the DHCP exchange timed out")
-            case .renewing(let client, let until) where until <= now: entry.state = .held(client, renewal: nil)
-            default: break
-            }
-        }
-        while acquiring == nil, let entry = nextToAcquire(now) { start(entry) }
-        if renewing == nil, let entry = nextToRenew(now), let client = entry.state.client {
-            client.renew()
-            // As long as it listens for an answer by unicast: after that it asks by broadcast, and disturbs no other client.
-            entry.state = .renewing(client, until: now + Double(options.interval) + 0.5)
-        }
-    }
-
-    private func timeOutWaiters(of entry: LeaseEntry, _ now: Double) {
-        let late = entry.waiters.filter { $0.deadline <= now }
-        guard !late.isEmpty else { return }
-        entry.waiters.removeAll { $0.deadline <= now }
-        for waiter in late {
-            let seconds = Self.text(waiter.seconds)
-            let why =
-                entry.state.isAcquiring
-                ? "no DHCP server granted one within \(seconds) s" : "timed out in the queue after \(seconds) s"
-            let failure = Failure(
-                .failed, what(entry), why, try: "check that a DHCP server answers there, and try again")
-            outbox.append { waiter.then(.failure(failure)) }
-        }
-        if entry.waiters.isEmpty, !entry.isKept { drop(entry) }
-    }
-
-    private static func text(_ seconds: Double) -> String {
-        seconds == seconds.rounded() ? "\(Int(seconds))" : "\((seconds * 10).rounded() / 10)"
-    }
-
-    /// Those with waiters come first, then those that have waited longest.
-    private func nextToAcquire(_ now: Double) -> LeaseEntry? {
-        entries.values.filter { $0.state.turn ?? .infinity <= now }.min { a, b in
-            a.waiters.isEmpty == b.waiters.isEmpty
-                ? a.state.turn ?? 0 < b.state.turn ?? 0 : !a.waiters.isEmpty
-        }
-    }
-
-    private func nextToRenew(_ now: Double) -> LeaseEntry? {
-        entries.values.filter { Self.renewal($0) ?? .infinity <= now }
-            .min { Self.renewal($0) ?? 0 < Self.renewal($1) ?? 0 }
-    }
-
-    private func start(_ entry: LeaseEntry) {
-        do throws(Failure) {
-            guard let program = options.client ?? Client.find() else { throw Client.missing(what(entry)) }
-            var command =
-                program + [
-                    "-f", "-C", "-o", "-i", options.interface, "-x", "0x3d:\(entry.client)",
-                    "-s", options.state.appending("event").string,
-                    "-t", "\(options.tries)", "-T", "\(options.interval)", "-A", "3600",
-                ]
-            if let hint = entry.grant?.address ?? entry.hint { command += ["-r", "\(hint)"] }
-            // Before the process: the next supervisor would not know one that no file names.
-            try write(entry)
-            try entry.events.begin()
-            let client = try Client.start(command, events: entry.events.path, log: log(entry))
-            // Offers and requests, and the 3 s that udhcpc waits after a refusal.
-            let until = LeaseClock.now + Double(2 * options.tries * options.interval) + 4
-            run(client, for: entry, .acquiring(client, until: until, failures: entry.state.failures))
-            try write(entry)
-        } catch {
-            let failure =
-                error.code == .unavailable
-                ? Failure(.unavailable, what(entry), error.why, try: error.remedy) : error
-            giveUp(entry, failure)
-        }
-    }
-
-    /// A try to acquire has failed: waits before the next, if the lease is to be held.
-    func giveUp(_ entry: LeaseEntry, _ failure: Failure) {
-        let failures = entry.state.failures + 1
-        requeue(entry)
-        fail(entry, failure)
-        guard entry.isKept else { return drop(entry) }
-        var pause = min(pow(2, Double(min(failures, 6))), 60)
-        if let grant = entry.grant {
-            pause = min(pause, max(1, (grant.expiry - LeaseClock.now) / 4))
-            emit(.troubled(entry.holder, grant.address, why: failure.why))
-        }
-        entry.state = .failed(failures, retry: LeaseClock.now + pause)
-    }
-
-    func giveUp(_ entry: LeaseEntry, _ why: String) {
-        giveUp(
-            entry, Failure(.failed, what(entry), why, try: "check that a DHCP server answers there, and try again"))
-    }
-
-    func lose(_ entry: LeaseEntry, _ loss: LeaseLoss) {
-        guard let grant = entry.grant else { return }
-        entry.grant = nil
-        // What the server refused once, it need not be asked for again.
-        entry.hint = loss == .refusedByServer ? nil : grant.address
-        emit(.lost(entry.holder, grant.address, loss))
-        guard !entry.state.isAcquiring else { return }
-        if let turn = entry.state.turn { setTurn(entry, min(turn, LeaseClock.now)) } else { requeue(entry) }
-        save(entry)
-    }
-
-    /// Ends the client, if one runs. Another one is started when its turn comes.
-    func requeue(_ entry: LeaseEntry) {
-        entry.clientEnd = nil
-        if let client = entry.state.client { kill(client) }
-        entry.state = .queued(from: LeaseClock.now)
-    }
-
-    // MARK: Clients
-
-    /// Has an entry be in a state in which a client runs for it.
-    func run(_ client: Client, for entry: LeaseEntry, _ state: LeaseState) {
-        entry.state = state
-        // Where it cannot be watched, it counts as stuck after a time.
-        entry.clientEnd = try? loop.watch(client.descriptor) { [unowned self, unowned entry] in
-            clientEnded(client, entry)
-        }
-    }
-
-    private func clientEnded(_ client: Client, _ entry: LeaseEntry) {
-        entry.clientEnd = nil
-        // What it reported last comes before its end.
-        readEvents(of: entry)
-        guard entry.state.client?.descriptor == client.descriptor else { return }
-        let how = client.reap()
-        let state = entry.state
-        entry.state = .queued(from: LeaseClock.now)
-        if case .acquiring(_, _, let failures) = state {
-            entry.state = .failed(failures, retry: LeaseClock.now)
-            let last = lastLogLine(of: entry) ?? how
-            giveUp(entry, "udhcpc ended\(last.map { ": \($0)" } ?? "")")
-        } else if let grant = entry.grant {
-            emit(.troubled(entry.holder, grant.address, why: "its udhcpc ended\(how.map { ": \($0)" } ?? "")"))
-        }
-    }
-
-    func kill(_ client: Client) {
-        guard !client.end() else { return }
-        // The kernel holds it up.
-        let source = try? loop.watch(client.descriptor) { [unowned self] in
-            ending[client.descriptor] = nil
-            _ = client.reap()
-        }
-        ending[client.descriptor] = (client, source)
+    func answer(_ waiter: Waiter, _ result: Result<Lease, Failure>) {
+        outbox.append { waiter.then(result) }
     }
 }

@@ -38,7 +38,7 @@ struct AddressCheckTests {
     }
 
     @Test(arguments: [
-        ("::1", "not an IPv4 address"), ("2001:db8::1", "no IPv4 address"), ("0.0.0.0", "wildcard"),
+        ("::1", "not an IPv4 address"), ("2001:db8::1", "not an IPv4 address"), ("0.0.0.0", "wildcard"),
         ("0.0.0.1", "0.0.0.0/8"), ("127.0.0.8", "loopback"), ("224.0.0.1", "multicast"), ("240.0.0.1", "reserved"),
         ("255.255.255.254", "reserved"), ("255.255.255.255", "broadcast address 255.255.255.255"),
         ("10.1.0.0", "network's own"), ("10.1.255.255", "broadcast"), ("10.1.9.255", "broadcast"),
