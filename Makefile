@@ -17,6 +17,8 @@ SWIFT ?= swift
 # Of `make test`: what to run of it, a regular expression. Of `make test-apps`: names. Empty is everything.
 FILTER ?=
 SWIFT_BUILD := $(SWIFT) build $(if $(V),,--quiet)
+# $(call quietly,COMMAND): what it prints is shown with V=1, and where it fails.
+quietly = $(if $(V),$(1),output=$$($(1) 2>&1) || { printf '%s\n' "$$output" >&2; exit 1; })
 # Of our own modules; SwiftPM compiles those of others with their warnings off.
 STRICT := -Xswiftc -warnings-as-errors
 
@@ -54,10 +56,10 @@ all: $(CONTROLLER) $(MODULE) ## build the controller and the name service module
 .PHONY: $(CONTROLLER)
 $(CONTROLLER): deps-build object
 	$(call say,SWIFT,$@)
-	$(Q)$(BUILDER) $(SWIFT_BUILD) -c release --static-swift-stdlib -Xlinker -s --product vip-bpfctl
+	$(Q)$(call quietly,$(BUILDER) $(SWIFT_BUILD) -c release --static-swift-stdlib -Xlinker -s --product vip-bpfctl)
 	$(Q)$(BUILDER) install -D "$$($(BUILDER) $(SWIFT) build -c release --show-bin-path)/vip-bpfctl" $@
 
-$(MODULE): $(wildcard nss/*) Makefile | deps-build
+$(MODULE): $(wildcard nss/*.c nss/*.h) nss/module.map Makefile | deps-build
 	$(call say,CC,$@)
 	$(Q)$(BUILDER) mkdir -p $(@D)
 	$(Q)$(BUILDER) $(CC) $(CFLAGS) $(MODULE_FLAGS) $(LDFLAGS) $(filter %.c,$^) -o $@
@@ -151,7 +153,7 @@ test-dhcp: deps-test ## 64 sessions with leases, through five lease times at Kea
 	$(call say,SWIFT,tests)
 	$(Q)$(BUILDER) $(SWIFT_BUILD) --build-tests $(STRICT)
 	$(Q)$(PRIVILEGED) env VIP_TEST_DHCP=$(or $(LEASES),64) $(SWIFT) test --skip-build $(STRICT) \
-		--filter 'LeasesTests.LongTests|KernelTests.LeaseLongTests'
+		--filter 'DHCPTests.LongTests|KernelTests.LeaseLongTests'
 
 .PHONY: test-61
 test-61: deps-vm $(CONTROLLER) ## two sessions on Debian's stock 6.1 kernel, in QEMU

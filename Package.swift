@@ -134,63 +134,96 @@ let package = Package(
         ),
         .executableTarget(name: "vip-bpfctl", dependencies: ["VipCommands"], swiftSettings: features),
 
-        // What the kernel tests run: a caller of sockets in C, nothing of ours linked in.
+        // What tests start: a caller of sockets in C, nothing of ours linked in.
         .executableTarget(
-            name: "vip-probe", path: "Tests/Probe", linkerSettings: [.linkedLibrary("uring")]
+            name: "vip-probe", path: "Tests/Tools/probe", linkerSettings: [.linkedLibrary("uring")]
         ),
-
-        // What the daemon's tests follow: a logind that says what it is told.
-        .executableTarget(name: "vip-mock-logind", dependencies: ["CSystemd"], path: "Tests/MockLogind"),
-
-        // What the tests of leases kill.
+        // A logind that says what it is told.
+        .executableTarget(name: "vip-mock-logind", dependencies: ["CSystemd"], path: "Tests/Tools/mock-logind"),
+        // A holder of leases, to be killed.
         .executableTarget(
             name: "vip-lease-holder",
             dependencies: ["Leases", .product(name: "SystemPackage", package: "swift-system")],
-            path: "Tests/LeaseHolder", swiftSettings: features
+            path: "Tests/Tools/lease-holder", swiftSettings: features
         ),
 
-        // Without root.
+        // What test targets share: privileges, programs that are run, temporary directories.
+        .target(
+            name: "TestSupport",
+            dependencies: ["Host", .product(name: "SystemPackage", package: "swift-system")],
+            path: "Tests/Support", exclude: ["janitor.sh"], swiftSettings: features
+        ),
+
+        // Without root: make test-unit.
+        .testTarget(
+            name: "TranslateTests", dependencies: ["CVipABI"], path: "Tests/Unit/TranslateTests",
+            swiftSettings: features),
+        .testTarget(
+            name: "HostTests",
+            dependencies: ["Host", "TestSupport", .product(name: "SystemPackage", package: "swift-system")],
+            path: "Tests/Unit/HostTests", swiftSettings: features
+        ),
+        .testTarget(
+            name: "NetworkTests", dependencies: ["Network", "Host"], path: "Tests/Unit/NetworkTests",
+            swiftSettings: features
+        ),
+        .testTarget(
+            name: "PolicyTests",
+            dependencies: ["Policy", "Network", "Host", .product(name: "SystemPackage", package: "swift-system")],
+            path: "Tests/Unit/PolicyTests", swiftSettings: features
+        ),
         .testTarget(
             name: "PolicyMapsTests",
             dependencies: [
                 "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CVipABI",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
-            swiftSettings: features
+            path: "Tests/Unit/PolicyMapsTests", swiftSettings: features
         ),
         .testTarget(
             name: "SessionsTests",
             dependencies: [
-                "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host",
+                "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CVipABI", "TestSupport",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
+            path: "Tests/Unit/SessionsTests", swiftSettings: features
+        ),
+        .testTarget(
+            name: "LeasesTests", dependencies: ["Leases", "Network"], path: "Tests/Unit/LeasesTests",
             swiftSettings: features
         ),
-        .testTarget(name: "TranslateTests", dependencies: ["CVipABI"], swiftSettings: features),
+        .testTarget(
+            name: "DiscoveryTests",
+            dependencies: [
+                "Discovery", "Policy", "Network", .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            path: "Tests/Unit/DiscoveryTests", swiftSettings: features
+        ),
         .testTarget(
             name: "CommandTests",
             dependencies: [
                 "VipCommands", "Discovery", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
-            swiftSettings: features
-        ),
-        // Those with servers as root.
-        .testTarget(
-            name: "LeasesTests",
-            dependencies: [
-                "Leases", "Network", "Host", "vip-lease-holder",
-                .product(name: "SystemPackage", package: "swift-system"),
-            ],
-            exclude: ["hostile.py", "link.sh"],
-            swiftSettings: features
+            path: "Tests/Unit/CommandTests", swiftSettings: features
         ),
         // On this kernel, as root.
         .testTarget(
             name: "KernelTests",
-            dependencies: ["BPFLoader", "Host", "Network", "vip-bpfctl", "vip-mock-logind", "vip-probe"],
-            exclude: ["janitor.sh"],
-            swiftSettings: features
+            dependencies: [
+                "BPFLoader", "Host", "Network", "Policy", "Sessions", "TestSupport", "VipCommands", "vip-bpfctl",
+                "vip-mock-logind", "vip-probe", .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            path: "Tests/Kernel", swiftSettings: features
+        ),
+        // As root, with DHCP servers.
+        .testTarget(
+            name: "DHCPTests",
+            dependencies: [
+                "Leases", "Network", "Host", "TestSupport", "vip-lease-holder",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            path: "Tests/System/dhcp", exclude: ["hostile.py", "link.sh"], swiftSettings: features
         ),
     ],
     swiftLanguageModes: [.v6]

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import TestSupport
+import Testing
+
+/// Addresses that another host on the link has: asked for before use, and told of afterwards (RFC 5227).
+@Suite(.requiresRoot)
+struct AddressProbeTests {
+    private func policy(_ pool: String, seconds: Int = 1) -> String {
+        "virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, probeSeconds: \(seconds), pool: [\(pool)]}}"
+    }
+
+    private func attached(_ policy: String, _ body: (Sandbox) throws -> Void) throws {
+        try Sandbox.with { sandbox in
+            let path = try sandbox.cgroup("attached")
+            try sandbox.mustCtl("attach", "cgroup", path, "--policy", sandbox.policyFile(policy))
+            try body(sandbox)
+            try sandbox.mustCtl("detach", "--all")
+        }
+    }
+
+    /// Of eth0, where /sys is of another network namespace.
+    private func linkAddress(_ sandbox: Sandbox, at place: Sandbox.Place) throws -> String {
+        try sandbox.sh("ip -o link show dev eth0 | sed -n 's/.* link.ether \\([0-9a-f:]*\\) .*/\\1/p'", at: place)
+            .trimmingCharacters(in: .whitespacesAndNewlines)
+    }
+
+    private func open(_ sandbox: Sandbox, _ name: String, _ more: String...) throws -> ControlResult {
+        try sandbox.ctl(["session", "open", "--json", "--cgroup", sandbox.cgroup("attached/\(name)")] + more)
+    }
+
+    /// What another host has is passed over, said with that host's link address, and not asked about at every login.
+    @Test func othersAddressesArePassedOver() throws {
+        try attached(policy("198.51.100.16-198.51.100.30, '2001:db8:51::10-2001:db8:51::1f'")) { sandbox in
+            try sandbox.sh(
+                """
+                ip addr add 198.51.100.16/32 dev eth0
+                ip addr add 2001:db8:51::10/128 dev eth0 nodad
+                """, at: .outside)
+            let other = try linkAddress(sandbox, at: .outside)
+            try sandbox.waitForLinkLocal()
+            let first = try open(sandbox, "ann")
+            #expect(try first.decode(OpenSession.self).virtualIps == ["198.51.100.17", "2001:db8:51::11"], "\(first)")
+            for address in ["198.51.100.16", "2001:db8:51::10"] {
+                #expect(first.stderr.contains("\(address) is another host's (\(other)) on eth0"), "\(first)")
+            }
+            let second = try open(sandbox, "ben")
+            #expect(
+                try second.decode(OpenSession.self).virtualIps == ["198.51.100.18", "2001:db8:51::12"], "\(second)")
+            #expect(second.stderr.isEmpty, "\(second)")
+            // No trace of the questions in the host's own table.
+            #expect(try sandbox.sh("ip neigh show dev eth0 | grep -E '198.51.100.1[67]|::1[01]' || true").isEmpty)
+        }
+    }
+
+    /// What was asked for by name is refused, with nothing changed.
+    @Test(arguments: ["198.51.100.16", "2001:db8:51::10"]) func othersAddressIsRefused(address: String) throws {
+        try attached(policy("198.51.100.32/28")) { sandbox in
+            try sandbox.sh(
+                "ip addr add \(address) dev eth0 nodad 2>/dev/null || ip addr add \(address) dev eth0", at: .outside)
+            try sandbox.waitForLinkLocal()
+            let before = try sandbox.sh("ip -br addr") + sandbox.mustCtl("session", "list", "--json").stdout
+            let result = try open(sandbox, "ann", "--ip", address)
+            #expect(result.status == 1, "\(result)")
+            #expect(result.stderr.contains("\(address) is another host's"), "\(result)")
+            #expect(result.stderr.split(separator: "\n").count == 1, "\(result)")
+            #expect(try sandbox.sh("ip -br addr") + sandbox.mustCtl("session", "list", "--json").stdout == before)
+        }
+    }
+
+    /// A neighbour that remembers the address as another's learns who has it now, without having asked.
+    @Test func neighboursAreTold() throws {
+        try attached(policy("198.51.100.16-198.51.100.30")) { sandbox in
+            let own = try linkAddress(sandbox, at: .inside)
+            try sandbox.sh("ip neigh replace 198.51.100.16 lladdr 02:00:00:00:00:99 nud stale dev eth0", at: .outside)
+            let result = try open(sandbox, "ann")
+            #expect(try result.decode(OpenSession.self).virtualIps == ["198.51.100.16"], "\(result)")
+            // The second announcement comes a second after the first.
+            try sandbox.sh(
+                """
+                for try in $(seq 100); do
+                    ! ip neigh show 198.51.100.16 dev eth0 | grep -q '\(own)' || exit 0
+                    sleep 0.1
+                done
+                ip neigh show dev eth0 >&2
+                exit 1
+                """, at: .outside)
+        }
+    }
+
+    /// Nobody waits for the lock while the link is being asked; two who ask at once get two addresses; and one that is
+    /// killed meanwhile leaves nothing.
+    @Test func askingBlocksNobody() throws {
+        try attached(policy("198.51.100.16-198.51.100.30", seconds: 5)) { sandbox in
+            let environment = sandbox.controlEnvironment
+            let asking = try ["ann", "ben"].map { name in
+                try sandbox.start(
+                    [
+                        Build.controller.path, "session", "open", "--cgroup", sandbox.cgroup("attached/\(name)"),
+                        "--json",
+                    ],
+                    in: "control", environment: environment, errorOutput: true)
+            }
+            // Both are at it once two addresses are held.
+            try sandbox.waitForArping(of: ["198.51.100.16", "198.51.100.17"])
+            let clock = ContinuousClock()
+            let taken = try clock.measure {
+                try sandbox.mustCtl("program", "add", "redis-server", "--for", "virtual-ip")
+            }
+            #expect(taken < .seconds(3), "a change waited \(taken) for those who ask")
+            kill(asking[0].pid, SIGKILL)
+            _ = try asking[0].wait()
+            #expect(try asking[1].wait() == 0, "\(asking[1].errorText)")
+            let second = try JSONDecoder.snake.decode(OpenSession.self, from: Data(asking[1].outputText.utf8))
+            let third = try open(sandbox, "ann").decode(OpenSession.self)
+            #expect(Set(second.virtualIps + third.virtualIps) == ["198.51.100.16", "198.51.100.17"])
+        }
+    }
+
+    /// A pool of which other hosts have everything is exhausted, and the error says by whom.
+    @Test func othersHaveThemAll() throws {
+        try attached(policy("198.51.100.16-198.51.100.17")) { sandbox in
+            try sandbox.sh("for n in 16 17; do ip addr add 198.51.100.$n/32 dev eth0; done", at: .outside)
+            let result = try open(sandbox, "ann")
+            #expect(result.status == 1, "\(result)")
+            #expect(result.stderr.contains("2 other hosts'"), "\(result)")
+        }
+    }
+
+    /// A login is a session at once, and gets its address when the link has been asked: by the daemon, which does not stand
+    /// still meanwhile.
+    @Test func theDaemonAsks() throws {
+        try attached(policy("198.51.100.16-198.51.100.30", seconds: 3)) { sandbox in
+            try sandbox.sh("ip addr add 198.51.100.16/32 dev eth0", at: .outside)
+            let host = try DaemonHost(sandbox)
+            try host.start()
+            let ann = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            try host.event("session_opened")
+            #expect(try host.sessions().map(\.virtualIps) == [[]])
+            let conflict = try host.event("address_conflict")
+            #expect(conflict.address == "198.51.100.16" && conflict.interface == "eth0", "\(conflict)")
+
+            // While the next one is asked about.
+            let ben = try host.process(in: DaemonHost.slice(1002))
+            try host.logind("user 1002 ben")
+            try host.event("session_opened")
+            #expect(try host.sessions().map(\.virtualIps) == [[], []])
+            let given = try (0..<2).map { _ in try host.event("address_given") }
+            #expect(given.map(\.address) == ["198.51.100.17", "198.51.100.18"])
+            #expect(given.map(\.user) == ["ann", "ben"])
+            for program in [ann, ben] {
+                try host.end(program)
+                try host.event("session_closed")
+            }
+            #expect(try host.stop() == 0, "\(host.seen.suffix(12))")
+        }
+    }
+
+    /// Without busybox nobody is asked, and that is said.
+    @Test func nothingToAskWith() throws {
+        try attached(policy("198.51.100.16-198.51.100.30")) { sandbox in
+            let hidden = #"mount --bind /dev/null "$(readlink -f /usr/bin/busybox)" && exec "$@""#
+            let program = try sandbox.start(
+                [
+                    "unshare", "--mount", "/bin/sh", "-c", hidden, "sh", Build.controller.path, "session", "open",
+                    "--cgroup", sandbox.cgroup("attached/ann"),
+                ], in: "control", environment: sandbox.controlEnvironment, errorOutput: true)
+            #expect(try program.wait() == 0, "\(program.errorText)")
+            let said = program.errorText
+            #expect(said.contains("install busybox, or set virtualIP.addresses.probeSeconds to 0"), "\(said)")
+        }
+    }
+}
+
+extension Sandbox {
+    /// Until the kernel has one that it may ask from: it asks about its own first.
+    fileprivate func waitForLinkLocal() throws {
+        try sh(
+            """
+            for try in $(seq 100); do
+                ! ip -6 addr show dev eth0 scope link -tentative | grep -q fe80 || exit 0
+                sleep 0.1
+            done
+            exit 1
+            """)
+    }
+
+    /// Waits until arping asks about each of the addresses in this sandbox.
+    fileprivate func waitForArping(of addresses: [String]) throws {
+        let clock = ContinuousClock()
+        let end = clock.now + Program.patience
+        while clock.now < end {
+            let pids = try KernelFile.read("\(cgroup)/control/cgroup.procs").split(separator: "\n")
+            let commands = pids.compactMap { try? KernelFile.read("/proc/\($0)/cmdline") }
+            if addresses.allSatisfy({ address in commands.contains { $0.contains("arping") && $0.contains(address) } })
+            {
+                return
+            }
+            usleep(20_000)
+        }
+        throw HarnessError("nobody asks about \(addresses)")
+    }
+}

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+/// `check`: what it says of a host where one thing is wrong; `check --self-test`.
+@Suite(.serialized, .requiresRoot)
+struct CheckTests {
+    struct Fact: Decodable, CustomStringConvertible {
+        let subject: String
+        let verdict: String
+        let fact: String
+        let mend: String?
+
+        var description: String { "\(verdict) \(subject): \(fact)" }
+    }
+
+    private struct Facts: Decodable {
+        let facts: [Fact]
+    }
+
+    static let policy = """
+        virtualIP:
+          enabled: true
+          programs: [redis-server]
+          addresses: { interface: eth0, pool: [198.51.100.16-198.51.100.31, "2001:db8:51::100-2001:db8:51::10f"] }
+        virtualLoopback: { enabled: true, programs: [redis-server] }
+        """ + "\n"
+
+    private func attached(_ policy: String = policy, _ body: (Sandbox) throws -> Void) throws {
+        try Sandbox.with { sandbox in
+            try sandbox.mustCtl("attach", "cgroup", sandbox.attached, "--policy", sandbox.policyFile(policy))
+            try body(sandbox)
+            try sandbox.mustCtl("detach", "--all")
+        }
+    }
+
+    private func check(
+        _ sandbox: Sandbox, _ subject: String? = nil, status: Int32 = 0, _ arguments: [String] = [],
+        environment: [String: String] = [:]
+    ) throws -> [Fact] {
+        let result = try sandbox.ctl(["check", "--json"] + arguments, environment: environment, within: .seconds(60))
+        #expect(result.status == status, "\(result)")
+        return try result.decode(Facts.self).facts.filter { subject == nil || $0.subject == subject }
+    }
+
+    // MARK: The facts
+
+    @Test func aHealthyHost() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/a", id: 7)
+            let facts = try check(sandbox, nil, ["--policy", "\(sandbox.directory)/policy.yaml"])
+            // What a sandbox has not: the module in the linker's path, a daemon, a logind.
+            let wrong = facts.filter { $0.verdict != "good" }.map(\.subject)
+            #expect(Set(wrong).isSubset(of: ["names", "daemon", "logind", "blockers"]), "\(facts)")
+            #expect(facts.count { $0.subject.hasPrefix("hook ") } == 14)
+            let subjects = [
+                "kernel", "lockdown", "privileges", "cgroup v2", "bpffs", "attached", "other programs", "policy",
+                "IPv6 loopback", "addresses", "sysctl", "blockers", "names", "logind", "daemon",
+            ]
+            for subject in subjects { #expect(facts.contains { $0.subject == subject }, "\(subject)") }
+        }
+    }
+
+    @Test func thePolicyInForceAgainstTheFile() throws {
+        try attached { sandbox in
+            let file = "\(sandbox.directory)/policy.yaml"
+            #expect(try check(sandbox, "policy", ["--policy", file]).map(\.verdict) == ["good"])
+            try sandbox.mustCtl("program", "add", "java", "--for", "virtual-ip")
+            var facts = try check(sandbox, "policy", ["--policy", file])
+            #expect(facts.first?.verdict == "warning", "\(facts)")
+            #expect(facts.first?.fact.contains("virtualIP.programs") == true, "\(facts)")
+            #expect(facts.first?.mend?.contains("policy apply \(file)") == true, "\(facts)")
+            try "nonsense: 1\n".write(toFile: file, atomically: true, encoding: .utf8)
+            facts = try check(sandbox, "policy", status: 1, ["--policy", file])
+            #expect(facts.first?.fact.contains("nonsense") == true, "\(facts)")
+            facts = try check(sandbox, "policy", status: 1, ["--policy", "/nowhere/policy.yaml"])
+            #expect(facts.first?.verdict == "bad", "\(facts)")
+        }
+    }
+
+    @Test func aListedFileThatWasReplaced() throws {
+        try Sandbox.with { sandbox in
+            let path = "\(sandbox.directory)/bin/app"
+            let yaml = "virtualIP: {enabled: true, programs: [\(path)]}\n"
+            try sandbox.sh("install -m 755 /bin/true '\(path)'")
+            try sandbox.mustCtl("attach", "cgroup", sandbox.attached, "--policy", sandbox.policyFile(yaml))
+            #expect(try !check(sandbox, "policy").contains { $0.verdict != "good" })
+            try sandbox.sh("cp '\(path)' '\(path).new' && mv '\(path).new' '\(path)'")
+            #expect(try check(sandbox, "policy").contains { $0.fact.contains("another one than when") })
+            try sandbox.sh("rm '\(path)'")
+            #expect(try check(sandbox, "policy").contains { $0.fact.contains("there is no such file") })
+        }
+    }
+
+    @Test func linksThatAreMissingOrLeadNowhere() throws {
+        try attached { sandbox in
+            let second = try sandbox.cgroup("second")
+            try sandbox.mustCtl("attach", "cgroup", second)
+            try sandbox.sh("rm '\(sandbox.bpffs)'/links/*/connect4")
+            let missing = try check(sandbox, "attached", status: 1)
+            #expect(
+                missing.count == 2 && missing.allSatisfy { $0.fact.contains("connect4 not attached") }, "\(missing)")
+            for path in [sandbox.attached, second] { try sandbox.mustCtl("attach", "cgroup", path) }
+            #expect(try check(sandbox, "attached").map(\.verdict) == ["good"])
+            try sandbox.sh("rmdir '\(second)'")
+            let gone = try check(sandbox, "attached")
+            #expect(gone.map(\.verdict) == ["warning"] && gone[0].fact.contains("was removed"), "\(gone)")
+            _ = try sandbox.cgroup("second")
+            let another = try check(sandbox, "attached", status: 1)
+            #expect(another.first?.fact.contains("another cgroup is there now") == true, "\(another)")
+            try sandbox.mustCtl("attach", "cgroup", second)
+            #expect(try check(sandbox, "attached").map(\.verdict) == ["good"])
+        }
+    }
+
+    /// Another instance's programs are as foreign as anybody's. The child's run first, then those of the cgroups above it.
+    @Test func otherProgramsAndTheirOrder() throws {
+        try attached { sandbox in
+            let other = ["--bpffs", "\(sandbox.directory)/bpf/other", "--state", "\(sandbox.directory)/other"]
+            #expect(try check(sandbox, "other programs").map(\.verdict) == ["good"])
+            #expect(try sandbox.ctl(["attach", "cgroup", sandbox.cgroup] + other).status == 0)
+            var facts = try check(sandbox, "other programs").filter { $0.fact.contains("bind4") }
+            #expect(facts.count == 1 && facts[0].fact.contains("on \(sandbox.cgroup) runs after ours"), "\(facts)")
+            #expect(facts.first?.fact.hasPrefix("vip_bind4 (ID ") == true, "\(facts)")
+            let theirs = try sandbox.ctl(["check", "--json"] + other, within: .seconds(60)).decode(Facts.self).facts
+            #expect(theirs.contains { $0.subject == "other programs" && $0.fact.contains("network namespace") })
+            #expect(try sandbox.ctl(["detach", "--all"] + other).status == 0)
+
+            // On one cgroup, by the order of attaching.
+            try sandbox.mustCtl("detach", "cgroup", sandbox.attached)
+            #expect(try sandbox.ctl(["attach", "cgroup", sandbox.attached] + other).status == 0)
+            try sandbox.mustCtl("attach", "cgroup", sandbox.attached)
+            facts = try check(sandbox, "other programs").filter { $0.fact.contains("bind4") }
+            #expect(facts.count == 1 && facts[0].fact.contains("runs before ours"), "\(facts)")
+            #expect(try sandbox.ctl(["detach", "--all"] + other).status == 0)
+        }
+    }
+
+    @Test func settingsThatStandInTheWay() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/a", id: 7)
+            func sysctl(_ name: String, _ value: Int, says text: String, status: Int32 = 0) throws {
+                try sandbox.sh("sysctl -qw net.\(name)=\(value)")
+                let facts = try check(sandbox, "sysctl", status: status)
+                #expect(facts.contains { $0.verdict != "good" && $0.fact.contains(text) }, "\(name): \(facts)")
+                try sandbox.sh("sysctl -qw net.\(name)=0")
+                #expect(try check(sandbox, "sysctl", status: status).map(\.verdict) == ["good"], "\(name)")
+            }
+            try sysctl("ipv4.conf.eth0.arp_ignore", 8, says: "arp_ignore is 8 on eth0")
+            try sysctl("ipv4.conf.eth0.route_localnet", 1, says: "route_localnet is 1 on eth0")
+            // On lo, an address of eth0's network.
+            let yaml = "virtualIP: {enabled: true, mode: perSession, addresses: {interface: lo}}\n"
+            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(yaml, named: "lo.yaml"))
+            _ = try sandbox.openSession("attached/b", id: 8, ips: ["198.51.100.40"])
+            try sysctl("ipv4.conf.eth0.arp_ignore", 1, says: "arp_ignore is 1 on eth0")
+            // Where the addresses' interface is not the one that leads to everybody.
+            try sandbox.sh("ip link add far type veth peer name near && ip link set far up && ip link set near up")
+            try sandbox.sh("ip route replace default dev far")
+            try sysctl("ipv4.conf.eth0.rp_filter", 1, says: "rp_filter is 1 on eth0")
+            // Takes the address off as well.
+            try sysctl("ipv6.conf.eth0.disable_ipv6", 1, says: "takes no IPv6 virtual IP", status: 1)
+        }
+    }
+
+    @Test func blockersHaveAUnit() throws {
+        try attached { sandbox in
+            let blocker = try sandbox.probe("a\nb", in: "web.slice/httpd.service/worker")
+            for command in ["socket a tcp", "bind a 0.0.0.0 9000", "listen a"] { try blocker.must(command) }
+            let facts = try check(sandbox, "blockers").filter { $0.fact.contains("TCP port 9000 ") }
+            #expect(facts.count == 1 && facts[0].fact.contains("unit httpd.service"), "\(facts)")
+            // Whatever its name is, one line says it.
+            let text = try sandbox.mustCtl("check").stdout
+            #expect(text.split(separator: "\n").count { $0.contains("(PID \(blocker.pid))") } == 1, "\(text)")
+            #expect(text.split(separator: "\n").allSatisfy { $0.hasPrefix("good ") || $0.hasPrefix("warning ") })
+        }
+    }
+
+    @Test func daemonAndLogind() throws {
+        try attached { sandbox in
+            let nobody = ["DBUS_SYSTEM_BUS_ADDRESS": "unix:path=\(sandbox.directory)/bus"]
+            #expect(try check(sandbox, "logind", environment: nobody).map(\.verdict) == ["warning"])
+            #expect(try check(sandbox, "daemon").map(\.verdict) == ["warning"])
+            let host = try DaemonHost(sandbox)
+            #expect(try check(sandbox, "logind", environment: nobody).map(\.verdict) == ["good"])
+            try host.start()
+            let daemon = try check(sandbox, "daemon")
+            #expect(daemon.map(\.verdict) == ["good"], "\(daemon)")
+        }
+    }
+
+    /// Without privileges it says what it can, and that they are missing.
+    @Test func withoutPrivileges() throws {
+        try attached { sandbox in
+            let program = try sandbox.start(
+                ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", Build.controller.path, "check"],
+                in: "control", environment: sandbox.controlEnvironment, errorOutput: true)
+            program.closeInput()
+            #expect(try program.wait() == 77)
+            #expect(program.outputText.contains("CAP_BPF missing"), "\(program.outputText)")
+        }
+    }
+
+    // MARK: The self-test
+
+    /// What a self-test must leave as it was, but for the history.
+    private func state(_ sandbox: Sandbox) throws -> [String] {
+        [
+            try sandbox.mustCtl("session", "list", "--json").stdout,
+            // Link-local ones are tentative for a second.
+            try sandbox.sh("ip -o addr show scope global"),
+            try sandbox.sh("find '\(sandbox.attached)' -type d | sort"),
+            try sandbox.mustCtl("map", "dump", "sessions", "--json").stdout,
+            try sandbox.mustCtl("map", "dump", "addresses", "--json").stdout,
+        ]
+    }
+
+    @Test func selfTest() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/a", id: 7)
+            let before = try state(sandbox)
+            let facts = try check(sandbox, nil, ["--self-test"])
+            #expect(try state(sandbox) == before)
+            #expect(facts.allSatisfy { $0.subject == "self-test" && $0.verdict != "bad" }, "\(facts)")
+            #expect(facts.first?.fact.contains("a program called redis-server in each") == true, "\(facts)")
+            let proved = facts.filter { $0.verdict == "good" }.map(\.fact)
+            for asked in ["0.0.0.0", "127.0.0.1", "::", "::1"] {
+                for transport in ["TCP", "UDP"] {
+                    #expect(proved.contains { $0.hasPrefix("\(transport) \(asked) port") }, "\(asked): \(facts)")
+                }
+            }
+            #expect(proved.contains { $0.hasPrefix("TCP :: (dual-stack) port") }, "\(facts)")
+            // Both virtual IPs and both loopbacks of the other session, TCP and UDP.
+            #expect(proved.count { $0.contains("the other session's: can") } == 8, "\(facts)")
+        }
+    }
+
+    /// A policy under which there is less to prove, and what is proved then.
+    @Test func selfTestOfOtherPolicies() throws {
+        try attached { sandbox in
+            func facts(_ yaml: String) throws -> [Fact] {
+                try sandbox.mustCtl("policy", "apply", sandbox.policyFile(yaml))
+                let facts = try check(sandbox, nil, ["--self-test"])
+                #expect(!facts.contains { $0.verdict == "bad" }, "\(facts)")
+                return facts
+            }
+            let loopbackAlone = try facts("virtualLoopback: {enabled: true, programs: ['*'], excludedPorts: [53]}\n")
+            #expect(loopbackAlone.contains { $0.fact.hasPrefix("TCP 127.0.0.1 port") }, "\(loopbackAlone)")
+            #expect(!loopbackAlone.contains { $0.fact.hasPrefix("TCP 0.0.0.0") }, "\(loopbackAlone)")
+            let noPool = try facts("virtualIP: {enabled: true, mode: perSession}\n")
+            #expect(noPool.contains { $0.verdict == "warning" && $0.fact.contains("EADDRNOTAVAIL") }, "\(noPool)")
+            let byPath = try facts("virtualIP: {enabled: true, programs: [/bin/true]}\n")
+            #expect(byPath.contains { $0.fact.contains("nothing could be proved") }, "\(byPath)")
+            let perSession = try facts(
+                "virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: [198.51.100.16/28]}}\n"
+                    + "wildcardName: asRequested\n")
+            #expect(
+                perSession.contains { $0.fact.hasPrefix("UDP 0.0.0.0 port") && $0.verdict == "good" }, "\(perSession)")
+        }
+    }
+
+    /// It can fail: where the virtual IPs are there in the maps alone.
+    @Test func selfTestFinds() throws {
+        try attached { sandbox in
+            // Its programs cannot bind, or their packets are dropped.
+            try sandbox.sh("ip link set lo down")
+            let facts = try check(sandbox, status: 1, ["--self-test"])
+            #expect(facts.contains { $0.verdict == "bad" && $0.fact.contains("127.0.0.1") }, "\(facts)")
+            try sandbox.sh("ip link set lo up")
+        }
+    }
+
+    @Test func selfTestWithoutAnAttachedCgroup() throws {
+        try Sandbox.with { sandbox in
+            let result = try sandbox.ctl("check", "--self-test")
+            #expect(result.status == 1 && result.stderr.contains("no cgroup is attached"), "\(result)")
+        }
+    }
+
+    /// Interrupted, everything is taken away; killed, by the next command.
+    @Test(arguments: [SIGINT, SIGKILL]) func selfTestThatIsEnded(by signal: Int32) throws {
+        try attached { sandbox in
+            let before = try state(sandbox)
+            let program = try sandbox.start(
+                [Build.controller.path, "check", "--self-test"], in: "control",
+                environment: sandbox.controlEnvironment, errorOutput: true)
+            program.closeInput()
+            // Until both sessions are there, which is before the first call.
+            let wanted = ContinuousClock.now + Program.patience
+            while try sandbox.sh("ls '\(sandbox.attached)'/run-*/*/cgroup.procs 2>/dev/null | wc -l") != "2\n" {
+                guard ContinuousClock.now < wanted else { throw HarnessError("no self-test in sight") }
+            }
+            program.signal(signal)
+            let code = try program.wait()
+            #expect(code == 128 + signal, "\(code): \(program.errorText)")
+            if signal == SIGKILL { _ = try sandbox.ctl("program", "add", "x", "--for", "virtual-ip") }
+            let after = try state(sandbox)
+            #expect(after == before, "\(program.errorText)")
+        }
+    }
+}

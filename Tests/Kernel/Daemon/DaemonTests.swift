@@ -1,0 +1,548 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+/// The daemon on a host of its own, with a mock of logind: sessions, what comes back, what is said, what is bad.
+@Suite(.serialized, .requiresRoot)
+struct DaemonTests {
+    static func policy(
+        pool: String = "[198.51.100.16-198.51.100.23, \"2001:db8:51::100/124\"]", unit: String = "userSlice",
+        programs: String = "[]"
+    ) -> String {
+        """
+        virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, probeSeconds: 0, pool: \(pool)}}
+        virtualLoopback: {enabled: true, programs: \(programs)}
+        sessions: {unit: \(unit)}
+        """
+    }
+
+    private func host(_ policy: String = policy(), _ body: (DaemonHost) throws -> Void) throws {
+        try Sandbox.with { sandbox in
+            let path = try sandbox.cgroup("attached")
+            try sandbox.mustCtl("attach", "cgroup", path, "--policy", sandbox.policyFile(policy))
+            let host = try DaemonHost(sandbox)
+            try body(host)
+            #expect(try host.stop() == 0, "\(host.seen.suffix(12))")
+            try sandbox.mustCtl("detach", "--all")
+        }
+    }
+
+    // MARK: Logins
+
+    @Test func aUserHasASessionUntilTheLastProcessEnds() throws {
+        try host { host in
+            try host.start()
+            try host.event("logind_followed")
+            let shell = try host.process(in: "\(DaemonHost.slice(1001))/session-3.scope")
+            try host.logind("user 1001 ann")
+            let opened = try host.event("session_opened")
+            #expect(opened.user == "ann" && opened.cgroup == "\(host.sandbox.attached)/user-1001.slice")
+            #expect(try host.event("address_given").address == "198.51.100.16")
+            #expect(try host.event("address_given").address == "2001:db8:51::101")
+            let session = try #require(try host.sessions().first)
+            #expect(session.id == 2 && session.user == "ann" && session.virtualIps.first == "198.51.100.16")
+
+            // Another login of the user's is in it; and the user's programs may stay when the last login has gone.
+            let second = try host.process(in: "\(DaemonHost.slice(1001))/session-4.scope")
+            try host.logind("login 4 1001 ann")
+            try host.end(shell)
+            try host.logind("user -1001")
+            let other = try host.process(in: DaemonHost.slice(1002))
+            try host.logind("user 1002 ben")
+            #expect(try host.event("session_opened").user == "ben")
+            #expect(try host.sessions().map(\.user) == ["ann", "ben"])
+
+            try host.end(second)
+            #expect(try host.event("address_taken").address == "198.51.100.16")
+            let closed = try host.event("session_closed")
+            #expect(closed.session == 2 && closed.reason?.contains("last process") == true)
+            #expect(try host.sessions().map(\.user) == ["ben"])
+            #expect(try !host.sandbox.sh("ip -br addr").contains("198.51.100.16/"))
+            try host.end(other)
+            try host.event("session_closed")
+        }
+    }
+
+    @Test func theOrderDoesNotMatter() throws {
+        try host { host in
+            // Here before the daemon: listed.
+            let first = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            try host.start()
+            #expect(try host.event("session_opened").user == "ann")
+
+            // Here before its cgroup is, and before that has a process.
+            try host.logind("user 1002 ben")
+            _ = try host.sandbox.cgroup(DaemonHost.slice(1002))
+            let second = try host.process(in: DaemonHost.slice(1002))
+            #expect(try host.event("session_opened").user == "ben")
+
+            // A cgroup that is removed, with all below it.
+            try host.end(second)
+            try host.sandbox.sh("rmdir '\(host.sandbox.cgroup)/\(DaemonHost.slice(1002))'")
+            #expect(try host.event("session_closed").user == "ben")
+
+            // And the user again, who is still in logind's list.
+            let third = try host.process(in: DaemonHost.slice(1002))
+            #expect(try host.event("session_opened").user == "ben")
+            for program in [first, third] {
+                try host.end(program)
+                try host.event("session_closed")
+            }
+        }
+    }
+
+    @Test func aRestartLosesNothing() throws {
+        try host { host in
+            try host.start()
+            let ann = try host.process(in: DaemonHost.slice(1001))
+            let ben = try host.process(in: DaemonHost.slice(1002))
+            for user in ["1001 ann", "1002 ben"] {
+                try host.logind("user \(user)")
+                try host.event("session_opened")
+            }
+            #expect(try host.stop(SIGKILL) == 128 + SIGKILL)
+            try host.end(ann)
+            let eve = try host.process(in: DaemonHost.slice(1003))
+            try host.logind("user 1003 eve")
+            try host.start()
+            #expect(try host.event("session_closed").user == "ann")
+            #expect(try host.event("session_opened").user == "eve")
+            #expect(try host.sessions().map(\.user).sorted { $0 ?? "" < $1 ?? "" } == ["ben", "eve"])
+            #expect(!host.seen.contains { $0.event == "session_opened" && $0.user == "ben" && $0.session != 3 })
+
+            // What ends cleanly leaves the sessions, too.
+            #expect(try host.stop() == 0)
+            #expect(try host.sessions().count == 2)
+            try host.start()
+            for program in [ben, eve] {
+                try host.end(program)
+                try host.event("session_closed")
+            }
+        }
+    }
+
+    @Test func everyLoginIsASession() throws {
+        try host(Self.policy(unit: "sessionScope")) { host in
+            try host.start()
+            // logind's own number where it is one that may be used and is free; the lowest free one else.
+            var programs: [Program] = []
+            for (login, id) in [("7", 7), ("c3", 2), ("53", 3), ("0", 4), ("07", 5), ("99999999", 6)]
+                as [(String, UInt32)]
+            {
+                programs.append(try host.process(in: "\(DaemonHost.slice(1001))/session-\(login).scope"))
+                try host.logind("login \(login) 1001 ann")
+                let opened = try host.event("session_opened")
+                #expect(opened.session == id, "\(login)")
+                #expect(opened.cgroup?.hasSuffix("/user-1001.slice/session-\(login).scope") == true)
+            }
+            // 2 is c3's.
+            programs.append(try host.process(in: "\(DaemonHost.slice(1002))/session-2.scope"))
+            try host.logind("login 2 1002 ben")
+            #expect(try host.event("session_opened").session == 8)
+            for program in programs {
+                try host.end(program)
+                try host.event("session_closed")
+            }
+        }
+    }
+
+    @Test func aSessionThatIsThereIsLeft() throws {
+        try host { host in
+            let ann = try host.process(in: DaemonHost.slice(1001))
+            let byHand = try host.sandbox.openSession(DaemonHost.slice(1001), id: 9)
+            let below = try host.process(in: "\(DaemonHost.slice(1002))/mine")
+            _ = try host.sandbox.openSession("\(DaemonHost.slice(1002))/mine", id: 10)
+            try host.logind("user 1001 ann")
+            try host.logind("user 1002 ben")
+            try host.start()
+            #expect(try host.event("session_refused").user == "ben")
+            #expect(try host.sessions().map(\.id) == [9, 10])
+            // By hand it was opened, and so it goes on in an empty cgroup, until that is removed.
+            try host.end(ann)
+            let eve = try host.process(in: DaemonHost.slice(1003))
+            try host.logind("user 1003 eve")
+            try host.event("session_opened")
+            #expect(try host.sessions().contains { $0.id == 9 })
+            try host.sandbox.sh("rmdir '\(byHand.cgroup)'")
+            #expect(try host.event("session_closed").session == 9)
+            for program in [below, eve] { try host.end(program) }
+            try host.event("session_closed")
+        }
+    }
+
+    @Test func logindMayGoAway() throws {
+        try host { host in
+            try host.endBus()
+            try host.start()
+            try host.event("logind_lost")
+            try host.startBus()
+            let ann = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            #expect(try host.event("session_opened").user == "ann")
+
+            // Only logind: what it forgets does not end, what it says later is heard.
+            try host.logind("leave")
+            try host.event("logind_lost")
+            try host.logind("quiet")
+            try host.logind("user -1001")
+            let ben = try host.process(in: DaemonHost.slice(1002))
+            try host.logind("user 1002 ben")
+            try host.logind("come")
+            #expect(try host.event("session_opened").user == "ben")
+            #expect(try host.sessions().map(\.user) == ["ann", "ben"])
+
+            // The bus; cgroups are followed all the same.
+            try host.endBus()
+            try host.event("logind_lost")
+            try host.end(ann)
+            #expect(try host.event("session_closed").user == "ann")
+            #expect(host.seen.count { $0.event == "logind_lost" } == 3, "\(host.seen)")
+            try host.end(ben)
+            try host.event("session_closed")
+        }
+    }
+
+    @Test func theThirdOfTwoAddressesIsDeniedAndNotLeaked() throws {
+        try host(Self.policy(pool: "[198.51.100.16-198.51.100.17]")) { host in
+            try host.start()
+            var programs: [Program] = []
+            for uid in 1001...1003 {
+                programs.append(try host.process(in: DaemonHost.slice(uid)))
+                try host.logind("user \(uid) user\(uid)")
+                try host.event("session_opened") { $0.user == "user\(uid)" }
+            }
+            #expect(try host.sessions().map(\.virtualIps.count) == [1, 1, 0])
+            let refused = try host.event("address_refused")
+            #expect(refused.user == "user1003" && refused.reason?.contains("2 of 2") == true, "\(refused)")
+            let probe = try host.sandbox.probe(in: DaemonHost.slice(1003))
+            try probe.must("socket a tcp")
+            #expect(try probe("connect a 198.51.100.2 9").errno == "EADDRNOTAVAIL")
+            for program in programs { try host.end(program) }
+            try host.event("session_closed") { $0.user == "user1002" }
+        }
+    }
+
+    @Test func hostileNames() throws {
+        try host(Self.policy(unit: "sessionScope")) { host in
+            try host.start()
+            // Names that would lead elsewhere are nobody's login, and a session keeps no name that is none.
+            var programs = [try host.process(in: "elsewhere")]
+            try host.logind("login x.scope/../../../elsewhere 1001 ann")
+            try host.logind("login ../elsewhere 1001 ann")
+            let long = String(repeating: "n", count: 300)
+            for (number, name, shown) in [
+                (11, "a\\nb VIP_USER=root", "1001"), (12, long, "1001"), (13, "--help", "--help"),
+                (14, "a/../b", "a/../b"),
+            ] {
+                programs.append(try host.process(in: "\(DaemonHost.slice(1001))/session-\(number).scope"))
+                try host.logind("login \(number) 1001 \(name)")
+                let opened = try host.event("session_opened")
+                #expect(opened.session == UInt32(number) && opened.user == shown)
+            }
+            #expect(try host.sessions().map(\.id) == [11, 12, 13, 14])
+            for program in programs { try host.end(program) }
+        }
+    }
+
+    // MARK: Addresses
+
+    @Test func addressesStay() throws {
+        try host { host in
+            try host.start()
+            let ann = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            try host.event("session_opened")
+            let sandbox = host.sandbox
+            for address in ["198.51.100.16/32", "2001:db8:51::101/128"] {
+                try sandbox.sh("ip addr del \(address) dev eth0")
+                let restored = try host.event("address_restored")
+                #expect(restored.address == String(address.prefix { $0 != "/" }) && restored.session == 2)
+                #expect(try sandbox.sh("ip -o addr show dev eth0").contains(" \(address) "))
+            }
+
+            // Down: the kernel takes IPv6 addresses off; up: they are back.
+            try sandbox.sh("ip link set eth0 down")
+            try host.event("interface_down")
+            try sandbox.sh("ip link set eth0 up")
+            try host.event("interface_up")
+            try wait { try sandbox.sh("ip -o addr show dev eth0").contains(" 2001:db8:51::101/128 ") }
+
+            // Renamed: noted, and taken off the right one in the end.
+            try sandbox.sh("ip link set eth0 down; ip link set eth0 name lan0; ip link set lan0 up")
+            #expect(try host.event("interface_renamed").interface == "lan0")
+            try sandbox.sh("ip addr del 198.51.100.16/32 dev lan0")
+            try host.event("address_restored") { $0.address == "198.51.100.16" && $0.interface == "lan0" }
+
+            // Removed, and made anew under the name: tried again until it is there.
+            try sandbox.sh("ip link del lan0")
+            try host.event("interface_removed")
+            #expect(try host.event("address_missing").priority == 3)
+            try sandbox.sh("ip link add lan0 type veth peer name lan1; ip link set lan0 up; ip link set lan1 up")
+            try host.event("interface_added")
+            try host.event("address_restored") { $0.address == "198.51.100.16" }
+            try host.end(ann)
+            try host.event("session_closed")
+            #expect(try !sandbox.sh("ip -o addr").contains("198.51.100.16"))
+        }
+    }
+
+    @Test func theHooksKnowTheHostsAddresses() throws {
+        try host { host in
+            try host.start()
+            let ann = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            try host.event("session_opened")
+            let probe = try host.sandbox.probe(in: DaemonHost.slice(1001))
+            try probe.must("socket a tcp")
+            // No address of the host's: left to the kernel, which knows better.
+            #expect(try probe("bind a 198.51.100.9 9000").errno == "EADDRNOTAVAIL")
+            try host.sandbox.sh("ip addr add 198.51.100.9/24 dev eth0; ip addr add 2001:db8:51::9/64 dev eth0 nodad")
+            try wait {
+                let rows = try host.sandbox.mustCtl("map", "dump", "addresses", "--json").stdout
+                return rows.contains("\"198.51.100.9\"") && rows.contains("\"2001:db8:51::9\"")
+            }
+            try host.event("host_addresses")
+            try probe.must("bind a 198.51.100.9 9000")
+            #expect(try probe("getsockname a").endpoint == "198.51.100.16:9000")
+            try host.sandbox.sh("ip addr del 198.51.100.9/24 dev eth0")
+            try wait {
+                try !host.sandbox.mustCtl("map", "dump", "addresses", "--json").stdout.contains("\"198.51.100.9\"")
+            }
+            try host.end(ann)
+        }
+    }
+
+    /// Waits for what no event tells, a hundredth of a second at a time.
+    private func wait(_ condition: () throws -> Bool) throws {
+        let deadline = ContinuousClock.now + Program.patience
+        while try !condition() {
+            guard ContinuousClock.now < deadline else { throw HarnessError("it did not come about") }
+            usleep(10_000)
+        }
+    }
+
+    // MARK: Policy and programs
+
+    @Test func anUpgradedProgramMatchesAgain() throws {
+        try Sandbox.with { sandbox in
+            let crm = "\(sandbox.directory)/bin/crm"
+            try sandbox.sh("install -m 755 '\(Build.probe.path)' '\(crm)'; ln -s '\(crm)' '\(sandbox.directory)/link'")
+            let policy = Self.policy(programs: "[\(sandbox.directory)/link]")
+            try sandbox.mustCtl("attach", "cgroup", sandbox.cgroup("attached"), "--policy", sandbox.policyFile(policy))
+            let host = try DaemonHost(sandbox)
+            try host.start()
+            let ann = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            try host.event("session_opened")
+            // As dpkg does it: a new file in the place of the old one.
+            try sandbox.sh("install -m 755 '\(Build.probe.path)' '\(crm).new'; mv '\(crm).new' '\(crm)'")
+            try host.event("programs_refreshed")
+            let probe = try sandbox.probe(crm, in: DaemonHost.slice(1001))
+            for call in ["socket a tcp", "bind a 127.0.0.1 9000", "listen a"] { try probe.must(call) }
+            #expect(try probe.kernelView("a")?.local == "127.0.0.3:9000")
+            try host.end(ann)
+            #expect(try host.stop() == 0)
+            try sandbox.mustCtl("detach", "--all")
+        }
+    }
+
+    @Test func reloadAppliesThePolicyFile() throws {
+        try host { host in
+            let file = try host.sandbox.policyFile(Self.policy(), named: "new.yaml")
+            try host.start(["--policy", file])
+            let ann = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            try host.event("session_opened")
+
+            try "virtualIP: {enabled: maybe}".write(toFile: file, atomically: true, encoding: .utf8)
+            host.daemon?.signal(SIGHUP)
+            let refused = try host.event("error")
+            #expect(
+                refused.message.hasPrefix("policy unchanged: ") && refused.message.contains("virtualIP.enabled"),
+                "\(refused)")
+            #expect(try host.sandbox.mustCtl("policy", "show").stdout.contains("perSession"))
+
+            try Self.policy(unit: "sessionScope").write(toFile: file, atomically: true, encoding: .utf8)
+            host.daemon?.signal(SIGHUP)
+            try host.event("policy_reloaded")
+            #expect(try host.sandbox.mustCtl("policy", "show").stdout.contains("sessionScope"))
+            // The user's session stays as long as it lasts; then each login is one.
+            let login = try host.process(in: "\(DaemonHost.slice(1001))/session-5.scope")
+            try host.logind("login 5 1001 ann")
+            try host.event("session_refused")
+            #expect(try host.sessions().map(\.cgroup) == ["\(host.sandbox.attached)/user-1001.slice"])
+            try host.end(ann)
+            try host.end(login)
+            try host.event("session_closed")
+            let next = try host.process(in: "\(DaemonHost.slice(1001))/session-5.scope")
+            #expect(try host.event("session_opened").session == 5)
+            try host.end(next)
+            try host.event("session_closed")
+        }
+    }
+
+    // MARK: Being a daemon
+
+    @Test func theSecondDaemonSaysSoAndEnds() throws {
+        try host { host in
+            try host.start()
+            let pid = try #require(host.daemon?.pid)
+            let second = try host.sandbox.ctl("daemon", "--bus", "unix:path=/nonexistent")
+            #expect(
+                second.status == 1 && second.stderr.contains("process \(pid) (vip-bpfctl) is already running"),
+                "\(second)")
+            #expect(second.stderr.split(separator: "\n").count == 1, "\(second)")
+        }
+    }
+
+    @Test func itSleepsWhenThereIsNothingToDo() throws {
+        try host { host in
+            try host.start()
+            let ann = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            try host.event("address_given") { $0.address?.contains(":") == true }
+            let pid = try #require(host.daemon?.pid)
+            func wakeUps() throws -> Int {
+                let status = try KernelFile.read("/proc/\(pid)/status")
+                let line = status.split(separator: "\n").first { $0.hasPrefix("voluntary_ctxt_switches:") }
+                return try #require(line.flatMap { Int($0.split(separator: "\t").last ?? "") })
+            }
+            // Its own change tells it to look again, once.
+            var before = -1
+            try wait {
+                let now = try wakeUps()
+                defer { before = now }
+                usleep(200_000)
+                return now == before
+            }
+            usleep(1_500_000)
+            #expect(try wakeUps() - before <= 2)
+            try host.end(ann)
+        }
+    }
+
+    @Test func theClockMayJump() throws {
+        try host { host in
+            // The wall clock as libfaketime gives it, from a file; the monotonic clock is the kernel's.
+            let clock = "\(host.sandbox.directory)/clock"
+            try "+0".write(toFile: clock, atomically: true, encoding: .utf8)
+            try host.start(environment: try host.fakeClock(from: clock))
+            try host.event("logind_followed")
+            for (uid, offset) in [(1001, "-3650d"), (1002, "+3650d"), (1003, "+0")] {
+                try offset.write(toFile: clock, atomically: true, encoding: .utf8)
+                let program = try host.process(in: DaemonHost.slice(uid))
+                try host.logind("user \(uid) user\(uid)")
+                let opened = try host.event("session_opened", within: .seconds(5))
+                #expect(opened.user == "user\(uid)")
+                let year = try #require(opened.time.split(separator: "-").first.flatMap { Int($0) })
+                let now = Calendar.current.component(.year, from: Date())
+                #expect(
+                    abs(year - now - (offset == "+0" ? 0 : offset.hasPrefix("-") ? -10 : 10)) <= 1, "it was not fooled")
+                try host.end(program)
+                try host.event("session_closed", within: .seconds(5))
+            }
+        }
+    }
+
+    @Test func aStateDirectoryThatCannotBeWritten() throws {
+        try host { host in
+            let state = host.sandbox.stateDirectory
+            let inner = ["unshare", "--mount", "/bin/sh", "-c"]
+            let bind = "mount --bind '\(state)' '\(state)' && mount -o remount,bind,ro '\(state)' && exec \"$@\""
+            try host.start(wrapper: inner + [bind, "sh"], waiting: false)
+            let line = try #require(try host.daemon?.readLine())
+            #expect(line.hasPrefix("vip-bpfctl: lock \(state)/daemon.lock: read-only file system"), "\(line)")
+            #expect(try host.stop(0) == 1)
+
+            // It becomes so: said once; when it is over, nothing was lost.
+            try host.start(wrapper: inner + ["exec \"$@\"", "sh"])
+            try host.event("logind_followed")
+            let pid = try #require(host.daemon?.pid)
+            try host.sandbox.sh(
+                "nsenter --target \(pid) --mount /bin/sh -ec '\(bind.replacing(" && exec \"$@\"", with: "").replacing("'", with: ""))'"
+            )
+            let ann = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            let refused = try host.event("session_refused")
+            #expect(refused.message.contains("read-only file system"), "\(refused)")
+            try host.sandbox.sh("nsenter --target \(pid) --mount umount --lazy '\(state)'")
+            #expect(try host.event("session_opened").user == "ann")
+            #expect(host.seen.count { $0.event == "session_refused" } == 1, "\(host.seen)")
+            try host.end(ann)
+            try host.event("session_closed")
+        }
+    }
+
+    @Test func eventsAreFieldsOfTheJournal() throws {
+        try host { host in
+            // A journal that prints each entry's fields as the daemon prints events where there is none.
+            let journal = """
+                import json, socket
+                s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                s.bind("/run/systemd/journal/socket")
+                while True:
+                    fields = dict(line.split("=", 1) for line in s.recv(65536).decode().splitlines())
+                    assert fields.pop("SYSLOG_IDENTIFIER") == "vip-bpfctl"
+                    fields["TIME"] = ""
+                    event = {name.removeprefix("VIP_").lower(): value for name, value in fields.items()}
+                    for name in ("priority", "session"):
+                        if name in event: event[name] = int(event[name])
+                    print(json.dumps(event), flush=True)
+                    if event["event"] == "stopped": break
+                """
+            try journal.write(toFile: "\(host.sandbox.directory)/journal.py", atomically: true, encoding: .utf8)
+            let start = """
+                mount -t tmpfs none /run && mkdir -p /run/systemd/journal
+                python3 '\(host.sandbox.directory)/journal.py' &
+                for try in $(seq 200); do [ -S /run/systemd/journal/socket ] && break; sleep 0.05; done
+                exec "$@"
+                """
+            try host.start(wrapper: ["unshare", "--mount", "/bin/sh", "-c", start, "sh"], events: [])
+            let ann = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            let opened = try host.event("session_opened")
+            #expect(opened.session == 2 && opened.user == "ann" && opened.priority == 5)
+            #expect(opened.cgroup == "\(host.sandbox.attached)/user-1001.slice")
+            let given = try host.event("address_given")
+            #expect(given.address == "198.51.100.16" && given.interface == "eth0" && given.session == 2)
+            try host.end(ann)
+            #expect(try host.event("session_closed").reason == "the last process has left its cgroup")
+        }
+    }
+
+    @Test func itTellsTheServiceManager() throws {
+        try host { host in
+            let path = "\(host.sandbox.directory)/notify"
+            let listen = """
+                import socket, sys
+                s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                s.bind(sys.argv[1])
+                print("ready", flush=True)
+                while True:
+                    print(s.recv(4096).decode().replace("\\n", " "), flush=True)
+                """
+            let manager = try host.sandbox.start(["python3", "-c", listen, path], in: "outside")
+            #expect(try manager.readLine() == "ready")
+            func told(_ what: String) throws -> String {
+                while true {
+                    let line = try manager.readLine()
+                    if line.hasPrefix(what) { return line }
+                }
+            }
+            let file = try host.sandbox.policyFile(Self.policy(), named: "new.yaml")
+            try host.start(["--policy", file], environment: ["NOTIFY_SOCKET": path, "WATCHDOG_USEC": "200000"])
+            _ = try told("STATUS=0 sessions; following logind")
+            _ = try told("READY=1")
+            for _ in 0..<3 { _ = try told("WATCHDOG=1") }
+            host.daemon?.signal(SIGHUP)
+            #expect(try told("RELOADING=1").contains(" MONOTONIC_USEC="))
+            _ = try told("READY=1")
+            #expect(try host.stop() == 0)
+            _ = try told("STOPPING=1")
+        }
+    }
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import Glibc
+import TestSupport
+
+/// A sandbox with a D-Bus of its own, a logind on it that says what it is told, and `vip-bpfctl daemon` following that.
+///
+/// The users' slices are in `attached`. What it starts ends with the sandbox's cgroup.
+final class DaemonHost {
+    let sandbox: Sandbox
+    private var bus: Program
+    private var logind: Program
+    private(set) var daemon: Program?
+    /// Events that were read and not asked for, for messages.
+    private(set) var seen: [Event] = []
+
+    /// One line of the daemon's.
+    struct Event: Decodable, CustomStringConvertible {
+        let time: String
+        let event: String
+        let message: String
+        let priority: Int
+        let session: UInt32?
+        let user: String?
+        let cgroup: String?
+        let address: String?
+        let interface: String?
+        let reason: String?
+
+        var description: String { "\(event): \(message)" }
+    }
+
+    private var busAddress: String { "unix:path=\(sandbox.directory)/bus" }
+
+    init(_ sandbox: Sandbox) throws {
+        self.sandbox = sandbox
+        (bus, logind) = try Self.startBus(sandbox)
+    }
+
+    private static func startBus(_ sandbox: Sandbox) throws -> (Program, Program) {
+        let path = "\(sandbox.directory)/bus"
+        let settings = """
+            <!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+              "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+            <busconfig><listen>unix:path=\(path)</listen><policy context="default"><allow user="*"/><allow own="*"/>
+            <allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>
+            """
+        try settings.write(toFile: "\(path).conf", atomically: true, encoding: .utf8)
+        let bus = try sandbox.start(
+            ["dbus-daemon", "--config-file=\(path).conf", "--nofork", "--nopidfile", "--print-address"], in: "outside",
+            errorOutput: true)
+        _ = try bus.readLine()
+        let logind = try sandbox.start([Build.mockLogind.path, "unix:path=\(path)"], in: "outside", errorOutput: true)
+        guard try logind.readLine() == "ready" else { throw HarnessError("the mock of logind said nonsense") }
+        return (bus, logind)
+    }
+
+    /// Ends the bus, and logind with it.
+    func endBus() throws {
+        for program in [logind, bus] {
+            program.signal(SIGKILL)
+            try program.wait()
+        }
+        try? FileManager.default.removeItem(atPath: "\(sandbox.directory)/bus")
+    }
+
+    func startBus() throws { (bus, logind) = try Self.startBus(sandbox) }
+
+    /// Tells the mock: `user 1001 ann`, `login -3`.
+    func logind(_ command: String) throws {
+        try logind.write(command + "\n")
+        guard try logind.readLine() == "ok" else { throw HarnessError("the mock of logind did not \(command)") }
+    }
+
+    /// The name of a user's slice, relative to the sandbox's cgroup.
+    static func slice(_ uid: Int) -> String { "attached/user-\(uid).slice" }
+
+    /// A process in a cgroup, until it is ended. It is there when this returns.
+    func process(in cgroup: String) throws -> Program {
+        let program = try sandbox.start(["sleep", "600"], in: cgroup)
+        let procs = "\(sandbox.cgroup)/\(cgroup)/cgroup.procs"
+        let deadline = ContinuousClock.now + Program.patience
+        while try !KernelFile.read(procs).split(separator: "\n").contains("\(program.pid)") {
+            guard ContinuousClock.now < deadline else { throw HarnessError("\(program.pid) is not in \(cgroup)") }
+            usleep(5000)
+        }
+        return program
+    }
+
+    func end(_ program: Program) throws {
+        program.signal(SIGKILL)
+        try program.wait()
+    }
+
+    /// What lets the wall clock of a program be what a file says (libfaketime), and leaves it all other clocks.
+    func fakeClock(from file: String) throws -> [String: String] {
+        // libfaketime moves absolute timers of every clock, also of those that it does not fake: those are the kernel's here.
+        let source = """
+            #include <sys/syscall.h>
+            #include <unistd.h>
+            int timerfd_settime(int fd, int flags, const void *value, void *old)
+            {
+                return (int)syscall(SYS_timerfd_settime, fd, flags, value, old);
+            }
+            """
+        let library = "\(sandbox.directory)/timers.so"
+        try source.write(toFile: "\(library).c", atomically: true, encoding: .utf8)
+        try sandbox.sh("gcc -shared -fPIC -o '\(library)' '\(library).c'")
+        return [
+            "LD_PRELOAD": "\(library) /usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+            "FAKETIME_TIMESTAMP_FILE": file, "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        ]
+    }
+
+    /// Starts the daemon and waits until it runs.
+    ///
+    /// - Parameter wrapper: a command that runs the daemon's, `unshare …`.
+    func start(
+        _ arguments: [String] = [], wrapper: [String] = [], environment: [String: String] = [:],
+        events: [String] = ["--events", "stderr"], waiting: Bool = true
+    ) throws {
+        let command =
+            ["/bin/sh", "-c", #"exec "$@" 2>&1"#, "sh"] + wrapper + (try Self.leastPrivileges())
+            + [Build.controller.path, "daemon", "--bus", busAddress, "--user-slice", sandbox.attached] + events
+            + arguments
+        daemon = try sandbox.start(
+            command, in: "control", environment: sandbox.controlEnvironment.merging(environment) { _, new in new })
+        if waiting { _ = try event("started") }
+    }
+
+    /// Runs what follows with the capabilities that its unit leaves the daemon, and no others.
+    private static func leastPrivileges() throws -> [String] {
+        let unit = try String(contentsOf: SourceTree.url("packaging/vip-bpfd.service.in"), encoding: .utf8)
+        let key = "CapabilityBoundingSet="
+        guard let line = unit.split(separator: "\n").first(where: { $0.hasPrefix(key) }) else {
+            throw HarnessError("the daemon's unit says nothing of capabilities")
+        }
+        let names = line.dropFirst(key.count).split(separator: " ").map {
+            "+\($0.dropFirst("CAP_".count).lowercased())"
+        }
+        return ["setpriv", "--inh-caps=-all", "--bounding-set=\((["-all"] + names).joined(separator: ","))"]
+    }
+
+    /// Ends the daemon and returns its exit code.
+    @discardableResult
+    func stop(_ signal: Int32 = SIGTERM) throws -> Int32 {
+        guard let daemon else { return 0 }
+        self.daemon = nil
+        daemon.signal(signal)
+        return try daemon.wait()
+    }
+
+    /// The next event of a kind, for which `condition` holds; others are passed over.
+    @discardableResult
+    func event(
+        _ kind: String, within patience: Duration = Program.patience, where condition: (Event) -> Bool = { _ in true }
+    ) throws -> Event {
+        guard let daemon else { throw HarnessError("there is no daemon") }
+        let deadline = ContinuousClock.now + patience
+        while true {
+            let line: String
+            do {
+                line = try daemon.readLine(within: max(.zero, deadline - .now))
+            } catch {
+                throw HarnessError("no \(kind) after \(seen.suffix(12)): \(error)")
+            }
+            guard let event = try? JSONDecoder().decode(Event.self, from: Data(line.utf8)) else {
+                throw HarnessError("the daemon said: \(line)")
+            }
+            seen.append(event)
+            if event.event == kind, condition(event) { return event }
+        }
+    }
+
+    /// The sessions that are registered, by rising ID.
+    func sessions() throws -> [ListedSession] {
+        struct List: Decodable { let sessions: [ListedSession] }
+        return try sandbox.mustCtl("session", "list", "--json").decode(List.self).sessions
+    }
+}
+
+struct ListedSession: Decodable, Hashable {
+    let id: UInt32
+    let user: String?
+    let cgroup: String
+    let virtualIps: [String]
+    let state: String
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import Glibc
+import Synchronization
+import TestSupport
+import Testing
+
+/// A host of its own for a test: network namespaces, cgroups, a BPF file system, a state directory.
+///
+/// Inside, the host has 198.51.100.1/24 on eth0; 198.51.100.2 is another host, `.outside`, and the default route.
+/// The two have 2001:db8:51::1/64 and 2001:db8:51::2/64 as well.
+/// `janitor.sh` makes all of it and takes it down again when this process lets go, also by being killed.
+final class Sandbox: Sendable {
+    /// Unique on this machine; the network namespace and the cgroup have it, too.
+    let name: String
+    let directory: String
+    /// The topmost cgroup of the test: an absolute path.
+    let cgroup: String
+
+    private struct State {
+        var janitor: Program?
+        var programs = 0
+    }
+    private let state: Mutex<State>
+    private static let count = Atomic(0)
+
+    /// The host's own address inside, that of the host outside.
+    static let hostAddress = "198.51.100.1"
+    static let outsideAddress = "198.51.100.2"
+    static let hostAddress6 = "2001:db8:51::1"
+    static let outsideAddress6 = "2001:db8:51::2"
+
+    /// Which of the two hosts a program runs on.
+    enum Place { case inside, outside }
+
+    init() throws {
+        guard let mount = CgroupMount.path else { throw HarnessError("cgroup v2 is not mounted") }
+        let number = Self.count.add(1, ordering: .relaxed).newValue
+        name = "vip-test-\(getpid())-\(number)"
+        directory = "/tmp/\(name)"
+        cgroup = "\(mount)/\(name)"
+        let script = SourceTree.url("Tests/Support/janitor.sh").path
+        // setsid: a signal to the test run's process group, Ctrl-C say, must not reach it.
+        let janitor = try Program(
+            ["setsid", "/bin/sh", script, name, cgroup, directory, Build.probe.path], name: "janitor of \(name)")
+        guard try janitor.readLine() == "ready" else { throw HarnessError("the janitor of \(name) said nonsense") }
+        state = Mutex(State(janitor: janitor))
+    }
+
+    /// Ends what is still running, takes all down, and throws where something is left.
+    func tearDown() throws {
+        let code: Int32? = try state.withLock { state in
+            guard let janitor = state.janitor else { return nil }
+            state.janitor = nil
+            janitor.closeInput()
+            return try janitor.wait()
+        }
+        guard code == nil || code == 0 else {
+            throw HarnessError("the janitor of \(name) left something (exit code \(code ?? 0))")
+        }
+        try Self.expectNothingLeft(of: name)
+    }
+
+    /// Looks for what a sandbox of this name had made.
+    static func expectNothingLeft(of name: String) throws {
+        let places = [
+            "\(CgroupMount.path ?? "")/\(name)", "/run/netns/\(name)", "/run/netns/\(name)-out", "/tmp/\(name)",
+        ]
+        let left = places.filter { FileManager.default.fileExists(atPath: $0) }
+        let mounts = try KernelFile.read("/proc/self/mounts")
+        guard left.isEmpty else { throw HarnessError("left behind: \(left.joined(separator: ", "))") }
+        guard !mounts.contains("/tmp/\(name)/") else { throw HarnessError("left behind: a mount in /tmp/\(name)") }
+    }
+
+    /// Runs `body` in a fresh sandbox and takes it down, whatever happened.
+    static func with<R>(_ body: (Sandbox) throws -> R) throws -> R {
+        let sandbox = try Sandbox()
+        do {
+            let result = try body(sandbox)
+            try sandbox.tearDown()
+            return result
+        } catch {
+            try? sandbox.tearDown()
+            throw error
+        }
+    }
+
+    // MARK: Cgroups
+
+    /// The absolute path of a cgroup below this sandbox's own, made where it is not there yet.
+    func cgroup(_ relative: String) throws -> String {
+        let path = "\(cgroup)/\(relative)"
+        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+        return path
+    }
+
+    // MARK: Programs
+
+    /// Starts an executable in a cgroup (a path relative to the sandbox's) of one of the two hosts.
+    func start(
+        _ command: [String], in cgroup: String, at place: Place = .inside, environment: [String: String] = [:],
+        errorOutput: Bool = false
+    ) throws -> Program {
+        // nsenter, not `ip netns exec`: the latter mounts a new /sys, and hides cgroups and the BPF file system.
+        let enter = #"echo $$ >"$0/cgroup.procs" && net=$1 && shift && exec nsenter --net="$net" -- "$@""#
+        let namespace = "/run/netns/\(place == .inside ? name : "\(name)-out")"
+        return try Program(
+            ["/bin/sh", "-c", enter, try self.cgroup(cgroup), namespace] + command,
+            name: "\(command.joined(separator: " ")) in \(cgroup)", environment: environment, errorOutput: errorOutput)
+    }
+
+    /// Runs a command to its end in `control`, on the inner host, and returns what it wrote to standard output.
+    @discardableResult
+    func sh(_ script: String, at place: Place = .inside) throws -> String {
+        let program = try start(["/bin/sh", "-ec", script], in: "control", at: place, errorOutput: true)
+        program.closeInput()
+        let code = try program.wait()
+        guard code == 0 else { throw HarnessError("\(script): exit code \(code): \(program.errorText)") }
+        return program.outputText
+    }
+
+    /// Starts a probe that looks like the program `name` to a program list: a copy of its own at bin/`name`,
+    /// or at the absolute or relative (to the sandbox's directory) path that `name` is.
+    func probe(_ name: String = "vip-probe", in cgroup: String, at place: Place = .inside) throws -> Probe {
+        let path = name.hasPrefix("/") ? name : "\(directory)/\(name.contains("/") ? name : "bin/\(name)")"
+        try install(copyOf: Build.probe.path, at: path)
+        return try Probe(start([path], in: cgroup, at: place))
+    }
+
+    /// Starts a script of that name which answers like a probe: the kernel runs its interpreter, python3.
+    func script(_ name: String, in cgroup: String) throws -> Probe {
+        let path = "\(directory)/bin/\(name)"
+        try Probe.script.write(toFile: "\(path).text", atomically: true, encoding: .utf8)
+        try install(copyOf: "\(path).text", at: path)
+        return try Probe(start([path], in: cgroup))
+    }
+
+    private func install(copyOf source: String, at path: String) throws {
+        guard !FileManager.default.fileExists(atPath: path) else { return }
+        // By a process of its own: a child that another test forks just then would inherit this process's descriptor, and
+        // executing a file that somebody has open for writing fails (ETXTBSY).
+        try sh("install -D -m 755 '\(source)' '\(path)'")
+    }
+}
+
+/// What the build made, beside the test bundle.
+enum Build {
+    private static let directory = URL(filePath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent()
+
+    static var probe: URL { directory.appending(path: "vip-probe") }
+    static var mockLogind: URL { directory.appending(path: "vip-mock-logind") }
+    static var controller: URL { directory.appending(path: "vip-bpfctl") }
+}

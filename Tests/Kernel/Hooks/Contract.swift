@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Synchronization
+import TestSupport
+import Testing
+
+// The words in which ContractTests.swift states the contract: policies, places, actors, and the stage they act on.
+
+/// A policy by what differs from the defaults. `app` is on every list that is in force, `tool` on none.
+struct ContractPolicy: Hashable, Sendable, CustomStringConvertible {
+    /// Virtual IP, virtual loopback, preferred loopback.
+    enum Part: String, Sendable, CaseIterable {
+        case virtualIP = "V"
+        case loopback = "L"
+        case preferred = "P"
+    }
+
+    var parts: Set<Part>
+    var programs = ["app"]
+    var mode = "perProgram"
+    var whenUnavailable = "deny"
+    var wildcardName = "virtual"
+    var fallback = "none"
+    var isolation = true
+    var excludedPorts: [UInt16] = []
+
+    init(_ parts: Part...) { self.parts = Set(parts) }
+
+    func with(_ change: (inout Self) -> Void) -> Self {
+        var copy = self
+        change(&copy)
+        return copy
+    }
+
+    var yaml: String {
+        """
+        virtualIP:
+          enabled: \(parts.contains(.virtualIP))
+          mode: \(mode)
+          programs: \(mode == "perSession" ? "[]" : "\(programs)")
+          whenUnavailable: \(whenUnavailable)
+          addresses: {probeSeconds: 0}
+        virtualLoopback:
+          enabled: \(parts.contains(.loopback))
+          programs: \(programs)
+          excludedPorts: \(excludedPorts)
+          fallback: \(fallback)
+        preferLoopback:
+          enabled: \(parts.contains(.preferred))
+          programs: \(parts.contains(.preferred) ? programs : [])
+        wildcardName: \(wildcardName)
+        isolation: \(isolation)
+        """ + "\n"
+    }
+
+    var description: String {
+        var words = [
+            parts.isEmpty ? "off" : Part.allCases.filter(parts.contains).map(\.rawValue).joined(separator: "+")
+        ]
+        let plain = ContractPolicy()
+        if mode != plain.mode { words.append(mode) }
+        if programs != plain.programs { words.append("for \(programs.joined(separator: ","))") }
+        if whenUnavailable != plain.whenUnavailable { words.append(whenUnavailable) }
+        if wildcardName != plain.wildcardName { words.append(wildcardName) }
+        if fallback != plain.fallback { words.append("fallback \(fallback)") }
+        if !isolation { words.append("no isolation") }
+        if !excludedPorts.isEmpty { words.append("but ports \(excludedPorts)") }
+        return words.joined(separator: " ")
+    }
+}
+
+/// Who calls: the processes of a session, or those of none.
+enum Party: Sendable, CaseIterable {
+    /// Session 7: 198.51.100.17, 127.0.0.8, 2001:db8:51::17, PREFIX::8.
+    case ann
+    /// Session 300, past the loopback's roll-over: 198.51.100.18, 127.0.1.45, 2001:db8:51::18, PREFIX::12d.
+    case ben
+    /// Session 20, without a virtual IP: 127.0.0.21, PREFIX::15.
+    case poor
+    /// Session 40, with an IPv4 virtual IP alone: 198.51.100.19, 127.0.0.41, PREFIX::29.
+    case four
+    /// Session 60, with an IPv6 virtual IP alone: 2001:db8:51::20, 127.0.0.61, PREFIX::3d.
+    case six
+    /// In no session, where hooks are attached.
+    case nobody
+    /// In no session, where none are.
+    case unhooked
+    /// On another host.
+    case remote
+
+    /// Of the virtual loopbacks, where the policy gives none.
+    static let prefix = "fdd2:9088:43af:"
+
+    var id: UInt32? {
+        switch self {
+        case .ann: 7
+        case .ben: 300
+        case .poor: 20
+        case .four: 40
+        case .six: 60
+        case .nobody, .unhooked, .remote: nil
+        }
+    }
+    var virtualIP: String? {
+        switch self {
+        case .ann: "198.51.100.17"
+        case .ben: "198.51.100.18"
+        case .four: "198.51.100.19"
+        case .poor, .six, .nobody, .unhooked, .remote: nil
+        }
+    }
+    var virtualIP6: String? {
+        switch self {
+        case .ann: "2001:db8:51::17"
+        case .ben: "2001:db8:51::18"
+        case .six: "2001:db8:51::20"
+        case .poor, .four, .nobody, .unhooked, .remote: nil
+        }
+    }
+    var virtualLoopback: String? {
+        switch self {
+        case .ann: "127.0.0.8"
+        case .ben: "127.0.1.45"
+        case .poor: "127.0.0.21"
+        case .four: "127.0.0.41"
+        case .six: "127.0.0.61"
+        case .nobody, .unhooked, .remote: nil
+        }
+    }
+    var virtualLoopback6: String? {
+        switch self {
+        case .ann: "\(Self.prefix):8"
+        case .ben: "\(Self.prefix):12d"
+        case .poor: "\(Self.prefix):15"
+        case .four: "\(Self.prefix):29"
+        case .six: "\(Self.prefix):3d"
+        case .nobody, .unhooked, .remote: nil
+        }
+    }
+    var cgroup: String {
+        switch self {
+        case .ann, .ben, .poor, .four, .six, .nobody: "attached/\(self)"
+        case .unhooked, .remote: "outside"
+        }
+    }
+}
+
+/// An address by what it is to a party.
+indirect enum Place: Hashable, Sendable, CustomStringConvertible {
+    case wildcard, localhost, host, remote
+    /// systemd-resolved's stub: in 127/8, of no session.
+    case stub
+    case multicast
+    case virtualIP(of: Party)
+    case loopback(of: Party)
+
+    case wildcard6, localhost6, host6, remote6, multicast6
+    case virtualIP6(of: Party)
+    case loopback6(of: Party)
+    /// An IPv4 place as ::ffff:a.b.c.d.
+    case mapped(Place)
+
+    static let annVIP = Place.virtualIP(of: .ann)
+    static let annLO = Place.loopback(of: .ann)
+    static let benVIP = Place.virtualIP(of: .ben)
+    static let benLO = Place.loopback(of: .ben)
+    static let poorLO = Place.loopback(of: .poor)
+    static let fourVIP = Place.virtualIP(of: .four)
+    static let fourLO = Place.loopback(of: .four)
+
+    static let annVIP6 = Place.virtualIP6(of: .ann)
+    static let annLO6 = Place.loopback6(of: .ann)
+    static let benVIP6 = Place.virtualIP6(of: .ben)
+    static let benLO6 = Place.loopback6(of: .ben)
+    static let poorLO6 = Place.loopback6(of: .poor)
+    static let fourLO6 = Place.loopback6(of: .four)
+    static let sixVIP6 = Place.virtualIP6(of: .six)
+    static let sixLO6 = Place.loopback6(of: .six)
+
+    var address: String {
+        switch self {
+        case .wildcard: "0.0.0.0"
+        case .localhost: "127.0.0.1"
+        case .host: Sandbox.hostAddress
+        case .remote: Sandbox.outsideAddress
+        case .stub: "127.0.0.53"
+        case .multicast: "239.1.2.3"
+        case .virtualIP(let party): party.virtualIP ?? "no virtual IP"
+        case .loopback(let party): party.virtualLoopback ?? "no virtual loopback"
+        case .wildcard6: "::"
+        case .localhost6: "::1"
+        case .host6: Sandbox.hostAddress6
+        case .remote6: Sandbox.outsideAddress6
+        case .multicast6: "ff05::1:3"
+        case .virtualIP6(let party): party.virtualIP6 ?? "no IPv6 virtual IP"
+        case .loopback6(let party): party.virtualLoopback6 ?? "no IPv6 virtual loopback"
+        case .mapped(let place): "::ffff:\(place.address)"
+        }
+    }
+
+    /// Whether it takes an AF_INET6 socket.
+    var isIPv6: Bool {
+        switch self {
+        case .wildcard, .localhost, .host, .remote, .stub, .multicast, .virtualIP, .loopback: false
+        case .wildcard6, .localhost6, .host6, .remote6, .multicast6, .virtualIP6, .loopback6, .mapped: true
+        }
+    }
+}
+
+extension Place {
+    var description: String { address }
+}
+
+/// Compares, and says what it was about.
+func expect(_ got: String?, is wanted: String, _ what: String, sourceLocation: SourceLocation = #_sourceLocation) {
+    #expect(got == wanted, "\(what): \(got ?? "none"), not \(wanted)", sourceLocation: sourceLocation)
+}
+
+/// A program that is run by a party. What is in `first` it does before all else.
+struct Actor: Sendable, CustomStringConvertible {
+    var party: Party
+    var program: String
+    /// Below the party's cgroup.
+    var below = ""
+    var first: [String] = []
+    /// Whether its AF_INET6 sockets are IPV6_V6ONLY.
+    var isV6Only = false
+
+    /// On the lists of the policy.
+    static let app = Actor(party: .ann, program: "app")
+    static let benApp = Actor(party: .ben, program: "app")
+    static let poorApp = Actor(party: .poor, program: "app")
+    /// On none.
+    static let tool = Actor(party: .ann, program: "tool")
+    static let poorTool = Actor(party: .poor, program: "tool")
+    static let fourApp = Actor(party: .four, program: "app")
+    static let sixApp = Actor(party: .six, program: "app")
+    /// By its name on the lists, but in no session.
+    static let nobody = Actor(party: .nobody, program: "app")
+    static let unhooked = Actor(party: .unhooked, program: "app")
+    static let remote = Actor(party: .remote, program: "app")
+
+    /// The same, with IPV6_V6ONLY.
+    var only6: Actor {
+        var copy = self
+        copy.isV6Only = true
+        return copy
+    }
+
+    /// The commands that make a socket for an address.
+    func socket(_ name: String, _ transport: Transport, for place: Place) -> [String] {
+        guard place.isIPv6 else { return ["socket \(name) \(transport.socket)"] }
+        return ["socket \(name) \(transport.socket) 6"] + (isV6Only ? ["setsockopt \(name) v6only 1"] : [])
+    }
+
+    var description: String {
+        [
+            "\(party)'s \(program)", isV6Only ? "V6ONLY" : nil, below.isEmpty ? nil : "in \(below)",
+            first.isEmpty ? nil : "after \(first.joined(separator: ", "))",
+        ]
+        .compactMap(\.self).joined(separator: " ")
+    }
+}
+
+enum Transport: String, Sendable, CaseIterable {
+    case tcp, mptcp, fastOpen, datagram, connectedDatagram
+
+    static let streams: [Transport] = [.tcp, .mptcp, .fastOpen]
+    static let binds: [Transport] = [.tcp, .mptcp, .datagram]
+    static let datagrams: [Transport] = [.datagram, .connectedDatagram]
+    /// A dual-stack listener of these is found by IPv6, too.
+    static let plainStreams: [Transport] = [.tcp, .fastOpen]
+
+    var isStream: Bool { Self.streams.contains(self) }
+    /// As the probe's `socket` has it.
+    var socket: String {
+        switch self {
+        case .tcp, .fastOpen: "tcp"
+        case .mptcp: "mptcp"
+        case .datagram, .connectedDatagram: "udp"
+        }
+    }
+}
+
+/// A sandbox with hooks attached and the sessions of all parties open.
+final class Stage: Sendable {
+    let sandbox: Sandbox
+    private struct State {
+        var inForce: ContractPolicy?
+        /// A port of its own for each case, below the ephemeral ones: nothing waits for TIME_WAIT to pass.
+        var port: UInt16 = 10000
+    }
+    private let state = Mutex(State())
+
+    /// - Parameter ipv6: whether sessions have IPv6 addresses besides.
+    init(_ sandbox: Sandbox, ipv6: Bool = false) throws {
+        self.sandbox = sandbox
+        let policy = try sandbox.policyFile(ContractPolicy().yaml)
+        try sandbox.mustCtl("attach", "cgroup", sandbox.attached, "--policy", policy)
+        for party in Party.allCases {
+            guard let id = party.id else { continue }
+            let addresses = [party.virtualIP, ipv6 ? party.virtualIP6 : nil].compactMap(\.self)
+            let session = try sandbox.openSession(party.cgroup, id: id, ips: addresses)
+            guard session.virtualIps == addresses,
+                session.virtualLoopback == party.virtualLoopback
+            else {
+                throw HarnessError("session \(id) is not what was asked for: \(session)")
+            }
+        }
+    }
+
+    func enforce(_ policy: ContractPolicy) throws {
+        guard state.withLock({ $0.inForce }) != policy else { return }
+        try sandbox.mustCtl("policy", "apply", try sandbox.policyFile(policy.yaml))
+        state.withLock { $0.inForce = policy }
+    }
+
+    func newPort() -> UInt16 {
+        state.withLock { state in
+            state.port += 1
+            return state.port
+        }
+    }
+
+    func start(_ actor: Actor) throws -> Probe {
+        let cgroup = actor.below.isEmpty ? actor.party.cgroup : "\(actor.party.cgroup)/\(actor.below)"
+        let probe = try sandbox.probe(actor.program, in: cgroup, at: actor.party == .remote ? .outside : .inside)
+        for command in actor.first { try probe.must(command) }
+        return probe
+    }
+}
+
+/// One stage for all tests of a suite.
+struct StageTrait: SuiteTrait, TestScoping {
+    var ipv6 = false
+    @TaskLocal static var current: Stage?
+
+    func provideScope(for test: Test, testCase: Test.Case?, performing function: @concurrent () async throws -> Void)
+        async throws
+    {
+        let sandbox = try Sandbox()
+        do {
+            let stage = try Stage(sandbox, ipv6: ipv6)
+            try await Self.$current.withValue(stage) { try await function() }
+        } catch {
+            try? sandbox.tearDown()
+            throw error
+        }
+        try sandbox.tearDown()
+    }
+}
+
+extension Trait where Self == StageTrait {
+    static var stage: Self { Self() }
+    /// With IPv6 addresses besides.
+    static var stage6: Self { Self(ipv6: true) }
+}

@@ -1,0 +1,1173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import TestSupport
+import Testing
+
+/// docs/behaviour.md, the IPv6 half and the IPv4 half on AF_INET6 sockets: given this policy, this call gets that.
+@Suite(.serialized, .requiresRoot, .stage6)
+struct ContractTests6 {
+    let stage: Stage
+
+    init() throws {
+        stage = try #require(StageTrait.current)
+    }
+
+    static let off = ContractTests.off
+    static let v = ContractTests.v
+    static let l = ContractTests.l
+    static let vl = ContractTests.vl
+    static let vlp = ContractTests.vlp
+    static let asRequested = ContractTests.asRequested
+    static let fallback = ContractTests.fallback
+    static let excluded = ContractTests.excluded
+    static let useHostAddress = vl.with { $0.whenUnavailable = "useHostAddress" }
+    static let all = Transport.allCases
+    static let worker = ContractTests.worker
+    static let deep = ContractTests.deep
+
+    // MARK: bind, getsockname
+
+    /// A row that holds for V6ONLY sockets and for others: an IPv6 address is one on either.
+    private static func both(
+        _ policy: ContractPolicy, _ actor: Actor, _ asks: Place, at place: Place, named: Place? = nil,
+        port: UInt16? = nil
+    ) -> [BindRow] {
+        BindRow.rows(policy, actor, asks, at: place, named: named, port: port)
+            + BindRow.rows(policy, actor.only6, asks, at: place, named: named, port: port)
+    }
+
+    private static func both(_ policy: ContractPolicy, _ actor: Actor, _ asks: Place, refused errno: String)
+        -> [BindRow]
+    {
+        BindRow.rows(policy, actor, asks, refused: errno) + BindRow.rows(policy, actor.only6, asks, refused: errno)
+    }
+
+    static let bindRows: [BindRow] = [
+        // ::1
+        both(off, .app, .localhost6, at: .localhost6),
+        both(v, .app, .localhost6, at: .localhost6),
+        both(l, .app, .localhost6, at: .annLO6, named: .localhost6),
+        both(vl, .app, .localhost6, at: .annLO6, named: .localhost6),
+        both(vlp, .app, .localhost6, at: .annLO6, named: .localhost6),
+        BindRow.rows(asRequested, .app, .localhost6, at: .annLO6, named: .localhost6),
+        BindRow.rows(vl, .benApp, .localhost6, at: .benLO6, named: .localhost6),
+        BindRow.rows(vl, .tool, .localhost6, at: .localhost6),
+        BindRow.rows(l.with { $0.programs = ["*"] }, .tool, .localhost6, at: .annLO6, named: .localhost6),
+        BindRow.rows(excluded, .app, .localhost6, at: .localhost6, port: 631),
+        BindRow.rows(excluded, .app, .localhost6, at: .annLO6, named: .localhost6),
+        // :: with IPV6_V6ONLY
+        BindRow.rows(off, .app.only6, .wildcard6, at: .wildcard6),
+        BindRow.rows(l, .app.only6, .wildcard6, at: .wildcard6),
+        BindRow.rows(v, .app.only6, .wildcard6, at: .annVIP6),
+        BindRow.rows(vl, .app.only6, .wildcard6, at: .annVIP6),
+        BindRow.rows(vl, .app.only6, .wildcard6, at: .annVIP6, port: 0),
+        BindRow.rows(vl, .benApp.only6, .wildcard6, at: .benVIP6),
+        BindRow.rows(vlp, .app.only6, .wildcard6, at: .annLO6, named: .localhost6),
+        BindRow.rows(vl, .tool.only6, .wildcard6, at: .wildcard6),
+        BindRow.rows(v.with { $0.mode = "perSession" }, .tool.only6, .wildcard6, at: .annVIP6),
+        BindRow.rows(v.with { $0.programs = ["*"] }, .tool.only6, .wildcard6, at: .annVIP6),
+        BindRow.rows(vl, .sixApp.only6, .wildcard6, at: .sixVIP6),
+        // where the session has IPv4 alone, its loopback is what is left
+        BindRow.rows(v, .fourApp.only6, .wildcard6, at: .fourLO6, named: .localhost6),
+        BindRow.rows(vl, .fourApp.only6, .wildcard6, at: .fourLO6, named: .localhost6),
+        BindRow.rows(vlp, .fourApp.only6, .wildcard6, at: .fourLO6, named: .localhost6),
+        BindRow.rows(useHostAddress, .fourApp.only6, .wildcard6, at: .fourLO6, named: .localhost6),
+        // :: for both families
+        BindRow.rows(off, .app, .wildcard6, at: .wildcard6),
+        BindRow.rows(l, .app, .wildcard6, at: .wildcard6),
+        BindRow.rows(v, .app, .wildcard6, at: .mapped(.annVIP)),
+        BindRow.rows(vl, .app, .wildcard6, at: .mapped(.annVIP)),
+        BindRow.rows(vl, .benApp, .wildcard6, at: .mapped(.benVIP)),
+        BindRow.rows(vlp, .app, .wildcard6, at: .mapped(.annLO), named: .mapped(.localhost)),
+        BindRow.rows(vl, .tool, .wildcard6, at: .wildcard6),
+        BindRow.rows(v.with { $0.mode = "perSession" }, .tool, .wildcard6, at: .mapped(.annVIP)),
+        BindRow.rows(v.with { $0.programs = ["*"] }, .tool, .wildcard6, at: .mapped(.annVIP)),
+        BindRow.rows(vl, .fourApp, .wildcard6, at: .mapped(.fourVIP)),
+        BindRow.rows(vl, .sixApp, .wildcard6, at: .sixVIP6),
+        BindRow.rows(v, .sixApp, .wildcard6, at: .sixVIP6),
+        BindRow.rows(vlp, .fourApp, .wildcard6, at: .mapped(.fourLO), named: .mapped(.localhost)),
+        BindRow.rows(
+            vlp, .sixApp, .wildcard6, at: .mapped(.loopback(of: .six)), named: .mapped(.localhost)),
+        BindRow.rows(vl, deep, .wildcard6, at: .mapped(.annVIP)),
+        BindRow.rows(vl, worker, .wildcard6, at: .mapped(.annVIP)),
+        // port 0: UDP stays where it can send both families
+        BindRow.rows(vl, .app, .wildcard6, at: .mapped(.annVIP), port: 0, [.tcp, .mptcp]),
+        BindRow.rows(v, .app, .wildcard6, at: .wildcard6, port: 0, [.datagram]),
+        BindRow.rows(vl, .app, .wildcard6, at: .wildcard6, port: 0, [.datagram]),
+        BindRow.rows(vlp, .app, .wildcard6, at: .wildcard6, port: 0, [.datagram]),
+        BindRow.rows(vl, .fourApp, .wildcard6, at: .wildcard6, port: 0, [.datagram]),
+        // a host address
+        both(off, .app, .host6, at: .host6),
+        both(l, .app, .host6, at: .host6),
+        both(v, .app, .host6, at: .annVIP6),
+        both(vl, .app, .host6, at: .annVIP6),
+        both(vlp, .app, .host6, at: .annLO6, named: .localhost6),
+        BindRow.rows(vl, .tool, .host6, at: .host6),
+        BindRow.rows(vl, .sixApp, .host6, at: .sixVIP6),
+        both(vl, .fourApp, .host6, refused: "EADDRNOTAVAIL"),
+        both(useHostAddress, .fourApp, .host6, at: .host6),
+        // its own
+        both(vl, .app, .annVIP6, at: .annVIP6),
+        BindRow.rows(vlp, .app, .annVIP6, at: .annVIP6),
+        both(vl, .app, .annLO6, at: .annLO6, named: .localhost6),
+        BindRow.rows(off, .app, .annVIP6, at: .annVIP6),
+        BindRow.rows(off, .app, .annLO6, at: .annLO6, named: .localhost6),
+        BindRow.rows(vl, .tool, .annVIP6, at: .annVIP6),
+        BindRow.rows(vl, .tool, .annLO6, at: .annLO6, named: .localhost6),
+        // another session's
+        both(vl, .app, .benVIP6, refused: "EADDRNOTAVAIL"),
+        both(vl, .app, .benLO6, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(vl, .tool, .benVIP6, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(vl, .tool, .benLO6, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(off, .app, .benVIP6, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(off, .app, .benLO6, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(vl, .benApp, .poorLO6, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(vl, .app, .sixVIP6, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(vl, .app, .fourLO6, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(vl.with { $0.isolation = false }, .app, .benVIP6, at: .benVIP6),
+        BindRow.rows(vl.with { $0.isolation = false }, .app, .benLO6, at: .benLO6),
+        // anything else
+        BindRow.rows(vl, .app, .multicast6, at: .multicast6, [.datagram]),
+        BindRow.rows(vlp, .app, .multicast6, at: .multicast6, [.datagram]),
+        // (a limit: net.ipv6.ip_nonlocal_bind, without which nobody could bind a LO6, lets all bind what the host has not)
+        both(vl, .app, .remote6, at: .remote6),
+        BindRow.rows(off, .app, .remote6, at: .remote6),
+        BindRow.rows(vl, .tool, .remote6, at: .remote6),
+        BindRow.rows(vl, .nobody, .remote6, at: .remote6),
+        BindRow.rows(vl, .unhooked, .remote6, at: .remote6),
+        // a V6ONLY socket takes no mapped address
+        BindRow.rows(off, .app.only6, .mapped(.wildcard), refused: "EINVAL"),
+        BindRow.rows(vl, .app.only6, .mapped(.wildcard), refused: "EINVAL"),
+        BindRow.rows(vl, .app.only6, .mapped(.localhost), refused: "EINVAL"),
+        BindRow.rows(vl, .app.only6, .mapped(.host), refused: "EINVAL"),
+        // wildcardName
+        BindRow.rows(asRequested, .app, .wildcard6, at: .mapped(.annVIP), named: .wildcard6),
+        BindRow.rows(asRequested, .app.only6, .wildcard6, at: .annVIP6, named: .wildcard6),
+        BindRow.rows(asRequested, .sixApp, .wildcard6, at: .sixVIP6, named: .wildcard6),
+        BindRow.rows(asRequested, .fourApp, .wildcard6, at: .mapped(.fourVIP), named: .wildcard6),
+        BindRow.rows(asRequested, .fourApp.only6, .wildcard6, at: .fourLO6, named: .wildcard6, [.tcp, .datagram]),
+        BindRow.rows(asRequested, .fourApp.only6, .wildcard6, at: .fourLO6, named: .localhost6, [.mptcp]),
+        BindRow.rows(
+            asRequested.with { $0.parts.insert(.preferred) }, .app, .wildcard6, at: .mapped(.annLO), named: .wildcard6,
+            [.tcp, .datagram]),
+        BindRow.rows(
+            asRequested.with { $0.parts.insert(.preferred) }, .app, .wildcard6, at: .mapped(.annLO),
+            named: .mapped(.localhost), [.mptcp]),
+        BindRow.rows(
+            asRequested.with { $0.parts.insert(.preferred) }, .app.only6, .wildcard6, at: .annLO6, named: .wildcard6,
+            [.tcp, .datagram]),
+        // (as in the IPv4 half: of an MPTCP socket its address alone is known)
+        BindRow.rows(asRequested, .app, .host6, at: .annVIP6, [.tcp, .datagram]),
+        BindRow.rows(asRequested, .app, .host6, at: .annVIP6, named: .wildcard6, [.mptcp]),
+        BindRow.rows(asRequested, .app, .annVIP6, at: .annVIP6, [.tcp, .datagram]),
+        BindRow.rows(asRequested, .app, .annVIP6, at: .annVIP6, named: .wildcard6, [.mptcp]),
+        BindRow.rows(asRequested, .tool, .wildcard6, at: .wildcard6),
+        // no virtual IP at all
+        both(v, .poorApp, .wildcard6, refused: "EADDRNOTAVAIL"),
+        both(vl, .poorApp, .wildcard6, refused: "EADDRNOTAVAIL"),
+        both(vlp, .poorApp, .wildcard6, refused: "EADDRNOTAVAIL"),
+        both(v, .poorApp, .host6, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(v, .poorApp, .localhost6, at: .localhost6),
+        BindRow.rows(vl, .poorApp, .localhost6, at: .poorLO6, named: .localhost6),
+        both(useHostAddress, .poorApp, .wildcard6, at: .wildcard6),
+        both(useHostAddress, .poorApp, .host6, at: .host6),
+        BindRow.rows(useHostAddress, .poorApp, .localhost6, at: .poorLO6, named: .localhost6),
+        BindRow.rows(vl, .poorTool, .wildcard6, at: .wildcard6),
+        // of one family: the other is as without any
+        BindRow.rows(vl, .sixApp, .wildcard, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(vl, .sixApp, .mapped(.wildcard), refused: "EADDRNOTAVAIL"),
+        BindRow.rows(vl, .sixApp, .host, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(useHostAddress, .sixApp, .wildcard, at: .wildcard),
+        // in no session
+        both(vlp, .nobody, .wildcard6, at: .wildcard6),
+        both(vlp, .nobody, .localhost6, at: .localhost6),
+        BindRow.rows(vlp, .nobody, .annLO6, at: .annLO6),
+        both(vlp, .unhooked, .wildcard6, at: .wildcard6),
+        both(vlp, .unhooked, .localhost6, at: .localhost6),
+        BindRow.rows(vlp, .unhooked, .annVIP6, at: .annVIP6),
+        BindRow.rows(vlp, .unhooked, .host6, at: .host6),
+    ].flatMap(\.self)
+
+    @Test(arguments: bindRows) func bind(_ row: BindRow) throws { try stage.check(row) }
+
+    /// Every IPv4 row, on AF_INET6 sockets.
+    @Test(arguments: ContractTests.bindRows.map(\.mapped)) func bindMapped(_ row: BindRow) throws {
+        try stage.check(row)
+    }
+
+    // MARK: connect, sendto, accept, recvfrom, getpeername
+
+    /// A dual-stack server and what reaches it. TCP by either family; MPTCP and UDP are bound to IPv4, and no program can
+    /// lead IPv6 to them: those rows pin what is left.
+    private static func dualStack(
+        _ policy: ContractPolicy, _ server: Actor, ip: Place, loopback: Place, ip6: Place?, loopback6: Place
+    ) -> [ConnectRow] {
+        let servers = [(actor: server, binds: Place.wildcard6)]
+        let client = Actor(party: server.party, program: "app")
+        var rows = [
+            // its own programs, by IPv6
+            ConnectRow.rows(
+                policy, servers, client, .localhost6, meets: .local6(loopback6, from: loopback6),
+                Transport.plainStreams),
+            ConnectRow.rows(
+                policy, servers, client, .wildcard6, meets: .local6(loopback6, from: loopback6), Transport.plainStreams),
+            ConnectRow.rows(
+                policy, servers, client.only6, .localhost6, meets: .local6(loopback6, from: loopback6),
+                Transport.plainStreams),
+            ConnectRow.rows(
+                policy, servers, client, loopback6, meets: .local6(loopback6, from: loopback6), Transport.plainStreams),
+            ConnectRow.rows(
+                policy, servers, client, .localhost6, meets: .byIPv4(ip, from: loopback), [.connectedDatagram]),
+            ConnectRow.rows(policy, unheard: servers, client, .localhost6, [.datagram]),
+            ConnectRow.rows(policy, unheard: servers, client.only6, .localhost6, [.mptcp] + Transport.datagrams),
+            // (of an MPTCP client nothing is known but its addresses)
+            ConnectRow.rows(
+                policy, servers, client, .localhost6,
+                meets: .local(ip, from: loopback).mapped(client: true, server: true), [.mptcp]),
+            // by IPv4
+            ConnectRow.rows(
+                policy, servers, client, .localhost, meets: .local(ip, from: loopback).mapped(server: true)),
+            ConnectRow.rows(
+                policy, servers, client, .mapped(.localhost),
+                meets: .local(ip, from: loopback).mapped(client: true, server: true)),
+            ConnectRow.rows(policy, servers, client, ip, meets: .plain(ip, from: ip).mapped(server: true)),
+            ConnectRow.rows(
+                policy, servers, client, .mapped(ip), meets: .plain(ip, from: ip).mapped(client: true, server: true)),
+            ConnectRow.rows(policy, servers, client, .host, meets: .plain(ip, from: ip).mapped(server: true)),
+            // other hosts
+            ConnectRow.rows(policy, servers, .remote, ip, meets: .plain(ip, from: .remote).mapped(server: true)),
+            ConnectRow.rows(
+                policy, servers, .remote, .mapped(ip),
+                meets: .plain(ip, from: .remote).mapped(client: true, server: true), [.tcp, .datagram]),
+        ]
+        if let ip6 {
+            rows += [
+                ConnectRow.rows(
+                    policy, servers, client, ip6, meets: .plain(ip6, from: ip6), Transport.plainStreams),
+                ConnectRow.rows(
+                    policy, servers, client, .host6, meets: .plain(ip6, from: ip6), Transport.plainStreams),
+                ConnectRow.rows(policy, unheard: servers, client, ip6, [.mptcp] + Transport.datagrams),
+                ConnectRow.rows(
+                    policy, servers, .remote, ip6, meets: .plain(ip6, from: .remote6), Transport.plainStreams),
+                ConnectRow.rows(policy, unheard: servers, .remote, ip6, [.mptcp] + Transport.datagrams),
+            ]
+        }
+        return rows.flatMap(\.self)
+    }
+
+    static let dualStackRows: [ConnectRow] = [
+        dualStack(vl, .app, ip: .annVIP, loopback: .annLO, ip6: .annVIP6, loopback6: .annLO6),
+        dualStack(asRequested, .app, ip: .annVIP, loopback: .annLO, ip6: .annVIP6, loopback6: .annLO6),
+        dualStack(vl, .benApp, ip: .benVIP, loopback: .benLO, ip6: .benVIP6, loopback6: .benLO6),
+        dualStack(vl, .fourApp, ip: .fourVIP, loopback: .fourLO, ip6: nil, loopback6: .fourLO6),
+        dualStack(fallback, deep, ip: .annVIP, loopback: .annLO, ip6: .annVIP6, loopback6: .annLO6),
+        // V alone
+        ConnectRow.rows(
+            v, [(.app, .wildcard6)], .app, .localhost6, meets: .local6(.annVIP6, from: .localhost6),
+            Transport.plainStreams),
+        ConnectRow.rows(
+            v, [(.app, .wildcard6)], .app, .localhost6, meets: .byIPv4(.annVIP, from: .localhost), [.connectedDatagram]),
+        ConnectRow.rows(
+            v, [(.app, .wildcard6)], .app, .localhost,
+            meets: .local(.annVIP, from: .localhost).mapped(server: true)),
+        ConnectRow.rows(
+            v, [(.app, .wildcard6)], .remote, .annVIP6, meets: .plain(.annVIP6, from: .remote6), Transport.plainStreams),
+        // P
+        ConnectRow.rows(
+            vlp, [(.app, .wildcard6)], .app, .localhost6, meets: .local6(.annLO6, from: .annLO6), Transport.plainStreams
+        ),
+        ConnectRow.rows(
+            vlp, [(.app, .wildcard6)], .app, .localhost6, meets: .byIPv4(.annLO, from: .annLO), [.connectedDatagram]),
+        ConnectRow.rows(
+            vlp, [(.app, .wildcard6)], .app, .localhost, meets: .local(.annLO, from: .annLO).mapped(server: true)),
+        ConnectRow.rows(vlp, unheard: [(.app, .wildcard6)], .remote, .annVIP),
+        ConnectRow.rows(vlp, unheard: [(.app, .wildcard6)], .remote, .annVIP6),
+        // L alone: the server is on :: itself
+        ConnectRow.rows(l, [(.app, .wildcard6)], .app, .localhost6, meets: .local6(.annLO6, from: .annLO6)),
+        ConnectRow.rows(
+            l, [(.app, .wildcard6)], .app, .localhost, meets: .local(.annLO, from: .annLO).mapped(server: true)),
+        // VIP6 alone: bound to it, so all of IPv6 reaches the server, and nothing of IPv4
+        ConnectRow.rows(vl, [(.sixApp, .wildcard6)], .sixApp, .localhost6, meets: .local6(.sixVIP6, from: .sixLO6)),
+        ConnectRow.rows(vl, [(.sixApp, .wildcard6)], .sixApp, .sixVIP6, meets: .plain(.sixVIP6, from: .sixVIP6)),
+        ConnectRow.rows(vl, [(.sixApp, .wildcard6)], .remote, .sixVIP6, meets: .plain(.sixVIP6, from: .remote6)),
+        ConnectRow.rows(vl, unheard: [(.sixApp, .wildcard6)], .sixApp, .localhost),
+        // a program on no list
+        ConnectRow.rows(
+            vl, [(.app, .wildcard6)], .tool, .localhost6, meets: .local6(nil, from: nil), Transport.plainStreams),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard6)], .tool, .localhost6, meets: .byIPv4(.annVIP, from: nil), [.connectedDatagram]),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard6)], .tool, .localhost, meets: .local(.annVIP, from: nil).mapped(server: true)),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard6), (.unhooked, .localhost6)], .tool, .localhost6,
+            meets: .local6(.localhost6, from: .localhost6, server: 1)),
+        ConnectRow.rows(vl, [(.tool, .wildcard6)], .tool, .localhost6, meets: .local6(.localhost6, from: .localhost6)),
+        ConnectRow.rows(vl, [(.tool, .wildcard6)], .app, .localhost6, meets: .local6(.annLO6, from: .annLO6)),
+        // fallback: host, an excluded port
+        ConnectRow.rows(
+            fallback, [(.unhooked, .localhost6), (.app, .wildcard6)], .app, .localhost6,
+            meets: .local6(.annLO6, from: .annLO6, server: 1), Transport.plainStreams),
+        ConnectRow.rows(
+            excluded, [(.unhooked, .localhost6), (.app, .wildcard6)], .app, .localhost6,
+            meets: .local6(.localhost6, from: nil), port: 631),
+        // another session: by VIP as any host, by no loopback
+        ConnectRow.rows(
+            vl, [(.app, .wildcard6)], .benApp, .annVIP6, meets: .plain(.annVIP6, from: .benVIP6),
+            Transport.plainStreams),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard6)], .benApp, .annVIP, meets: .plain(.annVIP, from: .benVIP).mapped(server: true)),
+        ConnectRow.rows(vl, [(.app, .wildcard6)], .benApp, .annLO6, refused: "ECONNREFUSED", all),
+        ConnectRow.rows(vl, [(.app, .wildcard6)], .benApp, .annLO, refused: "ECONNREFUSED", all),
+        ConnectRow.rows(vl, [(.app, .wildcard6)], .benApp, .mapped(.annLO), refused: "ECONNREFUSED", all),
+        ConnectRow.rows(vl, unheard: [(.app, .wildcard6)], .benApp, .localhost6),
+        ConnectRow.rows(vl, unheard: [(.app, .wildcard6)], .benApp, .localhost),
+        ConnectRow.rows(vl, unheard: [(.app, .wildcard6)], .sixApp, .localhost6),
+        // no session
+        ConnectRow.rows(vl, unheard: [(.app, .wildcard6)], .nobody, .localhost6),
+        ConnectRow.rows(vl, unheard: [(.app, .wildcard6)], .unhooked, .localhost6),
+        ConnectRow.rows(vl, unheard: [(.app, .wildcard6)], .unhooked, .host6),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard6)], .unhooked, .annVIP6,
+            meets: Meeting(destination: .annVIP6, clientPeer: .annVIP6, serverName: .annVIP6), Transport.plainStreams),
+        // one port, two sessions: each finds its own, and others find both
+        ConnectRow.rows(
+            vl, [(.app, .wildcard6), (.benApp, .wildcard6)], .app, .localhost6,
+            meets: .local6(.annLO6, from: .annLO6, server: 0), Transport.plainStreams),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard6), (.benApp, .wildcard6)], .benApp, .localhost6,
+            meets: .local6(.benLO6, from: .benLO6, server: 1), Transport.plainStreams),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard6), (.benApp, .wildcard6)], .benApp, .localhost6,
+            meets: .byIPv4(.benVIP, from: .benLO, server: 1), [.connectedDatagram]),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard6), (.benApp, .wildcard6)], .benApp, .localhost,
+            meets: .local(.benVIP, from: .benLO, server: 1).mapped(server: true)),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard6), (.benApp, .wildcard6)], .remote, .annVIP6,
+            meets: .plain(.annVIP6, from: .remote6, server: 0), Transport.plainStreams),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard6), (.benApp, .wildcard6)], .remote, .benVIP6,
+            meets: .plain(.benVIP6, from: .remote6, server: 1), Transport.plainStreams),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard6), (.benApp, .wildcard6)], .remote, .benVIP,
+            meets: .plain(.benVIP, from: .remote, server: 1).mapped(server: true)),
+        // one session, one port, a server for each family, as nginx has them
+        ConnectRow.rows(
+            vl, [(.app, .wildcard), (.app.only6, .wildcard6)], .app, .localhost,
+            meets: .local(.annVIP, from: .annLO, server: 0)),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard), (.app.only6, .wildcard6)], .app, .localhost6,
+            meets: .local6(.annVIP6, from: .annLO6, server: 1)),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard), (.app.only6, .wildcard6)], .remote, .annVIP,
+            meets: .plain(.annVIP, from: .remote, server: 0)),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard), (.app.only6, .wildcard6)], .remote, .annVIP6,
+            meets: .plain(.annVIP6, from: .remote6, server: 1)),
+        // as outside, ::1 does not lead to who asked for IPv4
+        ConnectRow.rows(vl, unheard: [(.app, .wildcard)], .app, .localhost6),
+        ConnectRow.rows(vl, unheard: [(.app, .localhost)], .app, .localhost6),
+        ConnectRow.rows(vl, unheard: [(.app, .mapped(.wildcard))], .app, .localhost6),
+        ConnectRow.rows(vl, unheard: [(.app, .mapped(.localhost))], .app, .localhost6),
+        ConnectRow.rows(vl, unheard: [(.app, .wildcard)], .tool, .localhost6),
+        ConnectRow.rows(vlp, unheard: [(.app, .wildcard)], .app, .localhost6),
+        ConnectRow.rows(vl, unheard: [(.app, .wildcard)], .remote, .annVIP6),
+        ConnectRow.rows(vl, unheard: [(.app, .mapped(.wildcard))], .remote, .annVIP6),
+        // nor IPv4 to who asked for IPv6
+        ConnectRow.rows(vl, unheard: [(.app.only6, .wildcard6)], .app, .localhost),
+        ConnectRow.rows(vl, unheard: [(.app.only6, .wildcard6)], .app, .mapped(.localhost)),
+        ConnectRow.rows(vl, unheard: [(.app.only6, .wildcard6)], .app, .annVIP),
+        ConnectRow.rows(vl, unheard: [(.app.only6, .wildcard6)], .remote, .annVIP),
+        ConnectRow.rows(vl, unheard: [(.app, .localhost6)], .app, .localhost),
+        ConnectRow.rows(vl, unheard: [(.app, .localhost6)], .remote, .annVIP6),
+    ].flatMap(\.self)
+
+    @Test(arguments: dualStackRows) func dualStack(_ row: ConnectRow) throws { try stage.check(row) }
+
+    static let connectRows: [ConnectRow] = [
+        // ::1 with L: LO6, then VIP6
+        ConnectRow.rows(vl, [(.app, .localhost6)], .app, .localhost6, meets: .local6(.annLO6, from: .annLO6)),
+        ConnectRow.rows(vl, [(.app, .localhost6)], .app.only6, .localhost6, meets: .local6(.annLO6, from: .annLO6)),
+        ConnectRow.rows(vl, [(.app.only6, .wildcard6)], .app, .localhost6, meets: .local6(.annVIP6, from: .annLO6)),
+        ConnectRow.rows(
+            vl, [(.app.only6, .wildcard6)], .app.only6, .localhost6, meets: .local6(.annVIP6, from: .annLO6)),
+        ConnectRow.rows(vl, [(.app, .host6)], .app, .localhost6, meets: .local6(.annVIP6, from: .annLO6)),
+        ConnectRow.rows(
+            vl, [(.app.only6, .wildcard6), (.app, .localhost6)], .app, .localhost6,
+            meets: .local6(.annLO6, from: .annLO6, server: 1)),
+        ConnectRow.rows(
+            asRequested, [(.app.only6, .wildcard6)], .app, .localhost6, meets: .local6(.annVIP6, from: .annLO6)),
+        ConnectRow.rows(l, [(.app, .localhost6)], .app, .localhost6, meets: .local6(.annLO6, from: .annLO6)),
+        ConnectRow.rows(l, [(.app.only6, .wildcard6)], .app, .localhost6, meets: .local6(.annLO6, from: .annLO6)),
+        ConnectRow.rows(vlp, [(.app.only6, .wildcard6)], .app, .localhost6, meets: .local6(.annLO6, from: .annLO6)),
+        ConnectRow.rows(
+            vl, [(.fourApp.only6, .wildcard6)], .fourApp, .localhost6, meets: .local6(.fourLO6, from: .fourLO6)),
+        ConnectRow.rows(vl, [(deep, .localhost6)], worker, .localhost6, meets: .local6(.annLO6, from: .annLO6)),
+        ConnectRow.rows(vl, [], .app, .localhost6, refused: "ECONNREFUSED", Transport.streams),
+        ConnectRow.rows(vl, unheard: [(.unhooked, .localhost6)], .app, .localhost6),
+        ConnectRow.rows(vl, unheard: [(.tool, .localhost6)], .app, .localhost6),
+        // fallback: host
+        ConnectRow.rows(
+            fallback, [(.unhooked, .localhost6)], .app, .localhost6, meets: .local6(.localhost6, from: nil)),
+        ConnectRow.rows(fallback, [(.tool, .localhost6)], .app, .localhost6, meets: .local6(.localhost6, from: nil)),
+        ConnectRow.rows(
+            fallback, [(.unhooked, .localhost6), (.app, .localhost6)], .app, .localhost6,
+            meets: .local6(.annLO6, from: .annLO6, server: 1)),
+        ConnectRow.rows(
+            fallback, [(.unhooked, .localhost6), (.app.only6, .wildcard6)], .app, .localhost6,
+            meets: .local6(.annVIP6, from: .annLO6, server: 1)),
+        ConnectRow.rows(fallback, [], .app, .localhost6, refused: "ECONNREFUSED", Transport.streams),
+        // ::1 with V alone
+        ConnectRow.rows(v, [(.app.only6, .wildcard6)], .app, .localhost6, meets: .local6(.annVIP6, from: .localhost6)),
+        ConnectRow.rows(v, [(.app, .localhost6)], .app, .localhost6, meets: .local6(.localhost6, from: .localhost6)),
+        ConnectRow.rows(
+            v, [(.unhooked, .localhost6)], .app, .localhost6, meets: .local6(.localhost6, from: .localhost6)),
+        ConnectRow.rows(v, [], .app, .localhost6, refused: "ECONNREFUSED", Transport.streams),
+        // :: is ::1
+        ConnectRow.rows(vl, [(.app, .localhost6)], .app, .wildcard6, meets: .local6(.annLO6, from: .annLO6)),
+        ConnectRow.rows(vl, [(.app.only6, .wildcard6)], .app, .wildcard6, meets: .local6(.annVIP6, from: .annLO6)),
+        ConnectRow.rows(v, [(.app.only6, .wildcard6)], .app, .wildcard6, meets: .local6(.annVIP6, from: .localhost6)),
+        // ::1 from a program to which neither applies
+        ConnectRow.rows(vl, [(.app, .localhost6)], .tool, .localhost6, meets: .local6(.annLO6, from: nil)),
+        ConnectRow.rows(vl, [(.app.only6, .wildcard6)], .tool, .localhost6, meets: .local6(.annVIP6, from: nil)),
+        ConnectRow.rows(v, [(.app.only6, .wildcard6)], .tool, .localhost6, meets: .local6(.annVIP6, from: nil)),
+        ConnectRow.rows(
+            vl, [(.app, .localhost6), (.tool, .localhost6)], .tool, .localhost6,
+            meets: .local6(.localhost6, from: .localhost6, server: 1)),
+        ConnectRow.rows(
+            vl, [(.app.only6, .wildcard6), (.unhooked, .localhost6)], .tool, .localhost6,
+            meets: .local6(.localhost6, from: .localhost6, server: 1)),
+        ConnectRow.rows(vl, [], .tool, .localhost6, refused: "ECONNREFUSED", Transport.streams),
+        ConnectRow.rows(vl, unheard: [(.benApp, .localhost6)], .tool, .localhost6),
+        ConnectRow.rows(vl, unheard: [(.benApp.only6, .wildcard6)], .tool, .localhost6),
+        // another session's servers are not found by way of ::1; each finds its own
+        ConnectRow.rows(vl, unheard: [(.benApp, .localhost6)], .app, .localhost6),
+        ConnectRow.rows(vl, unheard: [(.benApp.only6, .wildcard6)], .app, .localhost6),
+        ConnectRow.rows(
+            vl, [(.app, .localhost6), (.benApp, .localhost6)], .app, .localhost6,
+            meets: .local6(.annLO6, from: .annLO6, server: 0)),
+        ConnectRow.rows(
+            vl, [(.app, .localhost6), (.benApp, .localhost6)], .benApp, .localhost6,
+            meets: .local6(.benLO6, from: .benLO6, server: 1)),
+        ConnectRow.rows(
+            vl, [(.app.only6, .wildcard6), (.benApp.only6, .wildcard6)], .benApp, .localhost6,
+            meets: .local6(.benVIP6, from: .benLO6, server: 1)),
+        ConnectRow.rows(
+            vl, [(.app.only6, .wildcard6), (.benApp.only6, .wildcard6)], .app, .localhost6,
+            meets: .local6(.annVIP6, from: .annLO6, server: 0)),
+        // an excluded port
+        ConnectRow.rows(
+            excluded, [(.app, .localhost6)], .app, .localhost6, meets: .local6(.localhost6, from: nil), port: 631),
+        ConnectRow.rows(
+            excluded, [(.unhooked, .localhost6)], .app, .localhost6, meets: .local6(.localhost6, from: nil), port: 631),
+        ConnectRow.rows(excluded, [(.app, .localhost6)], .app, .localhost6, meets: .local6(.annLO6, from: .annLO6)),
+        // its own addresses, by their numbers
+        ConnectRow.rows(vl, [(.app, .localhost6)], .app, .annLO6, meets: .local6(.annLO6, from: .annLO6)),
+        ConnectRow.rows(vl, [(.app.only6, .wildcard6)], .app, .annVIP6, meets: .plain(.annVIP6, from: .annVIP6)),
+        // a host address
+        ConnectRow.rows(vl, [(.app.only6, .wildcard6)], .app, .host6, meets: .plain(.annVIP6, from: .annVIP6)),
+        ConnectRow.rows(v, [(.app.only6, .wildcard6)], .app, .host6, meets: .plain(.annVIP6, from: .annVIP6)),
+        ConnectRow.rows(vl, [(.unhooked, .host6)], .app, .host6, meets: .plain(.host6, from: .annVIP6)),
+        // (as in the IPv4 half: a datagram's answer leaves from the address nearest to its destination)
+        ConnectRow.rows(
+            vl, [(.unhooked, .wildcard6)], .app, .host6, meets: .plain(.host6, from: .annVIP6), Transport.streams),
+        ConnectRow.rows(
+            vl, [(.app.only6, .wildcard6), (.unhooked, .host6)], .app, .host6, meets: .plain(.annVIP6, from: .annVIP6)),
+        ConnectRow.rows(vl, [(.unhooked, .host6)], .tool, .host6, meets: .plain(.host6, from: .host6)),
+        ConnectRow.rows(l, [(.unhooked, .host6)], .app, .host6, meets: .plain(.host6, from: .host6)),
+        // elsewhere
+        ConnectRow.rows(v, [(.remote, .wildcard6)], .app, .remote6, meets: .plain(.remote6, from: .annVIP6)),
+        ConnectRow.rows(vl, [(.remote, .wildcard6)], .app, .remote6, meets: .plain(.remote6, from: .annVIP6)),
+        ConnectRow.rows(vl, [(.remote, .wildcard6)], .app.only6, .remote6, meets: .plain(.remote6, from: .annVIP6)),
+        ConnectRow.rows(vlp, [(.remote, .wildcard6)], .app, .remote6, meets: .plain(.remote6, from: .annVIP6)),
+        ConnectRow.rows(vl, [(.remote, .wildcard6)], .sixApp, .remote6, meets: .plain(.remote6, from: .sixVIP6)),
+        ConnectRow.rows(vl, [(.remote, .wildcard6)], .benApp, .remote6, meets: .plain(.remote6, from: .benVIP6)),
+        ConnectRow.rows(vl, [(.remote, .wildcard6)], worker, .remote6, meets: .plain(.remote6, from: .annVIP6)),
+        ConnectRow.rows(
+            v.with { $0.mode = "perSession" }, [(.remote, .wildcard6)], .tool, .remote6,
+            meets: .plain(.remote6, from: .annVIP6)),
+        ConnectRow.rows(
+            vl, [(.remote, .wildcard6)], .app.only6, bound: .wildcard6, .remote6,
+            meets: .plain(.remote6, from: .annVIP6)),
+        ConnectRow.rows(
+            vl, [(.remote, .wildcard6)], .app, bound: .host6, .remote6, meets: .plain(.remote6, from: .annVIP6)),
+        ConnectRow.rows(
+            vl, [(.remote, .wildcard6)], .app, bound: .annVIP6, .remote6, meets: .plain(.remote6, from: .annVIP6)),
+        ConnectRow.rows(l, [(.remote, .wildcard6)], .app, .remote6, meets: .plain(.remote6, from: .host6)),
+        ConnectRow.rows(vl, [(.remote, .wildcard6)], .tool, .remote6, meets: .plain(.remote6, from: .host6)),
+        ConnectRow.rows(
+            vl, [(.app.only6, .wildcard6)], .remote, .annVIP6, meets: .plain(.annVIP6, from: .remote6)),
+        // one that is bound to :: for both families, with port 0: UDP sends to either
+        ConnectRow.rows(
+            vl, [(.remote, .wildcard6)], .app, bound: .wildcard6, .remote6, meets: .plain(.remote6, from: .annVIP6),
+            [.datagram]),
+        ConnectRow.rows(
+            vl, [(.remote, .wildcard)], .app, bound: .wildcard6, .mapped(.remote),
+            meets: .plain(.remote, from: .annVIP).mapped(client: true), Transport.streams + [.datagram]),
+        ConnectRow.rows(
+            vl, [(.app, .localhost6)], .app, bound: .wildcard6, .localhost6, meets: .local6(.annLO6, from: nil),
+            Transport.datagrams),
+        ConnectRow.rows(
+            vl, [(.app, .localhost)], .app, bound: .wildcard6, .mapped(.localhost),
+            meets: .local(.annLO, from: nil).mapped(client: true)),
+        // (limits: a stream is on ::ffff:VIP4, and the kernel connects that to no IPv6; a datagram socket that has a port and no
+        // address cannot be given one by connect)
+        ConnectRow.rows(
+            vl, [(.remote, .wildcard6)], .app, bound: .wildcard6, .remote6, refused: "EAFNOSUPPORT", Transport.streams),
+        ConnectRow.rows(
+            vl, [(.app, .localhost6)], .app, bound: .wildcard6, .localhost6, refused: "EAFNOSUPPORT",
+            Transport.streams),
+        ConnectRow.rows(
+            vl, [(.remote, .wildcard6)], .app, bound: .wildcard6, .remote6, refused: "EADDRNOTAVAIL",
+            [.connectedDatagram]),
+        ConnectRow.rows(
+            vl, [(.remote, .wildcard)], .app, bound: .wildcard6, .mapped(.remote), refused: "EADDRNOTAVAIL",
+            [.connectedDatagram]),
+        // a source that the program bound stays, and both ends see a local peer
+        ConnectRow.rows(
+            vl, [(.app, .localhost6)], .app.only6, bound: .wildcard6, .localhost6,
+            meets: .local6(.annLO6, from: .annVIP6), Transport.streams + [.connectedDatagram]),
+        ConnectRow.rows(
+            vl, [(.app, .localhost6)], .app.only6, bound: .wildcard6, .localhost6, meets: .local6(.annLO6, from: nil),
+            [.datagram]),
+        ConnectRow.rows(
+            vl, [(.app.only6, .wildcard6)], .app.only6, bound: .wildcard6, .localhost6,
+            meets: .local6(.annVIP6, from: nil), [.datagram]),
+        // both ends on VIP6: as in the IPv4 half
+        ConnectRow.rows(
+            vl, [(.app.only6, .wildcard6)], .app.only6, bound: .wildcard6, .localhost6,
+            meets: Meeting(
+                source: .annVIP6, destination: .annVIP6, clientName: .localhost6, clientPeer: .localhost6,
+                serverPeer: .annVIP6, serverName: .annVIP6), [.tcp, .fastOpen, .connectedDatagram]),
+        ConnectRow.rows(
+            vl, [(.app.only6, .wildcard6)], .app.only6, bound: .wildcard6, .localhost6,
+            meets: .plain(.annVIP6, from: .annVIP6), [.mptcp]),
+        ConnectRow.rows(
+            vl, [(.app, .localhost6)], .app, bound: .localhost6, .localhost6, meets: .local6(.annLO6, from: .annLO6)),
+        // another session
+        ConnectRow.rows(vl, [(.benApp, .localhost6)], .app, .benLO6, refused: "ECONNREFUSED", all),
+        ConnectRow.rows(vl, [(.benApp, .localhost6)], .tool, .benLO6, refused: "ECONNREFUSED", all),
+        ConnectRow.rows(off, [(.benApp, .benLO6)], .app, .benLO6, refused: "ECONNREFUSED", all),
+        ConnectRow.rows(vl, [], .app, .poorLO6, refused: "ECONNREFUSED", all),
+        ConnectRow.rows(
+            vl, [(.benApp.only6, .wildcard6)], .app, .benVIP6, meets: .plain(.benVIP6, from: .annVIP6)),
+        ConnectRow.rows(
+            vl.with { $0.isolation = false }, [(.benApp, .localhost6)], .app, .benLO6,
+            meets: Meeting(destination: .benLO6, clientPeer: .benLO6, serverName: .localhost6), Transport.streams),
+        // no virtual IP, or none of this family
+        ConnectRow.rows(v, [(.remote, .wildcard6)], .poorApp, .remote6, refused: "EADDRNOTAVAIL", all),
+        ConnectRow.rows(v, [(.remote, .wildcard6)], .poorApp.only6, .remote6, refused: "EADDRNOTAVAIL", all),
+        ConnectRow.rows(v, [(.remote, .wildcard)], .poorApp, .mapped(.remote), refused: "EADDRNOTAVAIL", all),
+        ConnectRow.rows(v, [(.unhooked, .host6)], .poorApp, .host6, refused: "EADDRNOTAVAIL", all),
+        ConnectRow.rows(v, [(.remote, .wildcard6)], .fourApp, .remote6, refused: "EADDRNOTAVAIL", all),
+        ConnectRow.rows(v, [(.unhooked, .host6)], .fourApp, .host6, refused: "EADDRNOTAVAIL", all),
+        ConnectRow.rows(v, [(.app.only6, .wildcard6)], .fourApp, .annVIP6, refused: "EADDRNOTAVAIL", all),
+        ConnectRow.rows(v, [(.remote, .wildcard)], .fourApp, .remote, meets: .plain(.remote, from: .fourVIP)),
+        ConnectRow.rows(
+            v, [(.remote, .wildcard)], .fourApp, .mapped(.remote),
+            meets: .plain(.remote, from: .fourVIP).mapped(client: true)),
+        ConnectRow.rows(v, [(.remote, .wildcard)], .sixApp, .remote, refused: "EADDRNOTAVAIL", all),
+        ConnectRow.rows(v, [(.remote, .wildcard)], .sixApp, .mapped(.remote), refused: "EADDRNOTAVAIL", all),
+        ConnectRow.rows(
+            v, [(.unhooked, .localhost6)], .poorApp, .localhost6, meets: .local6(.localhost6, from: .localhost6)),
+        ConnectRow.rows(
+            v, [(.unhooked, .localhost6)], .fourApp, .localhost6, meets: .local6(.localhost6, from: .localhost6)),
+        ConnectRow.rows(vl, [(.poorApp, .localhost6)], .poorApp, .localhost6, meets: .local6(.poorLO6, from: .poorLO6)),
+        ConnectRow.rows(vl, [(.fourApp, .localhost6)], .fourApp, .localhost6, meets: .local6(.fourLO6, from: .fourLO6)),
+        ConnectRow.rows(vl, [(.remote, .wildcard6)], .poorTool, .remote6, meets: .plain(.remote6, from: .host6)),
+        ConnectRow.rows(
+            useHostAddress, [(.remote, .wildcard6)], .poorApp, .remote6, meets: .plain(.remote6, from: .host6)),
+        ConnectRow.rows(
+            useHostAddress, [(.remote, .wildcard6)], .fourApp, .remote6, meets: .plain(.remote6, from: .host6)),
+        ConnectRow.rows(
+            useHostAddress, [(.remote, .wildcard)], .sixApp, .remote, meets: .plain(.remote, from: .host)),
+        ConnectRow.rows(
+            useHostAddress, [(.remote, .wildcard6)], .sixApp, .remote6, meets: .plain(.remote6, from: .sixVIP6)),
+        // off, and in no session: what the kernel does by itself
+        ConnectRow.rows(off, [(.app, .wildcard6)], .app, .localhost6, meets: .local6(.localhost6, from: .localhost6)),
+        ConnectRow.rows(off, [(.remote, .wildcard6)], .app, .remote6, meets: .plain(.remote6, from: .host6)),
+        ConnectRow.rows(
+            vlp, [(.nobody, .localhost6)], .nobody, .localhost6, meets: .local6(.localhost6, from: .localhost6)),
+        ConnectRow.rows(
+            vlp, [(.unhooked, .wildcard6)], .nobody, .localhost6, meets: .local6(.localhost6, from: .localhost6)),
+        ConnectRow.rows(vlp, [(.remote, .wildcard6)], .nobody, .remote6, meets: .plain(.remote6, from: .host6)),
+        ConnectRow.rows(vlp, [(.remote, .wildcard6)], .unhooked, .remote6, meets: .plain(.remote6, from: .host6)),
+        ConnectRow.rows(
+            vlp, [(.unhooked, .wildcard6)], .unhooked, .wildcard6, meets: .local6(.localhost6, from: .localhost6)),
+        ConnectRow.rows(
+            vlp, [(.unhooked, .wildcard6)], .unhooked, .localhost,
+            meets: .local(.localhost, from: .localhost).mapped(server: true)),
+        ConnectRow.rows(
+            vlp, [(.unhooked, .wildcard)], .unhooked, .mapped(.localhost),
+            meets: .local(.localhost, from: .localhost).mapped(client: true)),
+        ConnectRow.rows(
+            vlp, [(.unhooked, .wildcard6)], .remote, .host, meets: .plain(.host, from: .remote).mapped(server: true)),
+        ConnectRow.rows(vlp, [(.unhooked, .wildcard6)], .remote, .host6, meets: .plain(.host6, from: .remote6)),
+        ConnectRow.rows(vlp, unheard: [(.unhooked.only6, .wildcard6)], .unhooked, .localhost),
+        ConnectRow.rows(vlp, unheard: [(.unhooked, .mapped(.wildcard))], .unhooked, .localhost6),
+    ].flatMap(\.self)
+
+    @Test(arguments: connectRows) func connect(_ row: ConnectRow) throws { try stage.check(row) }
+
+    /// Every IPv4 row with AF_INET6 sockets on both sides, and most of them with one on either.
+    @Test(arguments: ContractTests.connectRows.map { $0.mapped(client: true, servers: true) })
+    func connectMapped(_ row: ConnectRow) throws { try stage.check(row) }
+
+    @Test(
+        arguments: ContractTests.connectRows.filter { $0.transport == .tcp || $0.transport == .datagram }
+            .flatMap { [$0.mapped(client: true), $0.mapped(servers: true)] })
+    func connectHalfMapped(_ row: ConnectRow) throws { try stage.check(row) }
+
+    // MARK: what is no row
+
+    /// One port, on the same request, for each session; and once for each.
+    @Test(arguments: Transport.binds, [Place.wildcard6, .localhost6, .host6]) func onePortForEverySession(
+        transport: Transport, asks: Place
+    ) throws {
+        try stage.enforce(Self.vl)
+        for v6only in [0, 1] {
+            let port = stage.newPort()
+            let commands =
+                ["socket a \(transport.socket) 6", "setsockopt a v6only \(v6only)", "bind a \(asks.address) \(port)"]
+                + (transport.isStream ? ["listen a"] : [])
+            let ann = try stage.start(.app)
+            let ben = try stage.start(.benApp)
+            for command in commands {
+                try ann.must(command)
+                try ben.must(command)
+            }
+            let second = try stage.start(.app)
+            for command in commands.prefix(2) { try second.must(command) }
+            #expect(try second(commands[2]).errno == "EADDRINUSE", "v6only \(v6only)")
+        }
+    }
+
+    /// As outside, a dual-stack server has the port for IPv4, too, whichever comes first.
+    @Test(arguments: Transport.binds, [[Place.wildcard6, .wildcard], [.wildcard, .wildcard6]])
+    func dualStackHasThePortOfBothFamilies(transport: Transport, asks: [Place]) throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let programs = try asks.map { _ in try stage.start(.app) }
+        for (program, place) in zip(programs, asks) {
+            for command in Actor.app.socket("a", transport, for: place) { try program.must(command) }
+        }
+        try programs[0].must("bind a \(asks[0].address) \(port)")
+        #expect(try programs[1]("bind a \(asks[1].address) \(port)").errno == "EADDRINUSE")
+    }
+
+    /// A dual-stack TCP server, by every way to it. What the other side hears tells which server it was.
+    private func expectReached(
+        _ server: Probe, named word: String, at port: UInt16, sourceLocation: SourceLocation = #_sourceLocation
+    ) throws {
+        for (actor, place) in Self.waysToAnn {
+            let client = try stage.start(actor)
+            for command in actor.socket("c", .tcp, for: place) { try client.must(command) }
+            let answer = try client("connect c \(place.address) \(port)")
+            try #require(answer.ok, "\(actor) to \(place): \(answer)", sourceLocation: sourceLocation)
+            for command in ["accept l s", "send s \(word)", "close s"] { try server.must(command) }
+            expect(try client.must("recv c").data, is: word, "\(actor) to \(place)", sourceLocation: sourceLocation)
+        }
+    }
+
+    private func expectUnreachable(at port: UInt16, sourceLocation: SourceLocation = #_sourceLocation) throws {
+        for (actor, place) in Self.waysToAnn {
+            let client = try stage.start(actor)
+            for command in actor.socket("c", .tcp, for: place) { try client.must(command) }
+            let answer = try client("connect c \(place.address) \(port)")
+            expect(answer.errno, is: "ECONNREFUSED", "\(actor) to \(place)", sourceLocation: sourceLocation)
+        }
+    }
+
+    private static let waysToAnn: [(Actor, Place)] = [
+        (.app, .localhost), (.app, .mapped(.localhost)), (.app, .localhost6), (.app.only6, .localhost6),
+        (.app, .annVIP), (.app, .annVIP6), (.tool, .localhost), (.tool, .localhost6), (.remote, .annVIP),
+        (.remote, .annVIP6),
+    ]
+
+    /// Where a dual-stack server closes, its port is free and leads nowhere; the next one is found at once.
+    @Test(arguments: ["close", "end"]) func dualStackServersComeAndGo(how: String) throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let commands = ["socket l tcp 6", "setsockopt l reuseaddr 1", "bind l :: \(port)"]
+        try expectUnreachable(at: port)
+        for word in ["first", "second", "third"] {
+            let server = try stage.start(.app)
+            for command in commands { try server.must(command) }
+            // Bound is not listening.
+            try expectUnreachable(at: port)
+            try server.must("listen l")
+            // Once more changes the backlog, nothing else.
+            try server.must("listen l 32")
+            try expectReached(server, named: word, at: port)
+            if how == "close" {
+                try server.must("close l")
+            } else {
+                server.program.signal(SIGKILL)
+                try server.program.wait()
+            }
+            try expectUnreachable(at: port)
+        }
+    }
+
+    /// Two servers of one port, by SO_REUSEPORT: the one that stays is found by every way, whichever goes.
+    @Test(arguments: [0, 1]) func dualStackServersThatShareAPort(goes: Int) throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let servers = try (0..<2).map { _ in
+            let server = try stage.start(.app)
+            for command in [
+                "socket l tcp 6", "setsockopt l reuseport 1", "bind l :: \(port)", "listen l",
+            ] { try server.must(command) }
+            return server
+        }
+        // Somebody answers.
+        for (actor, place) in Self.waysToAnn {
+            let client = try stage.start(actor)
+            for command in actor.socket("c", .tcp, for: place) { try client.must(command) }
+            #expect(try client("connect c \(place.address) \(port)").ok, "\(actor) to \(place)")
+        }
+        try servers[goes].must("close l")
+        let stays = servers[1 - goes]
+        // What had come before is taken first.
+        try stays.must("setsockopt l nonblock 1")
+        try stays.must("close l")
+        for command in ["socket l tcp 6", "setsockopt l reuseport 1", "bind l :: \(port)", "listen l"] {
+            try stays.must(command)
+        }
+        try expectReached(stays, named: "stayed", at: port)
+    }
+
+    /// The same without a new `listen`: the other's end must not take the way to the one that stays.
+    @Test(arguments: [0, 1]) func dualStackServersAfterTheOthersEnd(goes: Int) throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let servers = try (0..<2).map { _ in
+            let server = try stage.start(.app)
+            for command in [
+                "socket l tcp 6", "setsockopt l reuseport 1", "bind l :: \(port)", "listen l",
+            ] { try server.must(command) }
+            return server
+        }
+        try servers[goes].must("close l")
+        try expectReached(servers[1 - goes], named: "stayed", at: port)
+    }
+
+    /// A server's port is its own, whichever of the session's addresses the kernel sees it on.
+    @Test func aServersPortIsTaken() throws {
+        try stage.enforce(Self.vl)
+        let (server, thief) = (try stage.start(.app), try stage.start(.app))
+        for (first, second) in [(Place.wildcard6, Place.localhost6), (.localhost6, .wildcard6)] {
+            let port = stage.newPort()
+            for command in ["socket l tcp 6", "bind l \(first) \(port)", "listen l"] { try server.must(command) }
+            try thief.must("socket l tcp 6")
+            expect(try thief("bind l \(second) \(port)").errno, is: "EADDRINUSE", "\(second) after \(first)")
+            // Without V6ONLY on one, and with it on the other, it is one port all the same.
+            for command in ["close l", "socket l tcp 6", "setsockopt l v6only 1"] { try thief.must(command) }
+            if first == .wildcard6 {
+                expect(try thief("bind l :: \(port)").errno, is: "EADDRINUSE", ":: (V6ONLY) after ::")
+            }
+            // Shared by SO_REUSEPORT, it must be by both.
+            for command in ["close l", "socket l tcp 6", "setsockopt l reuseport 1"] { try thief.must(command) }
+            expect(try thief("bind l \(second) \(port)").errno, is: "EADDRINUSE", "by SO_REUSEPORT on one")
+            for command in [
+                "close l", "socket l tcp 6", "setsockopt l reuseport 1", "bind l \(first) \(port)", "listen l",
+            ] { try server.must(command) }
+            #expect(try thief("bind l \(second) \(port)").ok, "by SO_REUSEPORT on both")
+            try server.must("close l")
+            try thief.must("close l")
+        }
+    }
+
+    /// Nobody sits where a session to come will have its loopback.
+    @Test func loopbacksToCome() throws {
+        try stage.enforce(Self.vl)
+        let program = try stage.start(.app)
+        for kind in ["tcp", "udp"] {
+            try program.must("socket b \(kind) 6")
+            expect(try program("bind b fdd2:9088:43af::4000 0").errno, is: "EADDRNOTAVAIL", kind)
+            try program.must("close b")
+        }
+        try program.must("socket c tcp 6")
+        expect(try program("connect c fdd2:9088:43af::4000 9").errno, is: "ECONNREFUSED", "connect")
+    }
+
+    /// The kernel drops what comes in from the link for ::1; a local route of ours has no such protection but this.
+    @Test func theLoopbackIsClosedToTheLink() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let server = try stage.start(.app)
+        for command in [
+            "socket l tcp 6", "bind l ::1 \(port)", "listen l", "socket m tcp 6", "bind m :: \(port + 1000)",
+            "listen m",
+            "socket u udp 6", "bind u ::1 \(port)", "setsockopt u nonblock 1",
+        ] { try server.must(command) }
+        try stage.sandbox.sh(
+            "ip -6 route add \(Place.annLO6)/96 via \(Place.host6) || ip -6 route show", at: .outside)
+        defer { _ = try? stage.sandbox.sh("ip -6 route del \(Place.annLO6)/96", at: .outside) }
+        let stranger = try stage.start(.remote)
+        for target in [port, port + 1000] {
+            for command in ["socket c tcp 6", "setsockopt c timeout 200"] { try stranger.must(command) }
+            #expect(try stranger("connect c \(Place.annLO6) \(target)").ok == false)
+            try stranger.must("close c")
+        }
+        for command in ["socket d udp 6", "sendto d \(Place.annLO6) \(port) knock"] { try stranger.must(command) }
+        // What was sent after it and is heard, says that the other would have been.
+        let friend = try stage.start(.app)
+        for command in ["socket d udp 6", "sendto d ::1 \(port) friend"] { try friend.must(command) }
+        try server.must("poll u in")
+        #expect(try server.must("recvfrom u").data == "friend")
+        expect(try server("recvfrom u").errno, is: "EAGAIN", "and nothing else")
+    }
+
+    /// An MPTCP server for both families: TCP clients reach it by IPv4, and by ::1 in its session.
+    @Test func dualStackServersOfMPTCP() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let server = try stage.start(.app)
+        for command in ["socket l mptcp 6", "bind l :: \(port)", "listen l"] { try server.must(command) }
+        for (actor, place, seen) in [
+            (Actor.app, Place.localhost, "::ffff:127.0.0.1"), (.app, .localhost6, "::ffff:127.0.0.1"),
+            (.tool, .localhost6, "::ffff:127.0.0.1"), (.remote, .annVIP, "::ffff:\(Place.remote)"),
+        ] {
+            let client = try stage.start(actor)
+            for command in actor.socket("c", .tcp, for: place) { try client.must(command) }
+            let answer = try client("connect c \(place.address) \(port)")
+            try #require(answer.ok, "\(actor) to \(place): \(answer)")
+            expect(try client.must("getpeername c").address, is: place.address, "the peer of \(actor) to \(place)")
+            expect(try server.must("accept l s").address, is: seen, "\(actor) to \(place)")
+            try server.must("close s")
+        }
+        // (a limit: no program leads IPv6 to an MPTCP socket)
+        let remote = try stage.start(.remote)
+        try remote.must("socket c tcp 6")
+        #expect(try remote("connect c \(Place.annVIP6) \(port)").errno == "ECONNREFUSED")
+    }
+
+    /// A server that was made outside the session and passed into it is where it was bound.
+    @Test func dualStackServerMadeOutside() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let maker = try stage.start(.nobody)
+        let taker = try stage.start(.app)
+        let path = "\(stage.sandbox.directory)/mailbox-dual"
+        try taker.must("mailbox \(path)")
+        for command in ["socket l tcp 6", "bind l :: \(port)", "listen l", "pass l \(path)"] { try maker.must(command) }
+        try taker.must("take l")
+        expect(try taker.kernelView("l")?.local, is: ":::\(port)", "where it is bound")
+        let remote = try stage.start(.remote)
+        for command in ["socket c tcp 6", "connect c \(Place.host6) \(port)"] { try remote.must(command) }
+        try taker.must("accept l s")
+    }
+
+    /// Port 0, where IP_BIND_ADDRESS_NO_PORT leaves the port to connect.
+    @Test(arguments: [false, true]) func bindToAnyPort(portLater: Bool) throws {
+        try stage.enforce(Self.v)
+        let program = try stage.start(.app)
+        let remote = try stage.start(.remote)
+        let port = stage.newPort()
+        for command in ["socket l tcp 6", "bind l :: \(port)", "listen l"] { try remote.must(command) }
+        for command in ["socket a tcp 6", "setsockopt a v6only 1"] { try program.must(command) }
+        if portLater { try program.must("setsockopt a bind_no_port 1") }
+        try program.must("bind a :: 0")
+        let name = try program.must("getsockname a")
+        #expect(name.address == Place.annVIP6.address)
+        #expect((name.port == 0) == portLater)
+        try program.must("connect a \(Place.remote6) \(port)")
+        #expect(try remote.must("accept l s").address == Place.annVIP6.address)
+    }
+
+    /// A UDP socket on ::, as Java's DatagramSocket and dig have one: unbound, or bound with port 0, or with a port.
+    @Test(arguments: ["unbound", "port 0", "fixed port"]) func oneSocketToManyPeers(kind: String) throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        var peers: [(asks: Place, server: Probe, seen: String)] = []
+        for (actor, binds, asks, seen) in [
+            (Actor.app, Place.localhost6, Place.localhost6, "::1"),
+            (.app, .localhost, .mapped(.localhost), "127.0.0.1"),
+            (.remote.only6, .wildcard6, .remote6, "\(Place.annVIP6)"),
+            (.remote, .wildcard, .mapped(.remote), "\(Place.annVIP)"),
+            (.unhooked, .host6, .host6, "\(Place.annVIP6)"),
+            (.unhooked, .host, .mapped(.host), "\(Place.annVIP)"),
+            (.benApp.only6, .wildcard6, .benVIP6, "\(Place.annVIP6)"),
+            (.benApp, .wildcard, .mapped(.benVIP), "\(Place.annVIP)"),
+        ] {
+            let server = try stage.start(actor)
+            for command in actor.socket("l", .datagram, for: binds) + ["bind l \(binds) \(port)"] {
+                try server.must(command)
+            }
+            peers.append((asks, server, seen))
+        }
+        let client = try stage.start(.app)
+        try client.must("socket c udp 6")
+        if kind != "unbound" { try client.must("bind c :: \(kind == "port 0" ? 0 : stage.newPort())") }
+        for _ in 0..<2 {
+            for peer in peers {
+                let answer = try client("sendto c \(peer.asks) \(port) hello")
+                guard answer.ok else {
+                    Issue.record("to \(peer.asks): \(answer)")
+                    continue
+                }
+                let received = try peer.server.must("recvfrom l")
+                expect(received.address, is: peer.seen, "the source, to \(peer.asks)")
+                // (a limit: a socket that is bound for IPv4 hears no IPv6)
+                if kind == "fixed port", !"\(peer.asks)".hasPrefix("::ffff:") { continue }
+                try peer.server.must("sendto l \(received.address ?? "?") \(received.port ?? 0) back")
+                expect(try client.must("recvfrom c").address, is: peer.asks.address, "who answers")
+            }
+        }
+        // The same by sendmmsg.
+        #expect(try client.must("sendmmsg c 3 \(Place.remote6) \(port) far").count == 3)
+        let remote = try #require(peers.first { $0.asks == .remote6 })
+        for _ in 0..<3 { #expect(try remote.server.must("recvfrom l").address == Place.annVIP6.address) }
+    }
+
+    /// A UDP socket on :: with port 0 is on every address of the host. (a limit: nothing sees a datagram between the
+    /// interface and the socket, so what goes to another session's address at that port comes to this one)
+    @Test(arguments: [Place.benVIP, .benVIP6, .host, .host6]) func datagramsForOthers(place: Place) throws {
+        try stage.enforce(Self.vl)
+        let program = try stage.start(.app)
+        for command in ["socket c udp 6", "bind c :: 0"] { try program.must(command) }
+        let port = try #require(try program.must("getsockname c").port)
+        let remote = try stage.start(.remote)
+        for command in Actor.remote.socket("c", .datagram, for: place) { try remote.must(command) }
+        try remote.must("sendto c \(place) \(port) for-another")
+        expect(try program.must("recvfrom c").data, is: "for-another", "what came")
+        // (and the port is taken for other sessions while it is open)
+        guard case .virtualIP = place else { return }
+        let owner = try stage.start(.benApp)
+        try owner.must("socket o udp")
+        #expect(try owner("bind o 0.0.0.0 \(port)").errno == "EADDRINUSE")
+    }
+
+    /// After connect(AF_UNSPEC) a socket is as free as before; the source of the last peer must not stick.
+    @Test func reconnectedDatagrams() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let server = try stage.start(.app)
+        for command in ["socket l udp 6", "bind l ::1 \(port)"] { try server.must(command) }
+        let remote = try stage.start(.remote)
+        for command in ["socket l udp 6", "bind l :: \(port)"] { try remote.must(command) }
+        let client = try stage.start(.app)
+        try client.must("socket c udp 6")
+        for _ in 0..<2 {
+            for command in ["connect c ::1 \(port)", "send c near"] { try client.must(command) }
+            expect(try server.must("recvfrom l").address, is: "::1", "the source, near")
+            try client.must("disconnect c")
+            for command in ["connect c \(Place.remote6) \(port)", "send c far"] { try client.must(command) }
+            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source, far")
+            try client.must("disconnect c")
+            try client.must("sendto c ::1 \(port) near")
+            expect(try server.must("recvfrom l").address, is: "::1", "the source of sendto, near")
+            try client.must("sendto c \(Place.remote6) \(port) far")
+            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source of sendto, far")
+        }
+    }
+
+    /// One socket that is connected to one family and then to the other, as getaddrinfo's sorting does it.
+    @Test func reconnectedToTheOtherFamily() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let remote = try stage.start(.remote)
+        for command in ["socket l udp 6", "bind l :: \(port)"] { try remote.must(command) }
+        let client = try stage.start(.app)
+        for name in ["c", "d"] {
+            for command in [
+                "socket \(name) udp 6", "connect \(name) ::ffff:\(Place.remote) \(port)", "send \(name) far",
+                "disconnect \(name)",
+            ] { try client.must(command) }
+            expect(try remote.must("recvfrom l").address, is: "::ffff:\(Place.annVIP)", "the source, by IPv4")
+        }
+        try client.must("sendto d \(Place.remote6) \(port) far")
+        expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source of sendto, by IPv6")
+        for command in ["connect c \(Place.remote6) \(port)", "send c far"] { try client.must(command) }
+        expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source, by IPv6")
+        try client.must("disconnect c")
+        // (a limit: given an IPv6 source, a socket is V6ONLY; what the kernel says of one tells getaddrinfo to take another)
+        #expect(try client("connect c \(Place.remote) \(port)").errno == "EAFNOSUPPORT")
+        #expect(try client("sendto c ::ffff:\(Place.remote) \(port) far").errno == "ENETUNREACH")
+    }
+
+    /// A source given for one datagram is granted or refused as bind would.
+    @Test func sourcesByPacketInfo() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let remote = try stage.start(.remote)
+        for command in ["socket l udp 6", "bind l :: \(port)"] { try remote.must(command) }
+        let client = try stage.start(.app)
+        try client.must("socket c udp 6")
+        for source in [Place.wildcard6, .host6, .annVIP6] {
+            try client.must("sendmsg-pktinfo c \(Place.remote6) \(port) \(source) far")
+            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source \(source)")
+        }
+        for source in [Place.mapped(.host), .mapped(.annVIP)] {
+            try client.must("sendmsg-pktinfo c ::ffff:\(Place.remote) \(port) \(source) far")
+            expect(try remote.must("recvfrom l").address, is: "::ffff:\(Place.annVIP)", "the source \(source)")
+        }
+        for source in [Place.benVIP6, .benLO6] {
+            let answer = try client("sendmsg-pktinfo c \(Place.remote6) \(port) \(source) far")
+            #expect(answer.errno == "EADDRNOTAVAIL", "\(source): \(answer)")
+        }
+        for source in [Place.mapped(.benVIP), .mapped(.benLO)] {
+            let answer = try client("sendmsg-pktinfo c ::ffff:\(Place.remote) \(port) \(source) far")
+            #expect(answer.errno == "EADDRNOTAVAIL", "\(source): \(answer)")
+        }
+    }
+
+    /// Control messages on a connected socket come to the hook with no destination; its source must stay the session's.
+    @Test func sourcesByPacketInfoWhereConnected() throws {
+        try stage.enforce(Self.vl)
+        let port = stage.newPort()
+        let remote = try stage.start(.remote)
+        for command in ["socket l udp 6", "bind l :: \(port)"] { try remote.must(command) }
+        let client = try stage.start(.app)
+        for command in ["socket c udp 6", "connect c \(Place.remote6) \(port)"] { try client.must(command) }
+        for source in [Place.wildcard6, .host6, .annVIP6] {
+            try client.must("sendmsg-pktinfo c - 0 \(source) far")
+            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source \(source)")
+        }
+        #expect(try client("sendmsg-pktinfo c - 0 \(Place.benVIP6) far").errno == "EADDRNOTAVAIL")
+    }
+
+    /// A socket that was bound in another session does not bring that one's address.
+    @Test(arguments: ["deny", "useHostAddress"], [false, true])
+    func boundInAnotherSession(whenUnavailable: String, v6only: Bool) throws {
+        try stage.enforce(Self.vl.with { $0.whenUnavailable = whenUnavailable })
+        let owner = try stage.start(v6only ? .benApp.only6 : .benApp)
+        let taker = try stage.start(.app)
+        let path = "\(stage.sandbox.directory)/mailbox-\(whenUnavailable)-\(v6only)"
+        try taker.must("mailbox \(path)")
+        for command in ["socket a tcp 6", "setsockopt a v6only \(v6only ? 1 : 0)", "bind a :: 0"] {
+            try owner.must(command)
+        }
+        let own = v6only ? Place.benVIP6 : .mapped(.benVIP)
+        #expect(try owner.must("getsockname a").address == own.address)
+        try owner.must("pass a \(path)")
+        try taker.must("take c")
+        let peer = v6only ? Place.remote6 : .mapped(.remote)
+        #expect(try taker("connect c \(peer) 9").errno == "EADDRNOTAVAIL")
+    }
+
+    /// Bound to what is no source, a socket would take the host's address: refused.
+    @Test func boundToWhatIsNoSource() throws {
+        try stage.enforce(Self.vl)
+        let client = try stage.start(.app)
+        for command in ["socket c udp 6", "bind c \(Place.multicast6) 0"] { try client.must(command) }
+        #expect(try client("connect c \(Place.remote6) 9").errno == "EADDRNOTAVAIL")
+    }
+
+    /// A policy reaches programs that run already, with the next call that they make.
+    @Test func policiesReachRunningPrograms() throws {
+        let program = try stage.start(.app)
+        for (policy, place) in [
+            (Self.off, Place.wildcard6), (Self.v, .mapped(.annVIP)), (Self.vlp, .mapped(.annLO)),
+            (Self.off, .wildcard6),
+        ] {
+            try stage.enforce(policy)
+            let port = stage.newPort()
+            for command in ["socket l udp 6", "bind l :: \(port)"] { try program.must(command) }
+            #expect(try program.kernelView("l")?.local == "\(place.address):\(port)", "\(policy)")
+            try program.must("close l")
+        }
+    }
+
+    /// Whoever is in no session has the host's address for a source, however many sessions have one of IPv6 (RFC 6724
+    /// would prefer the one that is most like the destination), and cannot bind what the host has not.
+    @Test func theHostIsAsBefore() throws {
+        let program = try stage.start(.unhooked)
+        for destination in [Place.remote6.address, "2001:db8:51::16", "2001:db8:51::19", "2001:db8:51::21"] {
+            for command in ["socket c udp 6", "connect c \(destination) 9"] { try program.must(command) }
+            expect(try program.must("getsockname c").address, is: "\(Place.host6)", "the source to \(destination)")
+            try program.must("close c")
+        }
+    }
+}
+
+/// What takes a host of its own, for it breaks something.
+@Suite(.serialized, .requiresRoot)
+struct ContractUnderChangeTests6 {
+    /// A virtual IP that somebody takes off the interface is never replaced by the host's address in silence.
+    @Test(arguments: Transport.allCases) func virtualIPTakenAway(transport: Transport) throws {
+        try Sandbox.with { sandbox in
+            let stage = try Stage(sandbox, ipv6: true)
+            try stage.enforce(ContractTests.v)
+            let port = stage.newPort()
+            let remote = try stage.start(.remote)
+            for command in ["socket l \(transport.socket) 6", "bind l :: \(port)"] { try remote.must(command) }
+            if transport.isStream { try remote.must("listen l") }
+            try sandbox.sh("ip address del \(Place.annVIP6)/128 dev eth0")
+
+            let program = try stage.start(.app)
+            for command in ["socket c \(transport.socket) 6", "setsockopt c timeout 100"] { try program.must(command) }
+            let call =
+                switch transport {
+                case .tcp, .mptcp, .connectedDatagram: "connect c \(Place.remote6) \(port)"
+                case .fastOpen: "fastopen c \(Place.remote6) \(port) hello"
+                case .datagram: "sendto c \(Place.remote6) \(port) hello"
+                }
+            let answer = try program(call)
+            if answer.ok {
+                // A source that is not on an interface, at worst; the host's never.
+                #expect(try program.must("getsockname c").address != Place.host6.address, "\(answer)")
+                if transport == .connectedDatagram { _ = try program("send c hello") }
+            }
+            if !transport.isStream {
+                try remote.must("setsockopt l nonblock 1")
+                let received = try remote("recvfrom l")
+                #expect(received.address != Place.host6.address, "\(received)")
+            }
+            // (a limit: by net.ipv6.ip_nonlocal_bind the socket may be bound to what is no longer there. It waits for an
+            // answer that cannot come, where IPv4 says EADDRNOTAVAIL.)
+            #expect(answer.errno == (transport.isStream ? "EINPROGRESS" : nil), "\(call)")
+        }
+    }
+
+    /// A session that is closed, and hooks that are detached, leave nothing of IPv6 behind.
+    @Test(arguments: [["session", "close", "7"], ["detach", "--all"]]) func afterTheEnd(command: [String]) throws {
+        try Sandbox.with { sandbox in
+            // But for what the kernel adds in its own time: link-local addresses.
+            let state =
+                "{ ip -6 route show table all; ip -6 -oneline address; } | grep -v -e fe80: -e ff00:; "
+                + "cat /proc/sys/net/ipv6/ip_nonlocal_bind"
+            let before = try sandbox.sh(state)
+            let stage = try Stage(sandbox, ipv6: true)
+            try stage.enforce(ContractTests.vl)
+            let program = try stage.start(.app)
+            let old = stage.newPort()
+            for command in ["socket o tcp 6", "bind o :: \(old)", "listen o"] { try program.must(command) }
+            let result = try sandbox.ctl(command)
+            try #require(result.status == 0, "\(result)")
+
+            let port = stage.newPort()
+            for command in ["socket l tcp 6", "bind l :: \(port)", "listen l"] { try program.must(command) }
+            #expect(try program.kernelView("l")?.local == ":::\(port)")
+            #expect(try program.must("getsockname l").endpoint == ":::\(port)")
+            for command in ["socket m tcp 6", "bind m ::1 \(port + 1000)", "listen m"] { try program.must(command) }
+            #expect(try program.kernelView("m")?.local == "::1:\(port + 1000)")
+            // The listener of before is where it was bound; no way by IPv6 is left.
+            let remote = try stage.start(.remote)
+            try remote.must("socket c tcp 6")
+            #expect(try remote("connect c \(Place.annVIP6) \(old)").ok == false)
+            let addresses = try sandbox.sh("ip -6 -brief address show dev eth0")
+            #expect(!addresses.contains(Place.annVIP6.address), "\(addresses)")
+            if command[0] == "detach" { #expect(try sandbox.sh(state) == before) }
+        }
+    }
+
+    /// A new session with another one's ID and port does not inherit its listeners.
+    @Test func listenersOfAClosedSession() throws {
+        try Sandbox.with { sandbox in
+            let stage = try Stage(sandbox, ipv6: true)
+            try stage.enforce(ContractTests.vl)
+            let port = stage.newPort()
+            let old = try stage.start(.app)
+            for command in ["socket l tcp 6", "bind l :: \(port)", "listen l"] { try old.must(command) }
+            try sandbox.mustCtl("session", "close", "7")
+            _ = try sandbox.openSession(
+                "attached/anew", id: 7, ips: ["198.51.100.27", Place.annVIP6.address])
+            let remote = try stage.start(.remote)
+            try remote.must("socket c tcp 6")
+            #expect(try remote("connect c \(Place.annVIP6) \(port)").errno == "ECONNREFUSED")
+        }
+    }
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import TestSupport
+import Testing
+
+/// Random sequences of socket calls, in a session and in a network namespace with nothing attached: what comes back must
+/// be the same. `scripts/differential` makes the surroundings, Tests/Tools/differential the sequences.
+@Suite(.serialized, .requiresRoot)
+struct DifferentialTests {
+    private static let script = SourceTree.url("scripts/differential").path
+
+    private func differential(_ arguments: String...) throws -> (status: Int32, output: String) {
+        let program = try Program(
+            [Self.script] + arguments, name: "scripts/differential",
+            environment: ["VIP_BPFCTL": Build.controller.path], errorOutput: true)
+        program.closeInput()
+        let status = try program.wait(within: .seconds(120))
+        return (status, program.outputText + program.errorText)
+    }
+
+    /// Seeds for all times: a run that nobody has had belongs to `make differential`, which may find what is new.
+    @Test func noDifference() throws {
+        let result = try differential("--seed", "1", "--seed", "2", "--seconds", "1.5")
+        print(result.output)
+        #expect(result.status == 0, "\(result.output)")
+    }
+
+    /// The test of the test: without a hook, or with the features off, it fails, and what it prints is short.
+    @Test(arguments: ["bind4", "connect6", "sendmsg4", "features"])
+    func missingHookIsFound(hook: String) throws {
+        let result = try differential("--break", hook, "--mode", "loopback", "--seed", "1", "--seconds", "10")
+        #expect(result.status == 1, "\(result.output)")
+        let calls = try #require(result.output.firstMatch(of: /in (\d+) calls:/), "\(result.output)")
+        #expect(try #require(Int(calls.1)) <= 8, "\(result.output)")
+    }
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import SystemPackage
+import TestSupport
+import Testing
+
+@testable import Host
+@testable import Network
+@testable import Policy
+@testable import Sessions
+
+@Suite(.requiresRoot) struct NetlinkTests {
+    static let v4 = IPAddress("10.20.0.17")!
+    static let v6 = IPAddress("2001:db8:20::17")!
+
+    @Test func placesAndTakesOff() async throws {
+        try await inNetworkNamespace {
+            try shell("ip link set lo up")
+            let netlink = try Netlink()
+            for address in [Self.v4, Self.v6] {
+                #expect(try netlink.add(address, to: "lo") == .added)
+                #expect(try netlink.add(address, to: "lo") == .alreadyThere)
+                let placed = try #require(try netlink.hostAddresses().first { $0.address == address })
+                #expect(placed.interface == "lo" && placed.prefixLength == address.family.bits)
+                #expect(placed.flags & 0x200 != 0, "IFA_F_NOPREFIXROUTE, linux/if_addr.h")
+                #expect(placed.flags & 0x40 == 0, "IFA_F_TENTATIVE")
+            }
+            #expect(
+                try Child(
+                    "sh", "-c",
+                    "ip -o addr show to 10.20.0.17 | grep -c 'inet 10.20.0.17/32 scope global noprefixroute lo'"
+                ).line() == "1")
+            #expect(
+                try Set(netlink.hostAddresses().map(\.address.description)) == [
+                    "127.0.0.1", "::1", "10.20.0.17", "2001:db8:20::17",
+                ])
+            for address in [Self.v4, Self.v6] {
+                #expect(try netlink.remove(address, from: "lo") == .removed)
+                #expect(try netlink.remove(address, from: "lo") == .alreadyGone)
+            }
+            #expect(try netlink.hostAddresses().count == 2)
+        }
+    }
+
+    /// A host's own address with its prefix is not ours to take off.
+    @Test func hostsOwnAddressStays() async throws {
+        try await inNetworkNamespace {
+            try shell("ip link set lo up; ip addr add 10.20.0.17/24 dev lo")
+            let netlink = try Netlink()
+            #expect(try netlink.remove(Self.v4, from: "lo") == .alreadyGone)
+            #expect(try netlink.hostAddresses().contains { $0.address == Self.v4 && $0.prefixLength == 24 })
+        }
+    }
+
+    @Test func noInterface() async throws {
+        try await inNetworkNamespace {
+            let netlink = try Netlink()
+            for name in ["nothing0", "", "a-name-longer-than-any"] {
+                let error = try failure { _ = try netlink.add(Self.v4, to: name) }
+                #expect(error.what == "place 10.20.0.17 on \(name)" && error.why == "there is no interface \(name)")
+                #expect(try netlink.remove(Self.v4, from: name) == .alreadyGone)
+            }
+        }
+    }
+
+    @Test func notPermitted() async throws {
+        try await inNetworkNamespace {
+            let netlink = try Netlink()
+            #expect(try netlink.add(Self.v4, to: "lo") == .added)
+            try dropCapabilities()
+            let unprivileged = try Netlink()
+            let error = try failure { _ = try unprivileged.add(IPAddress("10.20.0.18")!, to: "lo") }
+            #expect(error.code == .notPermitted)
+            #expect(
+                error.description == "place 10.20.0.18 on lo: permission denied; run as root or grant CAP_NET_ADMIN")
+            #expect(try failure { _ = try unprivileged.remove(Self.v4, from: "lo") }.code == .notPermitted)
+            #expect(try unprivileged.hostAddresses().map(\.address) == [Self.v4])
+        }
+    }
+
+    @Test func eachHasItsOwnAnswer() async throws {
+        try await inNetworkNamespace {
+            let netlink = try Netlink()
+            _ = try netlink.add(Self.v4, to: "lo")
+            let addresses = ["10.20.0.16", "10.20.0.17", "224.0.0.1", "ff02::1", "10.20.0.18"].map { IPAddress($0)! }
+            let results = try netlink.add(addresses, to: "lo")
+            #expect(results.map { try? $0.get() } == [.added, .alreadyThere, .added, nil, .added])
+            guard case .failure(let error) = results[3] else { return }
+            #expect(error.what == "place ff02::1 on lo")
+            // The socket is as good as new afterwards.
+            #expect(try netlink.hostAddresses().filter { $0.address.family == .v4 }.count == 4)
+        }
+    }
+
+    @Test func ipv6Disabled() async throws {
+        try await inNetworkNamespace {
+            try shell("echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6")
+            let error = try failure { _ = try Netlink().add(Self.v6, to: "lo") }
+            #expect(error.why == "IPv6 is disabled there" && error.code == .failed)
+        }
+    }
+
+    @Test func defaultRoute() async throws {
+        try await inNetworkNamespace {
+            let netlink = try Netlink()
+            #expect(try netlink.defaultRouteInterface(.v4) == nil)
+            try shell(
+                """
+                ip link set lo up
+                ip link add vip-a type veth peer name vip-b && ip link set vip-a up && ip link set vip-b up
+                ip addr add 192.0.2.1/24 dev vip-a && ip addr add 198.51.100.1/24 dev vip-b
+                ip route add default via 198.51.100.9 dev vip-b table 77
+                ip route add default via 192.0.2.9 dev vip-a metric 200
+                """)
+            #expect(try netlink.defaultRouteInterface(.v4) == "vip-a")
+            try shell("ip route add default via 198.51.100.9 dev vip-b metric 100")
+            #expect(try netlink.defaultRouteInterface(.v4) == "vip-b")
+            try shell("ip route add unreachable default metric 1")
+            #expect(try netlink.defaultRouteInterface(.v4) == "vip-b")
+            #expect(try netlink.defaultRouteInterface(.v6) == nil)
+            try shell(
+                "ip -6 addr add 2001:db8:1::1/64 dev vip-b nodad && ip -6 route add default via 2001:db8:1::9 dev vip-b"
+            )
+            #expect(try netlink.defaultRouteInterface(.v6) == "vip-b")
+            #expect(try netlink.add(Self.v4, to: "vip-b") == .added, "the socket is as good as new")
+        }
+    }
+
+    @Test func localPrefix() async throws {
+        try await inNetworkNamespace {
+            try shell("ip link set lo up")
+            let netlink = try Netlink()
+            let prefix = try LoopbackPrefix("fd00:1::/64")
+            #expect(try netlink.addLocalRoute(prefix))
+            #expect(try !netlink.addLocalRoute(prefix), "it is there")
+            #expect(try netlink.routes(.v6).contains { $0.isLocal(prefix.local) })
+            #expect(
+                try Child("sh", "-c", "ip -6 route show table local | grep -c 'local fd00:1::/96 dev lo'").line() == "1"
+            )
+            #expect(try !netlink.routes(.v6).contains { $0.isInTheWay(of: prefix) }, "it is our own")
+            try netlink.removeLocalRoute(prefix)
+            try netlink.removeLocalRoute(prefix)  // gone already: fine
+            #expect(try !netlink.routes(.v6).contains { $0.isLocal(prefix.local) })
+            try shell("ip -6 route add blackhole fd00:1::/48")
+            #expect(try netlink.routes(.v6).contains { $0.isInTheWay(of: prefix) })
+        }
+    }
+
+    @Test(arguments: ["203.0.113.0/24", "203.0.113.7/32", "2001:db8:9::/64", "2001:db8:9::7/128"])
+    func localPrefixOfAPool(text: String) async throws {
+        try await inNetworkNamespace {
+            try shell("ip link set lo up")
+            let netlink = try Netlink()
+            let prefix = try #require(AddressPrefix(text))
+            #expect(try !netlink.routes(prefix.family).contains { $0.isLocal(prefix) })
+            #expect(try netlink.addLocalRoute(prefix))
+            #expect(try !netlink.addLocalRoute(prefix), "it is there")
+            let route = try #require(try netlink.routes(prefix.family).first { $0.isLocal(prefix) })
+            #expect(!route.isInTheWay(of: prefix))
+            try netlink.removeLocalRoute(prefix)
+            try netlink.removeLocalRoute(prefix)  // gone already: fine
+            #expect(try !netlink.routes(prefix.family).contains { $0.isLocal(prefix) })
+            try shell("ip route add blackhole '\(text)' && ip route add unreachable '\(text)' metric 9")
+            #expect(try !netlink.routes(prefix.family).contains { $0.isInTheWay(of: prefix) })
+            try shell(
+                "ip link add vip-a type veth peer name vip-b && ip link set vip-a up && ip link set vip-b up && ip route add '\(text)' dev vip-a metric 7"
+            )
+            #expect(try netlink.routes(prefix.family).contains { $0.isInTheWay(of: prefix) })
+        }
+    }
+
+    /// No answer is lost among many, and each is that of its address. Fewer of IPv6: there the kernel's time to remove
+    /// one grows with how many there are.
+    @Test(arguments: [(IPAddress("10.30.0.0")!, 10_000), (IPAddress("2001:db8:30::1")!, 1000)])
+    func many(first: IPAddress, count: Int) async throws {
+        try await inNetworkNamespace {
+            let addresses = (0..<UInt128(count)).map { IPAddress(first.family, value: first.value + $0) }
+            let netlink = try Netlink()
+            let third = stride(from: 0, to: count, by: 3).map { addresses[$0] }
+            _ = try netlink.add(third, to: "lo")
+            let additions = addresses.indices.map { $0.isMultiple(of: 3) ? Addition.alreadyThere : .added }
+            #expect(try netlink.add(addresses, to: "lo").map { try $0.get() } == additions)
+            #expect(try Set(addresses).isSubset(of: netlink.hostAddresses().map(\.address)))
+            #expect(try netlink.defaultRouteInterface(.v4) == nil)
+            _ = try netlink.remove(third, from: "lo")
+            let removals = addresses.indices.map { $0.isMultiple(of: 3) ? Removal.alreadyGone : .removed }
+            #expect(try netlink.remove(addresses, from: "lo").map { try $0.get() } == removals)
+            #expect(try Set(addresses).isDisjoint(with: netlink.hostAddresses().map(\.address)))
+        }
+    }
+}

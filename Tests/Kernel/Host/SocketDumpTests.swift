@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import Glibc
+import Host
+import Network
+import SystemPackage
+import TestSupport
+import Testing
+
+@Suite(.requiresRoot) struct SocketDumpTests {
+    /// Opens sockets, says their inodes in one line, and keeps them until its input ends.
+    static let opener = """
+        import os, socket as s, sys
+        lo = os.system("ip link set lo up")
+        def made(family, kind, address, protocol=0, listen=True, only=None):
+            k = s.socket(family, kind, protocol)
+            if only is not None: k.setsockopt(s.IPPROTO_IPV6, s.IPV6_V6ONLY, only)
+            k.bind(address)
+            if kind == s.SOCK_STREAM and listen: k.listen()
+            return k
+        held = [
+            made(s.AF_INET, s.SOCK_STREAM, ("0.0.0.0", 9001)),
+            made(s.AF_INET6, s.SOCK_STREAM, ("::", 9002), only=0),
+            made(s.AF_INET6, s.SOCK_STREAM, ("::", 9003), only=1),
+            made(s.AF_INET6, s.SOCK_STREAM, ("::ffff:127.0.0.1", 9004)),
+            made(s.AF_INET, s.SOCK_DGRAM, ("127.0.0.1", 9005)),
+            made(s.AF_INET6, s.SOCK_DGRAM, ("::1", 9006)),
+            made(s.AF_INET, s.SOCK_STREAM, ("127.0.0.1", 9007), 262),
+        ]
+        held.append(s.create_connection(("127.0.0.1", 9001), source_address=("127.0.0.1", 9008)))
+        print(" ".join(str(os.fstat(k.fileno()).st_ino) for k in held), flush=True)
+        sys.stdin.read()
+        """
+
+    @Test func findsEachSocketAndItsOwner() async throws {
+        try await inNetworkNamespace {
+            let child = try Child("python3", "-c", Self.opener)
+            let inodes = try child.line().split(separator: " ").compactMap { UInt64($0) }
+            try #require(inodes.count == 8)
+            let all = try SocketDump.sockets()
+            func socket(_ index: Int) throws -> InternetSocket { try #require(all.first { $0.inode == inodes[index] }) }
+            let wanted: [(InternetSocket.Transport, IPAddress.Family, String, InternetSocket.State, Bool?)] = [
+                (.tcp, .v4, "0.0.0.0:9001", .listening, nil),
+                (.tcp, .v6, "[::]:9002", .listening, false),
+                (.tcp, .v6, "[::]:9003", .listening, true),
+                (.tcp, .v6, "127.0.0.1:9004", .listening, false),
+                (.udp, .v4, "127.0.0.1:9005", .closed, nil),
+                (.udp, .v6, "[::1]:9006", .closed, true),  // binding to an IPv6 address sets it
+                (.mptcp, .v4, "127.0.0.1:9007", .listening, nil),
+                (.tcp, .v4, "127.0.0.1:9008", .established, nil),
+            ]
+            let cgroup = try Cgroup.current()
+            for (index, want) in wanted.enumerated() {
+                let found = try socket(index)
+                #expect(found.transport == want.0 && found.family == want.1 && found.state == want.3, "\(found)")
+                #expect(found.local.description == want.2 && found.isV6Only == want.4, "\(found)")
+                #expect(found.user == 0 && (found.cgroupID == nil || found.cgroupID == cgroup.id), "\(found)")
+                #expect(found.isServing == (index < 7), "\(found)")
+            }
+            #expect(try socket(7).remote.description == "127.0.0.1:9001")
+            #expect(try socket(1).isDualStack && !socket(2).isDualStack)
+            // The table of TCP has the MPTCP listener, too.
+            #expect(all.count { $0.local.port == 9007 } == 1, "\(all.filter { $0.local.port == 9007 })")
+            #expect(try SocketDump.sockets(connections: false).allSatisfy { $0.inode != inodes[7] })
+
+            // Kernels without the diagnostics tell the same, but for what their tables do not have.
+            let tables = try #require(ProcNetTables.sockets(connections: true))
+            for index in inodes.indices where index != 6 {
+                let (row, found) = (try #require(tables.first { $0.inode == inodes[index] }), try socket(index))
+                #expect(row.local == found.local && row.remote == found.remote && row.state == found.state)
+                #expect(row.transport == found.transport && row.family == found.family && row.user == found.user)
+            }
+
+            let owners = SocketOwners(of: Set(inodes))
+            for inode in inodes { #expect(owners.processes[inode] == [child.pid]) }
+            let process = ProcessFacts(child.pid)
+            #expect(process.executable?.path.lastComponent?.string.hasPrefix("python3") == true)
+            #expect(process.user == 0 && process.name == Array("python3".utf8))
+            child.closeInput()
+            child.wait()
+            #expect(SocketOwners(of: Set(inodes)).processes.isEmpty)
+            #expect(process.executable == nil && process.user == nil && process.name == nil && process.cgroup == nil)
+        }
+    }
+
+    /// More than one part of a dump, each in its own 32 KiB.
+    @Test func manySockets() async throws {
+        try await inNetworkNamespace {
+            let script = """
+                import os, socket as s, sys
+                held = [s.socket(s.AF_INET, s.SOCK_DGRAM) for _ in range(900)]
+                for i, k in enumerate(held): k.bind(("0.0.0.0", 10000 + i))
+                print("ready", flush=True)
+                sys.stdin.read()
+                """
+            let child = try Child("python3", "-c", script)
+            try #require(try child.line() == "ready")
+            let found = try SocketDump.sockets(connections: false)
+            #expect(Set(found.map(\.local.port)) == Set(10000..<10900))
+            let owners = SocketOwners(of: Set(found.map(\.inode)))
+            #expect(owners.processes.count == 900 && owners.processes.values.allSatisfy { $0 == [child.pid] })
+        }
+    }
+
+    @Test func executableThatWasReplaced() throws {
+        let directory = try TemporaryDirectory()
+        let path = "\(directory.path)/name\u{1b}\n (deleted)"
+        // By a process of its own: one that another test forks just then would have the file open for writing (ETXTBSY).
+        try #require(Child("install", "-m", "755", "/bin/sleep", path).wait() == 0)
+        let child = try Child(path, "60")
+        defer { child.kill() }
+        #expect(ProcessFacts(child.pid).executable?.path.string == path)
+        #expect(ProcessFacts(child.pid).executable?.isDeleted == false)
+        try FileManager.default.removeItem(atPath: path)
+        #expect(ProcessFacts(child.pid).executable?.path.string == path)
+        #expect(ProcessFacts(child.pid).executable?.isDeleted == true)
+    }
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import TestSupport
+import Testing
+
+/// `make install` into a directory of its own, and what is there then. Needs no root.
+@Suite struct InstallTests {
+    /// Runs a command to its end.
+    @discardableResult
+    private func run(_ command: [String]) throws -> String {
+        let program = try Program(command, errorOutput: true)
+        program.closeInput()
+        let code = try program.wait(within: .seconds(60))
+        guard code == 0 else {
+            throw HarnessError("\(command): exit code \(code): \(program.outputText)\(program.errorText)")
+        }
+        return program.outputText + program.errorText
+    }
+
+    private func install(_ variables: [String], _ directory: String) throws {
+        // A stand-in: what is in the name service module does not matter here.
+        let module = "\(directory).module/libnss_vip.so.2"
+        defer { try? FileManager.default.removeItem(atPath: "\(directory).module") }
+        try run(["install", "-D", "-m", "755", "/dev/null", module])
+        try run(
+            ["make", "-C", SourceTree.url("").path, "--no-print-directory", "install", "NO_DEPS=1"]
+                + ["CONTROLLER=\(Build.controller.path)", "MODULE=\(module)"] + variables)
+    }
+
+    private func inDirectory(_ body: (String) throws -> Void) throws {
+        let directory = "/tmp/vip-install-\(getpid())-\(UUID().uuidString)"
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        try body(directory)
+    }
+
+    @Test(arguments: [("/usr", "vendor-completions"), ("/usr/local", "site-functions")])
+    func everythingIsWhereDebianWantsIt(prefix: String, zsh: String) throws {
+        try inDirectory { directory in
+            try install(["DESTDIR=\(directory)", "PREFIX=\(prefix)", "LIBDIR=\(prefix)/lib/cpu"], directory)
+            let files = try run(["find", directory, "-type", "f", "-printf", "%m %P\n"]).split(separator: "\n")
+            let below = prefix.dropFirst()
+            let expected = [
+                "644 etc/vip-bpf/policy.yaml", "644 \(below)/lib/cpu/libnss_vip.so.2",
+                "644 \(below)/lib/systemd/system/vip-bpf-metrics.socket",
+                "644 \(below)/lib/systemd/system/vip-bpf-metrics@.service",
+                "644 \(below)/lib/systemd/system/vip-bpf-page.service",
+                "644 \(below)/lib/systemd/system/vip-bpf-page.timer",
+                "644 \(below)/lib/systemd/system/vip-bpf.service",
+                "644 \(below)/lib/systemd/system/vip-bpfd.service", "755 \(below)/sbin/vip-bpfctl",
+                "644 \(below)/share/bash-completion/completions/vip-bpfctl",
+                "644 \(below)/share/doc/vip-bpf/examples/pam-snippet",
+                "644 \(below)/share/fish/vendor_completions.d/vip-bpfctl.fish",
+                "644 \(below)/share/pam-configs/vip-bpf",
+                "644 \(below)/share/vip-bpf/vip-bpf.json", "644 \(below)/share/vip-bpf/vip-bpf.rules.yaml",
+                "644 \(below)/share/zsh/\(zsh)/_vip-bpfctl",
+            ]
+            #expect(files.map(String.init).sorted() == expected.sorted())
+            // Users look for programs there alone.
+            #expect(
+                try FileManager.default.destinationOfSymbolicLink(atPath: "\(directory)\(prefix)/bin/vip-bpfctl")
+                    == "../sbin/vip-bpfctl")
+            // DESTDIR is where the files are now, not where they will be.
+            let text = try run([
+                "grep", "-rIh", "vip-bpfctl \\|policy.yaml", "\(directory)\(prefix)/lib",
+                "\(directory)\(prefix)/share/pam-configs",
+            ])
+            #expect(!text.contains(directory) && !text.contains("@"))
+            #expect(text.contains("ExecStart=\(prefix)/sbin/vip-bpfctl daemon --policy /etc/vip-bpf/policy.yaml"))
+            #expect(
+                text.contains(
+                    "pam_exec.so seteuid quiet type=open_session \(prefix)/sbin/vip-bpfctl session open --pam"))
+
+            try run([
+                "\(directory)\(prefix)/sbin/vip-bpfctl", "policy", "check", "\(directory)/etc/vip-bpf/policy.yaml",
+            ])
+            // The commented parts are a policy, too.
+            let policy = try String(contentsOfFile: "\(directory)/etc/vip-bpf/policy.yaml", encoding: .utf8)
+            let all = policy.split(separator: "\n").filter { !$0.hasPrefix("# ") && $0 != "#" }
+                .map { $0.hasPrefix("#") ? $0.dropFirst() : $0 }
+            try all.joined(separator: "\n").write(toFile: "\(directory)/all.yaml", atomically: true, encoding: .utf8)
+            try run(["\(directory)\(prefix)/sbin/vip-bpfctl", "policy", "check", "\(directory)/all.yaml"])
+            #expect(all.contains { $0.hasPrefix("virtualLoopback:") })
+        }
+    }
+
+    @Test func anAdministratorsPolicyIsKept() throws {
+        try inDirectory { directory in
+            let file = "\(directory)/etc/vip-bpf/policy.yaml"
+            try run(["install", "-D", "-m", "600", "/dev/null", file])
+            try "isolation: true".write(toFile: file, atomically: false, encoding: .utf8)
+            try install(["DESTDIR=\(directory)"], directory)
+            #expect(try String(contentsOfFile: file, encoding: .utf8) == "isolation: true")
+        }
+    }
+
+    @Test func systemdTakesTheUnits() throws {
+        try inDirectory { directory in
+            // Where the units say that it is; a DESTDIR, so that this host's libraries are left alone.
+            try install(["DESTDIR=/", "PREFIX=\(directory)/usr", "SYSCONFDIR=\(directory)/etc"], directory)
+            let names = [
+                "vip-bpf.service", "vip-bpfd.service", "vip-bpf-page.timer", "vip-bpf-page.service",
+                "vip-bpf-metrics.socket", "vip-bpf-metrics@.service",
+            ]
+            let units = names.map { "\(directory)/usr/lib/systemd/system/\($0)" }
+            #expect(try run(["systemd-analyze", "--man=no", "verify"] + units).isEmpty)
+            // In tenths of what systemd calls exposure: 4.0 is where its "OK" ends.
+            for (unit, exposure) in [(1, 35), (3, 30), (5, 10)] {
+                try run([
+                    "systemd-analyze", "security", "--no-pager", "--offline=yes", "--threshold=\(exposure)",
+                    units[unit],
+                ])
+            }
+        }
+    }
+}

@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * libFuzzer over translate.h: any session, policy, program and address; what must hold for all of them,
+ * and the same in each of the three families. scripts/fuzz builds it with -fsanitize=fuzzer,undefined and
+ * runs it for a bounded time.
+ */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../../bpf/translate.h"
+
+#define REQUIRE(condition)                                                                     \
+	do {                                                                                   \
+		if (!(condition)) {                                                            \
+			fprintf(stderr, "line %d: does not hold: %s\n", __LINE__, #condition); \
+			abort();                                                               \
+		}                                                                              \
+	} while (0)
+
+/* An input that is shorter has zeros for the rest. */
+struct input {
+	__u8 address_is, other_is; /* enum special */
+	__u8 owner, excluded, found, answered, is_v6only, reserved;
+	__u32 id, flags, listed;
+	__be32 vip4;
+	struct vip_address vip6, address, other;
+	__be32 prefix[3];
+};
+
+/* Half the time an address that matters. */
+enum special {
+	ANY,
+	OWN_ADDRESS,
+	OWN_LOOPBACK,
+	LOCALHOST,
+	WILDCARD,
+	NEXT_TO_ADDRESS,
+	NEXT_TO_LOOPBACK,
+	MAPPED_OWN_ADDRESS, /* of IPv6: a dual-stack socket's end, which is no IPv6 place of the session's */
+	SPECIALS = 16,
+};
+
+struct session {
+	enum vip_family family;
+	struct vip_own own;
+	enum vip_owner owner; /* of the address that is asked for, where it is no other place */
+};
+
+static struct vip_address special(const struct session *session, const struct input *in, __u8 which,
+				  struct vip_address any)
+{
+	struct vip_address near;
+
+	switch (which % SPECIALS) {
+	case OWN_ADDRESS:
+		return session->own.address;
+	case OWN_LOOPBACK:
+		return session->own.loopback;
+	case LOCALHOST:
+		return vip_localhost(session->family);
+	case WILDCARD:
+		return vip_wildcard(session->family);
+	case NEXT_TO_ADDRESS:
+	case NEXT_TO_LOOPBACK:
+		near = which % SPECIALS == NEXT_TO_ADDRESS ? session->own.address :
+							     session->own.loopback;
+		near.word[session->family == VIP_INET6 ? any.word[0] % 4 : 3] ^= any.word[1];
+		return near;
+	case MAPPED_OWN_ADDRESS:
+		return vip_mapped(in->vip4);
+	default:
+		return session->family == VIP_INET6 ? any : vip_mapped(any.word[3]);
+	}
+}
+
+static enum vip_place place_of(const struct session *session, struct vip_address address)
+{
+	return vip_place_of_owner(vip_place(session->family, &session->own, address),
+				  session->owner);
+}
+
+static int same(const struct session *session, struct vip_address a, struct vip_address b)
+{
+	int words = session->family == VIP_INET6 ? 4 : 1;
+
+	return !memcmp(&a.word[4 - words], &b.word[4 - words], words * sizeof(__be32));
+}
+
+static int is_own(const struct session *session, struct vip_address address)
+{
+	return same(session, address, session->own.loopback) ||
+	       ((session->own.has & VIP_HAS_ADDRESS) &&
+		same(session, address, session->own.address));
+}
+
+static int is_another_form(enum vip_answer answer)
+{
+	return answer == VIP_TO_MAPPED_LOOPBACK || answer == VIP_TO_MAPPED_ADDRESS;
+}
+
+/* As the hook does, which knows whether there is a VIP4 to look at. */
+static enum vip_answer carry_out(struct vip_plan plan, __u32 has, __u8 found, __u8 answered)
+{
+	__u32 hit = plan.probes & found;
+
+	if (hit & VIP_PROBE_LOCALHOST)
+		return VIP_AS_ASKED;
+	if (hit & (VIP_PROBE_LOOPBACK | VIP_PROBE_OWN_LOOPBACK))
+		return VIP_TO_LOOPBACK;
+	if (hit & VIP_PROBE_ANSWERED)
+		return answered & 1 ? VIP_TO_LOOPBACK : VIP_TO_LOCALHOST;
+	if (hit & VIP_PROBE_OWN_ADDRESS)
+		return VIP_TO_ADDRESS;
+	if (hit & VIP_PROBE_MAPPED)
+		return (has & VIP_HAS_IPV4) && (answered & 2) ? VIP_TO_MAPPED_ADDRESS :
+								VIP_TO_MAPPED_LOOPBACK;
+	return plan.otherwise;
+}
+
+static void check_numbers(const struct session *session, const struct input *in)
+{
+	enum vip_family family = session->family;
+	const struct vip_own *own = &session->own;
+
+	if (own->has & VIP_HAS_LOOPBACK) {
+		REQUIRE(vip_id_of_loopback(family, own->loopback) == in->id);
+		REQUIRE(!vip_is_wildcard(family, own->loopback));
+		REQUIRE(!vip_is_localhost(family, own->loopback));
+		REQUIRE(!vip_is_multicast(family, own->loopback));
+		REQUIRE(family == VIP_INET6 ? vip_is_unique_local(own->loopback) :
+					      vip_is_127(own->loopback.word[3]));
+	} else {
+		REQUIRE(vip_is_localhost(family, own->loopback));
+	}
+	REQUIRE(vip_same(family, in->address, in->other) == same(session, in->address, in->other));
+	REQUIRE(vip_is_mapped(vip_mapped(in->vip4)));
+	REQUIRE(vip_is_mapped(vip_wildcard(family)) == (family != VIP_INET6));
+}
+
+static void check_place(const struct session *session, const struct input *in, enum vip_place place)
+{
+	enum vip_family family = session->family;
+	const struct vip_own *own = &session->own;
+	int is_others = place == VIP_OTHER_LOOPBACK || place == VIP_OTHER_ADDRESS;
+
+	REQUIRE(place < VIP_SOME_LOOPBACK && place != VIP_DUAL_WILDCARD);
+	REQUIRE((place == VIP_WILDCARD) == vip_is_wildcard(family, in->address));
+	REQUIRE((place == VIP_LOCALHOST) == same(session, in->address, vip_localhost(family)));
+	REQUIRE(place != VIP_OWN_ADDRESS ||
+		((own->has & VIP_HAS_ADDRESS) && same(session, in->address, own->address)));
+	REQUIRE(place != VIP_OWN_LOOPBACK ||
+		((own->has & VIP_HAS_LOOPBACK) && same(session, in->address, own->loopback)));
+	REQUIRE(!is_others ||
+		(session->owner == VIP_OWNER_SESSION && !is_own(session, in->address)));
+	REQUIRE(place != VIP_HOST_ADDRESS || session->owner == VIP_OWNER_HOST);
+	if (place == VIP_OTHER_LOOPBACK || place == VIP_LOOPBACK_REST)
+		REQUIRE(family == VIP_INET6 ? (own->has & VIP_HAS_LOOPBACK) != 0 :
+					      vip_is_127(in->address.word[3]));
+}
+
+static void check_bind(const struct session *session, const struct input *in, enum vip_place asked,
+		       __u32 features)
+{
+	const struct vip_own *own = &session->own;
+	struct vip_address granted;
+	enum vip_answer answer = vip_bind(asked, features, in->flags, own->has, in->excluded);
+	int is_wildcard = asked == VIP_WILDCARD || asked == VIP_DUAL_WILDCARD;
+
+	REQUIRE(answer != VIP_REFUSE_PEER && answer != VIP_TO_LOCALHOST);
+	REQUIRE(answer != VIP_UNAVAILABLE || (features & VIP_V));
+	REQUIRE(answer != VIP_TO_ADDRESS || (own->has & VIP_HAS_ADDRESS));
+	REQUIRE(!is_another_form(answer) || asked == VIP_DUAL_WILDCARD);
+	REQUIRE(answer != VIP_TO_MAPPED_ADDRESS || (own->has & VIP_HAS_IPV4));
+	REQUIRE(answer != VIP_TO_MAPPED_LOOPBACK || (features & VIP_P));
+	if (answer == VIP_TO_LOOPBACK && asked != VIP_LOCALHOST)
+		REQUIRE(own->has & VIP_HAS_LOOPBACK);
+	if (answer == VIP_REFUSE_BIND || answer == VIP_UNAVAILABLE)
+		return;
+	/* A V-program holds neither the wildcard nor a host address after bind. */
+	if ((features & VIP_V) && (is_wildcard || asked == VIP_HOST_ADDRESS))
+		REQUIRE(answer != VIP_AS_ASKED);
+	if (!(features & (VIP_V | VIP_L)))
+		REQUIRE(answer == VIP_AS_ASKED);
+	if (in->flags & VIP_POLICY_ISOLATION)
+		REQUIRE(asked != VIP_OTHER_LOOPBACK && asked != VIP_OTHER_ADDRESS);
+	if (is_another_form(answer))
+		return;
+	granted = vip_address_of(session->family, answer, in->address, own);
+	REQUIRE(same(session, granted, in->address) || is_own(session, granted));
+	if (features & VIP_V)
+		REQUIRE(!vip_is_wildcard(session->family, granted) &&
+			(asked != VIP_HOST_ADDRESS || is_own(session, granted)));
+	/* Binding what one got gives the same again: nothing is translated twice. */
+	asked = place_of(session, granted);
+	answer = vip_bind(asked, features, in->flags, own->has, in->excluded);
+	REQUIRE(answer == VIP_AS_ASKED ||
+		same(session, vip_address_of(session->family, answer, granted, own), granted) ||
+		same(session, granted, in->address));
+}
+
+/* Both ends of a connection that asked for localhost are localhost by name. */
+static void check_local_names(const struct session *session, enum vip_place asked,
+			      enum vip_answer to, __u32 features)
+{
+	struct vip_address none = vip_wildcard(session->family), peer, source;
+	enum vip_family family = session->family;
+	const struct vip_own *own = &session->own;
+
+	peer = vip_address_of(family, to, none, own);
+	source = vip_address_of(family, vip_source(asked, to, features), none, own);
+	REQUIRE(vip_is_localhost(family, vip_name(family, own, peer, source)));
+	REQUIRE(vip_is_localhost(family, vip_name(family, own, source, peer)));
+	if (family == VIP_MAPPED) /* which the hook may have to make ::1 of */
+		REQUIRE(!vip_name_is_plain(family, peer, source) &&
+			!vip_name_is_plain(family, source, peer));
+}
+
+static void check_connect(const struct session *session, const struct session *mapped,
+			  const struct input *in, enum vip_place asked, __u32 features)
+{
+	int is_local = asked == VIP_WILDCARD || asked == VIP_LOCALHOST;
+	int is_on_host = is_local || asked == VIP_OWN_LOOPBACK || asked == VIP_OTHER_LOOPBACK ||
+			 asked == VIP_LOOPBACK_REST;
+	__u32 has = session->own.has;
+	struct vip_plan plan;
+	enum vip_answer answer, from;
+
+	/* As the hook does: where it matters, and the socket is not V6ONLY. */
+	if (session->family == VIP_INET6 && is_local && !in->is_v6only)
+		has |= VIP_HAS_MAPPED;
+	plan = vip_connect(asked, features, in->flags, has, in->excluded);
+	REQUIRE(!(plan.probes & VIP_PROBE_MAPPED) || (has & VIP_HAS_MAPPED));
+	REQUIRE(!(plan.probes & VIP_PROBE_OWN_ADDRESS) || (has & VIP_HAS_ADDRESS));
+	REQUIRE(!plan.probes || is_local || asked == VIP_HOST_ADDRESS);
+	REQUIRE(!plan.probes || !is_local || !in->excluded);
+	answer = carry_out(plan, has, in->found, in->answered);
+
+	/* No answer to connect names an address that the session does not have. */
+	REQUIRE(answer != VIP_REFUSE_BIND);
+	REQUIRE(answer != VIP_TO_ADDRESS || (has & VIP_HAS_ADDRESS));
+	REQUIRE(answer != VIP_UNAVAILABLE || ((features & VIP_V) && !(has & VIP_HAS_ADDRESS)));
+	REQUIRE((answer == VIP_REFUSE_PEER) ==
+		(asked == VIP_OTHER_LOOPBACK && (in->flags & VIP_POLICY_ISOLATION)));
+	if (!is_local && asked != VIP_HOST_ADDRESS)
+		REQUIRE(answer == VIP_AS_ASKED || answer == VIP_REFUSE_PEER ||
+			answer == VIP_UNAVAILABLE);
+	REQUIRE(!is_local || answer != VIP_UNAVAILABLE);
+
+	/* Never the host's address: a V-program leaves from its own, or not at all. */
+	if (!is_on_host && (features & VIP_V) && !(has & VIP_HAS_ADDRESS))
+		REQUIRE(answer == VIP_UNAVAILABLE);
+	if (answer == VIP_REFUSE_PEER || answer == VIP_UNAVAILABLE)
+		return;
+	if (is_another_form(answer)) {
+		check_local_names(mapped, VIP_LOCALHOST,
+				  answer == VIP_TO_MAPPED_LOOPBACK ? VIP_TO_LOOPBACK :
+								     VIP_TO_ADDRESS,
+				  features);
+		return;
+	}
+	from = vip_source(asked, answer, features);
+	REQUIRE(!is_another_form(from) && from < VIP_REFUSE_BIND);
+	REQUIRE(from != VIP_TO_ADDRESS || (has & VIP_HAS_ADDRESS));
+	if (!is_on_host)
+		REQUIRE((from == VIP_TO_ADDRESS) == ((features & VIP_V) != 0));
+	else
+		REQUIRE(from != VIP_TO_ADDRESS);
+	if (is_local && (answer == VIP_TO_LOOPBACK || answer == VIP_TO_ADDRESS))
+		check_local_names(session, asked, answer, features);
+}
+
+/* A name is itself or localhost; localhost for nobody else's; and plain ones are left alone. */
+static void check_names(const struct session *session, const struct input *in)
+{
+	enum vip_family family = session->family;
+	const struct vip_own *own = &session->own;
+	struct vip_address name = vip_name(family, own, in->address, in->other);
+	int is_kept = same(session, name, in->address);
+
+	REQUIRE(is_kept || vip_is_localhost(family, name));
+	REQUIRE(is_kept || is_own(session, in->address));
+	if (vip_name_is_plain(family, in->address, in->other))
+		REQUIRE(is_kept);
+	REQUIRE(same(session, vip_name(family, own, name, in->other), name));
+	REQUIRE(vip_is_localhost(family, vip_name(family, own, own->loopback, in->other)));
+	/* The address by its own name, but to a local peer. */
+	if (is_kept && (own->has & VIP_HAS_ADDRESS) && same(session, in->address, own->address))
+		REQUIRE(!same(session, in->other, own->loopback) &&
+			!vip_is_localhost(family, in->other));
+}
+
+static void check(const struct session *session, const struct session *mapped, struct input in)
+{
+	__u32 features;
+	enum vip_place place;
+
+	in.address = special(session, &in, in.address_is, in.address);
+	in.other = special(session, &in, in.other_is, in.other);
+	check_numbers(session, &in);
+	place = place_of(session, in.address);
+	check_place(session, &in, place);
+
+	features = vip_features(in.flags, in.listed, vip_has_address(place, session->own.has));
+	REQUIRE(!(features & VIP_P) || (features & (VIP_V | VIP_L)) == (VIP_V | VIP_L));
+	if ((features & VIP_V) && !(session->own.has & (VIP_HAS_ADDRESS | VIP_HAS_IPV4)))
+		REQUIRE(!(in.flags & VIP_POLICY_USE_HOST_ADDRESS));
+
+	check_connect(session, mapped, &in, place, features);
+	if (session->family == VIP_INET6 && place == VIP_WILDCARD && !in.is_v6only)
+		place = VIP_DUAL_WILDCARD;
+	check_bind(session, &in, place, features);
+	check_names(session, &in);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct session session4 = { .family = VIP_INET4 }, mapped,
+		       session6 = { .family = VIP_INET6 };
+	struct input in = {};
+
+	memcpy(&in, data, size < sizeof(in) ? size : sizeof(in));
+	in.id = 1 + in.id % VIP_ID_LAST; /* 0 would be 127.0.0.1 itself, and is nobody's */
+	in.excluded &= 1;
+	in.is_v6only &= 1;
+	/* fc00::/7, or none. */
+	if (in.prefix[0])
+		in.prefix[0] = vip_swap32((vip_swap32(in.prefix[0]) >> 7) | 0xfc000000u);
+	else
+		memset(in.prefix, 0, sizeof(in.prefix));
+	/* Refused at session open: loopbacks, and an IPv6 address that is mapped or of the prefix. */
+	if (vip_is_127(in.vip4))
+		in.vip4 = 0;
+	if (vip_is_mapped(in.vip6) || vip_is_localhost(VIP_INET6, in.vip6) ||
+	    !memcmp(&in.vip6, in.prefix, sizeof(in.prefix)))
+		in.vip6 = vip_wildcard(VIP_INET6);
+
+	/* vip_own_of(), which needs the maps. */
+	session4.owner = session6.owner = in.owner % 4;
+	session4.own.address = vip_mapped(in.vip4);
+	session4.own.loopback = vip_mapped(vip_loopback4(in.id));
+	session4.own.has = VIP_HAS_LOOPBACK | (in.vip4 ? VIP_HAS_ADDRESS : 0);
+	mapped = session4;
+	mapped.family = VIP_MAPPED;
+	session6.own.address = in.vip6;
+	session6.own.loopback = vip_loopback6(in.prefix, in.id);
+	session6.own.has = (in.prefix[0] ? VIP_HAS_LOOPBACK : 0) |
+			   (vip_is_wildcard(VIP_INET6, in.vip6) ? 0 : VIP_HAS_ADDRESS) |
+			   (in.vip4 ? VIP_HAS_IPV4 : 0);
+
+	check(&session4, &mapped, in);
+	check(&mapped, &mapped, in);
+	check(&session6, &mapped, in);
+	return 0;
+}

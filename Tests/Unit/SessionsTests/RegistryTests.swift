@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import Glibc
+import Host
+import Network
+import SystemPackage
+import TestSupport
+import Testing
+
+@testable import Sessions
+
+@Suite struct RegistryTests {
+    let directory: TemporaryDirectory
+    let file: FilePath
+
+    init() throws {
+        directory = try TemporaryDirectory()
+        file = directory.path.appending("registry.sqlite")
+    }
+
+    static let boot = "0b0e8a1c-2f6b-4c47-9f3e-5a1d8c7e6f10"
+
+    /// Session `id` on a cgroup of its own with one IPv4 address.
+    static func record(_ id: UInt32, cgroupID: UInt64? = nil, address: String? = nil, boot: String = boot)
+        -> SessionRecord
+    {
+        let ip = address.flatMap { IPAddress($0) } ?? IPAddress(v4: 0x0a00_0000 + id)
+        return SessionRecord(
+            id: id, cgroupPath: FilePath("/sys/fs/cgroup/s\(id)"), cgroupID: cgroupID ?? UInt64(8000 + id),
+            cgroupLevel: 1,
+            bootID: boot, addresses: [.init(ip, interface: "eth0", placed: true, fromPool: true)])
+    }
+
+    static let full = SessionRecord(
+        id: SessionIDs.last, cgroupPath: "/sys/fs/cgroup/user.slice/a b'\"\u{fc}", cgroupID: .max, cgroupLevel: 7,
+        user: "ann",
+        policy: "callcentre", bootID: boot, openedAt: Date(timeIntervalSince1970: 1_700_000_000.75), state: .opening,
+        createdCgroup: true, keeper: .run, keeperProcess: ProcessIdentity(pid: 4711, startTime: .max),
+        addresses: [
+            .init(IPAddress("10.20.0.17")!, interface: "eth0", placed: true, fromPool: false),
+            .init(IPAddress("2001:db8::17")!, interface: "lo", placed: false, fromPool: true),
+        ])
+
+    // MARK: Sessions
+
+    @Test func roundTrip() throws {
+        let plain = Self.record(7)
+        do {
+            let registry = try Registry(file, access: .readWrite)
+            try registry.open(Self.full)
+            try registry.open(plain)
+        }
+        for access in [Registry.Access.readWrite, .readOnly] {
+            let registry = try Registry(file, access: access)
+            #expect(try registry.sessions() == [plain, Self.full])
+            #expect(try registry.session(id: SessionIDs.last) == Self.full)
+            #expect(try registry.session(id: 8) == nil)
+            #expect(try registry.session(cgroupID: .max, bootID: Self.boot) == Self.full)
+            #expect(try registry.session(cgroupID: .max, bootID: "another") == nil)
+            #expect(try registry.session(address: IPAddress("2001:db8::17")!) == Self.full)
+            #expect(try registry.usedIDs() == [7, SessionIDs.last])
+            #expect(
+                try registry.usedAddresses() == [
+                    IPAddress("10.20.0.17")!: SessionIDs.last, IPAddress("2001:db8::17")!: SessionIDs.last,
+                    IPAddress("10.0.0.7")!: 7,
+                ])
+            var claims = try registry.cgroupClaims(bootID: Self.boot)
+            #expect(throws: Failure.self) { try claims.claim(plain.cgroupPath, session: 9) }
+        }
+    }
+
+    @Test func pathThatIsNoText() throws {
+        let path = FilePath(platformString: [0x2f, 0x61, -1, 0x62, 0])
+        let registry = try Registry(file, access: .readWrite)
+        try registry.open(SessionRecord(id: 7, cgroupPath: path, cgroupID: 1, cgroupLevel: 1, bootID: Self.boot))
+        #expect(try registry.session(id: 7)?.cgroupPath == path)
+    }
+
+    @Test func times() throws {
+        try Registry(file, access: .readWrite).open(Self.full)
+        let text = try Child("sqlite3", file.string, "SELECT opened_at FROM sessions").line()
+        #expect(text == "2023-11-14T22:13:20Z")
+    }
+
+    /// What another command sees after a crash at each point.
+    @Test func aCrashIsSeen() throws {
+        func seen() throws -> [SessionRecord.State] { try Registry(file, access: .readOnly).sessions().map(\.state) }
+        let registry = try Registry(file, access: .readWrite)
+        try registry.open(Self.record(7))
+        #expect(try seen() == [.opening])
+        try registry.markOpen([7])
+        #expect(try seen() == [.open])
+        try registry.beginClose([7])
+        #expect(try seen() == [.closing])
+        #expect(try registry.usedAddresses().count == 1, "an address is free when the session has gone, not before")
+        try registry.remove([(7, .closed)], at: .now(bootID: Self.boot))
+        #expect(try seen() == [])
+        #expect(try registry.usedAddresses() == [:])
+        try registry.remove([(7, .closed)], at: .now(bootID: Self.boot))
+    }
+
+    /// A writer that is killed in the middle of a transaction leaves nothing of it.
+    @Test func killedWriter() throws {
+        try Registry(file, access: .readWrite).open(Self.record(7))
+        let writer = try Child("sqlite3", file.string)
+        // A cache of one page, so that what is not committed is in the file already when it is killed.
+        try writer.send(
+            """
+            PRAGMA cache_size = 1; BEGIN; UPDATE sessions SET state = 'closing';
+            WITH RECURSIVE n(i) AS (SELECT 100 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+                INSERT INTO sessions SELECT i, x'2f', i, 1, NULL, NULL, 'b', '2023-11-14T22:13:20Z', 'open', 0, 'x', NULL, NULL
+                FROM n;
+            SELECT 'written';
+
+            """)
+        #expect(try writer.line() == "written")
+        writer.kill()
+        #expect(FileManager.default.fileExists(atPath: "\(file)-journal"), "there is something to undo")
+        let reader = try failure { _ = try Registry(file, access: .readOnly).sessions() }
+        #expect(reader.code == .notPermitted && reader.why.contains("an interrupted write to undo"))
+        #expect(try Registry(file, access: .readWrite).sessions().map(\.state) == [.opening])
+    }
+
+    @Test func placed() throws {
+        let registry = try Registry(file, access: .readWrite)
+        try registry.open(Self.record(7))
+        try registry.setPlaced([IPAddress("10.0.0.7")!: false, IPAddress("10.0.0.9")!: true])
+        #expect(try registry.session(id: 7)?.addresses.map(\.placed) == [false])
+    }
+
+    @Test(arguments: [
+        (record(7, cgroupID: 1, address: "10.9.9.9"), "the ID is taken, by cgroup /sys/fs/cgroup/s7"),
+        (record(8, cgroupID: 8007, address: "10.9.9.9"), "cgroup /sys/fs/cgroup/s8 is session 7 already"),
+        (record(8, address: "10.0.0.7"), "10.0.0.7 is session 7's"),
+        (record(7), "it is registered already"),
+    ])
+    func conflict(record: SessionRecord, why: String) throws {
+        let registry = try Registry(file, access: .readWrite)
+        try registry.open(Self.record(7))
+        let before = try registry.sessions()
+        // In a batch, the ones before it are not registered either.
+        let error = try failure { try registry.open([Self.record(20), record, Self.record(21)]) }
+        #expect(error.what == "register session \(record.id)")
+        #expect(error.why == why)
+        #expect(try registry.sessions() == before)
+    }
+
+    @Test func cgroupOfAnEarlierBoot() throws {
+        let registry = try Registry(file, access: .readWrite)
+        try registry.open(Self.record(7, boot: "before"))
+        try registry.open(Self.record(8, cgroupID: 8007))
+        #expect(try registry.session(cgroupID: 8007, bootID: Self.boot)?.id == 8)
+    }
+
+    /// Asking for one path reads less and answers the same.
+    @Test(
+        arguments: [
+            "/sys/fs/cgroup/a", "/sys/fs/cgroup/a/b", "/sys/fs/cgroup/a/b/c/d", "/sys/fs/cgroup", "/",
+            "/sys/fs/cgroup/a/bc",
+            "/sys/fs/cgroup/a-", "/sys/fs/cgroup/x", "/sys/fs/cgroup/old",
+        ] as [FilePath])
+    func claimsAroundAPath(path: FilePath) throws {
+        let registry = try Registry(file, access: .readWrite)
+        for (id, path, boot) in [
+            (2, "/sys/fs/cgroup/a/b", Self.boot), (3, "/sys/fs/cgroup/x/y", Self.boot),
+            (4, "/sys/fs/cgroup/old", "before"),
+        ] {
+            try registry.open(
+                SessionRecord(
+                    id: UInt32(id), cgroupPath: FilePath(path), cgroupID: UInt64(id), cgroupLevel: 1, bootID: boot))
+        }
+        func answer(_ claims: CgroupClaims) -> Failure? {
+            var claims = claims
+            do throws(Failure) { try claims.claim(path, session: 9) } catch { return error }
+            return nil
+        }
+        let whole = answer(try registry.cgroupClaims(bootID: Self.boot))
+        #expect(try answer(registry.cgroupClaims(bootID: Self.boot, around: path)) == whole)
+        let isFree = ["/sys/fs/cgroup/a/bc", "/sys/fs/cgroup/a-", "/sys/fs/cgroup/old"].contains(path)
+        #expect((whole == nil) == isFree)
+    }
+
+    @Test func unknownSession() throws {
+        let registry = try Registry(file, access: .readWrite)
+        try registry.open(Self.record(7))
+        #expect(try failure { try registry.markOpen([7, 8]) }.why == "there is no session 8")
+        #expect(try registry.session(id: 7)?.state == .opening)
+        #expect(throws: Failure.self) { try registry.beginClose([8]) }
+    }
+
+    @Test func batchOfTenThousand() throws {
+        let registry = try Registry(file, access: .readWrite)
+        let records = (10..<10_010).map { Self.record($0) }
+        let ids = records.map(\.id)
+        try registry.open(records)
+        try registry.markOpen(ids)
+        let found = try registry.sessions()
+        #expect(found.map(\.id) == ids && found.allSatisfy { $0.state == .open && $0.addresses.count == 1 })
+        try registry.remove(ids.map { ($0, .closed) }, at: .now(bootID: Self.boot))
+        #expect(try registry.sessions().isEmpty && registry.usedAddresses().isEmpty)
+    }
+
+    // MARK: Attachments and settings
+
+    @Test func settings() throws {
+        let registry = try Registry(file, access: .readWrite)
+        #expect(try registry.value(of: .policy) == nil)
+        try registry.set(.policy, to: "virtualIP: {}\n")
+        try registry.set(.policy, to: "virtualIP:\n  enabled: true\n")
+        #expect(try Registry(file, access: .readOnly).value(of: .policy) == "virtualIP:\n  enabled: true\n")
+        try registry.set(.policy, to: nil)
+        #expect(try registry.value(of: .policy) == nil)
+    }
+
+    // MARK: The file
+
+    @Test func madeForEverybodyToRead() throws {
+        let old = umask(0o077)
+        defer { umask(old) }
+        _ = try Registry(file, access: .readWrite)
+        var status = stat()
+        #expect(stat(file.string, &status) == 0 && status.st_mode & 0o7777 == 0o644)
+    }
+
+    @Test func noneYet() throws {
+        let registry = try Registry(file, access: .readOnly)
+        #expect(try registry.sessions() == [] && registry.attachments().isEmpty)
+        #expect(!FileManager.default.fileExists(atPath: file.string), "reading makes nothing")
+        #expect(throws: Failure.self) { try Registry(directory.path.appending("no/registry"), access: .readWrite) }
+    }
+
+    @Test(arguments: [
+        (
+            "a later version", "PRAGMA user_version = 99;",
+            "a later vip-bpfctl wrote it (version 99, this one knows \(Registry.version))"
+        ),
+        ("another program's", "PRAGMA application_id = 1;", "it is another program's database"),
+        ("nobody's", "PRAGMA application_id = 0; PRAGMA user_version = 0;", "it is another program's database"),
+    ])
+    func otherContents(_: String, sql: String, why: String) throws {
+        try Registry(file, access: .readWrite).open(Self.record(7))
+        try shell("sqlite3 '\(file)' '\(sql)'")
+        let bytes = try Data(contentsOf: URL(filePath: file.string))
+        for access in [Registry.Access.readOnly, .readWrite] {
+            let error = try failure { _ = try Registry(file, access: access) }
+            #expect(error.what == "open registry \(file)" && error.why == why && error.remedy != nil)
+        }
+        #expect(try Data(contentsOf: URL(filePath: file.string)) == bytes, "it is left as it was")
+    }
+
+    @Test func noDatabase() throws {
+        try Data("virtualIP: { enabled: true } # a file that is no database at all".utf8).write(
+            to: URL(filePath: file.string))
+        for access in [Registry.Access.readOnly, .readWrite] {
+            let error = try failure { _ = try Registry(file, access: access) }
+            #expect(error.why == "\(file) is not a database")
+        }
+    }
+
+    @Test func damaged() throws {
+        do {
+            let registry = try Registry(file, access: .readWrite)
+            try registry.open((10..<1000).map { Self.record($0) })
+        }
+        // The header stays: what opens it finds out as it reads.
+        try shell("dd if=/dev/urandom of='\(file)' bs=4096 seek=1 count=20 conv=notrunc status=none")
+        let error = try failure { _ = try Registry(file, access: .readWrite).sessions() }
+        #expect(error.why == "\(file) is damaged")
+        #expect(!error.description.contains("\n") && error.detail != nil)
+    }
+
+    /// A value that fits the column's type and not ours is no reason to crash.
+    @Test(arguments: [
+        "UPDATE sessions SET id = -7", "UPDATE sessions SET opened_at = 'yesterday'",
+        "UPDATE sessions SET cgroup_level = 1 << 40",
+        "UPDATE addresses SET address = '10.0.0.300'",
+    ])
+    func strangeValue(sql: String) throws {
+        try Registry(file, access: .readWrite).open(Self.record(7))
+        try shell("sqlite3 '\(file)' \"\(sql)\"")
+        #expect(try failure { _ = try Registry(file, access: .readOnly).sessions() }.why == "\(file) is damaged")
+    }
+
+    @Test func interruptedBeforeItsTables() throws {
+        try shell("sqlite3 '\(file)' 'PRAGMA application_id = \(Registry.applicationID)'")
+        #expect(throws: Failure.self) { try Registry(file, access: .readOnly) }
+        let registry = try Registry(file, access: .readWrite)
+        #expect(try registry.sessions().isEmpty)
+    }
+
+    @Test func readOnlyDoesNotWrite() throws {
+        try Registry(file, access: .readWrite).open(Self.record(7))
+        let registry = try Registry(file, access: .readOnly)
+        #expect(try failure { try registry.remove([(7, .closed)], at: .now(bootID: Self.boot)) }.code == .notPermitted)
+        #expect(try registry.sessions().count == 1)
+    }
+
+    /// Readers go on while another process is in the middle of a write.
+    @Test func readersBesideAWriter() throws {
+        let registry = try Registry(file, access: .readWrite)
+        try registry.open(Self.record(7))
+        let writer = try Child("sqlite3", file.string)
+        try writer.send("BEGIN IMMEDIATE; DELETE FROM sessions; SELECT 1;\n")
+        #expect(try writer.line() == "1")
+        #expect(try Registry(file, access: .readOnly).sessions().count == 1)
+        writer.closeInput()
+        writer.wait()
+    }
+}
+
+@Suite(.serialized, .requiresRoot) struct RegistryAsRootTests {
+    /// An ordinary user reads, and is told why they cannot write; through a process, as this one stays root.
+    @Test func ordinaryUser() throws {
+        let directory = try TemporaryDirectory()
+        let file = directory.path.appending("registry.sqlite")
+        try Registry(file, access: .readWrite).open(RegistryTests.record(7))
+        let reader = try Child(
+            "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sqlite3", "-readonly", file.string,
+            "SELECT id FROM sessions")
+        #expect(try reader.line() == "7")
+        let writer = try Child(
+            "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-c",
+            "sqlite3 '\(file)' 'DELETE FROM sessions' 2>&1")
+        #expect(try writer.line().contains("readonly"))
+    }
+
+    @Test func fullDisk() throws {
+        let directory = try TemporaryDirectory()
+        try shell("mount -t tmpfs -o size=256k,mode=755 vip-sessions-test '\(directory.path)'")
+        defer { try? shell("umount '\(directory.path)'") }
+        let file = directory.path.appending("registry.sqlite")
+        do {
+            let registry = try Registry(file, access: .readWrite)
+            try registry.open(RegistryTests.record(7))
+            let error = try failure { try registry.open((10..<10_000).map { RegistryTests.record($0) }) }
+            #expect(error.why == "no space is left for \(file)")
+            #expect(try registry.sessions() == [RegistryTests.record(7)].map { try registry.session(id: $0.id) ?? $0 })
+            #expect(try registry.history().map(\.id) == [7])
+        }
+        try shell("mount -o remount,ro '\(directory.path)'")
+        #expect(try failure { _ = try Registry(file, access: .readWrite) }.why.contains("read-only"))
+        #expect(try Registry(file, access: .readOnly).sessions().count == 1)
+    }
+
+    @Test func attachments() throws {
+        let directory = try TemporaryDirectory()
+        let registry = try Registry(directory.path.appending("registry.sqlite"), access: .readWrite)
+        let cgroup = try Cgroup(path: MountTable.current().cgroup2Mount().mountPoint)
+        try registry.addAttachment(cgroup)
+        try registry.addAttachment(cgroup)
+        #expect(try registry.attachments().map(\.path) == [cgroup.path])
+        #expect(try registry.attachments().map(\.cgroupID) == [1])
+        try registry.removeAttachment(cgroup.path)
+        try registry.removeAttachment(cgroup.path)
+        #expect(try registry.attachments().isEmpty)
+    }
+}
+
+@Suite struct ProcessIdentityTests {
+    @Test func ownAndGone() throws {
+        let own = try #require(ProcessIdentity(pid: getpid()))
+        #expect(own.isAlive)
+        #expect(!ProcessIdentity(pid: own.pid, startTime: own.startTime + 1).isAlive)
+        let child = try Child("sh", "-c", "read x")
+        let identity = try #require(ProcessIdentity(pid: child.pid))
+        #expect(identity.isAlive)
+        child.kill()
+        #expect(!identity.isAlive)
+    }
+
+    @Test func boot() throws {
+        #expect(UUID(uuidString: try BootID.current()) != nil)
+    }
+}
