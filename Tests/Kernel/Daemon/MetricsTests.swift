@@ -104,7 +104,7 @@ struct MetricsTests {
     /// The page's service has this capability alone, and no more rights to files than any user has to root's.
     @Test func aPageNeedsNoMoreThanItsUnitHas() throws {
         try attached { sandbox in
-            let unit = try String(contentsOf: Build.source("packaging/vip-bpf-page.service.in"), encoding: .utf8)
+            let unit = try String(contentsOf: SourceTree.url("packaging/vip-bpf-page.service.in"), encoding: .utf8)
             #expect(unit.contains("\nCapabilityBoundingSet=CAP_BPF\n"))
             let host = try DaemonHost(sandbox)
             try host.start()
@@ -267,7 +267,7 @@ struct MetricsTests {
 
     /// Each alert fires when it should and is silent when it should be: promtool runs the cases beside the rules.
     @Test func alertsFire() throws {
-        let directory = Build.source("packaging/prometheus").path
+        let directory = SourceTree.url("packaging/prometheus").path
         let program = try Program(
             ["promtool", "test", "rules", "\(directory)/vip-bpf.rules.test.yaml"], name: "promtool", errorOutput: true)
         program.closeInput()
