@@ -182,9 +182,10 @@ install: ## put everything below DESTDIR: PREFIX/sbin, the module, units, PAM, c
 		sed -e 's|@SBINDIR@|$(PREFIX)/sbin|g' -e 's|@SYSCONFDIR@|$(SYSCONFDIR)|g' "$$1" >"$$2"; \
 		chmod 644 "$$2"; \
 	}; \
-	for unit in vip-bpf vip-bpfd; do \
+	for unit in vip-bpf vip-bpfd vip-bpf-page vip-bpf-metrics@; do \
 		filled packaging/$$unit.service.in $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service; \
 	done; \
+	install -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/vip-bpf-metrics.socket packaging/vip-bpf-page.timer; \
 	filled packaging/pam-config.in $(DESTDIR)$(PREFIX)/share/pam-configs/vip-bpf; \
 	filled packaging/pam-snippet.in $(DESTDIR)$(PREFIX)/share/doc/vip-bpf/examples/pam-snippet
 	$(Q)[ -e $(DESTDIR)$(SYSCONFDIR)/vip-bpf/policy.yaml ] || \

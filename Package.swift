@@ -38,7 +38,7 @@ let package = Package(
         .target(
             name: "Host",
             dependencies: [
-                "CHost",
+                "CHost", "CSystemd",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features

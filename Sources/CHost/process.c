@@ -9,7 +9,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -123,13 +122,6 @@ int vip_read_signal(int fd, int *from_kernel)
 		return 0;
 	*from_kernel = info.ssi_code == SI_KERNEL;
 	return (int)info.ssi_signo;
-}
-
-int vip_accept(int listener)
-{
-	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-
-	return fd < 0 ? -errno : fd;
 }
 
 int vip_pidfd(pid_t pid)

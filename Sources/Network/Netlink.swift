@@ -98,6 +98,18 @@ public final class Netlink: AddressPlacement {
         return interfaces
     }
 
+    /// An interface's link-layer address, 6 bytes of Ethernet's; none where the link has no such: rtnl_link_get_addr().
+    ///
+    /// - Throws: ``Failure`` where there is no such interface.
+    public func hardwareAddress(of interface: String) throws(Failure) -> [UInt8] {
+        var link: OpaquePointer?
+        let error = rtnl_link_get_kernel(socket, 0, interface, &link)
+        guard error == 0, let link else { throw Self.failure("look up interface \(interface)", error) }
+        defer { rtnl_link_put(link) }
+        guard let address = rtnl_link_get_addr(link), let bytes = nl_addr_get_binary_addr(address) else { return [] }
+        return Array(UnsafeRawBufferPointer(start: bytes, count: Int(nl_addr_get_len(address))))
+    }
+
     public func defaultRouteInterface(_ family: IPAddress.Family) throws(Failure) -> String? {
         let what = "find the \(family.rawValue) default route"
         // The kernel looks at the table asked for only where it is told to check requests strictly (4.20); the local table

@@ -25,6 +25,12 @@ public struct StateDirectory: Sendable, Hashable {
     /// The lock file of ``lockForDaemon()``.
     public var daemonLockFile: FilePath { path.appending("daemon.lock") }
 
+    /// For what outlives the daemon, but not a boot: /run/vip-bpf, or for another state directory than the default one, a
+    /// directory in there.
+    public var runtime: FilePath {
+        path == "/var/lib/vip-bpf" ? "/run/vip-bpf" : path.appending("run")
+    }
+
     /// Makes the directory, mode 0755, and those above it; one that is there is fine.
     ///
     /// - Throws: ``Failure`` where it cannot be made, and where somebody else could put files into it.
@@ -48,8 +54,8 @@ public struct StateDirectory: Sendable, Hashable {
         // Not at once: ``hasDaemon`` has it for a moment.
         return try FileLock(daemonLockFile, timeout: .milliseconds(200)) { holder in
             Failure(
-                .failed, "start the daemon of \(path)", "\(holder) is it already",
-                try: "let it be, or end it first: systemctl stop vip-bpfd")
+                .failed, "start the daemon of \(path)", "\(holder) is already running",
+                try: "stop it first: systemctl stop vip-bpfd")
         }
     }
 

@@ -36,9 +36,6 @@ int vip_signal_fd(const int *signals, int count);
  */
 int vip_read_signal(int fd, int *from_kernel);
 
-/* accept4(2), close-on-exec from the start: other threads start processes. Nonblocking; -errno on failure. */
-int vip_accept(int listener);
-
 /* pidfd_open(2), Linux 5.3; -errno on failure. */
 int vip_pidfd(pid_t pid);
 

@@ -132,14 +132,14 @@ struct HostileTests {
             let silent = try #require(throws: Failure.self) { _ = try source.acquire(Self.ann) }
             #expect(
                 silent.description
-                    == "lease an address for ann on eth0: no DHCP server answered 2 times in 2 s; see that a server answers there, and try again"
+                    == "lease an address for ann on eth0: no DHCP server answered 2 times in 2 s; check that a DHCP server answers there, and try again"
             )
             #expect(LeaseClock.now - start < 4)
             // What the caller allows is less: then that counts.
             let short = try #require(throws: Failure.self) {
                 _ = try source.acquire(Self.ann, timeout: .milliseconds(500))
             }
-            #expect(short.why == "no DHCP server gave one within 0.5 s")
+            #expect(short.why == "no DHCP server granted one within 0.5 s")
             #expect(source.held.isEmpty)
             #expect(try link.clients().isEmpty)
             #expect(try link.tell(server, #"{"silent": false, "offer": "198.18.7.1"}"#).count >= 2)
@@ -216,7 +216,7 @@ struct HostileTests {
             let allowed = try AddressRange("10.1.0.0/16")
             let source = try link.source(Events(places: false)) { $0.check.networks = .within([allowed]) }
             let failure = try #require(throws: Failure.self) { _ = try source.acquire(Self.ann) }
-            #expect(failure.why.contains("none of the networks allowed"))
+            #expect(failure.why.contains("outside the allowed networks"))
             try link.tell(server, #"{"offer": "10.1.2.3"}"#)
             #expect(try source.acquire(Self.ann).address == address("10.1.2.3"))
         }

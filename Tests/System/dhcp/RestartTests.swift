@@ -140,7 +140,7 @@ struct RestartTests {
             let events = Events()
             let second = try link.source(events)
             #expect(second.held.map(\.address) == [lease.address])
-            #expect(try events.await { $0.troubled }.0 == "its udhcpc ended while nobody looked")
+            #expect(try events.await { $0.troubled }.0 == "its udhcpc ended while it was not supervised")
             #expect(try events.await { $0.renewed }.0.address == lease.address)
             #expect(try link.clients().count == 1)
             #expect(try link.tell(server, "{}").contains { $0.hasPrefix("DISCOVER 198.18.7.1 ") })
