@@ -318,3 +318,106 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
         }
     }
 }
+
+@Suite(.requiresRoot) struct ConflictWatchTests {
+    /// What a watch reports within a time.
+    private static func conflicts(_ watch: ConflictWatch, within milliseconds: CInt = 5000) -> [ConflictWatch.Conflict]
+    {
+        let end = ContinuousClock.now + .milliseconds(Int(milliseconds))
+        while ContinuousClock.now < end {
+            var file = pollfd(fd: watch.descriptor, events: Int16(POLLIN), revents: 0)
+            poll(&file, 1, 50)
+            let found = watch.drain()
+            if !found.isEmpty { return found }
+        }
+        return []
+    }
+
+    @Test func anotherHostTakesTheAddress() async throws {
+        try await inNetworkNamespace {
+            let host = try OtherHost()
+            let watch = try ConflictWatch(quietInterval: .seconds(1))
+            #expect(watch.watch([question("192.0.2.7"), question("192.0.2.8"), question("2001:db8::7")]).isEmpty)
+            #expect(watch.drain().isEmpty)
+            try host.tell("arp 1 02:00:00:00:00:99 192.0.2.7 192.0.2.7")
+            let found = Self.conflicts(watch)
+            #expect(found.map(\.question) == [question("192.0.2.7")])
+            #expect(found.map(\.hardwareAddress.description) == ["02:00:00:00:00:99"])
+            // Defended once.
+            try host.waitFor("arp 1 \(host.own) 192.0.2.7 192.0.2.7")
+
+            // The same conflict, as long as it lasts.
+            for _ in 0..<4 {
+                try host.tell("arp 2 02:00:00:00:00:98 192.0.2.7 192.0.2.200")
+                #expect(Self.conflicts(watch, within: 400).isEmpty)
+            }
+            #expect(try !host.seen().contains { $0.contains("192.0.2.7 192.0.2.7") })
+            // And a new one afterwards; another address is another one anyway.
+            try host.tell("arp 2 02:00:00:00:00:98 192.0.2.8 192.0.2.200")
+            #expect(Self.conflicts(watch).map(\.question) == [question("192.0.2.8")])
+            usleep(1_100_000)
+            try host.tell("arp 2 02:00:00:00:00:98 192.0.2.7 192.0.2.200")
+            #expect(Self.conflicts(watch).map(\.hardwareAddress.description) == ["02:00:00:00:00:98"])
+        }
+    }
+
+    /// Other hosts' probes and questions, what this host sends by another interface, addresses that are not watched (any more),
+    /// malformed packets.
+    @Test func whatIsNoConflict() async throws {
+        try await inNetworkNamespace {
+            let host = try OtherHost()
+            let watch = try ConflictWatch()
+            #expect(watch.watch([question("192.0.2.7"), question("192.0.2.8")]).isEmpty)
+            #expect(watch.watch([question("192.0.2.7"), question("192.0.2.7", on: "lo")]).isEmpty)
+            try shell("ip link add spare0 address 02:00:00:00:00:55 type veth peer name spare1")
+            for line in [
+                "arp 1 02:00:00:00:00:99 0.0.0.0 192.0.2.7", "arp 1 02:00:00:00:00:99 192.0.2.9 192.0.2.7",
+                "arp 1 \(host.own) 192.0.2.7 192.0.2.7", "arp 1 02:00:00:00:00:55 192.0.2.7 192.0.2.7",
+                "arp 1 02:00:00:00:00:99 192.0.2.8 192.0.2.8",
+                "frame ffffffffffff02000000009908060001080006040002020000000099c0000207000000000000c00002",
+            ] { try host.tell(line) }
+            #expect(Self.conflicts(watch, within: 500).isEmpty)
+            #expect(watch.watch([]).isEmpty)
+            try host.tell("arp 1 02:00:00:00:00:99 192.0.2.7 192.0.2.7")
+            #expect(Self.conflicts(watch, within: 300).isEmpty)
+        }
+    }
+
+    /// Set down and up, and made again: another interface of the same name.
+    @Test func theInterfaceGoesAndComes() async throws {
+        try await inNetworkNamespace {
+            let watch = try ConflictWatch(quietInterval: .zero)
+            for _ in 0..<2 {
+                let host = try OtherHost()
+                #expect(watch.watch([question("192.0.2.7")]).isEmpty)
+                for _ in 0..<2 {
+                    try host.tell("arp 1 02:00:00:00:00:99 192.0.2.7 192.0.2.7")
+                    #expect(Self.conflicts(watch).count == 1)
+                    try shell("ip link set eth0 down")
+                    #expect(Self.conflicts(watch, within: 100).isEmpty)
+                    try shell(
+                        "ip link set eth0 up; while ! ip link show eth0 | grep -q 'state UP'; do sleep 0.05; done")
+                }
+                try shell("ip link del eth0")
+                #expect(Self.conflicts(watch, within: 100).isEmpty)
+                // Quiet, not readable for ever.
+                var file = pollfd(fd: watch.descriptor, events: Int16(POLLIN), revents: 0)
+                #expect(poll(&file, 1, 0) == 0)
+                #expect(watch.watch([question("192.0.2.7")]).isEmpty)
+            }
+        }
+    }
+
+    @Test func withoutTheCapability() async throws {
+        try await inNetworkNamespace {
+            let host = try OtherHost()
+            let watch = try ConflictWatch()
+            try dropCapabilities()
+            #expect(
+                watch.watch([question("192.0.2.7")]).map(\.description) == [
+                    "watch eth0 for other hosts that use its addresses: permission denied; run as root or grant CAP_NET_RAW"
+                ])
+            _ = try host.seen()
+        }
+    }
+}
