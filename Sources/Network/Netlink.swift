@@ -93,7 +93,8 @@ public final class Netlink: AddressPlacement {
             let alone = UInt32(IFF_LOOPBACK | IFF_NOARP | IFF_POINTOPOINT)
             interfaces[rtnl_link_get_ifindex(link)] = Interface(
                 name: String(cString: name), isUp: flags & UInt32(IFF_UP) != 0,
-                hasNeighbours: flags & running == running && flags & alone == 0)
+                hasNeighbours: flags & running == running && flags & alone == 0,
+                hardwareAddress: Self.hardwareAddress(of: link))
         }
         return interfaces
     }
@@ -108,6 +109,15 @@ public final class Netlink: AddressPlacement {
         defer { rtnl_link_put(link) }
         guard let address = rtnl_link_get_addr(link), let bytes = nl_addr_get_binary_addr(address) else { return [] }
         return Array(UnsafeRawBufferPointer(start: bytes, count: Int(nl_addr_get_len(address))))
+    }
+
+    private static func hardwareAddress(of link: OpaquePointer) -> HardwareAddress? {
+        guard rtnl_link_get_arptype(link) == 1,  // ARPHRD_ETHER, net/if_arp.h
+            let address = rtnl_link_get_addr(link),
+            let bytes = nl_addr_get_binary_addr(address)
+        else { return nil }
+        return HardwareAddress(
+            bytes: UnsafeRawBufferPointer(start: bytes, count: Int(nl_addr_get_len(address))))
     }
 
     public func defaultRouteInterface(_ family: IPAddress.Family) throws(Failure) -> String? {

@@ -228,7 +228,8 @@ extension Change {
     public func hold(_ questions: [AddressProbe.Question], seconds: Int) throws(Failure) {
         guard let own = ProcessIdentity(pid: getpid()) else { return }
         // A process that is stuck holds them no longer than a minute for each wave of questions.
-        let until = Moment.uptime() + Int64(seconds + 60) * 1000 * Int64(questions.count / 64 + 1)
+        let until =
+            Moment.uptime() + Int64(seconds + 60) * 1000 * Int64(questions.count / AddressProbe.neighboursAtOnce + 1)
         try set(
             registry.held(bootID: bootID)
                 + questions.map {

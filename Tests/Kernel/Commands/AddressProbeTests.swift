@@ -71,21 +71,40 @@ struct AddressProbeTests {
 
     /// A neighbour that remembers the address as another's learns who has it now, without having asked.
     @Test func neighboursAreTold() throws {
-        try attached(policy("198.51.100.16-198.51.100.30")) { sandbox in
+        try attached(policy("198.51.100.16-198.51.100.30, '2001:db8:51::10-2001:db8:51::1f'")) { sandbox in
             let own = try linkAddress(sandbox, at: .inside)
-            try sandbox.sh("ip neigh replace 198.51.100.16 lladdr 02:00:00:00:00:99 nud stale dev eth0", at: .outside)
-            let result = try open(sandbox, "ann")
-            #expect(try result.decode(OpenSession.self).virtualIps == ["198.51.100.16"], "\(result)")
-            // The second announcement comes a second after the first.
             try sandbox.sh(
                 """
-                for try in $(seq 100); do
-                    ! ip neigh show 198.51.100.16 dev eth0 | grep -q '\(own)' || exit 0
-                    sleep 0.1
+                for address in 198.51.100.16 2001:db8:51::10; do
+                    ip neigh replace $address lladdr 02:00:00:00:00:99 nud stale dev eth0
                 done
-                ip neigh show dev eth0 >&2
-                exit 1
                 """, at: .outside)
+            let result = try open(sandbox, "ann")
+            #expect(
+                try result.decode(OpenSession.self).virtualIps == ["198.51.100.16", "2001:db8:51::10"], "\(result)")
+            try sandbox.sh(
+                """
+                for address in 198.51.100.16 2001:db8:51::10; do
+                    for try in $(seq 100); do
+                        ! ip neigh show $address dev eth0 | grep -q '\(own)' || continue 2
+                        sleep 0.1
+                    done
+                    ip neigh show dev eth0 >&2
+                    exit 1
+                done
+                """, at: .outside)
+        }
+    }
+
+    /// A unit that opens a session must not have a process of it in its cgroup.
+    @Test func noProcessIsLeftBehind() throws {
+        try attached(policy("198.51.100.16-198.51.100.30")) { sandbox in
+            let opening = try sandbox.start(
+                [
+                    Build.controller.path, "session", "open", "--cgroup", sandbox.cgroup("attached/ann"),
+                ], in: "unit", environment: sandbox.controlEnvironment, errorOutput: true)
+            #expect(try opening.wait() == 0, "\(opening.errorText)")
+            #expect(try KernelFile.read("\(sandbox.cgroup)/unit/cgroup.procs") == "")
         }
     }
 
@@ -94,6 +113,9 @@ struct AddressProbeTests {
     @Test func askingBlocksNobody() throws {
         try attached(policy("198.51.100.16-198.51.100.30", seconds: 5)) { sandbox in
             let environment = sandbox.controlEnvironment
+            let neighbour = try sandbox.start(
+                ["python3", SourceTree.url("Tests/Tools/neighbour/neighbour.py").path, "eth0"], in: "outside", at: .outside)
+            #expect(try neighbour.readLine() == "ready")
             let asking = try ["ann", "ben"].map { name in
                 try sandbox.start(
                     [
@@ -102,8 +124,12 @@ struct AddressProbeTests {
                     ],
                     in: "control", environment: environment, errorOutput: true)
             }
-            // Both are at it once two addresses are held.
-            try sandbox.waitForArping(of: ["198.51.100.16", "198.51.100.17"])
+            // Both are at it once the link is asked about two addresses.
+            var missing: Set = [" 0.0.0.0 198.51.100.16", " 0.0.0.0 198.51.100.17"]
+            while !missing.isEmpty {
+                let line = try neighbour.readLine()
+                missing = missing.filter { !line.hasSuffix($0) }
+            }
             let clock = ContinuousClock()
             let taken = try clock.measure {
                 try sandbox.mustCtl("program", "add", "redis-server", "--for", "virtual-ip")
@@ -158,18 +184,19 @@ struct AddressProbeTests {
         }
     }
 
-    /// Without busybox nobody is asked, and that is said.
-    @Test func nothingToAskWith() throws {
+    /// Without the capability nobody is asked, and that is reported.
+    @Test func notPermittedToAsk() throws {
         try attached(policy("198.51.100.16-198.51.100.30")) { sandbox in
-            let hidden = #"mount --bind /dev/null "$(readlink -f /usr/bin/busybox)" && exec "$@""#
             let program = try sandbox.start(
                 [
-                    "unshare", "--mount", "/bin/sh", "-c", hidden, "sh", Build.controller.path, "session", "open",
-                    "--cgroup", sandbox.cgroup("attached/ann"),
+                    "setpriv", "--bounding-set", "-net_raw", Build.controller.path, "session", "open", "--cgroup",
+                    sandbox.cgroup("attached/ann"),
                 ], in: "control", environment: sandbox.controlEnvironment, errorOutput: true)
             #expect(try program.wait() == 0, "\(program.errorText)")
-            let said = program.errorText
-            #expect(said.contains("install busybox, or set virtualIP.addresses.probeSeconds to 0"), "\(said)")
+            #expect(
+                program.errorText.contains(
+                    "ask on eth0 who has 198.51.100.16: permission denied; run as root or grant CAP_NET_RAW"),
+                "\(program.errorText)")
         }
     }
 }
@@ -185,21 +212,5 @@ extension Sandbox {
             done
             exit 1
             """)
-    }
-
-    /// Waits until arping asks about each of the addresses in this sandbox.
-    fileprivate func waitForArping(of addresses: [String]) throws {
-        let clock = ContinuousClock()
-        let end = clock.now + Program.patience
-        while clock.now < end {
-            let pids = try KernelFile.read("\(cgroup)/control/cgroup.procs").split(separator: "\n")
-            let commands = pids.compactMap { try? KernelFile.read("/proc/\($0)/cmdline") }
-            if addresses.allSatisfy({ address in commands.contains { $0.contains("arping") && $0.contains(address) } })
-            {
-                return
-            }
-            usleep(20_000)
-        }
-        throw HarnessError("nobody asks about \(addresses)")
     }
 }
