@@ -69,21 +69,21 @@ static void *look_up(enum vip_host_map map, const void *key, void *row)
 static void *bpf_map_lookup_elem(void *map, const void *key)
 {
 	if (map == &config)
-		return look_up(VIP_HOST_CONFIG, key, &host->config);
+		return look_up(VIP_HOST_MAP_CONFIG, key, &host->config);
 	if (map == &sessions)
-		return look_up(VIP_HOST_SESSIONS, key, &host->session);
+		return look_up(VIP_HOST_MAP_SESSIONS, key, &host->session);
 	if (map == &ids)
-		return look_up(VIP_HOST_IDS, key, &host->id);
+		return look_up(VIP_HOST_MAP_IDS, key, &host->id);
 	if (map == &addresses)
-		return look_up(VIP_HOST_ADDRESSES, key, &host->owner);
+		return look_up(VIP_HOST_MAP_ADDRESSES, key, &host->owner);
 	if (map == &policies)
-		return look_up(VIP_HOST_POLICIES, key, &host->policy);
+		return look_up(VIP_HOST_MAP_POLICIES, key, &host->policy);
 	if (map == &program_names)
-		return look_up(VIP_HOST_PROGRAM_NAMES, key, &host->listings[0]);
+		return look_up(VIP_HOST_MAP_PROGRAM_NAMES, key, &host->listings[0]);
 	if (map == &program_scripts)
-		return look_up(VIP_HOST_PROGRAM_SCRIPTS, key, &host->listings[1]);
+		return look_up(VIP_HOST_MAP_PROGRAM_SCRIPTS, key, &host->listings[1]);
 	if (map == &program_files)
-		return look_up(VIP_HOST_PROGRAM_FILES, key, &host->listings[2]);
+		return look_up(VIP_HOST_MAP_PROGRAM_FILES, key, &host->listings[2]);
 	if (map == &counters)
 		return &host->counters;
 	if (map == &listeners && host->is_noted &&

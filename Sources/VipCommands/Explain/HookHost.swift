@@ -16,14 +16,14 @@ final class HookHost {
     /// - Parameter maps: must live as long as this object.
     init(_ maps: borrowing PolicyMapSet) throws(Failure) {
         var descriptors = [CInt](repeating: -1, count: Int(VIP_HOST_MAPS.rawValue))
-        descriptors[Int(VIP_HOST_CONFIG.rawValue)] = maps.config.rawDescriptor
-        descriptors[Int(VIP_HOST_SESSIONS.rawValue)] = maps.sessions.rawDescriptor
-        descriptors[Int(VIP_HOST_IDS.rawValue)] = maps.ids.rawDescriptor
-        descriptors[Int(VIP_HOST_ADDRESSES.rawValue)] = maps.addresses.rawDescriptor
-        descriptors[Int(VIP_HOST_POLICIES.rawValue)] = maps.policies.rawDescriptor
-        descriptors[Int(VIP_HOST_PROGRAM_NAMES.rawValue)] = maps.names.rawDescriptor
-        descriptors[Int(VIP_HOST_PROGRAM_SCRIPTS.rawValue)] = maps.scripts.rawDescriptor
-        descriptors[Int(VIP_HOST_PROGRAM_FILES.rawValue)] = maps.files.rawDescriptor
+        descriptors[Int(VIP_HOST_MAP_CONFIG.rawValue)] = maps.config.rawDescriptor
+        descriptors[Int(VIP_HOST_MAP_SESSIONS.rawValue)] = maps.sessions.rawDescriptor
+        descriptors[Int(VIP_HOST_MAP_IDS.rawValue)] = maps.ids.rawDescriptor
+        descriptors[Int(VIP_HOST_MAP_ADDRESSES.rawValue)] = maps.addresses.rawDescriptor
+        descriptors[Int(VIP_HOST_MAP_POLICIES.rawValue)] = maps.policies.rawDescriptor
+        descriptors[Int(VIP_HOST_MAP_PROGRAM_NAMES.rawValue)] = maps.names.rawDescriptor
+        descriptors[Int(VIP_HOST_MAP_PROGRAM_SCRIPTS.rawValue)] = maps.scripts.rawDescriptor
+        descriptors[Int(VIP_HOST_MAP_PROGRAM_FILES.rawValue)] = maps.files.rawDescriptor
         guard let host = vip_host_open(descriptors) else { throw .kernel(.noMemory, "run the hooks on the host") }
         self.host = host
     }
@@ -64,8 +64,8 @@ final class HookHost {
     /// - Parameter way: of the three look-ups, this one alone.
     func lists(by way: ExplainedProgram.Way) throws(Failure) -> UInt32 {
         let maps: [ExplainedProgram.Way: vip_host_map] = [
-            .executableName: VIP_HOST_PROGRAM_NAMES, .processName: VIP_HOST_PROGRAM_SCRIPTS,
-            .file: VIP_HOST_PROGRAM_FILES,
+            .executableName: VIP_HOST_MAP_PROGRAM_NAMES, .processName: VIP_HOST_MAP_PROGRAM_SCRIPTS,
+            .file: VIP_HOST_MAP_PROGRAM_FILES,
         ]
         for (other, map) in maps { vip_host_show_map(host, map, other == way ? 1 : 0) }
         defer { for map in maps.values { vip_host_show_map(host, map, 1) } }

@@ -47,7 +47,7 @@ static int look_up_input(void *context, enum vip_host_map map, const void *key, 
 
 	(void)context;
 	switch (map) {
-	case VIP_HOST_CONFIG:
+	case VIP_HOST_MAP_CONFIG:
 		memset(maps, 0, sizeof(*maps));
 		maps->flags = in.config_flags;
 		maps->level_count = 1;
@@ -57,16 +57,16 @@ static int look_up_input(void *context, enum vip_host_map map, const void *key, 
 		maps->host4[0] = vip_swap32(0xc0000201u);
 		maps->host6[0].word[0] = vip_swap32(0x20010db8u);
 		return 1;
-	case VIP_HOST_SESSIONS:
+	case VIP_HOST_MAP_SESSIONS:
 		memset(session, 0, sizeof(*session));
 		session->id = in.id;
 		session->vip4 = in.vip4;
 		session->vip6 = in.vip6;
 		return *(const __u64 *)key == CGROUP;
-	case VIP_HOST_IDS:
+	case VIP_HOST_MAP_IDS:
 		*(__u64 *)row = CGROUP;
 		return *(const __u32 *)key == in.id || (in.owner & 4);
-	case VIP_HOST_ADDRESSES:
+	case VIP_HOST_MAP_ADDRESSES:
 		memcpy(&address, key, sizeof(address));
 		owner->owner = in.owner % 4;
 		owner->id = in.id + 1;
@@ -75,7 +75,7 @@ static int look_up_input(void *context, enum vip_host_map map, const void *key, 
 			owner->id = in.id;
 		}
 		return owner->owner != VIP_OWNER_NOBODY;
-	case VIP_HOST_POLICIES:
+	case VIP_HOST_MAP_POLICIES:
 		memset(policy, 0, sizeof(*policy));
 		policy->flags = in.flags;
 		policy->excluded_ports[in.excluded / 64] = 1ull << (in.excluded % 64);
@@ -84,7 +84,7 @@ static int look_up_input(void *context, enum vip_host_map map, const void *key, 
 		memset(listing, 0, sizeof(*listing));
 		for (int list = 0; list < VIP_LIST_COUNT; list++)
 			listing->lists[0][list] = (in.lists >> list) & 1;
-		return map == VIP_HOST_PROGRAM_NAMES;
+		return map == VIP_HOST_MAP_PROGRAM_NAMES;
 	}
 }
 

@@ -41,7 +41,7 @@ import Testing
                 return true
             }
             switch map {
-            case VIP_HOST_CONFIG:
+            case VIP_HOST_MAP_CONFIG:
                 var config = vip_config()
                 config.level_count = 2
                 (config.levels.0, config.levels.1) = (VIP_LEVEL_NONE, 2)
@@ -50,17 +50,17 @@ import Testing
                 let prefix = address("fdd2:9088:43af::").word
                 config.loopback6 = (prefix.0, prefix.1, prefix.2)
                 return store(config)
-            case VIP_HOST_SESSIONS:
+            case VIP_HOST_MAP_SESSIONS:
                 guard key.load(as: UInt64.self) == Self.cgroup else { return false }
                 var session = vip_session()
                 session.id = 7
                 session.vip4 = address("10.20.0.17").word.3
                 session.vip6 = address("2001:db8::17")
                 return store(session)
-            case VIP_HOST_IDS:
+            case VIP_HOST_MAP_IDS:
                 let id = key.load(as: UInt32.self)
                 return (id == 7 || id == 8) && store(id == 7 ? Self.cgroup : Self.cgroup + 1)
-            case VIP_HOST_ADDRESSES:
+            case VIP_HOST_MAP_ADDRESSES:
                 let text = text(key.load(as: vip_address.self))
                 let owners: [String: (vip_owner, UInt32)] = [
                     "192.0.2.1": (VIP_OWNER_HOST, 0), "10.20.0.18": (VIP_OWNER_SESSION, 8),
@@ -68,7 +68,7 @@ import Testing
                 ]
                 guard let owner = owners[text] else { return false }
                 return store(vip_address_owner(owner: owner.0.rawValue, id: owner.1))
-            case VIP_HOST_POLICIES:
+            case VIP_HOST_MAP_POLICIES:
                 var policy = vip_policy()
                 policy.flags = flags
                 withUnsafeMutableBytes(of: &policy.excluded_ports) { $0[631 / 8] = 1 << (631 % 8) }
@@ -222,9 +222,9 @@ import Testing
     @Test func programLists() throws {
         let world = try World([VIP_POLICY_VIRTUAL_IP, VIP_POLICY_LOOPBACK, VIP_POLICY_LISTS])
         #expect(vip_host_features(world.host) == 0)
-        world.lists = [VIP_HOST_PROGRAM_NAMES: VIP_V.rawValue, VIP_HOST_PROGRAM_FILES: VIP_L.rawValue]
+        world.lists = [VIP_HOST_MAP_PROGRAM_NAMES: VIP_V.rawValue, VIP_HOST_MAP_PROGRAM_FILES: VIP_L.rawValue]
         #expect(vip_host_features(world.host) == VIP_V.rawValue | VIP_L.rawValue)
-        vip_host_show_map(world.host, VIP_HOST_PROGRAM_FILES, 0)
+        vip_host_show_map(world.host, VIP_HOST_MAP_PROGRAM_FILES, 0)
         #expect(vip_host_program_lists(world.host) == VIP_V.rawValue)
     }
 
