@@ -146,7 +146,7 @@ public final class Daemon {
             let times = [reconcileAt, addressesAt, programsAt, leasesAt, sweepAt, bus.until, watchdogAt]
                 .compactMap(\.self)
             let count = poll(&polled, nfds_t(polled.count), Self.milliseconds(until: times.min()))
-            guard count >= 0 || errno == EINTR else { throw .kernel(.current, "wait for events") }
+            guard count >= 0 || errno == EINTR else { throw Failure("wait for events", errno: .current) }
 
             if let watchdog, let at = watchdogAt, at <= .now {
                 ServiceManager.notify("WATCHDOG=1")
@@ -244,7 +244,7 @@ public final class Daemon {
 
     /// Reports a failure, unless the last one of the same subject was just so.
     private func complain(_ subject: String, _ failure: Failure) {
-        once(subject, Event(.error, "\(failure)", priority: .error, reason: failure.why))
+        once(subject, Event(.error, "\(failure)", priority: .error, reason: failure.reason))
     }
 
     private func once(_ subject: String, _ event: Event) {
@@ -282,7 +282,7 @@ public final class Daemon {
             list = new
         case .lost(let failure):
             hasLogind = false
-            log.report(Event(.logindLost, "\(failure)", priority: .warning, reason: failure.why))
+            log.report(Event(.logindLost, "\(failure)", priority: .warning, reason: failure.reason))
             becomeReady()
         }
         tellStatus()
@@ -323,7 +323,7 @@ public final class Daemon {
             var status = stat()
             if options.policyFile.withPlatformString({ stat($0, &status) }) == 0, status.st_mode & S_IFMT != S_IFREG {
                 throw Failure(
-                    .failed, "read \(options.policyFile)", "it is no regular file", try: "put the policy there")
+                    .failed, "read \(options.policyFile)", "it is no regular file", hint: "put the policy there")
             }
             let policy = try Policy.read(contentsOf: options.policyFile)
             let changes = try change { change throws(Failure) in try change.apply(policy) }
@@ -334,7 +334,7 @@ public final class Daemon {
             settle("reload")
         } catch {
             log.report(
-                Event(.error, "the policy in force stays: \(error)", priority: .error, reason: error.why))
+                Event(.error, "the policy in force stays: \(error)", priority: .error, reason: error.reason))
         }
         (reconcileAt, programsAt, addressesAt) = (.now, .now, .now)
         ServiceManager.notify("READY=1")
@@ -476,7 +476,7 @@ public final class Daemon {
                         "refused \(one.cgroup)",
                         Event(
                             .sessionRefused, "\(error)", priority: .error, user: one.user.name,
-                            cgroup: one.cgroup.string, reason: error.why))
+                            cgroup: one.cgroup.string, reason: error.reason))
                 }
             }
         }
@@ -582,7 +582,7 @@ public final class Daemon {
                         subject,
                         Event(
                             .addressRefused, "session \(record.id) has no address: \(error)", priority: .error,
-                            of: record, address: address, reason: error.why))
+                            of: record, address: address, reason: error.reason))
                 }
             }
             return isDone
@@ -594,7 +594,7 @@ public final class Daemon {
             .addressRefused,
             "session \(record.id) has no \(family.isEmpty ? "" : family + " ")address: \(failure)", priority: .error,
             of: record,
-            reason: failure.why)
+            reason: failure.reason)
     }
 
     /// Those of the addresses that no other host has, as far as is known; the link is asked about the others, and this is called
@@ -684,7 +684,7 @@ public final class Daemon {
                 "missing \(kept.address.address)",
                 Event(
                     .addressMissing, "virtual IP \(kept.address.address) is missing: \(failure)", priority: .error,
-                    of: kept.record, address: kept.address, reason: failure.why))
+                    of: kept.record, address: kept.address, reason: failure.reason))
         }
         if upkeep.hasHostChanged {
             log.report(Event(.hostAddresses, "the host's own addresses have changed, and the hooks know"))

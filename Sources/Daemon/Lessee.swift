@@ -105,8 +105,8 @@ final class Lessee {
 
     private func move(_ old: FilePath, to new: FilePath, _ interface: String) {
         guard Glibc.rename(old.string, new.string) != 0, errno != ENOENT else { return }
-        let failure = Failure.kernel(.current, "rename \(old)")
-        log.report(Event(.warning, "\(failure)", priority: .warning, interface: interface, reason: failure.why))
+        let failure = Failure("rename \(old)", errno: .current)
+        log.report(Event(.warning, "\(failure)", priority: .warning, interface: interface, reason: failure.reason))
     }
 
     // MARK: What comes in
@@ -356,7 +356,7 @@ final class Lessee {
     private static func noInterface(_ record: SessionRecord) -> Failure {
         Failure(
             .failed, "lease an address for session \(record.id)",
-            "the policy names no interface, and there is no default route", try: "set virtualIP.addresses.interface")
+            "the policy names no interface, and there is no default route", hint: "set virtualIP.addresses.interface")
     }
 }
 
@@ -377,7 +377,7 @@ private final class LeaseNews: Sendable {
             readEnd = Descriptor(owning: ends.readEnd.rawValue)
             writeEnd = Descriptor(owning: ends.writeEnd.rawValue)
         } catch {
-            throw .kernel(error, "make a pipe")
+            throw Failure("make a pipe", errno: error)
         }
     }
 

@@ -30,7 +30,7 @@ final class LinkQuestions: Sendable {
             readEnd = Descriptor(owning: ends.readEnd.rawValue)
             writeEnd = Descriptor(owning: ends.writeEnd.rawValue)
         } catch {
-            throw .kernel(error, "make a pipe")
+            throw Failure("make a pipe", errno: error)
         }
     }
 

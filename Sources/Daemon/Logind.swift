@@ -147,7 +147,7 @@ final class Logind {
 
     private func lose(_ what: String, _ why: String) {
         disconnect()
-        retry(Failure(.failed, what, why, try: "see systemctl status dbus systemd-logind; it is tried again"))
+        retry(Failure(.failed, what, why, hint: "see systemctl status dbus systemd-logind; it is tried again"))
     }
 
     private func retry(_ failure: Failure) {
@@ -173,7 +173,7 @@ final class Logind {
         }
         guard let new, new.pointee != 0 else {
             return retry(
-                Failure(.failed, "follow logind", "it has left the bus", try: "see systemctl status systemd-logind"))
+                Failure(.failed, "follow logind", "it has left the bus", hint: "see systemctl status systemd-logind"))
         }
         backoff.reset()
         changed()
@@ -234,7 +234,7 @@ final class Logind {
                         answer.logind.retry(
                             Failure(
                                 .failed, "list who is logged in", text.map { String(cString: $0) } ?? "logind refused",
-                                try: "see systemctl status systemd-logind; it is tried again"))
+                                hint: "see systemctl status systemd-logind; it is tried again"))
                     } else {
                         answer.handle(answer.logind, message)
                     }

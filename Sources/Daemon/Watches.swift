@@ -35,7 +35,9 @@ final class FileWatch {
 
     init() throws(Failure) {
         file = inotify_init1(CInt(IN_CLOEXEC) | CInt(IN_NONBLOCK))
-        guard file >= 0 else { throw .kernel(.current, "watch files", try: "raise fs.inotify.max_user_instances") }
+        guard file >= 0 else {
+            throw Failure("watch files", errno: .current, hint: "raise fs.inotify.max_user_instances")
+        }
     }
 
     deinit { close(file) }
@@ -60,7 +62,7 @@ final class FileWatch {
             }
             guard watch >= 0 else {
                 if error != .noSuchFileOrDirectory, error != .notDirectory, failure == nil {
-                    failure = .kernel(error, "watch \(path)", try: "raise fs.inotify.max_user_watches")
+                    failure = Failure("watch \(path)", errno: error, hint: "raise fs.inotify.max_user_watches")
                 }
                 continue
             }

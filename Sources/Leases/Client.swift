@@ -66,7 +66,7 @@ struct Client {
         let error = posix_spawn(&pid, command[0], &actions, &attributes, &arguments, &variables)
         guard error == 0 else {
             if error == ENOENT || error == ENOTDIR { throw missing(what) }
-            throw .kernel(Errno(rawValue: error), what)
+            throw Failure(what, errno: Errno(rawValue: error))
         }
         let descriptor = vip_pidfd(pid)
         guard descriptor >= 0, let identity = ProcessIdentity(pid: pid) else {
@@ -74,13 +74,13 @@ struct Client {
             kill(pid, SIGKILL)
             while waitpid(pid, nil, 0) < 0, errno == EINTR {}
             if descriptor >= 0 { close(descriptor) }
-            throw .kernel(Errno(rawValue: descriptor < 0 ? -descriptor : ESRCH), what)
+            throw Failure(what, errno: Errno(rawValue: descriptor < 0 ? -descriptor : ESRCH))
         }
         return Client(identity: identity, descriptor: descriptor)
     }
 
     static func missing(_ what: String) -> Failure {
-        Failure(.unavailable, what, "udhcpc is not installed", try: "apt-get install udhcpc")
+        Failure(.unavailable, what, "udhcpc is not installed", hint: "apt-get install udhcpc")
     }
 
     /// The client that a lease file speaks of, if that process still runs and is a client with this identifier.

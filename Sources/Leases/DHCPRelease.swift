@@ -35,12 +35,12 @@ enum DHCPRelease {
     {
         let what = "give \(address) back to \(server)"
         let file = socket(AF_INET, CInt(SOCK_DGRAM.rawValue) | CInt(SOCK_CLOEXEC.rawValue), 0)
-        guard file >= 0 else { throw .kernel(.current, what) }
+        guard file >= 0 else { throw Failure(what, errno: .current) }
         defer { close(file) }
         guard setsockopt(file, SOL_SOCKET, SO_BINDTODEVICE, interface, socklen_t(interface.utf8.count)) == 0 else {
-            throw .kernel(.current, what)
+            throw Failure(what, errno: .current)
         }
-        guard let hardware = hardwareAddress(of: interface, file) else { throw .kernel(.current, what) }
+        guard let hardware = hardwareAddress(of: interface, file) else { throw Failure(what, errno: .current) }
         let bytes = message(
             address, server: server, client: client, hardware: hardware, transaction: .random(in: .min ... .max))
         var to = sockaddr_in()
@@ -52,7 +52,7 @@ enum DHCPRelease {
                 sendto(file, bytes, bytes.count, 0, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
             }
         }
-        guard sent == bytes.count else { throw .kernel(.current, what) }
+        guard sent == bytes.count else { throw Failure(what, errno: .current) }
     }
 
     /// Of this network namespace, which /sys need not be: SIOCGIFHWADDR, netdevice(7).

@@ -38,7 +38,7 @@ struct LeaseFile: Codable {
         guard let data = try? JSONEncoder().encode(self) else { throw Failure(.failed, what, "it cannot be encoded") }
         let new = FilePath("\(path).new")
         try SmallFile.write(Array(data), to: new, mode: 0o600)
-        guard rename(new.string, path.string) == 0 else { throw .kernel(.current, what) }
+        guard rename(new.string, path.string) == 0 else { throw Failure(what, errno: .current) }
     }
 }
 
@@ -49,13 +49,14 @@ enum SmallFile {
         do throws(Errno) {
             file = try openFile(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, mode: mode)
         } catch {
-            throw .kernel(error, "write \(path)")
+            throw Failure("write \(path)", errno: error)
         }
         defer { close(file) }
         let written = Glibc.write(file, bytes, bytes.count)
         guard written == bytes.count else {
             throw written < 0
-                ? .kernel(.current, "write \(path)") : Failure(.failed, "write \(path)", "the file system is full")
+                ? Failure("write \(path)", errno: .current)
+                : Failure(.failed, "write \(path)", "the file system is full")
         }
     }
 }

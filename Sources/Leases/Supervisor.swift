@@ -88,7 +88,7 @@ final class Supervisor: @unchecked Sendable {
         guard if_nametoindex(options.interface) != 0 else {
             throw Failure(
                 .failed, "lease addresses on \(options.interface)", "there is no such interface",
-                try: "set virtualIP.addresses.interface; ip link shows what there is")
+                hint: "set virtualIP.addresses.interface; ip link shows what there is")
         }
         bootID = try BootID.current()
         try OwnedDirectory(options.runtime).create()
@@ -101,13 +101,13 @@ final class Supervisor: @unchecked Sendable {
         let new = options.state.appending("event.new")
         try SmallFile.write(Array(Client.script.utf8), to: new, mode: 0o755)
         guard chmod(new.string, 0o755) == 0, rename(new.string, script.string) == 0 else {
-            throw .kernel(.current, "write \(script)")
+            throw Failure("write \(script)", errno: .current)
         }
         let file = inotify_init1(CInt(IN_CLOEXEC | IN_NONBLOCK))
-        guard file >= 0 else { throw .kernel(.current, "make an inotify descriptor") }
+        guard file >= 0 else { throw Failure("make an inotify descriptor", errno: .current) }
         inotify = Descriptor(owning: file)
         guard inotify_add_watch(file, options.runtime.string, UInt32(IN_MODIFY)) >= 0 else {
-            throw .kernel(.current, "watch \(options.runtime)")
+            throw Failure("watch \(options.runtime)", errno: .current)
         }
         restore()
         publish()
@@ -279,7 +279,7 @@ final class Supervisor: @unchecked Sendable {
                     acquiring?.entry === entry
                     ? "no DHCP server gave one within \(Self.text(waiter.seconds)) s"
                     : "its turn did not come within \(Self.text(waiter.seconds)) s: others are being served"
-                let failure = Failure(.failed, what(entry), why, try: "see that a server answers there, and try again")
+                let failure = Failure(.failed, what(entry), why, hint: "see that a server answers there, and try again")
                 outbox.append { waiter.then(.failure(failure)) }
             }
             if entry.waiters.isEmpty, !entry.isWanted { drop(entry) }
@@ -338,7 +338,7 @@ final class Supervisor: @unchecked Sendable {
         } catch {
             let failure =
                 error.code == .unavailable
-                ? Failure(.unavailable, what(entry), error.why, try: error.remedy) : error
+                ? Failure(.unavailable, what(entry), error.reason, hint: error.hint) : error
             give(up: entry, failure)
         }
     }
@@ -353,13 +353,13 @@ final class Supervisor: @unchecked Sendable {
         var pause = min(pow(2, Double(min(entry.failures, 6))), 60)
         if let address = entry.address {
             pause = min(pause, max(1, (entry.expiry - LeaseClock.now) / 4))
-            emit(.troubled(entry.holder, address, why: failure.why))
+            emit(.troubled(entry.holder, address, why: failure.reason))
         }
         entry.queued = LeaseClock.now + pause
     }
 
     private func give(up entry: Entry, _ why: String) {
-        give(up: entry, Failure(.failed, what(entry), why, try: "see that a server answers there, and try again"))
+        give(up: entry, Failure(.failed, what(entry), why, hint: "see that a server answers there, and try again"))
     }
 
     private func lose(_ entry: Entry, _ loss: LeaseLoss) {
@@ -533,7 +533,7 @@ final class Supervisor: @unchecked Sendable {
             return refuse(
                 said.addressText, for: entry,
                 why: "\(other.holder) has it: the server does not tell clients apart by their identifiers",
-                try: "set the server to use the client identifier (option 61), or use source: pool")
+                hint: "set the server to use the client identifier (option 61), or use source: pool")
         }
         if server == address {
             return refuse(said.addressText, for: entry, why: "it is the server's own")
@@ -574,13 +574,13 @@ final class Supervisor: @unchecked Sendable {
     }
 
     /// Nothing is given back: the address may be somebody's, and a server that took it back would give it away twice.
-    private func refuse(_ address: String, for entry: Entry, why: String, try remedy: String? = nil) {
+    private func refuse(_ address: String, for entry: Entry, why: String, hint remedy: String? = nil) {
         emit(.refused(entry.holder, address, why: why))
         give(
             up: entry,
             Failure(
                 .failed, what(entry), "the server gave \(address): \(why)",
-                try: remedy ?? "see which server it is (\(log(entry)) has its answers)"))
+                hint: remedy ?? "see which server it is (\(log(entry)) has its answers)"))
     }
 
     // MARK: Files

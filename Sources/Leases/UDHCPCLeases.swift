@@ -124,7 +124,7 @@ final class Shared: Sendable {
             wakeUp = Descriptor(owning: ends.readEnd.rawValue)
             wakeEnd = Descriptor(owning: ends.writeEnd.rawValue)
         } catch {
-            throw .kernel(error, "make a pipe")
+            throw Failure("make a pipe", errno: error)
         }
     }
 

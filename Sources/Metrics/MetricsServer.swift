@@ -82,7 +82,7 @@ public final class MetricsServer: Sendable {
     private static func open(_ family: CInt, _ what: String) throws(Failure) -> Descriptor {
         let kind = CInt(SOCK_STREAM.rawValue) | CInt(SOCK_CLOEXEC.rawValue) | CInt(SOCK_NONBLOCK.rawValue)
         let raw = socket(family, kind, 0)
-        guard raw >= 0 else { throw .kernel(.current, what) }
+        guard raw >= 0 else { throw Failure(what, errno: .current) }
         return Descriptor(owning: raw)
     }
 
@@ -92,7 +92,7 @@ public final class MetricsServer: Sendable {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { bind(socket, $0, length) }
         }
         guard result == 0, Glibc.listen(socket, SOMAXCONN) == 0 else {
-            throw .kernel(.current, what, try: "see what is there already: ss -ltnxp")
+            throw Failure(what, errno: .current, hint: "see what is there already: ss -ltnxp")
         }
     }
 
@@ -108,7 +108,7 @@ public final class MetricsServer: Sendable {
         var status = stat()
         guard path.withPlatformString({ lstat($0, &status) }) == 0 else { return }
         guard status.st_mode & S_IFMT == S_IFSOCK else {
-            throw Failure(.failed, what, "there is a file that is no socket", try: "name another path")
+            throw Failure(.failed, what, "there is a file that is no socket", hint: "name another path")
         }
         let other = try open(AF_UNIX, what)
         var name = name(path)
@@ -117,9 +117,9 @@ public final class MetricsServer: Sendable {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { connect(other.raw, $0, length) }
         }
         guard result != 0, errno == ECONNREFUSED else {
-            throw Failure(.failed, what, "somebody listens there already", try: "name another path")
+            throw Failure(.failed, what, "somebody listens there already", hint: "name another path")
         }
-        guard path.withPlatformString({ unlink($0) }) == 0 else { throw .kernel(.current, what) }
+        guard path.withPlatformString({ unlink($0) }) == 0 else { throw Failure(what, errno: .current) }
     }
 
     // MARK: The thread
