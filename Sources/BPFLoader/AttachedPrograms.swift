@@ -43,7 +43,7 @@ public enum AttachedPrograms {
     ) throws(Failure) -> [UInt32] {
         let what = "ask what runs at \(hook.name) of \(target)"
         let raw = target.withPlatformString { open($0, O_RDONLY | O_CLOEXEC | flags) }
-        guard raw >= 0 else { throw .kernel(.current, what) }
+        guard raw >= 0 else { throw Failure(what, errno: .current, needs: Capability.bpfPrograms) }
         let file = Descriptor(owning: raw)
         var attachFlags: UInt32 = 0
         var room = 64  // BPF_CGROUP_MAX_PROGS of one cgroup; those above may have more
@@ -56,7 +56,9 @@ public enum AttachedPrograms {
                 return Array(ids.prefix(Int(count)))
             }
             let error = Errno.current
-            guard error == .noSpace, room < 1 << 16 else { throw .kernel(error, what) }
+            guard error == .noSpace, room < 1 << 16 else {
+                throw Failure(what, errno: error, needs: Capability.bpfPrograms)
+            }
             room *= 4
         }
     }

@@ -23,7 +23,9 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
         let name = path.lastComponent?.string ?? path.string
         let raw = path.withPlatformString { bpf_obj_get($0) }
         guard raw >= 0 else {
-            throw .kernel(.current, "open map \(path)", try: "attach a cgroup first: vip-bpfctl attach cgroup PATH")
+            throw Failure(
+                "open map \(path)", errno: .current, needs: Capability.bpfPrograms,
+                hint: "attach a cgroup first: vip-bpfctl attach cgroup PATH")
         }
         try self.init(name: name, "map \(path)", Descriptor(owning: raw))
     }
@@ -31,7 +33,7 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
     /// Opens a map of a loaded object that is not pinned; both have a descriptor of their own.
     package init(name: String, duplicating map: CInt) throws(Failure) {
         let raw = fcntl(map, F_DUPFD_CLOEXEC, 0)
-        guard raw >= 0 else { throw .kernel(.current, "open map \(name)") }
+        guard raw >= 0 else { throw Failure("open map \(name)", errno: .current, needs: Capability.bpfPrograms) }
         try self.init(name: name, "map \(name)", Descriptor(owning: raw))
     }
 
@@ -39,14 +41,14 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
         var info = bpf_map_info()
         var length = UInt32(MemoryLayout<bpf_map_info>.size)
         guard bpf_obj_get_info_by_fd(descriptor.raw, &info, &length) == 0 else {
-            throw .kernel(.current, "read what \(what) is")
+            throw Failure("read what \(what) is", errno: .current, needs: Capability.bpfPrograms)
         }
         guard info.key_size == MemoryLayout<Key>.stride, info.value_size == MemoryLayout<Value>.stride else {
             throw Failure(
                 .failed, "open \(what)",
                 "its rows are \(info.key_size) + \(info.value_size) bytes, not "
                     + "\(MemoryLayout<Key>.stride) + \(MemoryLayout<Value>.stride)",
-                try: "use the vip-bpfctl that made it, or start over with: vip-bpfctl detach --all")
+                hint: "use the vip-bpfctl that made it, or start over with: vip-bpfctl detach --all")
         }
         self.name = name
         self.maxEntries = Int(info.max_entries)
@@ -65,7 +67,8 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
         switch value {
         case .success(let value): return value
         case .failure(.noSuchFileOrDirectory): return nil
-        case .failure(let error): throw .kernel(error, "read a row of map \(name)")
+        case .failure(let error):
+            throw Failure("read a row of map \(name)", errno: error, needs: Capability.bpfPrograms)
         }
     }
 
@@ -83,7 +86,9 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
                 error = .current
             }
         }
-        guard !values.isEmpty else { throw .kernel(error, "read a row of map \(name)") }
+        guard !values.isEmpty else {
+            throw Failure("read a row of map \(name)", errno: error, needs: Capability.bpfPrograms)
+        }
         return values
     }
 
@@ -102,7 +107,9 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
         var key = key
         if bpf_map_delete_elem(descriptor.raw, &key) == 0 { return true }
         let error = Errno.current
-        guard error == .noSuchFileOrDirectory else { throw .kernel(error, "delete a row of map \(name)") }
+        guard error == .noSuchFileOrDirectory else {
+            throw Failure("delete a row of map \(name)", errno: error, needs: Capability.bpfPrograms)
+        }
         return false
     }
 
@@ -167,7 +174,7 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
             case ENOSPC where capacity < 1 << 20:  // one bucket of the hash holds more rows than that
                 capacity *= 2
                 continue
-            default: throw .kernel(error, "read map \(name)")
+            default: throw Failure("read map \(name)", errno: error, needs: Capability.bpfPrograms)
             }
             cursor = next
             isFirst = false
@@ -196,7 +203,7 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
             }
             guard let key = next.first else {
                 if error == .noSuchFileOrDirectory { return result }
-                throw .kernel(error, "read map \(name)")
+                throw Failure("read map \(name)", errno: error, needs: Capability.bpfPrograms)
             }
             if seen.insert(key).inserted, let value = try value(of: key) { result.append((key: key, value: value)) }
             last = key
@@ -209,9 +216,9 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
         case E2BIG, ENOSPC:
             Failure(
                 .failed, "write a row of map \(name)", "it is full at \(maxEntries) rows",
-                try: "close sessions, or start over with larger maps: vip-bpfctl detach --all, "
+                hint: "close sessions, or start over with larger maps: vip-bpfctl detach --all, "
                     + "then vip-bpfctl attach cgroup PATH --max-sessions N")
-        default: .kernel(error, "write a row of map \(name)")
+        default: Failure("write a row of map \(name)", errno: error, needs: Capability.bpfPrograms)
         }
     }
 }

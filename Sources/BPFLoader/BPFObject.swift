@@ -14,7 +14,7 @@ public struct MapSizes: Sendable, Hashable {
 
     /// 65536 sessions: four times what the largest session hosts hold, 50,000 in the benchmark.
     public static let `default` = MapSizes(sessions: 65536)
-    /// Fewest and most: session IDs end at 16777213.
+    /// Fewest and most: there are no more session IDs.
     public static let allowed = 1...16_777_214
 
     public init(sessions: Int) {
@@ -56,13 +56,15 @@ public struct BPFObject: ~Copyable {
         var error: CInt = 0
         let (opened, log) = LibBPFLog.capturing { vip_object_open(bytes, size, "vip", &error) }
         guard let opened else {
-            throw .kernel(Errno(rawValue: -error), "open the embedded BPF object", detail: log)
+            throw Failure(
+                "open the embedded BPF object", errno: Errno(rawValue: -error), needs: Capability.bpfPrograms,
+                detail: log)
         }
         for hook in hooks where bpf_object__find_program_by_name(opened, hook.programName) == nil {
             bpf_object__close(opened)
             throw Failure(
                 .failed, "open the embedded BPF object", "it has no program \(hook.programName)",
-                try: "build vip-bpfctl again: make object all")
+                hint: "build vip-bpfctl again: make object all")
         }
         object = opened
         self.hooks = hooks
@@ -98,17 +100,22 @@ public struct BPFObject: ~Copyable {
     public func resize(_ sizes: MapSizes) throws(Failure) {
         for (name, rows) in sizes.rows {
             let error = bpf_map__set_max_entries(bpf_object__find_map_by_name(object, name), UInt32(rows))
-            guard error == 0 else { throw .kernel(Errno(rawValue: -error), "give map \(name) \(rows) rows") }
+            guard error == 0 else {
+                throw Failure(
+                    "give map \(name) \(rows) rows", errno: Errno(rawValue: -error), needs: Capability.bpfPrograms)
+            }
         }
     }
 
     /// Uses the map pinned at `path` in place of a new one. Before ``load()``.
     public func reuse(map name: String, pinnedAt path: FilePath) throws(Failure) {
         let raw = path.withPlatformString { bpf_obj_get($0) }
-        guard raw >= 0 else { throw .kernel(.current, "open map \(path)") }
+        guard raw >= 0 else { throw Failure("open map \(path)", errno: .current, needs: Capability.bpfPrograms) }
         let pinned = Descriptor(owning: raw)
         let error = bpf_map__reuse_fd(bpf_object__find_map_by_name(object, name), pinned.raw)
-        guard error == 0 else { throw .kernel(Errno(rawValue: -error), "use map \(path) again") }
+        guard error == 0 else {
+            throw Failure("use map \(path) again", errno: Errno(rawValue: -error), needs: Capability.bpfPrograms)
+        }
     }
 
     /// Has the kernel make the maps and verify the programs: `bpf_object__load(3)`.
@@ -120,16 +127,17 @@ public struct BPFObject: ~Copyable {
         let what = "load the BPF programs\(LoadRefusal.program(in: log).map { ": \($0)" } ?? "")"
         switch -error {
         case EPERM:
-            throw .kernel(.notPermitted, what, detail: log)
+            throw Failure(
+                what, errno: .notPermitted, needs: Capability.bpfPrograms, hint: "run vip-bpfctl check", detail: log)
         case EACCES, EINVAL:
             throw Failure(
                 .unavailable, what,
                 "this kernel's verifier refuses it: \(tellingLine(ofVerifierLog: log) ?? Errno(rawValue: -error).text)",
-                try: "run vip-bpfctl check, and -v for the whole log", detail: log)
+                hint: "run vip-bpfctl check, and -v for the whole log", detail: log)
         default:
             throw Failure(
                 .unavailable, what, tellingLine(ofVerifierLog: log) ?? Errno(rawValue: -error).text,
-                try: "run vip-bpfctl check", detail: log)
+                hint: "run vip-bpfctl check", detail: log)
         }
     }
 
@@ -140,7 +148,7 @@ public struct BPFObject: ~Copyable {
         row.abi = UInt32(VIP_ABI_VERSION)
         let map = bpf_object__find_map_by_name(object, "config")
         guard bpf_map_update_elem(bpf_map__fd(map), &key, &row, UInt64(BPF_ANY)) == 0 else {
-            throw .kernel(.current, "write map config")
+            throw Failure("write map config", errno: .current, needs: Capability.bpfPrograms)
         }
     }
 
@@ -148,7 +156,9 @@ public struct BPFObject: ~Copyable {
     public func pin(map name: String, at path: FilePath) throws(Failure) {
         let map = bpf_object__find_map_by_name(object, name)
         let error = path.withPlatformString { bpf_obj_pin(bpf_map__fd(map), $0) }
-        guard error == 0 else { throw .kernel(Errno(rawValue: -error), "pin map \(name) at \(path)") }
+        guard error == 0 else {
+            throw Failure("pin map \(name) at \(path)", errno: Errno(rawValue: -error), needs: Capability.bpfPrograms)
+        }
     }
 
     /// Pins the program of `hook` at `path`, replacing what is there at once.
@@ -157,9 +167,14 @@ public struct BPFObject: ~Copyable {
         let program = bpf_object__find_program_by_name(object, hook.programName)
         _ = fresh.withPlatformString { unlink($0) }  // left by a process that was killed here
         let error = fresh.withPlatformString { bpf_obj_pin(bpf_program__fd(program), $0) }
-        guard error == 0 else { throw .kernel(Errno(rawValue: -error), "pin program \(hook.name) at \(path)") }
+        guard error == 0 else {
+            throw Failure(
+                "pin program \(hook.name) at \(path)", errno: Errno(rawValue: -error), needs: Capability.bpfPrograms)
+        }
         let renamed = fresh.withPlatformString { old in path.withPlatformString { new in rename(old, new) } }
-        guard renamed == 0 else { throw .kernel(.current, "pin program \(hook.name) at \(path)") }
+        guard renamed == 0 else {
+            throw Failure("pin program \(hook.name) at \(path)", errno: .current, needs: Capability.bpfPrograms)
+        }
     }
 }
 

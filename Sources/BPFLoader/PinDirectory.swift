@@ -42,7 +42,7 @@ public struct PinDirectory: Sendable, Hashable {
             let mountPoint = path.removingLastComponent()
             throw Failure(
                 .unavailable, "use \(path)", "\(existing) is not on a BPF file system",
-                try: "mount one: mount -t bpf bpf \(mountPoint)")
+                hint: "mount one: mount -t bpf bpf \(mountPoint)")
         }
     }
 
@@ -54,7 +54,7 @@ public struct PinDirectory: Sendable, Hashable {
     /// Fails where the caller may not see whether the maps are there: ``isLoaded`` is `false` for it either way.
     public func requireReadable() throws(Failure) {
         guard maps.appending("config").withPlatformString({ access($0, F_OK) }) != 0, errno == EACCES else { return }
-        throw .kernel(.permissionDenied, "look into \(path)")
+        throw Failure("look into \(path)", errno: .permissionDenied, needs: Capability.bpfPrograms)
     }
 
     /// Fails unless the maps are there and have this build's layout.
@@ -64,7 +64,7 @@ public struct PinDirectory: Sendable, Hashable {
             try requireBPFFS()
             throw Failure(
                 .failed, "open the maps in \(maps)", "nothing is attached",
-                try: "attach a cgroup first: vip-bpfctl attach cgroup PATH")
+                hint: "attach a cgroup first: vip-bpfctl attach cgroup PATH")
         }
         try requireLayout()
     }
@@ -78,26 +78,28 @@ public struct PinDirectory: Sendable, Hashable {
             throw Failure(
                 .failed, "use the maps in \(maps)",
                 "their layout is version \(version), and this vip-bpfctl has version \(VIP_ABI_VERSION)",
-                try: "use the vip-bpfctl that made them, or start over: vip-bpfctl detach --all")
+                hint: "use the vip-bpfctl that made them, or start over: vip-bpfctl detach --all")
         }
     }
 
     /// The layout version of the pinned maps.
     public func layoutVersion() throws(Failure) -> UInt32 {
         let raw = maps.appending("config").withPlatformString { bpf_obj_get($0) }
-        guard raw >= 0 else { throw .kernel(.current, "open map \(maps.appending("config"))") }
+        guard raw >= 0 else {
+            throw Failure("open map \(maps.appending("config"))", errno: .current, needs: Capability.bpfPrograms)
+        }
         let map = Descriptor(owning: raw)
         var info = bpf_map_info()
         var length = UInt32(MemoryLayout<bpf_map_info>.size)
         guard bpf_obj_get_info_by_fd(map.raw, &info, &length) == 0, info.key_size == 4, info.value_size >= 4 else {
             throw Failure(
                 .failed, "use the maps in \(maps)", "map config is none of ours",
-                try: "name another directory with --bpffs, or start over: vip-bpfctl detach --all")
+                hint: "name another directory with --bpffs, or start over: vip-bpfctl detach --all")
         }
         var key: UInt32 = 0
         var value = [UInt8](repeating: 0, count: Int(info.value_size))
         guard bpf_map_lookup_elem(map.raw, &key, &value) == 0 else {
-            throw .kernel(.current, "read map \(maps.appending("config"))")
+            throw Failure("read map \(maps.appending("config"))", errno: .current, needs: Capability.bpfPrograms)
         }
         return value.withUnsafeBytes { $0.loadUnaligned(as: UInt32.self) }
     }
@@ -143,9 +145,9 @@ public struct PinDirectory: Sendable, Hashable {
         }
         try object.load()
 
-        for directory in [path, maps, programs, links] { try makeDirectory(directory) }
         if !wasLoaded {
             do throws(Failure) {
+                for directory in [path, maps, programs, links] { try makeDirectory(directory) }
                 for name in names { try unlinkIfThere(maps.appending(name)) }
                 for name in names where name != "config" { try object.pin(map: name, at: maps.appending(name)) }
                 for hook in hooks { try object.pin(programOf: hook, at: programs.appending(hook.name)) }
@@ -213,7 +215,7 @@ public struct PinDirectory: Sendable, Hashable {
         }
         try create(
             hook, program, on: cgroup.path, O_DIRECTORY, at: pin, what,
-            try: "see what else is attached there: bpftool cgroup show \(cgroup.path)")
+            hint: "see what else is attached there: bpftool cgroup show \(cgroup.path)")
         return .attached
     }
 
@@ -235,10 +237,10 @@ public struct PinDirectory: Sendable, Hashable {
         try unlinkIfThere(fresh)
         try create(
             hook, program, on: Self.namespaceFile, 0, at: fresh, what,
-            try: "see what else is attached there: bpftool link list")
+            hint: "see what else is attached there: bpftool link list")
         let renamed = fresh.withPlatformString { old in pin.withPlatformString { new in rename(old, new) } }
         guard renamed == 0 else {
-            let failure = Failure.kernel(.current, "\(what): pin its link at \(pin)")
+            let failure = Failure("\(what): pin its link at \(pin)", errno: .current, needs: Capability.bpfPrograms)
             try? unlinkIfThere(fresh)
             throw failure
         }
@@ -247,7 +249,9 @@ public struct PinDirectory: Sendable, Hashable {
 
     private func program(of hook: Hook, _ what: String) throws(Failure) -> Descriptor {
         let raw = programs.appending(hook.name).withPlatformString { bpf_obj_get($0) }
-        guard raw >= 0 else { throw .kernel(.current, "\(what): open its program") }
+        guard raw >= 0 else {
+            throw Failure("\(what): open its program", errno: .current, needs: Capability.bpfPrograms)
+        }
         return Descriptor(owning: raw)
     }
 
@@ -257,25 +261,27 @@ public struct PinDirectory: Sendable, Hashable {
     ) throws(Failure) -> AttachOutcome {
         guard programID != (try self.programID(program)) else { return .unchanged }
         let raw = pin.withPlatformString { bpf_obj_get($0) }
-        guard raw >= 0 else { throw .kernel(.current, "\(what): open its link") }
+        guard raw >= 0 else { throw Failure("\(what): open its link", errno: .current, needs: Capability.bpfPrograms) }
         let pinned = Descriptor(owning: raw)
-        guard bpf_link_update(pinned.raw, program.raw, nil) == 0 else { throw .kernel(.current, what) }
+        guard bpf_link_update(pinned.raw, program.raw, nil) == 0 else {
+            throw Failure(what, errno: .current, needs: Capability.bpfPrograms)
+        }
         return .updated
     }
 
     /// Links `program` to the cgroup or namespace whose file is `target`, and pins the link.
     private func create(
         _ hook: Hook, _ program: borrowing Descriptor, on target: FilePath, _ flags: CInt, at pin: FilePath,
-        _ what: String, try remedy: String
+        _ what: String, hint remedy: String
     ) throws(Failure) {
         let rawTarget = target.withPlatformString { open($0, O_RDONLY | O_CLOEXEC | flags) }
-        guard rawTarget >= 0 else { throw .kernel(.current, what) }
+        guard rawTarget >= 0 else { throw Failure(what, errno: .current, needs: Capability.bpfPrograms) }
         let target = Descriptor(owning: rawTarget)
         let rawLink = bpf_link_create(program.raw, target.raw, bpf_attach_type(rawValue: hook.attachType), nil)
-        guard rawLink >= 0 else { throw .kernel(.current, what, try: remedy) }
+        guard rawLink >= 0 else { throw Failure(what, errno: .current, needs: Capability.bpfPrograms, hint: remedy) }
         let created = Descriptor(owning: rawLink)
         guard pin.withPlatformString({ bpf_obj_pin(created.raw, $0) }) == 0 else {
-            throw .kernel(.current, "\(what): pin its link at \(pin)")
+            throw Failure("\(what): pin its link at \(pin)", errno: .current, needs: Capability.bpfPrograms)
         }
     }
 
@@ -290,7 +296,9 @@ public struct PinDirectory: Sendable, Hashable {
         // The cgroup's directory goes last: by it, what a killed detach has left is found.
         let others = try entries(of: links).contains { UInt64($0).map { $0 != cgroupID } ?? false }
         if !others { try removeNetworkLinks() }
-        guard directory.withPlatformString({ rmdir($0) }) == 0 else { throw .kernel(.current, "remove \(directory)") }
+        guard directory.withPlatformString({ rmdir($0) }) == 0 else {
+            throw Failure("remove \(directory)", errno: .current, needs: Capability.bpfPrograms)
+        }
         return true
     }
 
@@ -298,7 +306,9 @@ public struct PinDirectory: Sendable, Hashable {
         for name in try entries(of: networkLinks) { try unlinkIfThere(networkLinks.appending(name)) }
         if networkLinks.withPlatformString({ rmdir($0) }) != 0 {
             let error = Errno.current
-            guard error == .noSuchFileOrDirectory else { throw .kernel(error, "remove \(networkLinks)") }
+            guard error == .noSuchFileOrDirectory else {
+                throw Failure("remove \(networkLinks)", errno: error, needs: Capability.bpfPrograms)
+            }
         }
     }
 
@@ -312,7 +322,9 @@ public struct PinDirectory: Sendable, Hashable {
             for name in try entries(of: directory) { try unlinkIfThere(directory.appending(name)) }
             if directory.withPlatformString({ rmdir($0) }) != 0 {
                 let error = Errno.current
-                guard error == .noSuchFileOrDirectory else { throw .kernel(error, "remove \(directory)") }
+                guard error == .noSuchFileOrDirectory else {
+                    throw Failure("remove \(directory)", errno: error, needs: Capability.bpfPrograms)
+                }
             }
         }
     }
@@ -352,7 +364,7 @@ public struct PinDirectory: Sendable, Hashable {
     private static func ownNamespace() throws(Failure) -> UInt64 {
         var status = stat()
         guard namespaceFile.withPlatformString({ stat($0, &status) }) == 0 else {
-            throw .kernel(.current, "read \(namespaceFile)")
+            throw Failure("read \(namespaceFile)", errno: .current, needs: Capability.bpfPrograms)
         }
         return UInt64(status.st_ino)
     }
@@ -376,7 +388,9 @@ public struct PinDirectory: Sendable, Hashable {
         var result: [String: UInt32] = [:]
         for name in try entries(of: programs) where !name.hasSuffix("_new") {
             let raw = programs.appending(name).withPlatformString { bpf_obj_get($0) }
-            guard raw >= 0 else { throw .kernel(.current, "open program \(name)") }
+            guard raw >= 0 else {
+                throw Failure("open program \(name)", errno: .current, needs: Capability.bpfPrograms)
+            }
             result[name] = try programID(Descriptor(owning: raw))
         }
         return result
@@ -399,14 +413,16 @@ public struct PinDirectory: Sendable, Hashable {
         let raw = pin.withPlatformString { bpf_obj_get($0) }
         if raw < 0 {
             let error = Errno.current
-            guard error == .noSuchFileOrDirectory else { throw .kernel(error, "open link \(pin)") }
+            guard error == .noSuchFileOrDirectory else {
+                throw Failure("open link \(pin)", errno: error, needs: Capability.bpfPrograms)
+            }
             return nil
         }
         let descriptor = Descriptor(owning: raw)
         var info = bpf_link_info()
         var length = UInt32(MemoryLayout<bpf_link_info>.size)
         guard bpf_obj_get_info_by_fd(descriptor.raw, &info, &length) == 0 else {
-            throw .kernel(.current, "read what link \(pin) is")
+            throw Failure("read what link \(pin) is", errno: .current, needs: Capability.bpfPrograms)
         }
         return info
     }
@@ -415,7 +431,7 @@ public struct PinDirectory: Sendable, Hashable {
         var info = bpf_prog_info()
         var length = UInt32(MemoryLayout<bpf_prog_info>.size)
         guard bpf_obj_get_info_by_fd(program.raw, &info, &length) == 0 else {
-            throw .kernel(.current, "read what a pinned program is")
+            throw Failure("read what a pinned program is", errno: .current, needs: Capability.bpfPrograms)
         }
         return info.id
     }
@@ -424,7 +440,7 @@ public struct PinDirectory: Sendable, Hashable {
         guard let stream = directory.withPlatformString({ opendir($0) }) else {
             let error = Errno.current
             if error == .noSuchFileOrDirectory { return [] }
-            throw .kernel(error, "read \(directory)")
+            throw Failure("read \(directory)", errno: error, needs: Capability.bpfPrograms)
         }
         defer { closedir(stream) }
         var names: [String] = []
@@ -440,12 +456,16 @@ public struct PinDirectory: Sendable, Hashable {
     private func makeDirectory(_ directory: FilePath) throws(Failure) {
         guard directory.withPlatformString({ mkdir($0, 0o700) }) != 0 else { return }
         let error = Errno.current
-        guard error == .fileExists else { throw .kernel(error, "make \(directory)") }
+        guard error == .fileExists else {
+            throw Failure("make \(directory)", errno: error, needs: Capability.bpfPrograms)
+        }
     }
 
     private func unlinkIfThere(_ path: FilePath) throws(Failure) {
         guard path.withPlatformString({ unlink($0) }) != 0 else { return }
         let error = Errno.current
-        guard error == .noSuchFileOrDirectory else { throw .kernel(error, "remove \(path)") }
+        guard error == .noSuchFileOrDirectory else {
+            throw Failure("remove \(path)", errno: error, needs: Capability.bpfPrograms)
+        }
     }
 }

@@ -28,7 +28,9 @@ public struct RingBuffer: ~Copyable, @unchecked Sendable {
     ///   - bytes: Of the records; a power of two, and at least a page.
     public init(name: String, bytes: UInt32) throws(Failure) {
         let raw = bpf_map_create(BPF_MAP_TYPE_RINGBUF, name, 0, 0, bytes, nil)
-        guard raw >= 0 else { throw .kernel(.current, "make a ring buffer of \(bytes) bytes") }
+        guard raw >= 0 else {
+            throw Failure("make a ring buffer of \(bytes) bytes", errno: .current, needs: Capability.bpfPrograms)
+        }
         let map = Descriptor(owning: raw)
         let sink = UnsafeMutablePointer<Sink>.allocate(capacity: 1)
         sink.initialize(to: Sink())
@@ -46,7 +48,7 @@ public struct RingBuffer: ~Copyable, @unchecked Sendable {
         guard let ring = ring_buffer__new(raw, take, sink, nil) else {
             let error = Errno.current
             sink.deallocate()
-            throw .kernel(error, "read a ring buffer")
+            throw Failure("read a ring buffer", errno: error, needs: Capability.bpfPrograms)
         }
         self.descriptor = raw
         self.map = map
@@ -95,7 +97,9 @@ public struct SharedRow<Value: BitwiseCopyable & Sendable>: ~Copyable, @unchecke
         let page = Int(getpagesize())
         let length = (MemoryLayout<Value>.stride + page - 1) / page * page
         let mapped = mmap(nil, length, PROT_READ | PROT_WRITE, MAP_SHARED, map.rawDescriptor, 0)
-        guard let mapped, mapped != MAP_FAILED else { throw .kernel(.current, "map \(path) into memory") }
+        guard let mapped, mapped != MAP_FAILED else {
+            throw Failure("map \(path) into memory", errno: .current, needs: Capability.bpfPrograms)
+        }
         self.length = length
         base = mapped
     }

@@ -41,14 +41,20 @@ public struct CallObserver: ~Copyable {
         let bytes = vip_discover_object_bytes(&size)
         var error: CInt = 0
         let (opened, openLog) = LibBPFLog.capturing { vip_object_open(bytes, size, "discover", &error) }
-        guard let opened else { throw .kernel(Errno(rawValue: -error), what, detail: openLog) }
+        guard let opened else {
+            throw Failure(what, errno: Errno(rawValue: -error), needs: Capability.bpfPrograms, detail: openLog)
+        }
         let (failed, log) = LibBPFLog.capturing { bpf_object__load(opened) }
         guard failed == 0 else {
             bpf_object__close(opened)
-            if -failed == EPERM { throw .kernel(.notPermitted, what, detail: log) }
+            if -failed == EPERM {
+                throw Failure(
+                    what, errno: .notPermitted, needs: Capability.bpfPrograms, hint: "run vip-bpfctl check", detail: log
+                )
+            }
             throw Failure(
                 .unavailable, what, tellingLine(ofVerifierLog: log) ?? Errno(rawValue: -failed).text,
-                try: "run vip-bpfctl check", detail: log)
+                hint: "run vip-bpfctl check", detail: log)
         }
         let events = Events()
         let map = bpf_map__fd(bpf_object__find_map_by_name(opened, "seen_events"))
@@ -64,7 +70,7 @@ public struct CallObserver: ~Copyable {
         guard let made else {
             let error = Errno.current
             bpf_object__close(opened)
-            throw .kernel(error, "open the ring of observed processes")
+            throw Failure("open the ring of observed processes", errno: error, needs: Capability.bpfPrograms)
         }
         object = opened
         ring = made
@@ -84,7 +90,7 @@ public struct CallObserver: ~Copyable {
     public mutating func attach(to cgroup: Cgroup) throws(Failure) -> Order {
         let what = "observe cgroup \(cgroup.path)"
         let rawTarget = cgroup.path.withPlatformString { open($0, O_RDONLY | O_DIRECTORY | O_CLOEXEC) }
-        guard rawTarget >= 0 else { throw .kernel(.current, what) }
+        guard rawTarget >= 0 else { throw Failure(what, errno: .current, needs: Capability.bpfPrograms) }
         let target = Descriptor(owning: rawTarget)
         var order = Order.first
         for hook in Self.hooks {
@@ -96,9 +102,9 @@ public struct CallObserver: ~Copyable {
             }
             if order == .asAttached { link = vip_link_create(program, target.raw, hook.type, 0) }
             guard link >= 0 else {
-                throw .kernel(
-                    Errno(rawValue: -link), what,
-                    try: "see whether a program without BPF_F_ALLOW_MULTI is there: bpftool cgroup tree")
+                throw Failure(
+                    what, errno: Errno(rawValue: -link), needs: Capability.bpfPrograms,
+                    hint: "see whether a program without BPF_F_ALLOW_MULTI is there: bpftool cgroup tree")
             }
             links.append(link)
         }

@@ -10,7 +10,7 @@ public struct WakeUp: ~Copyable, Sendable {
 
     public init() throws(Failure) {
         let raw = vip_eventfd()
-        guard raw >= 0 else { throw .kernel(.current, "make an eventfd") }
+        guard raw >= 0 else { throw Failure("make an eventfd", errno: .current) }
         descriptor = Descriptor(owning: raw)
     }
 

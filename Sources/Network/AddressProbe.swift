@@ -120,7 +120,7 @@ public struct AddressProbe: Sendable {
     private static func failure(_ question: Question, _ why: String) -> Failure {
         Failure(
             .failed, "ask on \(question.interface) who has \(question.address)", why,
-            try: "install busybox, or set virtualIP.addresses.probeSeconds to 0")
+            hint: "install busybox, or set virtualIP.addresses.probeSeconds to 0")
     }
 
     /// The link-layer address in busybox arping's line `Unicast reply from 192.0.2.1 [02:00:00:00:00:01] 0.014ms`.

@@ -418,7 +418,7 @@ extension Policy {
             throw Failure(
                 .failed, "remove \(entry.description.quotedForMessage) from the list \(list.rawValue)",
                 "it is not on the list",
-                try: others.isEmpty ? nil : "it is on \(others.joined(separator: " and "))")
+                hint: others.isEmpty ? nil : "it is on \(others.joined(separator: " and "))")
         }
         self[list].remove(at: index)
     }

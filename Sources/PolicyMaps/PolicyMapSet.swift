@@ -143,7 +143,7 @@ public struct PolicyMapSet: ~Copyable {
         throw Failure(
             .failed, "apply the policy",
             "its \(desired.count) programs and the \(others) others in force do not fit map \(map.name) of \(map.maxEntries) rows",
-            try: others == 0 ? "list fewer programs, or '*'" : "list fewer programs, or change the lists in two steps")
+            hint: others == 0 ? "list fewer programs, or '*'" : "list fewer programs, or change the lists in two steps")
     }
 
     /// Writes one bank of a program list; returns the rows that no list of the new policy needs.

@@ -128,12 +128,12 @@ extension Instance {
         // Whoever changes something writes the lock file, and closes it in the end.
         let raw = inotify_init1(CInt(IN_CLOEXEC | IN_NONBLOCK))
         guard raw >= 0 else {
-            throw .kernel(.current, "wait for an address", try: "raise fs.inotify.max_user_instances")
+            throw Failure("wait for an address", errno: .current, hint: "raise fs.inotify.max_user_instances")
         }
         let watch = Descriptor(owning: raw)
         let mask = UInt32(IN_CLOSE_WRITE) | UInt32(IN_ONLYDIR)
         guard state.path.withPlatformString({ inotify_add_watch(watch.raw, $0, mask) }) >= 0 else {
-            throw .kernel(.current, "watch \(state.path)", try: "raise fs.inotify.max_user_watches")
+            throw Failure("watch \(state.path)", errno: .current, hint: "raise fs.inotify.max_user_watches")
         }
         let deadline = ContinuousClock.now + patience
         while true {
@@ -224,7 +224,7 @@ extension Change {
         let maps = try PolicyMapSet(pins)
         let policy = try instance.policy(registry)
         if address.placed, let placed = try hostAddresses().first(where: { $0.address == address.address }) {
-            throw Failure(.failed, what, "the host has it already, on \(placed.interface)", try: "see ip address show")
+            throw Failure(.failed, what, "the host has it already, on \(placed.interface)", hint: "see ip address show")
         }
         var after = before
         after.addresses = (before.addresses + [address]).sorted { $0.address < $1.address }
@@ -306,7 +306,7 @@ extension Change {
         guard !instance.state.hasDaemon, request.keeper != .logind else { return awaitingLease.append(id) }
         let failure = Failure(
             .failed, what, "its address is to be leased by DHCP, which the daemon does, and none runs",
-            try: "start it (systemctl start vip-bpfd), or give an address with --ip")
+            hint: "start it (systemctl start vip-bpfd), or give an address with --ip")
         guard request.opensWithoutAddress else { throw failure }
         unaddressed.append((id, failure))
     }

@@ -41,12 +41,12 @@ extension Change {
             case .below:
                 throw Failure(
                     .failed, "attach \(cgroup.path)", "\(other.path) above it is attached, and so this one is already",
-                    try: "leave it, or detach \(other.path) first")
+                    hint: "leave it, or detach \(other.path) first")
             case .above:
                 throw Failure(
                     .failed, "attach \(cgroup.path)",
                     "\(other.path) below it is attached, and would be rewritten twice",
-                    try: "detach \(other.path) first")
+                    hint: "detach \(other.path) first")
             case .same, .unrelated: break
             }
         }
@@ -123,7 +123,7 @@ extension Change {
         guard let id = noted?.cgroupID ?? cgroup?.id, try pins.detach(cgroupID: id) || noted != nil else {
             // Say what is wrong with the path itself, if something is.
             let cgroup = try Cgroup(path: path)
-            throw Failure(.failed, "detach \(cgroup.path)", "it is not attached", try: "see vip-bpfctl status")
+            throw Failure(.failed, "detach \(cgroup.path)", "it is not attached", hint: "see vip-bpfctl status")
         }
         if try pins.attachments().isEmpty {
             if pins.isLoaded { try PolicyMapSet(pins).setLoopbackPrefix(nil) }
@@ -186,7 +186,7 @@ extension Instance {
         try pins.removeAll()
         let aside = state.path.appending("registry.sqlite.damaged")
         let moved = state.registry.withPlatformString { old in aside.withPlatformString { new in rename(old, new) } }
-        guard moved == 0 else { throw .kernel(.current, "move \(state.registry) to \(aside)") }
+        guard moved == 0 else { throw Failure("move \(state.registry) to \(aside)", errno: .current) }
         return aside
     }
 }

@@ -56,7 +56,7 @@ public enum LoopbackHost {
     private static let sysctl = FilePath("/proc/sys/net/ipv6/ip_nonlocal_bind")
 
     /// Why there can be no IPv6 loopbacks here, and what to do about it; `nil` where there can.
-    public static func obstacle() -> (why: String, mend: String)? {
+    public static func obstacle() -> (reason: String, fix: String)? {
         guard nonlocalBind() != nil else {
             return ("this kernel has no IPv6", "boot without ipv6.disable=1, or do without")
         }
@@ -99,7 +99,7 @@ public enum LoopbackHost {
             defer { close(file) }
             guard write(file, value, value.utf8.count) == value.utf8.count else { throw Errno(rawValue: errno) }
         } catch {
-            throw Failure(.failed, what, Failure.reason(error), try: "sysctl net.ipv6.ip_nonlocal_bind=\(value)")
+            throw Failure(what, errno: error, needs: [.netAdmin], hint: "sysctl net.ipv6.ip_nonlocal_bind=\(value)")
         }
     }
 }
@@ -118,7 +118,7 @@ extension Change {
         if let other = try netlink.routes(.v6).first(where: { $0.isInTheWay(of: prefix) }) {
             throw Failure(
                 .failed, "make the IPv6 loopbacks \(prefix.local) local", "there is a route \(other) already",
-                try: "set another virtualLoopback.prefix in the policy")
+                hint: "set another virtualLoopback.prefix in the policy")
         }
     }
 
@@ -129,7 +129,7 @@ extension Change {
     mutating func prepareLoopback(_ wanted: LoopbackPrefix) throws(Failure) -> LoopbackPrefix? {
         let prefix = wanted.local
         if let obstacle = LoopbackHost.obstacle() {
-            warnings.append("sessions have no IPv6 loopback: \(obstacle.why); \(obstacle.mend)")
+            warnings.append("sessions have no IPv6 loopback: \(obstacle.reason); \(obstacle.fix)")
             return nil
         }
         let network = try networkNamespace()

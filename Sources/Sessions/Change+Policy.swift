@@ -28,14 +28,14 @@ extension Change {
                 .failed, "apply the policy",
                 "the kernel has \(unknown) sessions that registry \(instance.state.registry) "
                     + "does not know: it is not the one that they were opened with, or it was lost",
-                try: "name the right one with --state, or start over: vip-bpfctl detach --all")
+                hint: "name the right one with --state, or start over: vip-bpfctl detach --all")
         }
         let formerPrefix = try maps.configuration().loopbackPrefix
         if let formerPrefix, formerPrefix != policy.loopbackPrefix.local, !records.isEmpty {
             throw Failure(
                 .failed, "apply the policy",
                 "virtualLoopback.prefix is another than \(formerPrefix), on which \(records.count) open sessions are",
-                try: "close them first, or keep the prefix: their programs' IPv6 loopbacks would be nowhere")
+                hint: "close them first, or keep the prefix: their programs' IPv6 loopbacks would be nowhere")
         }
         try checkLoopback(policy.loopbackPrefix)
         let mounts = try MountTable.current()

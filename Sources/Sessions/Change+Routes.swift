@@ -74,21 +74,22 @@ extension Change {
         for prefix in prefixes {
             let what = "make \(prefix) local"
             if prefix.family == .v6, let obstacle = LoopbackHost.obstacle() {
-                throw Failure(.failed, what, obstacle.why, try: obstacle.mend)
+                throw Failure(.failed, what, obstacle.reason, hint: obstacle.fix)
             }
             for placed in present
             where placed.address.family == prefix.family && placed.prefixLength < prefix.family.bits {
                 let network = AddressPrefix(of: placed.address, length: placed.prefixLength)
                 guard network.overlaps(prefix) else { continue }
                 throw Failure(
-                    .failed, what, "\(network) is the network of \(placed.interface), and others are in it", try: remedy
+                    .failed, what, "\(network) is the network of \(placed.interface), and others are in it",
+                    hint: remedy
                 )
             }
         }
         for family in IPAddress.Family.allCases where prefixes.contains(where: { $0.family == family }) {
             for route in try netlink.routes(family) {
                 guard let prefix = prefixes.first(where: { route.isInTheWay(of: $0) }) else { continue }
-                throw Failure(.failed, "make \(prefix) local", "there is a route \(route) already", try: remedy)
+                throw Failure(.failed, "make \(prefix) local", "there is a route \(route) already", hint: remedy)
             }
         }
     }

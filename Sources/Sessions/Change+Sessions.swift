@@ -102,14 +102,14 @@ extension Change {
     public func close(_ id: UInt32, because ending: SessionEnding = .closed) throws(Failure) -> SessionRecord {
         guard let record = try registry.session(id: id) else {
             throw Failure(
-                .failed, "close session \(id)", "there is no such session", try: "see vip-bpfctl session list")
+                .failed, "close session \(id)", "there is no such session", hint: "see vip-bpfctl session list")
         }
         try tearDown([(record, ending)])
         return record
     }
 
     /// Takes away what a failed opening has come to. Where the registry cannot be written (a full disk), it says
-    /// that the sessions are being opened, which is for the next change to mend; nothing else is left.
+    /// that the sessions are being opened, which is for the next change to repair; nothing else is left.
     private func undo(_ records: [SessionRecord]) {
         let ids = records.map(\.id)
         try? registry.beginClose(ids)
@@ -174,7 +174,7 @@ extension Change {
                         failure
                         ?? Failure(
                             .failed, "place \(address) on \(interface)", "something else has placed it meanwhile",
-                            try: "try again, or give another address")
+                            hint: "try again, or give another address")
                 case .failure(let first): failure = failure ?? first
                 }
             }
@@ -216,7 +216,7 @@ extension Change {
                 guard !takenIDs.contains(asked), askedIDs.insert(asked).inserted else {
                     throw Failure(
                         .failed, "open session \(asked)", "the ID is taken",
-                        try: "leave --id out, or close session \(asked)")
+                        hint: "leave --id out, or close session \(asked)")
                 }
                 id = asked
             } else {
@@ -228,13 +228,13 @@ extension Change {
             else {
                 throw Failure(
                     .failed, what, "neither it nor a cgroup above it is attached",
-                    try: "attach one first: vip-bpfctl attach cgroup PATH")
+                    hint: "attach one first: vip-bpfctl attach cgroup PATH")
             }
             try claims.claim(request.cgroup.path, session: id)
             if let name = request.policy, policy.override(named: name) == nil {
                 throw Failure(
                     .failed, what, "the policy in force has no override named \(name)",
-                    try: "see vip-bpfctl policy show")
+                    hint: "see vip-bpfctl policy show")
             }
 
             var record = SessionRecord(
@@ -249,7 +249,7 @@ extension Change {
                 if let other = chosen.first(where: { $0.address.family == address.family }) {
                     throw Failure(
                         .usage, what, "\(other.address) and \(address) are both \(address.family.rawValue)",
-                        try: "give one address of each family at most")
+                        hint: "give one address of each family at most")
                 }
                 chosen.append((address, false))
             }
@@ -277,7 +277,7 @@ extension Change {
                                 throw Failure(
                                     .failed, "pick an \(family.rawValue) address",
                                     "other hosts have all that were tried",
-                                    try: "see the warnings; take their addresses out of virtualIP.addresses.pool")
+                                    hint: "see the warnings; take their addresses out of virtualIP.addresses.pool")
                             }
                             let pick = try pool.pick(
                                 family, for: request.user, registry, used: owners, held: held, taken: taken)
@@ -315,7 +315,7 @@ extension Change {
                     if let loopbackPrefix, loopbackPrefix.contains(choice.address) {
                         throw Failure(
                             .usage, what, "\(choice.address) is a session's IPv6 loopback, in \(loopbackPrefix)",
-                            try: "give a unicast address of this host's network")
+                            hint: "give a unicast address of this host's network")
                     }
                     try check(
                         choice.address, what, on: interface, pool: virtualIP.addresses.pool, owners: owners,
@@ -339,37 +339,38 @@ extension Change {
     ) throws(Failure) {
         guard !address.isMapped else {
             throw Failure(
-                .usage, what, "\(address) is an IPv4 address in IPv6 form", try: "write it as an IPv4 address")
+                .usage, what, "\(address) is an IPv4 address in IPv6 form", hint: "write it as an IPv4 address")
         }
         guard !address.isIPv6LinkLocal else {
             throw Failure(
                 .usage, what, "\(address) is link-local, and no program could use it without naming the interface",
-                try: "give a global or unique local address")
+                hint: "give a global or unique local address")
         }
         guard !address.isLoopback, !address.isMulticast, !address.isUnspecified, address.v4 != UInt32.max else {
             throw Failure(
-                .usage, what, "\(address) cannot be a virtual IP", try: "give a unicast address of this host's network")
+                .usage, what, "\(address) cannot be a virtual IP", hint: "give a unicast address of this host's network"
+            )
         }
         if let network = placed.first(where: { $0.subnetRouter == address }) {
             throw Failure(
                 .failed, what,
                 "\(address) is the subnet-router anycast address of \(network.address)/\(network.prefixLength)",
-                try: "give another address of it")
+                hint: "give another address of it")
         }
         if let network = placed.first(where: { $0.isNetworkOrBroadcast(address) }) {
             throw Failure(
                 .failed, what,
                 "\(address) is the network's or the broadcast address of \(network.address)/\(network.prefixLength)",
-                try: "give another address of it")
+                hint: "give another address of it")
         }
         if let owner = owners[address] {
             throw Failure(
                 .failed, what, "\(address) is session \(owner)'s",
-                try: "give another address, or close session \(owner)")
+                hint: "give another address, or close session \(owner)")
         }
         if let owner = hostAddresses[address] {
             throw Failure(
-                .failed, what, "\(address) is the host's own, on \(owner)", try: "give an address that nothing has")
+                .failed, what, "\(address) is the host's own, on \(owner)", hint: "give an address that nothing has")
         }
         // On lo anything goes: addresses there are routed to this host from elsewhere.
         let networks = placed.filter { $0.interface == interface && $0.prefixLength < $0.address.family.bits }
@@ -383,7 +384,7 @@ extension Change {
                 .failed, what,
                 "\(address) is not ours: neither in the pool nor in a network of \(interface)"
                     + (networks.isEmpty ? "" : " (\(networks))"),
-                try: "give one that is, or add it to virtualIP.addresses.pool")
+                hint: "give one that is, or add it to virtualIP.addresses.pool")
         }
     }
 

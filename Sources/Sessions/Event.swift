@@ -138,7 +138,7 @@ public struct Event: Sendable, Hashable {
                 events.append(
                     Event(
                         .addressRefused, "\(name) has no address: \(refused.failure)", priority: .error, of: record,
-                        reason: refused.failure.why))
+                        reason: refused.failure.reason))
             }
         }
         events += opened.conflicts.map(Event.init)

@@ -19,7 +19,7 @@ import Testing
     @Test(arguments: lockdowns) func lockdown(text: String?, verdict: CheckPayload.Fact.Verdict, says: String) {
         let fact = KernelFacts.lockdown(text)
         #expect(fact.verdict == verdict && fact.fact.contains(says))
-        #expect((fact.mend == nil) == (verdict == .good))
+        #expect((fact.fix == nil) == (verdict == .good))
     }
 
     static let units: [(path: String, unit: String?)] = [

@@ -11,7 +11,7 @@ struct CheckTests {
         let subject: String
         let verdict: String
         let fact: String
-        let mend: String?
+        let fix: String?
 
         var description: String { "\(verdict) \(subject): \(fact)" }
     }
@@ -71,7 +71,7 @@ struct CheckTests {
             var facts = try check(sandbox, "policy", ["--policy", file])
             #expect(facts.first?.verdict == "warning", "\(facts)")
             #expect(facts.first?.fact.contains("virtualIP.programs") == true, "\(facts)")
-            #expect(facts.first?.mend?.contains("policy apply \(file)") == true, "\(facts)")
+            #expect(facts.first?.fix?.contains("policy apply \(file)") == true, "\(facts)")
             try "nonsense: 1\n".write(toFile: file, atomically: true, encoding: .utf8)
             facts = try check(sandbox, "policy", status: 1, ["--policy", file])
             #expect(facts.first?.fact.contains("nonsense") == true, "\(facts)")

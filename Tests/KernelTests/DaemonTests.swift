@@ -390,7 +390,8 @@ struct DaemonTests {
             let pid = try #require(host.daemon?.pid)
             let second = try host.sandbox.ctl("daemon", "--bus", "unix:path=/nonexistent")
             #expect(
-                second.status == 1 && second.stderr.contains("process \(pid) (vip-bpfctl) is it already"), "\(second)")
+                second.status == 1 && second.stderr.contains("already running (process \(pid) (vip-bpfctl))"),
+                "\(second)")
             #expect(second.stderr.split(separator: "\n").count == 1, "\(second)")
         }
     }

@@ -10,9 +10,9 @@ struct Check: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Say whether this host can do it, and what stands in the way.",
         discussion: """
-            A line for each fact, with the mend where it is bad. Nothing is changed; the hooks are tried by loading the \
+            A line for each fact, with the fix where it is bad. Nothing is changed; the hooks are tried by loading the \
             real programs and dropping them again. Exit code 69 where the host lacks something without which it cannot work, 77 where only \
-            privileges are missing, 1 where something is wrong that a command can mend.
+            privileges are missing, 1 where something is wrong that a command can fix.
 
             With --self-test, two sessions are opened below the first attached cgroup, with addresses as any session gets \
             them, and a program in each makes its calls: bind, connect, accept, names, the other session's addresses. It \

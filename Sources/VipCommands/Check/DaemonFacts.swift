@@ -15,7 +15,7 @@ enum DaemonFacts: CheckedSubject {
         return [
             .warning(
                 "daemon", "does not run: no session opens or ends by a login, and what others undo stays undone",
-                try: "systemctl start vip-bpfd")
+                fix: "systemctl start vip-bpfd")
         ]
     }
 

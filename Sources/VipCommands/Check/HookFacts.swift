@@ -11,9 +11,9 @@ enum HookFacts: CheckedSubject {
             guard let failure = support.failure else { return .good(subject, "this kernel takes its program") }
             let isPrivilege = failure.code == .notPermitted
             return .bad(
-                subject, failure.why,
-                try: isPrivilege
-                    ? failure.remedy : "it came with Linux \(support.hook.since); update the kernel",
+                subject, failure.reason,
+                fix: isPrivilege
+                    ? failure.hint : "it came with Linux \(support.hook.since); update the kernel",
                 isPrivilege ? .privilege : .host)
         }
     }

@@ -13,7 +13,7 @@ enum KernelFacts: CheckedSubject {
         let btf: CheckPayload.Fact =
             FileStatus.exists("/sys/kernel/btf/vmlinux")
             ? .good("kernel", "\(release), with BTF")
-            : .bad("kernel", "\(release) has no BTF", try: "use a kernel with CONFIG_DEBUG_INFO_BTF", .host)
+            : .bad("kernel", "\(release) has no BTF", fix: "use a kernel with CONFIG_DEBUG_INFO_BTF", .host)
         return [btf, lockdown(try? String(contentsOf: "/sys/kernel/security/lockdown"))]
     }
 
@@ -26,6 +26,6 @@ enum KernelFacts: CheckedSubject {
         guard word == "confidentiality" else { return .good("lockdown", word) }
         return .bad(
             "lockdown", "confidentiality: BPF programs may not read which program is calling",
-            try: "boot with lockdown=integrity, or none", .host)
+            fix: "boot with lockdown=integrity, or none", .host)
     }
 }

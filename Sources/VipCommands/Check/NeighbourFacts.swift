@@ -64,7 +64,7 @@ enum NeighbourFacts: CheckedSubject {
                 : "runs after ours on \(neighbour.cgroup), and gets the addresses that ours leave"
         return .warning(
             subject, "\(program) \(order): \(hooks.joined(separator: ", "))",
-            try: "see whether it changes addresses, too: bpftool prog show id \(neighbour.id)")
+            fix: "see whether it changes addresses, too: bpftool prog show id \(neighbour.id)")
     }
 
     private static func neighbours(of cgroup: FilePath, _ hook: Hook, ours: UInt32?) throws(Failure) -> [Neighbour] {

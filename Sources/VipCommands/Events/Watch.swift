@@ -208,7 +208,7 @@ private final class Writing: Sendable {
                 switch Errno.current {
                 case .interrupted, .wouldBlock: continue
                 case .brokenPipe: return .noReader
-                case let error: throw .kernel(error, "write standard output", try: "see where it goes")
+                case let error: throw Failure("write standard output", errno: error, hint: "see where it goes")
                 }
             }
             rest = rest.dropFirst(count)

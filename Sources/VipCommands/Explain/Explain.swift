@@ -79,7 +79,7 @@ struct Explain: ParsableCommand {
             let program = try ExplainedProgram.file(FilePath(exe ?? ""))
             guard let cgroup = try maps.ids.value(of: id), let found = try LiveSession(cgroupID: cgroup, maps) else {
                 throw Failure(
-                    .failed, "explain session \(id)", "there is no such session", try: "see vip-bpfctl session list")
+                    .failed, "explain session \(id)", "there is no such session", hint: "see vip-bpfctl session list")
             }
             live = found
             payload = ExplainPayload(program, pid: nil, cgroup: nil)

@@ -50,7 +50,7 @@ struct Detach: ParsableCommand {
             return try options.change(repairing: false) { change throws(Failure) in try change.detachAll() }
         }
         let aside = try options.instance.detachAllWithoutRegistry()
-        options.logger.warning("the registry could not be read (\(damage.why)); it is now \(aside)")
+        options.logger.warning("the registry could not be read (\(damage.reason)); it is now \(aside)")
     }
 
     /// Why the registry cannot be used, where its file is damaged; nothing else is a reason to go without it.

@@ -90,7 +90,7 @@ struct MapDump: ParsableCommand {
         guard !views.isEmpty else {
             throw Failure(
                 .usage, "dump map \(name ?? "")", "there is no such map",
-                try: "name one of \(MapView.all.map(\.name).joined(separator: ", "))")
+                hint: "name one of \(MapView.all.map(\.name).joined(separator: ", "))")
         }
         let pins = options.instance.pins
         try pins.requireLoaded()

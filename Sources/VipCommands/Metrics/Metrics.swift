@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import Foundation
 import Glibc
 import Host
 import Metrics
@@ -36,17 +35,14 @@ struct MetricsCommand: ParsableCommand {
         if lstat(output, &status) == 0, status.st_mode & S_IFMT != S_IFREG {
             // It would be replaced: a device, a directory, or the link to either.
             throw Failure(
-                .failed, "write \(output.debugDescription)", "it is there and no regular file",
-                try: "name another, or redirect standard output")
+                .failed, "write \(output.quotedForMessage)", "not a regular file",
+                hint: "choose another path, or redirect standard output")
         }
-        do {
-            // Atomically: a collector never sees half of it.
-            try Data(text.utf8).write(to: URL(fileURLWithPath: output), options: .atomic)
-            try FileManager.default.setAttributes([.posixPermissions: 0o644], ofItemAtPath: output)
+        do throws(Errno) {
+            try replaceFile(FilePath(output), with: Array(text.utf8), mode: 0o644)
         } catch {
             throw Failure(
-                .failed, "write \(output.debugDescription)", error.localizedDescription,
-                try: "name a file in a directory that is there")
+                "write \(output.quotedForMessage)", errno: error, hint: "choose a path in an existing directory")
         }
     }
 }

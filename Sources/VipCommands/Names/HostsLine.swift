@@ -45,18 +45,18 @@ struct HostsLine {
             start = end + 1
         }
         guard let line = found.first else {
-            throw Failure(.failed, what, "it has no hosts line", try: "give it one: hosts: files dns")
+            throw Failure(.failed, what, "it has no hosts line", hint: "give it one: hosts: files dns")
         }
         guard found.count == 1 else {
             throw Failure(
-                .failed, what, "it has \(found.count) hosts lines, of which libc takes the last", try: "keep one")
+                .failed, what, "it has \(found.count) hosts lines, of which libc takes the last", hint: "keep one")
         }
         guard let sources = Self.sources(bytes, line.list..<line.line.upperBound) else {
             throw Failure(
-                .failed, what, "its hosts line is not understood: a bracket is open", try: "see nsswitch.conf(5)")
+                .failed, what, "its hosts line is not understood: a bracket is open", hint: "see nsswitch.conf(5)")
         }
         guard !sources.isEmpty else {
-            throw Failure(.failed, what, "its hosts line names no source", try: "make it one: hosts: files dns")
+            throw Failure(.failed, what, "its hosts line names no source", hint: "make it one: hosts: files dns")
         }
         self.bytes = bytes
         self.sources = sources

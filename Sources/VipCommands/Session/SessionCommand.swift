@@ -17,7 +17,7 @@ struct SessionCommand: ParsableCommand {
 
 /// The options that name a new session's ID, addresses and user.
 struct NewSessionOptions: ParsableArguments {
-    @Option(help: ArgumentHelp("The session ID, 0…16777213. Default: the lowest free one.", valueName: "n"))
+    @Option(help: ArgumentHelp("The session ID, 2…16777213. Default: the lowest free one.", valueName: "n"))
     var id: UInt32?
 
     @Flag(help: "Let --id be a reserved one (1, 52, 53, 256).")
@@ -114,7 +114,7 @@ struct SessionOpen: ParsableCommand {
                 throw Failure(
                     .failed, "open a session on \(request.cgroup.path)",
                     "it is the root of cgroup v2, and so every process would be in the session",
-                    try: "name a cgroup below it with --cgroup")
+                    hint: "name a cgroup below it with --cgroup")
             }
             request.user = user
             new.fill(&request)
@@ -228,7 +228,8 @@ struct SessionShow: ParsableCommand {
     func run() throws {
         let registry = try options.instance.registry()
         guard let record = try registry.session(id: id) else {
-            throw Failure(.failed, "show session \(id)", "there is no such session", try: "see vip-bpfctl session list")
+            throw Failure(
+                .failed, "show session \(id)", "there is no such session", hint: "see vip-bpfctl session list")
         }
         let prefix = try registry.loopbackPrefix()
         try output.print(SessionPayload(record, prefix: prefix, isCgroupThere: record.isCgroupThere))

@@ -63,7 +63,7 @@ struct Who: ParsableCommand {
             throw Failure(
                 .failed, "find who \(at == nil ? "has" : "had") \(address)\(when)",
                 at == nil ? "no session has it" : "no session is known to have had it",
-                try: at == nil ? "ask with --at for the past" : start ?? "the history is empty")
+                hint: at == nil ? "ask with --at for the past" : start ?? "the history is empty")
         }
         try output.print(WhoPayload(address: address.description, at: at?.date, holders: found))
     }
