@@ -437,20 +437,12 @@ public struct PinDirectory: Sendable, Hashable {
     }
 
     private func entries(of directory: FilePath) throws(Failure) -> [String] {
-        guard let stream = directory.withPlatformString({ opendir($0) }) else {
-            let error = Errno.current
+        do throws(Errno) {
+            return try Directory.entries(of: directory).map(\.name).sorted()
+        } catch {
             if error == .noSuchFileOrDirectory { return [] }
             throw Failure("read \(directory)", errno: error, needs: Capability.bpfPrograms)
         }
-        defer { closedir(stream) }
-        var names: [String] = []
-        while let entry = readdir(stream) {
-            let name = withUnsafeBytes(of: entry.pointee.d_name) {
-                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            if name != ".", name != ".." { names.append(name) }
-        }
-        return names.sorted()
     }
 
     private func makeDirectory(_ directory: FilePath) throws(Failure) {

@@ -67,8 +67,7 @@ public struct RingBuffer: ~Copyable, @unchecked Sendable {
             pollfd(fd: ring_buffer__epoll_fd(ring), events: Int16(POLLIN), revents: 0),
             pollfd(fd: wake.raw, events: Int16(POLLIN), revents: 0),
         ]
-        let (seconds, attoseconds) = timeout.components
-        poll(&polls, 2, CInt(clamping: seconds * 1000 + attoseconds / 1_000_000_000_000_000))
+        poll(&polls, 2, timeout.pollTimeout)
     }
 
     /// Takes out what is there, and no more than `limit`; never waits. One thread at a time.

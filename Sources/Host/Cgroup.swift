@@ -34,7 +34,7 @@ public struct Cgroup: Sendable, Hashable {
         let what = "use cgroup \(path)"
         let real: FilePath
         do throws(Errno) {
-            real = try Self.realPath(path)
+            real = try path.real()
         } catch .noSuchFileOrDirectory {
             throw Failure(.failed, what, "there is no such directory", hint: "give a directory below a cgroup v2 mount")
         } catch {
@@ -336,9 +336,7 @@ public struct Cgroup: Sendable, Hashable {
                 ]
                 let left = deadline.map { ContinuousClock.now.duration(to: $0) }
                 if let left, left < .zero { return .timedOut }
-                // Rounded up, so that the last turn does not spin; poll() takes at most INT_MAX ms.
-                let milliseconds = left.map { CInt(clamping: Int64(($0 / .milliseconds(1)).rounded(.up))) } ?? -1
-                guard poll(&polled, nfds_t(polled.count), milliseconds) >= 0 || errno == EINTR else {
+                guard poll(&polled, nfds_t(polled.count), left?.pollTimeout ?? -1) >= 0 || errno == EINTR else {
                     throw Errno(rawValue: errno)
                 }
                 if polled[1].revents != 0 { return .interrupted }
@@ -386,16 +384,6 @@ public struct Cgroup: Sendable, Hashable {
         path.components.dropFirst(parent.components.count)
     }
 
-    private static func realPath(_ path: FilePath) throws(Errno) -> FilePath {
-        let (real, error) = path.withPlatformString { name -> (FilePath?, CInt) in
-            guard let real = realpath(name, nil) else { return (nil, errno) }
-            defer { free(real) }
-            return (FilePath(platformString: real), 0)
-        }
-        guard let real else { throw Errno(rawValue: error) }
-        return real
-    }
-
     private static func status(of path: FilePath) throws(Errno) -> stat {
         var status = stat()
         let (result, error) = path.withPlatformString { (lstat($0, &status), errno) }
@@ -428,20 +416,15 @@ public struct Cgroup: Sendable, Hashable {
         while next < found.count {
             let directory = found[next]
             next += 1
-            guard let stream = directory.withPlatformString({ opendir($0) }) else {
-                let error = Errno(rawValue: errno)
+            let entries: [Directory.Entry]
+            do throws(Errno) {
+                entries = try Directory.entries(of: directory)
+            } catch {
                 if Self.isGone(error) { continue }
                 throw Failure("list the cgroups below \(directory)", errno: error)
             }
-            defer { closedir(stream) }
-            while found.count < limit, let entry = readdir(stream) {
-                guard entry.pointee.d_type == UInt8(DT_DIR) else { continue }
-                let name = withUnsafePointer(to: &entry.pointee.d_name) {
-                    $0.withMemoryRebound(to: CChar.self, capacity: Int(NAME_MAX) + 1) {
-                        FilePath.Component(platformString: $0)
-                    }
-                }
-                if let name, name.kind == .regular { found.append(directory.appending(name)) }
+            for entry in entries where entry.isDirectory && found.count < limit {
+                found.append(directory.appending(entry.component))
             }
         }
         return found.reversed()

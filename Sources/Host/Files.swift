@@ -36,37 +36,6 @@ package func readWholeFile(_ file: CInt) throws(Errno) -> [UInt8] {
     }
 }
 
-/// Writes a file in one step: whoever reads it meanwhile sees all of the old or all of the new (rename(2)).
-///
-/// - Parameter mode: Of the file, whatever the umask is.
-package func replaceFile(_ path: FilePath, with bytes: [UInt8], mode: mode_t) throws(Errno) {
-    let name = path.lastComponent?.string ?? ""
-    var directory = path.removingLastComponent()
-    if directory.isEmpty { directory = "." }
-    let new = directory.appending(".\(name).\(getpid())")
-    _ = new.withPlatformString { unlink($0) }  // of an earlier process of this PID
-    let raw = try openFile(new, O_WRONLY | O_CREAT | O_EXCL, mode: mode)
-    do throws(Errno) {
-        defer { close(raw) }
-        try writeAll(bytes, to: raw)
-        guard fchmod(raw, mode) == 0 else { throw .current }
-        let error = new.withPlatformString { new in path.withPlatformString { rename(new, $0) == 0 ? 0 : errno } }
-        guard error == 0 else { throw Errno(rawValue: error) }
-    } catch {
-        _ = new.withPlatformString { unlink($0) }
-        throw error
-    }
-}
-
-/// write(2) until all is written.
-package func writeAll(_ bytes: [UInt8], to file: CInt) throws(Errno) {
-    var rest = bytes[...]
-    while !rest.isEmpty {
-        let count = rest.withUnsafeBytes { write(file, $0.baseAddress, $0.count) }
-        if count >= 0 { rest = rest.dropFirst(count) } else if errno != EINTR { throw .current }
-    }
-}
-
 /// Whether there is something at a path (access(2)).
 package enum FileStatus {
     package static func exists(_ path: FilePath) -> Bool {

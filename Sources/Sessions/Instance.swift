@@ -129,11 +129,9 @@ public struct Change: ~Copyable {
             hint: "run in that one: nsenter --net=FILE vip-bpfctl …")
     }
 
-    /// The calling process's network namespace: the inode of /proc/self/ns/net, namespaces(7), of this boot.
+    /// The calling process's network namespace and the boot: `BOOT-ID INODE`.
     func networkNamespace() throws(Failure) -> String {
-        var status = stat()
-        guard stat("/proc/self/ns/net", &status) == 0 else { throw Failure("read /proc/self/ns/net", errno: .current) }
-        return "\(bootID) \(status.st_ino)"
+        "\(bootID) \(try NetworkNamespace.current().inode)"
     }
 
     // MARK: Repair
@@ -168,12 +166,8 @@ public struct Change: ~Copyable {
     /// Removes cgroups that a `run` made before it was killed, empty and with no session on them: `run-PID-STARTTIME`.
     func removeAbandonedRunCgroups() throws(Failure) {
         for attachment in try registry.attachments() {
-            guard let stream = attachment.path.withPlatformString({ opendir($0) }) else { continue }
-            defer { closedir(stream) }
-            while let entry = readdir(stream) {
-                let name = withUnsafeBytes(of: entry.pointee.d_name) {
-                    String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-                }
+            for entry in (try? Directory.entries(of: attachment.path)) ?? [] {
+                let name = entry.name
                 let parts = name.split(separator: "-", omittingEmptySubsequences: false)
                 guard parts.count == 3, parts[0] == "run", let pid = pid_t(parts[1]), let started = UInt64(parts[2]),
                     !ProcessIdentity(pid: pid, startTime: started).isAlive

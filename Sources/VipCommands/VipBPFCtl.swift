@@ -74,7 +74,7 @@ public struct VipBPFCtl: ParsableCommand {
             guard !code.isSuccess else {  // --help, --version, --generate-completion-script
                 return (try? StandardOutput.text(fullMessage(for: error) + "\n")) == nil ? 1 : 0
             }
-            let message = message(for: error).split(whereSeparator: \.isNewline).joined(separator: " ")
+            let message = message(for: error).split(whereSeparator: \.isNewline).joined(separator: " ").printableLine
             StandardError.line("vip-bpfctl: \(arguments.first ?? "vip-bpfctl"): \(message); see vip-bpfctl --help")
             return Failure.Code.usage.exitCode
         }

@@ -23,7 +23,7 @@ struct FailureTests {
             let directory = "\(sandbox.directory)/private"
             try sandbox.sh("mkdir -m 700 '\(directory)'; chmod o+x '\(sandbox.directory)'")
             for (arguments, operation) in [
-                (["metrics", "--output", "\(directory)/x.prom"], "write '\(directory)/x.prom'"),
+                (["metrics", "--output", "\(directory)/x.prom"], "write \(directory)/x.prom"),
                 (["policy", "check", "\(directory)/p.yaml"], "read policy \(directory)/p.yaml"),
             ] {
                 let nobody = try run(

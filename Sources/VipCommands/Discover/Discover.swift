@@ -137,12 +137,11 @@ struct Discover: ParsableCommand {
                 nextLook = now + .seconds(Self.addressInterval)
             }
             let left = min(nextLook, end ?? nextLook) - now
-            let milliseconds = left.components.seconds * 1000 + left.components.attoseconds / 1_000_000_000_000_000
             var ready = [
                 pollfd(fd: observation.eventDescriptor, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
             ]
-            guard poll(&ready, nfds_t(ready.count), CInt(clamping: milliseconds + 1)) >= 0 || errno == EINTR else {
+            guard poll(&ready, nfds_t(ready.count), left.pollTimeout) >= 0 || errno == EINTR else {
                 throw Failure("wait for what is observed", errno: .current)
             }
             if signals.next() != nil { return }

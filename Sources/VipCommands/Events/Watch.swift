@@ -90,8 +90,7 @@ struct Watch: ParsableCommand {
             ]
             var wait: CInt = -1
             if let deadline, !isLast {
-                let left = (deadline - .now).components
-                wait = CInt(clamping: max(0, left.seconds * 1000 + left.attoseconds / 1_000_000_000_000_000 + 1))
+                wait = (deadline - .now).pollTimeout
             }
             guard poll(&polls, 3, wait) >= 0 || errno == EINTR else { break }
             if polls[0].revents != 0 || polls[2].revents & Int16(POLLERR | POLLNVAL) != 0 { break }

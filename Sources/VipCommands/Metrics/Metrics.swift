@@ -35,14 +35,9 @@ struct MetricsCommand: ParsableCommand {
         if lstat(output, &status) == 0, status.st_mode & S_IFMT != S_IFREG {
             // It would be replaced: a device, a directory, or the link to either.
             throw Failure(
-                .failed, "write \(output.quotedForMessage)", "not a regular file",
+                .failed, "write \(output)", "not a regular file",
                 hint: "choose another path, or redirect standard output")
         }
-        do throws(Errno) {
-            try replaceFile(FilePath(output), with: Array(text.utf8), mode: 0o644)
-        } catch {
-            throw Failure(
-                "write \(output.quotedForMessage)", errno: error, hint: "choose a path in an existing directory")
-        }
+        try replaceFile(FilePath(output), with: Array(text.utf8), hint: "choose a path in an existing directory")
     }
 }

@@ -82,19 +82,12 @@ struct Top: ParsableCommand {
                 pollfd(fd: ending.descriptor, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: activity.ended, events: Int16(POLLIN), revents: 0),
             ]
-            poll(&polls, 2, interval.milliseconds)
+            poll(&polls, 2, interval.pollTimeout)
         }
         var snapshot = try activity.look()
         activity.readPrograms(of: snapshot.rows.indices, in: &snapshot)
         order.sort(&snapshot.rows)
         return snapshot
-    }
-}
-
-extension Duration {
-    /// For poll(2): rounded up, at least 0.
-    fileprivate var milliseconds: CInt {
-        CInt(clamping: Int64(max(0, (self / .milliseconds(1)).rounded(.up))))
     }
 }
 
@@ -171,7 +164,7 @@ private final class LiveTable: Sendable {
                 pollfd(fd: activity.ended, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: screen.isShown ? screen.input : -1, events: Int16(POLLIN), revents: 0),
             ]
-            var wait = view.isPaused ? -1 : (next - .now).milliseconds
+            var wait = view.isPaused ? -1 : (next - .now).pollTimeout
             // A shell gives a job that runs in the background the terminal without a word.
             if !screen.isShown { wait = wait < 0 ? 500 : min(wait, 500) }
             guard poll(&polls, nfds_t(polls.count), wait) >= 0 || errno == EINTR else { return }
