@@ -60,7 +60,11 @@ extension Change {
                         + "for them until they are opened anew, or the daemon gives them one")
             }
         }
-        try restorePlacement(records, present: hostAddresses)
+        let (restored, missing) = putBackAddresses(of: records, present: Set(hostAddresses.map(\.address)))
+        warnings += restored.map {
+            "virtual IP \($0.address.address) was missing on \($0.address.interface) and is back"
+        }
+        warnings += missing.map { "\($0.failure)" }
 
         // The text is registered before the generation changes and becomes current after: a kill in between is
         // settled by comparing generations.
@@ -110,27 +114,6 @@ extension Change {
         }
         try registry.set(.pendingPolicy, to: nil)
         logger.warning("a policy apply was killed; the policy in force is settled")
-    }
-
-    /// Puts back virtual IPs that something else took off their interface.
-    private mutating func restorePlacement(
-        _ records: [SessionRecord], present: [PlacedAddress]
-    ) throws(Failure) {
-        let there = Set(present.map(\.address))
-        var missing: [String: [IPAddress]] = [:]
-        for record in records {
-            for address in record.addresses where address.placed && !there.contains(address.address) {
-                missing[address.interface, default: []].append(address.address)
-            }
-        }
-        for (interface, addresses) in missing {
-            for (address, result) in zip(addresses, try netlink.add(addresses, to: interface)) {
-                switch result {
-                case .success: warnings.append("virtual IP \(address) was missing on \(interface) and is back")
-                case .failure(let failure): warnings.append("\(failure)")
-                }
-            }
-        }
     }
 
     /// Closes the sessions whose cgroup was removed.

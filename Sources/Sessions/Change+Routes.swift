@@ -38,7 +38,7 @@ extension Policy {
     /// The prefixes of the pools in use that are local as a whole.
     var routedPrefixes: [AddressPrefix] {
         var prefixes: [AddressPrefix] = []
-        for rules in [rules(for: nil)] + overrides.map({ rules(for: $0) }) where rules.virtualIP.enabled {
+        for rules in allRules where rules.virtualIP.enabled {
             let addresses = rules.virtualIP.addresses
             guard addresses.placement == .route else { continue }
             for prefix in addresses.pool.compactMap(\.prefix) where !prefixes.contains(prefix) {

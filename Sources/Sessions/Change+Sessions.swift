@@ -196,16 +196,11 @@ extension Change {
         var freeIDs = FreeSessionIDs(taken: takenIDs)
         for id in requests.compactMap(\.id) { freeIDs.take(id) }
         var askedIDs: Set<UInt32> = []
-        var owners = try registry.usedAddresses()
-        let hostAddresses = Dictionary(placed.map { ($0.address, $0.interface) }) { first, _ in first }
-        var pools: [Int: PoolPicker] = [:]
-        var interfaces: [IPAddress.Family: [Int: String]] = [:]
-        let networks = placed.filter { $0.prefixLength < $0.address.family.bits }
-        let unusable = Set(networks.flatMap(\.networkAndBroadcast) + networks.compactMap(\.subnetRouter))
-        let loopbackPrefix = try registry.loopbackPrefix()
-        let held = try registry.heldAddresses(bootID: bootID)
-        var groups: [String: [String]] = [:]
         let now = Moment.now(bootID: bootID)
+        var free = try FreeAddresses(registry, placed, now)
+        var interfaces: [IPAddress.Family: [Int: String]] = [:]
+        let loopbackPrefix = try registry.loopbackPrefix()
+        var groups: [String: [String]] = [:]
 
         var records: [SessionRecord] = []
         records.reserveCapacity(requests.count)
@@ -242,7 +237,7 @@ extension Change {
                 openedAt: now.date, createdCgroup: request.createdCgroup, keeper: request.keeper,
                 keeperProcess: request.keeperProcess)
             let number = try policyNumber(of: record, under: policy, groups: &groups)
-            let virtualIP = policy.rules(for: number == 0 ? nil : policy.overrides[number - 1]).virtualIP
+            let virtualIP = policy.rules(number: number).virtualIP
 
             var chosen: [(address: IPAddress, fromPool: Bool)] = []
             for address in request.addresses {
@@ -254,47 +249,37 @@ extension Change {
                 chosen.append((address, false))
             }
             if virtualIP.enabled {
-                if !virtualIP.addresses.pool.isEmpty, pools[number] == nil {
-                    let isOwn = number > 0 && policy.overrides[number - 1].virtualIP?.addresses.pool.isEmpty == false
-                    pools[number] = try PoolPicker(
-                        virtualIP.addresses, override: isOwn ? policy.overrides[number - 1].name : nil, now: now)
-                }
-                if !request.getsAddressLater, var pool = pools[number] {
-                    for family in IPAddress.Family.allCases
-                    where pool.has(family) && !chosen.contains(where: { $0.address.family == family }) {
-                        do throws(Failure) {
-                            let taken: (IPAddress) -> Bool = { address in
-                                owners[address] != nil || hostAddresses[address] != nil || unusable.contains(address)
-                                    || held.contains(address)
-                            }
-                            if let known = request.picked.first(where: { $0.family == family }), !taken(known),
-                                pool.allows(known, for: request.user)
-                            {
-                                chosen.append((known, true))
-                                continue
-                            }
-                            guard !request.isOutOfAddresses else {
-                                throw Failure(
-                                    .failed, "pick an \(family.rawValue) address",
-                                    "other hosts have all that were tried",
-                                    hint: "see the warnings; take their addresses out of virtualIP.addresses.pool")
-                            }
-                            let pick = try pool.pick(
-                                family, for: request.user, registry, used: owners, held: held, taken: taken)
-                            if let warning = pick.warning { warnings.append("session \(id): \(warning)") }
-                            chosen.append((pick.address, true))
-                        } catch {
-                            guard request.opensWithoutAddress else { throw error }
-                            unaddressed.append((id, error))
-                        }
+                try free.usePool(number, of: policy)
+                for family in IPAddress.Family.allCases
+                where !request.getsAddressLater && free.hasPool(number, family)
+                    && !chosen.contains(where: { $0.address.family == family })
+                {
+                    if let known = request.picked.first(where: { $0.family == family }),
+                        free.canPick(known, from: number, for: request.user)
+                    {
+                        chosen.append((known, true))
+                        continue
                     }
-                    pools[number] = pool
+                    do throws(Failure) {
+                        guard !request.isOutOfAddresses else {
+                            throw Failure(
+                                .failed, "pick an \(family.rawValue) address",
+                                "other hosts have all that were tried",
+                                hint: "see the warnings; take their addresses out of virtualIP.addresses.pool")
+                        }
+                        let pick = try free.pick(family, from: number, for: request.user)
+                        if let warning = pick.warning { warnings.append("session \(id): \(warning)") }
+                        chosen.append((pick.address, true))
+                    } catch {
+                        guard request.opensWithoutAddress else { throw error }
+                        unaddressed.append((id, error))
+                    }
                 }
             }
             if virtualIP.enabled, virtualIP.addresses.source == .dhcp {
                 if !chosen.contains(where: { $0.address.family == .v4 }) { try awaitLease(id, request, what) }
             } else if virtualIP.enabled, !chosen.contains(where: { $0.address.family == .v4 }),
-                pools[number]?.has(.v4) != true
+                !free.hasPool(number, .v4)
             {
                 let kind = chosen.isEmpty ? "virtual IP" : "IPv4 virtual IP"
                 warnings.append(
@@ -317,11 +302,9 @@ extension Change {
                             .usage, what, "\(choice.address) is a session's IPv6 loopback, in \(loopbackPrefix)",
                             hint: "give a unicast address of this host's network")
                     }
-                    try check(
-                        choice.address, what, on: interface, pool: virtualIP.addresses.pool, owners: owners,
-                        hostAddresses: hostAddresses, placed: placed)
+                    try check(choice.address, what, on: interface, pool: virtualIP.addresses.pool, free)
                 }
-                owners[choice.address] = id
+                free.give(choice.address, to: id)
                 record.addresses.append(
                     isRouted
                         ? .init(choice.address, interface: "lo", placed: false, fromPool: choice.fromPool)
@@ -334,8 +317,7 @@ extension Change {
 
     /// Whether an address that was asked for can be a session's.
     private func check(
-        _ address: IPAddress, _ what: String, on interface: String, pool: [AddressRange],
-        owners: [IPAddress: UInt32], hostAddresses: [IPAddress: String], placed: [PlacedAddress]
+        _ address: IPAddress, _ what: String, on interface: String, pool: [AddressRange], _ free: FreeAddresses
     ) throws(Failure) {
         guard !address.isMapped else {
             throw Failure(
@@ -351,29 +333,29 @@ extension Change {
                 .usage, what, "\(address) cannot be a virtual IP", hint: "give a unicast address of this host's network"
             )
         }
-        if let network = placed.first(where: { $0.subnetRouter == address }) {
+        if let network = free.placed.first(where: { $0.subnetRouter == address }) {
             throw Failure(
                 .failed, what,
                 "\(address) is the subnet-router anycast address of \(network.address)/\(network.prefixLength)",
                 hint: "give another address of it")
         }
-        if let network = placed.first(where: { $0.isNetworkOrBroadcast(address) }) {
+        if let network = free.placed.first(where: { $0.isNetworkOrBroadcast(address) }) {
             throw Failure(
                 .failed, what,
                 "\(address) is the network's or the broadcast address of \(network.address)/\(network.prefixLength)",
                 hint: "give another address of it")
         }
-        if let owner = owners[address] {
+        if let owner = free.owners[address] {
             throw Failure(
                 .failed, what, "\(address) is session \(owner)'s",
                 hint: "give another address, or close session \(owner)")
         }
-        if let owner = hostAddresses[address] {
+        if let owner = free.interface(of: address) {
             throw Failure(
                 .failed, what, "\(address) is the host's own, on \(owner)", hint: "give an address that nothing has")
         }
         // On lo anything goes: addresses there are routed to this host from elsewhere.
-        let networks = placed.filter { $0.interface == interface && $0.prefixLength < $0.address.family.bits }
+        let networks = free.placed.filter { $0.interface == interface && $0.prefixLength < $0.address.family.bits }
         guard
             interface == "lo" || pool.contains(where: { $0.contains(address) })
                 || networks.contains(where: { $0.network(contains: address) })

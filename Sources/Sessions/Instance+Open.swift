@@ -178,8 +178,7 @@ extension Registry {
 extension Policy {
     /// How long the link is asked: the longest time of the base policy and the overrides.
     public var probeSeconds: Int {
-        let all = [rules(for: nil)] + overrides.map { rules(for: $0) }
-        return all.map { $0.virtualIP.addresses.probeSeconds ?? Addresses.defaultProbeSeconds }.max() ?? 0
+        allRules.map { $0.virtualIP.addresses.probeSeconds ?? Addresses.defaultProbeSeconds }.max() ?? 0
     }
 }
 
