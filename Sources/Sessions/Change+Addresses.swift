@@ -195,7 +195,7 @@ extension Change {
         alone.addresses = [address]
         let row = try rows(of: [after], under: policy)[0]
         if !address.placed {
-            try prepareRoutes(policy.routedPrefixes.filter { $0.contains(address.address) })
+            try settings.prepareRoutes(policy.routedPrefixes.filter { $0.contains(address.address) })
         }
         try registry.add(address, to: record.id, at: .now(bootID: bootID))
         var added: Set<IPAddress> = []

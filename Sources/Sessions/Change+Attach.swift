@@ -30,8 +30,7 @@ extension Change {
     ) throws(Failure) -> Attached {
         try pins.requireBPFFS()
         let coming = if let policy { policy } else { try instance.policy(registry) }
-        try checkLoopback(coming.loopbackPrefix)
-        try checkRoutes(coming, hostAddresses())
+        try settings.check(coming, hostAddresses())
         let live = try pins.attachments()
         for attachment in try registry.attachments() {
             guard attachment.cgroupID != cgroup.id, live[attachment.cgroupID] != nil,
@@ -80,11 +79,9 @@ extension Change {
             } else if try PolicyMapSet(pins).configuration().generation == 0 {
                 try apply(coming)
             } else {
-                let prefix = try prepareLoopback(coming.loopbackPrefix)
+                let prefix = try settings.prepare(for: coming, warnings: &warnings)
                 try PolicyMapSet(pins).setLoopbackPrefix(prefix)
-                try settleLoopback(prefix)
-                try prepareRoutes(coming.routedPrefixes)
-                try settleRoutes(coming)
+                try settings.settle(prefix, for: coming)
             }
             // Last: until here a killed attach is not taken for a finished one.
             if loading != .unchanged { try PolicyMapSet.noteObject(pins) }
@@ -97,8 +94,7 @@ extension Change {
             if !wasNoted { try? registry.removeAttachment(cgroup.path) }
             if (try? pins.attachments().isEmpty) == true {
                 if pins.isLoaded { try? PolicyMapSet(pins).setLoopbackPrefix(nil) }
-                try? undoLoopback()
-                try? settleRoutes(nil)
+                try? settings.undo()
             }
             throw error
         }
@@ -127,8 +123,7 @@ extension Change {
         }
         if try pins.attachments().isEmpty {
             if pins.isLoaded { try PolicyMapSet(pins).setLoopbackPrefix(nil) }
-            try undoLoopback()
-            try settleRoutes(nil)
+            try settings.undo()
         }
         if let noted {
             try registry.removeAttachment(noted.path)
@@ -152,8 +147,7 @@ extension Change {
             try withdraw(records)
             try registry.remove(records.map { ($0.id, .detached) }, at: .now(bootID: bootID))
         }
-        try undoLoopback()
-        try settleRoutes(nil)
+        try settings.undo()
         try pins.removeAll()
         for setting in [Registry.Setting.policy, .pendingPolicy, .pins, .network, .routeNote] {
             try registry.set(setting, to: nil)

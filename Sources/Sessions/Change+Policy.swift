@@ -37,10 +37,9 @@ extension Change {
                 "virtualLoopback.prefix is another than \(formerPrefix), on which \(records.count) open sessions are",
                 hint: "close them first, or keep the prefix: their programs' IPv6 loopbacks would be nowhere")
         }
-        try checkLoopback(policy.loopbackPrefix)
         let mounts = try MountTable.current()
         let hostAddresses = try hostAddresses()
-        try checkRoutes(policy, hostAddresses)
+        try settings.check(policy, hostAddresses)
         var desired = try DesiredRows(
             policy: policy, sessions: rows(of: records, under: policy),
             hostAddresses: hostAddresses.map(\.address), broadcasts: hostAddresses.flatMap(\.networkAndBroadcast)
@@ -73,22 +72,19 @@ extension Change {
         // The new prefix of the IPv6 loopbacks is local before the hooks give addresses of it; the old one goes after.
         let changes: PolicyMapSet.Changes
         do throws(Failure) {
-            desired.loopbackPrefix = try prepareLoopback(policy.loopbackPrefix)
-            try prepareRoutes(policy.routedPrefixes)
+            desired.loopbackPrefix = try settings.prepare(for: policy, warnings: &warnings)
             changes = try maps.apply(desired)
         } catch {
             // Where the generation has moved, the policy is in force, and the next change settles what is left to do.
             if (try? maps.configuration().generation) != next {
-                try? settleLoopback(formerPrefix)
-                try? settleRoutes(instance.policy(registry))
+                try? settings.settle(formerPrefix, for: instance.policy(registry))
                 try registry.set(.pendingPolicy, to: nil)
             }
             throw error
         }
         try registry.setPolicy(
             policy.yaml(), historyDays: policy.history.retentionDays, at: .now(bootID: bootID))
-        try settleLoopback(desired.loopbackPrefix)
-        try settleRoutes(policy)
+        try settings.settle(desired.loopbackPrefix, for: policy)
         try registry.set(.pendingPolicy, to: nil)
         return changes
     }
@@ -109,8 +105,7 @@ extension Change {
                     try registry.set(.policy, to: yaml)
                 }
             }
-            try settleLoopback(maps.configuration().loopbackPrefix)
-            try settleRoutes(instance.policy(registry))
+            try settings.settle(maps.configuration().loopbackPrefix, for: instance.policy(registry))
         }
         try registry.set(.pendingPolicy, to: nil)
         logger.warning("a policy apply was killed; the policy in force is settled")

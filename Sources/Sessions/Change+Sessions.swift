@@ -66,11 +66,11 @@ extension Change {
         let routed = records.flatMap(\.addresses).filter { !$0.placed }.map(\.address)
         if !routed.isEmpty {
             let prefixes = policy.routedPrefixes.filter { prefix in routed.contains { prefix.contains($0) } }
-            for prefix in try prepareRoutes(prefixes) {
+            for prefix in try settings.prepareRoutes(prefixes) {
                 warnings.append("the local route of \(prefix) was missing and is back")
             }
         }
-        try registry.set(.network, to: networkNamespace())
+        try registry.set(.network, to: settings.network())
         try registry.open(records)
         var added: Set<IPAddress> = []
         do throws(Failure) {
@@ -133,7 +133,9 @@ extension Change {
         }
         try withdraw(records)
         try registry.remove(ended.map { ($0.record.id, $0.ending) }, at: .now(bootID: bootID))
-        try settleRoutesOfEnded()
+        if try settings.hasRoutes() {
+            try settings.settleRoutes(pins.attachments().isEmpty ? nil : instance.policy(registry))
+        }
     }
 
     /// Takes the records' addresses off their interfaces, and removes cgroups that were made for them.

@@ -97,6 +97,12 @@ extension Change {
         return upkeep
     }
 
+    /// Puts back what something else has undone since the last attach: quick where nothing has.
+    mutating func repairLoopback(_ maps: borrowing PolicyMapSet) throws(Failure) {
+        guard let prefix = try maps.configuration().loopbackPrefix else { return }
+        try settings.repairLoopback(prefix, warnings: &warnings)
+    }
+
     /// Puts virtual IPs of open sessions back that something took off their interface.
     ///
     /// - Parameter present: every address of the host.

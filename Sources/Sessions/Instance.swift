@@ -75,6 +75,7 @@ public struct Change: ~Copyable {
     let netlink: Netlink
     let bootID: String
     let logger: Logger
+    let settings: HostSettings
     /// What an administrator should know though the change succeeded.
     public internal(set) var warnings: [String] = []
     /// Sessions that were opened without an address, which the daemon leases for them.
@@ -99,6 +100,7 @@ public struct Change: ~Copyable {
         (registry, netlink, bootID) = parts
         self.instance = instance
         self.logger = logger
+        settings = HostSettings(registry: registry, netlink: netlink, bootID: bootID, logger: logger)
         self.lock = lock
         self.new = new
     }
@@ -121,17 +123,12 @@ public struct Change: ~Copyable {
                 "it belongs to the pins in \(other), not in \(pins.path)",
                 hint: "name the other of the two with --state or --bpffs")
         }
-        guard let noted = try registry.value(of: .network), noted.hasPrefix(bootID), noted != (try networkNamespace()),
+        guard let noted = try registry.value(of: .network), noted.hasPrefix(bootID), noted != (try settings.network()),
             !(try registry.usedIDs().isEmpty)
         else { return }
         throw Failure(
             .failed, "use state directory \(instance.state.path)", "its sessions are in another network namespace",
             hint: "run in that one: nsenter --net=FILE vip-bpfctl …")
-    }
-
-    /// The calling process's network namespace and the boot: `BOOT-ID INODE`.
-    func networkNamespace() throws(Failure) -> String {
-        "\(bootID) \(try NetworkNamespace.current().inode)"
     }
 
     // MARK: Repair

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Host
 import Logging
 import Network
@@ -16,7 +15,7 @@ extension Registry.Setting {
 
 /// What is to be undone with the last cgroup's links: `BOOT-ID INODE PREFIX…`.
 struct RouteNote: Equatable {
-    /// As ``Change/networkNamespace()`` has it.
+    /// As ``HostSettings/network()`` has it.
     var network: String
     var prefixes: [AddressPrefix]
 
@@ -59,7 +58,7 @@ extension HostRoute {
     func isInTheWay(of other: AddressPrefix) -> Bool { isMain && isUnicast && other.contains(prefix) }
 }
 
-extension Change {
+extension HostSettings {
     private func routeNote() throws(Failure) -> RouteNote? {
         guard let note = try registry.value(of: .routeNote).flatMap({ RouteNote($0) }), note.network.hasPrefix(bootID)
         else { return nil }
@@ -100,7 +99,7 @@ extension Change {
     @discardableResult
     func prepareRoutes(_ prefixes: [AddressPrefix]) throws(Failure) -> [AddressPrefix] {
         guard !prefixes.isEmpty else { return [] }
-        let network = try networkNamespace()
+        let network = try network()
         var note = RouteNote(network: network, prefixes: [])
         if let noted = try routeNote() {
             if noted.network == network {
@@ -132,7 +131,7 @@ extension Change {
         guard !others.isEmpty else { return }
         for address in try registry.routedAddresses() { others.removeAll { $0.contains(address) } }
         guard !others.isEmpty else { return }
-        if note.network == (try networkNamespace()) {
+        if note.network == (try network()) {
             for other in others { try netlink.removeLocalRoute(other) }
         } else {
             logger.warning("prefixes of pools stay local in the network namespace that they are in")
@@ -141,9 +140,6 @@ extension Change {
         try registry.set(.routeNote, to: note.prefixes.isEmpty ? nil : note.text)
     }
 
-    /// ``settleRoutes(_:)`` after sessions have ended, quick where there are no such routes.
-    func settleRoutesOfEnded() throws(Failure) {
-        guard try registry.value(of: .routeNote) != nil else { return }
-        try settleRoutes(pins.attachments().isEmpty ? nil : instance.policy(registry))
-    }
+    /// Whether ``settleRoutes(_:)`` may have something to do.
+    func hasRoutes() throws(Failure) -> Bool { try registry.value(of: .routeNote) != nil }
 }
