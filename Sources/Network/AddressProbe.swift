@@ -82,7 +82,7 @@ public struct AddressProbe: Sendable {
             for start in stride(from: 0, to: some.count, by: 4096) {
                 let addresses = some[start...].prefix(4096).map(\.address.description)
                 let arguments = ["/bin/sh", "-c", script, "sh", program, interface] + addresses
-                if let shell = try? Child(arguments, readingOutput: false) { _ = shell.finish() }
+                if let shell = try? ChildProcess(arguments, output: .nowhere) { _ = shell.finish() }
             }
         }
     }
@@ -92,14 +92,14 @@ public struct AddressProbe: Sendable {
     private func askByARP(_ questions: ArraySlice<Question>, _ seconds: Int, _ answers: inout Answers) {
         guard let first = questions.first else { return }
         guard let program else { return answers.failures.append(Self.failure(first, "busybox is not installed")) }
-        var running: [(question: Question, child: Child)] = []
+        var running: [(question: Question, child: ChildProcess)] = []
         for question in questions {
             let arguments = [
                 program, "arping", "-D", "-f", "-c", "\(seconds)", "-w", "\(seconds)", "-I", question.interface,
                 question.address.description,
             ]
             do throws(Errno) {
-                running.append((question, try Child(arguments, readingOutput: true)))
+                running.append((question, try ChildProcess(arguments, output: .pipe)))
             } catch {
                 answers.failures.append(Self.failure(question, "\(program) does not start: \(error)"))
                 break
@@ -176,72 +176,5 @@ public struct AddressProbe: Sendable {
         } catch {
             answers.failures.append(error)
         }
-    }
-}
-
-/// A child process that is waited for by its PID alone: one that it leaves behind is no matter of ours. (Foundation's Process
-/// waits until a socket is closed that those have, too.)
-private struct Child {
-    private let pid: pid_t
-    /// What it writes; `nil` where nobody wants it. arping writes some lines, and a pipe holds 64 KiB (pipe(7)).
-    private let output: CInt?
-
-    /// - Parameter arguments: the first is the path of the program. Its environment is a PATH, and nothing of ours.
-    init(_ arguments: [String], readingOutput: Bool) throws(Errno) {
-        var actions = posix_spawn_file_actions_t()
-        posix_spawn_file_actions_init(&actions)
-        defer { posix_spawn_file_actions_destroy(&actions) }
-        posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0)
-        let ends = readingOutput ? try FileDescriptor.pipe(options: .closeOnExec) : nil
-        if let ends {
-            posix_spawn_file_actions_adddup2(&actions, ends.writeEnd.rawValue, STDOUT_FILENO)
-        } else {
-            posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0)
-        }
-        posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO)
-        // Whoever calls may have blocked signals, and ignores SIGPIPE.
-        var attributes = posix_spawnattr_t()
-        posix_spawnattr_init(&attributes)
-        defer { posix_spawnattr_destroy(&attributes) }
-        var none = sigset_t()
-        var all = sigset_t()
-        sigemptyset(&none)
-        sigfillset(&all)
-        posix_spawnattr_setsigmask(&attributes, &none)
-        posix_spawnattr_setsigdefault(&attributes, &all)
-        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
-        var words: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) } + [nil]
-        var variables: [UnsafeMutablePointer<CChar>?] = [strdup("PATH=/usr/sbin:/usr/bin:/sbin:/bin"), nil]
-        defer { for word in words + variables { free(word) } }
-        var pid: pid_t = 0
-        let error = posix_spawn(&pid, arguments[0], &actions, &attributes, &words, &variables)
-        if let ends { close(ends.writeEnd.rawValue) }
-        guard error == 0 else {
-            if let ends { close(ends.readEnd.rawValue) }
-            throw Errno(rawValue: error)
-        }
-        self.pid = pid
-        output = ends?.readEnd.rawValue
-    }
-
-    /// Waits until it has ended, once: what it wrote, and its exit code, or 128 and the signal.
-    func finish() -> (text: String, status: CInt) {
-        var bytes: [UInt8] = []
-        if let output {
-            var buffer = [UInt8](repeating: 0, count: 4096)
-            while true {
-                let count = read(output, &buffer, buffer.count)
-                if count < 0, errno == EINTR { continue }
-                guard count > 0 else { break }
-                bytes += buffer[..<count]
-            }
-            close(output)
-        }
-        var status: CInt = 0
-        while waitpid(pid, &status, 0) < 0 {
-            guard errno == EINTR else { return (String(decoding: bytes, as: UTF8.self), -1) }
-        }
-        let signal = status & 0x7f  // WTERMSIG of sys/wait.h, a macro that does not import
-        return (String(decoding: bytes, as: UTF8.self), signal == 0 ? (status >> 8) & 0xff : 128 + signal)
     }
 }

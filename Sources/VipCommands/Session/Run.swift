@@ -141,8 +141,7 @@ struct Run: ParsableCommand {
                 for process in try cgroup.processes(subtree: true) { kill(process, signal.number) }
             }
         }
-        let signalNumber = status & 0x7f  // WTERMSIG of sys/wait.h, a macro that does not import
-        return signalNumber == 0 ? status >> 8 & 0xff : 128 + signalNumber
+        return ChildProcess.exitCode(status)
     }
 
     private func start(in cgroup: Cgroup) throws(Failure) -> pid_t {
