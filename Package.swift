@@ -53,8 +53,7 @@ let package = Package(
         .target(
             name: "BPFLoader",
             dependencies: [
-                "Host", "CLibBPF", "CVipABI", "CVipObject",
-                .product(name: "Logging", package: "swift-log"),
+                "Host", "CLibBPF",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
@@ -71,7 +70,7 @@ let package = Package(
         .target(
             name: "PolicyMaps",
             dependencies: [
-                "Policy", "BPFLoader", "Network", "Host", "CVipABI",
+                "Policy", "BPFLoader", "Network", "Host", "CVipABI", "CVipObject",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
@@ -106,7 +105,7 @@ let package = Package(
         .target(
             name: "Discovery",
             dependencies: [
-                "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CLibBPF", "CVipABI", "CVipObject",
+                "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CVipABI", "CVipObject",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
@@ -188,7 +187,7 @@ let package = Package(
         // On this kernel, as root.
         .testTarget(
             name: "KernelTests",
-            dependencies: ["BPFLoader", "Host", "Network", "vip-bpfctl", "vip-mock-logind", "vip-probe"],
+            dependencies: ["PolicyMaps", "BPFLoader", "Host", "Network", "vip-bpfctl", "vip-mock-logind", "vip-probe"],
             exclude: ["janitor.sh"],
             swiftSettings: features
         ),

@@ -5,7 +5,7 @@ import Glibc
 public import Host
 public import SystemPackage
 
-/// A ring buffer of one's own (BPF_MAP_TYPE_RINGBUF, kernel 5.8): programs put records in, one thread takes them out.
+/// A ring buffer (BPF_MAP_TYPE_RINGBUF, kernel 5.8): programs put records in, one thread takes them out.
 ///
 /// The kernel keeps it as long as this value or a map of maps holds it.
 public struct RingBuffer: ~Copyable, @unchecked Sendable {
@@ -31,13 +31,24 @@ public struct RingBuffer: ~Copyable, @unchecked Sendable {
         guard raw >= 0 else {
             throw Failure("make a ring buffer of \(bytes) bytes", errno: .current, needs: Capability.bpfPrograms)
         }
+        try self.init(owning: raw)
+    }
+
+    /// Reads a ring buffer of a loaded object.
+    init(duplicating map: CInt, _ name: String) throws(Failure) {
+        let raw = fcntl(map, F_DUPFD_CLOEXEC, 0)
+        guard raw >= 0 else { throw Failure("open map \(name)", errno: .current) }
+        try self.init(owning: raw)
+    }
+
+    private init(owning raw: CInt) throws(Failure) {
         let map = Descriptor(owning: raw)
         let sink = UnsafeMutablePointer<Sink>.allocate(capacity: 1)
         sink.initialize(to: Sink())
         let take: ring_buffer_sample_fn = { context, data, size in
             guard let sink = context?.assumingMemoryBound(to: Sink.self), let data, let records = sink.pointee.records
             else { return -EINVAL }
-            // A record that is shorter or longer than ours is none of ours.
+            // A shorter record is not of this type.
             if size >= sink.pointee.size {
                 memcpy(records + sink.pointee.count * sink.pointee.size, data, sink.pointee.size)
                 sink.pointee.count += 1
@@ -61,10 +72,13 @@ public struct RingBuffer: ~Copyable, @unchecked Sendable {
         sink.deallocate()
     }
 
+    /// For poll(2): readable when there is a record.
+    public var pollDescriptor: CInt { ring_buffer__epoll_fd(ring) }
+
     /// Waits until there is a record, `wake` is readable, or the time is over: poll(2).
     public func wait(orFor wake: borrowing Descriptor, timeout: Duration) {
         var polls = [
-            pollfd(fd: ring_buffer__epoll_fd(ring), events: Int16(POLLIN), revents: 0),
+            pollfd(fd: pollDescriptor, events: Int16(POLLIN), revents: 0),
             pollfd(fd: wake.raw, events: Int16(POLLIN), revents: 0),
         ]
         poll(&polls, 2, timeout.pollTimeout)

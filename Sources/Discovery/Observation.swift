@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import BPFLoader
 package import CVipABI
 import Glibc
 package import Host

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
+import BPFLoader
 import CVipABI
 import Glibc
 public import Host
 import Network
 public import Policy
-import PolicyMaps
+public import PolicyMaps
 public import SystemPackage
 
 extension Change {

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
 import Glibc
 public import Host
 public import Logging
 import Network
 public import Policy
-import PolicyMaps
+public import PolicyMaps
 public import SystemPackage
 
 /// One vip-bpf on a host: what is pinned, what is registered, and what is on the interfaces, kept in agreement.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
 import Glibc
 import Host
+import PolicyMaps
 import Testing
 import VipCommands
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Host
+import PolicyMaps
 
 /// Whether this kernel takes the program of each hook: found out by loading it, as attach does.
 enum HookFacts: CheckedSubject {

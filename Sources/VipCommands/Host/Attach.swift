@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import BPFLoader
 import Host
 import Policy
+import PolicyMaps
 import Sessions
 import SystemPackage
 

@@ -70,7 +70,7 @@ struct StatusPayload: Payload {
         @Nullable var linkId: UInt32?
         @Nullable var programId: UInt32?
 
-        init(hook: String, link: PinDirectory.Link?) {
+        init(hook: String, link: BPFLink.Info?) {
             self.hook = hook
             linkId = link?.id
             programId = link?.programID
