@@ -234,7 +234,8 @@ extension Change {
             guard var record = try registry.session(id: session), record.state == .open, record.bootID == bootID,
                 let index = record.addresses.firstIndex(where: { $0.address == address })
             else { continue }  // it goes with its session
-            logger.warning("taking \(address) from session \(session): a command was killed while it gave or took it")
+            logger.warning(
+                "removing \(address) from session \(session): an earlier command was killed while assigning it")
             let taken = record.addresses.remove(at: index)
             try takeAway(taken, from: record, because: .commandKilled)
         }

@@ -35,7 +35,7 @@ extension Change {
             throw Failure(
                 .failed, "apply the policy",
                 "virtualLoopback.prefix is another than \(formerPrefix), on which \(records.count) open sessions are",
-                hint: "close them first, or keep the prefix: their programs' IPv6 loopbacks would be nowhere")
+                hint: "close them first, or keep the prefix: IPv6 loopbacks in use would become unreachable")
         }
         let mounts = try MountTable.current()
         let hostAddresses = try hostAddresses()

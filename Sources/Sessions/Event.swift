@@ -109,7 +109,9 @@ public struct Event: Sendable, Hashable {
     /// What a session's end is told by: each address that it had, and that it is closed.
     public static func closing(of record: SessionRecord, because reason: String) -> [Event] {
         record.addresses.map {
-            Event(.addressTaken, "\($0.address) was session \(record.id)'s", of: record, address: $0, reason: reason)
+            Event(
+                .addressTaken, "released \($0.address) from session \(record.id)", of: record, address: $0,
+                reason: reason)
         } + [
             Event(
                 .sessionClosed, "session \(record.id) of \(record.user ?? "-") is closed: \(reason)",

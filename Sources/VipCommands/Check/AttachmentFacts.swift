@@ -17,7 +17,7 @@ enum AttachmentFacts: CheckedSubject {
             let pins = host.instance.pins
             try pins.requireReadable()
             guard pins.isLoaded else {
-                return [.warning(subject, "nothing is", fix: "attach a cgroup: vip-bpfctl attach cgroup PATH")]
+                return [.warning(subject, "no cgroup is attached", fix: "run: vip-bpfctl attach cgroup PATH")]
             }
             return try facts(host.instance, pins)
         }
@@ -29,7 +29,7 @@ enum AttachmentFacts: CheckedSubject {
         if config.objectID != BPFObject.embeddedID {
             wrong.append(
                 .bad(
-                    subject, "the programs in the kernel are another build's than this vip-bpfctl",
+                    subject, "the programs in the kernel are from another build than this vip-bpfctl",
                     fix: "update them: vip-bpfctl attach cgroup PATH"))
         }
         let links = try pins.attachments()
@@ -41,12 +41,12 @@ enum AttachmentFacts: CheckedSubject {
             // A link whose cgroup was removed is defunct.
             if hooks.values.contains(where: { $0.cgroupID == 0 }) {
                 let isBack = path.map { FileStatus.exists($0) } ?? false
-                let what = "\(name) was removed, and its links lead nowhere"
+                let what = "\(name) was removed; its links are defunct"
                 wrong.append(
                     isBack
                         ? .bad(
-                            subject, "\(what); another cgroup is there now",
-                            fix: "attach that: vip-bpfctl attach cgroup \(name)")
+                            subject, "\(what); another cgroup has its path now",
+                            fix: "attach it: vip-bpfctl attach cgroup \(name)")
                         : .warning(subject, what, fix: "forget it: vip-bpfctl detach cgroup \(name)"))
                 continue
             }

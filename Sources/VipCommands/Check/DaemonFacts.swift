@@ -14,7 +14,7 @@ enum DaemonFacts: CheckedSubject {
         }
         return [
             .warning(
-                "daemon", "does not run: no session opens or ends by a login, and what others undo stays undone",
+                "daemon", "not running: sessions do not follow logins; removed addresses are not restored",
                 fix: "systemctl start vip-bpfd")
         ]
     }

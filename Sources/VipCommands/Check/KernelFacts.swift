@@ -19,7 +19,7 @@ enum KernelFacts: CheckedSubject {
 
     /// - Parameter text: of /sys/kernel/security/lockdown, kernel_lockdown(7): `none [integrity] confidentiality`.
     static func lockdown(_ text: String?) -> CheckPayload.Fact {
-        guard let text else { return .good("lockdown", "this kernel does not say that it is locked down") }
+        guard let text else { return .good("lockdown", "kernel lockdown is off") }
         let mode = text.split { $0.isWhitespace }.first { $0.hasPrefix("[") && $0.hasSuffix("]") }
         let word = mode.map { String($0.dropFirst().dropLast()) } ?? "unknown"
         // bpf_probe_read_kernel_str(), by which a hook reads a program's name, is refused (LOCKDOWN_BPF_READ_KERNEL).

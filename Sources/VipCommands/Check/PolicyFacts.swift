@@ -83,14 +83,14 @@ enum PolicyFacts: CheckedSubject {
         for (number, row) in desired.policies.enumerated() {
             let key = UInt32(config.bank * Int(VIP_POLICIES_PER_BANK) + number)
             if try maps.policies.value(of: key) != row {
-                return [.bad(subject, "the maps say something else than the registry", fix: fix)]
+                return [.bad(subject, "BPF maps and registry disagree", fix: fix)]
             }
         }
         var facts = desired.warnings.map { CheckPayload.Fact.warning(subject, $0) }
         if try !maps.knowsExactly(Set(desired.files.keys)) {
             facts.append(
                 .warning(
-                    subject, "a listed program's file is another one than when the policy was applied", fix: fix))
+                    subject, "a listed program's file changed after the policy was applied", fix: fix))
         }
         return facts
     }

@@ -39,7 +39,7 @@ struct Discover: ParsableCommand {
         help: ArgumentHelp("Observe this cgroup and all below it; may be repeated.", valueName: "path"),
         completion: .directory)
     var cgroup: [String] = []
-    @Flag(help: "Print a policy file with which they do not clash.")
+    @Flag(help: "Print a policy file under which they do not conflict.")
     var suggest = false
     @OptionGroup var options: InstanceOptions
     @OptionGroup var output: OutputOptions

@@ -13,7 +13,7 @@ import SystemPackage
 struct MapCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "map",
-        abstract: "Look into the BPF maps.",
+        abstract: "Inspect the BPF maps.",
         subcommands: [MapList.self, MapDump.self]
     )
 }

@@ -25,7 +25,7 @@ private let listHelp = ArgumentHelp("The list: virtual-ip, loopback or prefer-lo
 struct ProgramAdd: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "add",
-        abstract: "Put a program on a list.",
+        abstract: "Add a program to a list.",
         discussion: """
             EXAMPLES
               vip-bpfctl program add redis-server --for virtual-ip
@@ -51,7 +51,7 @@ struct ProgramAdd: ParsableCommand {
 struct ProgramRemove: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "remove",
-        abstract: "Take a program off a list.",
+        abstract: "Remove a program from a list.",
         discussion: """
             EXAMPLES
               vip-bpfctl program remove redis-server --for virtual-ip
@@ -89,7 +89,7 @@ extension InstanceOptions {
 struct ProgramListCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "list",
-        abstract: "List the programs on the lists of the policy in force.",
+        abstract: "Show the program lists of the policy in force.",
         discussion: """
             FILE is the inode and device that a path means now; '-' where there is no such file.
 

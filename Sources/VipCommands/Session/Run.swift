@@ -10,7 +10,7 @@ import SystemPackage
 
 struct Run: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Run a command in a session of its own.",
+        abstract: "Run a command in a new session.",
         discussion: """
             Makes a cgroup below the first attached one, a session on it, and starts the command in it. Waits until the \
             last process of the session has ended, so also for daemons that the command leaves behind; then session and \

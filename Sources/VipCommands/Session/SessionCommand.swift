@@ -20,17 +20,17 @@ struct NewSessionOptions: ParsableArguments {
     @Option(help: ArgumentHelp("The session ID, 2…16777213. Default: the lowest free one.", valueName: "n"))
     var id: UInt32?
 
-    @Flag(help: "Let --id be a reserved one (1, 52, 53, 256).")
+    @Flag(help: "Allow a reserved ID (1, 52, 53, 256).")
     var allowReserved = false
 
     @Option(
         name: .customLong("ip"),
         help: ArgumentHelp(
-            "A virtual IP; one IPv4 and one IPv6 address at most. Default: for each family, one of the policy's pool: the user's last one where it is free.",
+            "A virtual IP; one IPv4 and one IPv6 address at most. Default: for each family, one from the policy's pool, the user's last one if it is free.",
             valueName: "addr"))
     var addresses: [IPAddress] = []
 
-    @Option(help: ArgumentHelp("Hold this override of the policy, whatever its match says.", valueName: "name"))
+    @Option(help: ArgumentHelp("Use this policy override, ignoring its match rules.", valueName: "name"))
     var policy: String?
 
     func fill(_ request: inout SessionRequest) {
@@ -58,7 +58,7 @@ struct SessionOpen: ParsableCommand {
               --cgroup /sys/fs/cgroup/b --id 12 --ip 10.20.0.12
 
             With --pam, the cgroup is the one that pam_systemd has made for the login: by sessions.unit of the policy, the \
-            user's slice or the login's scope. Where it is a session already, that is fine; where the caller is not in a \
+            user's slice or the login's scope. If it is a session already, nothing changes; if the caller is not in a \
             cgroup of the user who logs in (su, sudo, cron), nothing is done. Prints nothing; a failure is in the log too.
 
             EXAMPLES
@@ -75,7 +75,7 @@ struct SessionOpen: ParsableCommand {
     var cgroup: String?
     @OptionGroup var new: NewSessionOptions
     @Option(
-        help: ArgumentHelp("Whose session it is, for the record and for the policy's overrides.", valueName: "name"))
+        help: ArgumentHelp("User that owns the session (recorded, and matched by overrides).", valueName: "name"))
     var user: String?
     @Option(
         help: ArgumentHelp("Read sessions from a file, '-' for standard input.", valueName: "file"), completion: .file()
@@ -150,7 +150,7 @@ struct SessionOpen: ParsableCommand {
 struct SessionClose: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "close",
-        abstract: "End a session: its addresses are released, its programs no longer touched.",
+        abstract: "Close a session and release its addresses; its programs keep running.",
         discussion: """
             Programs in its cgroup go on; sockets on its virtual IP lose their address. Prints nothing, or with --json what \
             the session was.
@@ -192,7 +192,7 @@ struct SessionList: ParsableCommand {
             """
     )
 
-    @Flag(help: "Past sessions as well.")
+    @Flag(help: "Include past sessions.")
     var all = false
     @OptionGroup var options: InstanceOptions
     @OptionGroup var output: OutputOptions

@@ -10,7 +10,7 @@ import SystemPackage
 
 struct Who: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Say which session, user and cgroup has an address, or had it.",
+        abstract: "Show which session, user and cgroup has or had an address.",
         discussion: """
             For virtual IPs, and for the loopbacks of sessions (127.0.0.8 is session 7's; those of IPv6 by the prefix that \
             is in force now). Several are printed where the address went from one to another within the second.

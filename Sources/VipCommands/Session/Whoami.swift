@@ -10,7 +10,7 @@ import SystemPackage
 
 struct Whoami: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Show the session that this is run in: its ID and addresses.",
+        abstract: "Show the ID and addresses of the session that the caller is in.",
         discussion: """
             Needs no privilege, and shows nobody else's. The kernel is asked for the virtual IPs, as any program would ask \
             it: by a socket bound to 0.0.0.0 and one bound to ::. The ID, and addresses that do not apply to this program \

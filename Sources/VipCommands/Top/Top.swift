@@ -10,7 +10,7 @@ import SystemPackage
 
 struct Top: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Show what the sessions are doing, in a live table.",
+        abstract: "Show the activity of sessions in a live table.",
         discussion: """
             A row for each session: its user, calls rewritten and refused per second over the last interval, TCP and UDP \
             sockets in this network namespace, processes, virtual IPs, virtual loopback, and the names of its programs. \
@@ -33,16 +33,16 @@ struct Top: ParsableCommand {
             """
     )
 
-    @Option(help: ArgumentHelp("How often to look, and over how long rates are measured.", valueName: "seconds"))
+    @Option(help: ArgumentHelp("Refresh interval, over which rates are measured.", valueName: "seconds"))
     var interval: Double = 2
 
-    @Option(help: "What to sort by.")
+    @Option(help: "The column to sort by.")
     var sort: TopKey = .session
 
-    @Flag(help: "Sort the other way round.")
+    @Flag(help: "Reverse the sort order.")
     var reverse = false
 
-    @Flag(help: "Print one table and end, on a terminal as well.")
+    @Flag(help: "Print one table and exit, even on a terminal.")
     var once = false
 
     @OptionGroup var options: InstanceOptions
