@@ -12,7 +12,7 @@ import Testing
         ("[none] integrity confidentiality\n", CheckPayload.Fact.Verdict.good, "none"),
         ("none [integrity] confidentiality\n", .good, "integrity"),
         ("none integrity [confidentiality]\n", .bad, "which program is calling"),
-        (nil, .good, "does not say"),
+        (nil, .good, "lockdown is off"),
         ("", .good, "unknown"),
     ]
 

@@ -720,14 +720,14 @@ import Testing
             #expect(folder.description == "read policy \(directory): it is a directory; name the file in it")
             try Data().write(to: URL(filePath: missing.string))
             let below = try #require(throws: Failure.self) { try Policy.read(contentsOf: missing.appending("x")) }
-            #expect(below.description == "read policy \(missing)/x: Not a directory")
+            #expect(below.description == "read policy \(missing)/x: not a directory")
         }
     }
 
     @Test func saysWhatTheKernelSays() throws {
         // Nothing is mapped at address 0, root or not.
         let failure = try #require(throws: Failure.self) { try Policy.read(contentsOf: "/proc/self/mem") }
-        #expect(failure.description == "read policy /proc/self/mem: Input/output error")
+        #expect(failure.description == "read policy /proc/self/mem: input/output error")
     }
 
     private func withDirectory(_ body: (FilePath) throws -> Void) throws {
