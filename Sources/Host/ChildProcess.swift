@@ -45,7 +45,7 @@ package struct ChildProcess: Sendable {
             posix_spawn_file_actions_addopen(
                 &actions, STDOUT_FILENO, path.string, O_WRONLY | O_CREAT | O_APPEND | O_TRUNC, 0o600)
         case .pipe:
-            do { ends = try FileDescriptor.pipe(options: .closeOnExec) } catch { throw error as? Errno ?? .current }
+            ends = try FileDescriptor.pipe(options: .closeOnExec)
             if let ends { posix_spawn_file_actions_adddup2(&actions, ends.writeEnd.rawValue, STDOUT_FILENO) }
         }
         posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO)

@@ -2,10 +2,10 @@
 
 import Foundation
 import Glibc
-import Host
 import SystemPackage
 import Testing
 
+@testable import Host
 @testable import VipCommands
 
 /// The hosts line of nsswitch.conf: what it says, and the two edits.

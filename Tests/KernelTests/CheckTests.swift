@@ -109,7 +109,7 @@ struct CheckTests {
             #expect(gone.map(\.verdict) == ["warning"] && gone[0].fact.contains("was removed"), "\(gone)")
             _ = try sandbox.cgroup("second")
             let another = try check(sandbox, "attached", status: 1)
-            #expect(another.first?.fact.contains("another cgroup is there now") == true, "\(another)")
+            #expect(another.first?.fact.contains("another cgroup has its path now") == true, "\(another)")
             try sandbox.mustCtl("attach", "cgroup", second)
             #expect(try check(sandbox, "attached").map(\.verdict) == ["good"])
         }

@@ -45,10 +45,10 @@ struct FailureTests {
             for arguments in [
                 ["session", "close", "9"], ["session", "open", "--cgroup", cgroup],
                 ["session", "open", "--cgroup", cgroup, "--id", "1"], ["run", "--", "true"],
-                ["policy", "apply", policy], ["policy", "apply", "\(state)/none"], ["policy", "show"],
+                ["policy", "apply", policy], ["policy", "apply", "\(state)/none"],
                 ["detach", "cgroup", cgroup], ["attach", "cgroup", "/none"],
-                ["attach", "cgroup", cgroup, "--policy", "/none"], ["whoami"], ["who", "192.0.2.1:80"], ["watch"],
-                ["top", "--once"], ["map", "sessions"], ["metrics", "--output", "\(state)/x.prom"],
+                ["attach", "cgroup", cgroup, "--policy", "/none"], ["whoami"], ["who", "192.0.2.1"], ["watch"],
+                ["top", "--once"], ["map", "dump", "sessions"], ["metrics", "--output", "\(state)/x.prom"],
             ] {
                 let result = try run([], arguments + ["--state", state, "--bpffs", pins], sandbox)
                 #expect(result.status != 0 && result.status != 64, "\(arguments): \(result)")

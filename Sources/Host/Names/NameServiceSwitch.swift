@@ -2,27 +2,29 @@
 
 import CHost
 import Glibc
-import Host
-import SystemPackage
+package import SystemPackage
 
 /// The file nsswitch.conf(5), which is changed in one step: whoever reads it reads the old one or the new one.
-struct NameServiceSwitch {
-    static let defaultPath: FilePath = "/etc/nsswitch.conf"
+package struct NameServiceSwitch {
+    package static let defaultPath: FilePath = "/etc/nsswitch.conf"
 
-    let path: FilePath
-    /// What it was before the module was put in.
-    var backup: FilePath { FilePath("\(path).vip-bpf") }
+    package let path: FilePath
+
+    package init(path: FilePath) { self.path = path }
+
+    /// What the file was before the module was added.
+    package var backup: FilePath { FilePath("\(path).vip-bpf") }
 
     /// What a change came to.
-    struct Outcome {
-        var isChanged: Bool
-        var line: HostsLine
+    package struct Outcome {
+        package var isChanged: Bool
+        package var line: HostsLine
         /// The backup, where there is one now.
-        var backup: FilePath?
+        package var backup: FilePath?
     }
 
     /// Puts the module before every other source, and keeps what was there in ``backup``.
-    func enable() throws(Failure) -> Outcome {
+    package func enable() throws(Failure) -> Outcome {
         let what = "enable names in \(path)"
         let file = try open(what)
         let line = try HostsLine(in: file.bytes, what)
@@ -41,7 +43,7 @@ struct NameServiceSwitch {
     }
 
     /// Takes the module out again: the backup comes back where nothing else was edited meanwhile, else the line alone changes.
-    func disable() throws(Failure) -> Outcome {
+    package func disable() throws(Failure) -> Outcome {
         let what = "disable names in \(path)"
         let file = try open(what)
         let line = try HostsLine(in: file.bytes, what)
