@@ -54,8 +54,7 @@ let package = Package(
         .target(
             name: "BPFLoader",
             dependencies: [
-                "Host", "CLibBPF", "CVipABI", "CVipObject",
-                .product(name: "Logging", package: "swift-log"),
+                "Host", "CLibBPF",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
@@ -72,7 +71,7 @@ let package = Package(
         .target(
             name: "PolicyMaps",
             dependencies: [
-                "Policy", "BPFLoader", "Network", "Host", "CVipABI",
+                "Policy", "BPFLoader", "Network", "Host", "CVipABI", "CVipObject",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
@@ -107,7 +106,7 @@ let package = Package(
         .target(
             name: "Discovery",
             dependencies: [
-                "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CLibBPF", "CVipABI", "CVipObject",
+                "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CVipABI", "CVipObject",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
@@ -212,7 +211,8 @@ let package = Package(
         .testTarget(
             name: "KernelTests",
             dependencies: [
-                "BPFLoader", "Host", "Network", "Policy", "Sessions", "TestSupport", "VipCommands", "vip-bpfctl",
+                "PolicyMaps", "BPFLoader", "Host", "Network", "Policy", "Sessions", "TestSupport", "VipCommands",
+                "vip-bpfctl",
                 "vip-mock-logind", "vip-probe", .product(name: "SystemPackage", package: "swift-system"),
             ],
             path: "Tests/Kernel", swiftSettings: features

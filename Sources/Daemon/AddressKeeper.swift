@@ -52,7 +52,7 @@ final class AddressKeeper {
                 .missing(kept.address.address),
                 Event(
                     .addressMissing, "virtual IP \(kept.address.address) is missing: \(failure)", priority: .error,
-                    of: kept.record, address: kept.address, reason: failure.why))
+                    of: kept.record, address: kept.address, reason: failure.reason))
         }
         if upkeep.hasHostChanged {
             context.log.report(Event(.hostAddresses, "host addresses changed; maps updated"))

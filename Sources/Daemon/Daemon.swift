@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Glibc
 public import Host
 public import Logging
@@ -117,7 +116,7 @@ public final class Daemon {
             // A pipe would be waited for.
             var status = stat()
             if policyFile.withPlatformString({ stat($0, &status) }) == 0, status.st_mode & S_IFMT != S_IFREG {
-                throw Failure(.failed, "read \(policyFile)", "it is not a regular file", try: "put the policy there")
+                throw Failure(.failed, "read \(policyFile)", "it is not a regular file", hint: "put the policy there")
             }
             let policy = try Policy.read(contentsOf: policyFile)
             let changes = try context.change { change throws(Failure) in try change.apply(policy) }
@@ -127,7 +126,7 @@ public final class Daemon {
                     priority: .notice))
         } catch {
             context.log.report(
-                Event(.error, "policy unchanged: \(error)", priority: .error, reason: error.why))
+                Event(.error, "policy unchanged: \(error)", priority: .error, reason: error.reason))
         }
         runAll()
         ServiceManager.notify("READY=1")

@@ -55,7 +55,7 @@ final class FileWatch {
             } catch {
                 watched[path] = nil
                 if error != .noSuchFileOrDirectory, error != .notDirectory, failure == nil {
-                    failure = .kernel(error, "watch \(path)", try: "raise fs.inotify.max_user_watches")
+                    failure = Failure("watch \(path)", errno: error, hint: "raise fs.inotify.max_user_watches")
                 }
             }
         }

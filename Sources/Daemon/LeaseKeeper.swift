@@ -145,7 +145,7 @@ final class LeaseKeeper {
         Event(
             .addressRefused,
             "session \(record.id) has no \(family.map { "\($0.rawValue) " } ?? "")address: \(failure)",
-            priority: .error, of: record, address: address, reason: failure.why)
+            priority: .error, of: record, address: address, reason: failure.reason)
     }
 
     // MARK: Other hosts' addresses

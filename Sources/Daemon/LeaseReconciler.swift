@@ -282,7 +282,7 @@ final class LeaseReconciler {
     private static func noInterface(_ record: SessionRecord) -> Failure {
         Failure(
             .failed, "lease an address for session \(record.id)",
-            "the policy names no interface, and there is no default route", try: "set virtualIP.addresses.interface")
+            "the policy names no interface, and there is no default route", hint: "set virtualIP.addresses.interface")
     }
 
     private func forget(_ place: Place) {

@@ -89,8 +89,8 @@ final class LeaseSources {
 
     private func move(_ old: FilePath, to new: FilePath, _ interface: String) {
         guard Glibc.rename(old.string, new.string) != 0, errno != ENOENT else { return }
-        let failure = Failure.kernel(.current, "rename \(old)")
-        log.report(Event(.warning, "\(failure)", priority: .warning, interface: interface, reason: failure.why))
+        let failure = Failure("rename \(old)", errno: .current)
+        log.report(Event(.warning, "\(failure)", priority: .warning, interface: interface, reason: failure.reason))
     }
 
     /// Which session has an address already; called on a source's thread.

@@ -131,7 +131,7 @@ final class Logind {
 
     private func lose(_ what: String, _ why: String) {
         disconnect()
-        fail(Failure(.failed, what, why, try: "see systemctl status dbus systemd-logind; it is tried again"))
+        fail(Failure(.failed, what, why, hint: "see systemctl status dbus systemd-logind; it is tried again"))
     }
 
     private func fail(_ failure: Failure) {
@@ -157,7 +157,7 @@ final class Logind {
         }
         guard let new, new.pointee != 0 else {
             return fail(
-                Failure(.failed, "follow logind", "it left the bus", try: "see systemctl status systemd-logind"))
+                Failure(.failed, "follow logind", "it left the bus", hint: "see systemctl status systemd-logind"))
         }
         backoff.reset()
         changed()
@@ -219,7 +219,7 @@ final class Logind {
                             Failure(
                                 .failed, "list who is logged in",
                                 text.map { String(cString: $0) } ?? "logind returned an error",
-                                try: "see systemctl status systemd-logind; it is tried again"))
+                                hint: "see systemctl status systemd-logind; it is tried again"))
                     } else {
                         answer.handle(answer.logind, message)
                     }

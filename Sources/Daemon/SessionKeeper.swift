@@ -86,7 +86,7 @@ final class SessionKeeper {
             logins = new
         case .lost(let failure):
             isFollowing = false
-            context.log.report(Event(.logindLost, "\(failure)", priority: .warning, reason: failure.why))
+            context.log.report(Event(.logindLost, "\(failure)", priority: .warning, reason: failure.reason))
             becomeReady()
         }
         updateStatus()
@@ -243,7 +243,7 @@ final class SessionKeeper {
                         .noSession(one.cgroup),
                         Event(
                             .sessionRefused, "\(error)", priority: .error, user: one.user.name,
-                            cgroup: one.cgroup.string, reason: error.why))
+                            cgroup: one.cgroup.string, reason: error.reason))
                 }
             }
         }

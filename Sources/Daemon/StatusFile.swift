@@ -29,7 +29,7 @@ final class StatusFile {
         if new == written, let writtenAt, writtenAt.duration(to: .now) < Self.interval { return }
         new.lastTurn = Date()
         // A full or missing /run takes nothing but these counters; the page shows that they are old.
-        try? OwnedDirectory(directory).create()
+        _ = try? OwnedDirectory(directory).create()
         try? new.write(directory)
         written = new
         writtenAt = .now

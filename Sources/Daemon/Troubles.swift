@@ -42,7 +42,7 @@ final class Troubles {
     func contains(_ trouble: Trouble) -> Bool { reported[trouble] != nil }
 
     func report(_ trouble: Trouble, _ failure: Failure) {
-        report(trouble, Event(.error, "\(failure)", priority: .error, reason: failure.why))
+        report(trouble, Event(.error, "\(failure)", priority: .error, reason: failure.reason))
     }
 
     func report(_ trouble: Trouble, _ event: Event) {

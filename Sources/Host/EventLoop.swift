@@ -111,7 +111,7 @@ package final class EventLoop {
     }
 
     fileprivate static func failure(_ result: CInt, _ what: String) -> Failure {
-        .kernel(Errno(rawValue: -result), what)
+        Failure(what, errno: Errno(rawValue: -result))
     }
 
     // MARK: Deadlines

@@ -47,7 +47,7 @@ extension String {
     /// A small file of /proc or /sys, which have no size to go by.
     package init(contentsOf path: FilePath) throws(Failure) {
         let bytes: [UInt8]
-        do throws(Errno) { bytes = try readWholeFile(path) } catch { throw .kernel(error, "read \(path)") }
+        do throws(Errno) { bytes = try readWholeFile(path) } catch { throw Failure("read \(path)", errno: error) }
         self = String(decoding: bytes, as: UTF8.self)
     }
 }

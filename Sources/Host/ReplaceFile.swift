@@ -7,9 +7,9 @@ package import SystemPackage
 ///
 /// - Parameters:
 ///   - mode: of the file, whatever the umask.
-///   - remedy: what to do about any error but a missing permission.
+///   - hint: what to do about any error but a missing privilege.
 package func replaceFile(
-    _ path: FilePath, with bytes: [UInt8], mode: mode_t = 0o644, try remedy: String? = nil
+    _ path: FilePath, with bytes: [UInt8], mode: mode_t = 0o644, hint: String? = nil
 ) throws(Failure) {
     let what = "write \(path)"
     let new = FilePath("\(path).new")
@@ -27,6 +27,6 @@ package func replaceFile(
         guard fchmod(file, mode) == 0, rename(new.string, path.string) == 0 else { throw Errno.current }
     } catch {
         unlink(new.string)
-        throw .kernel(error, what, try: remedy)
+        throw Failure(what, errno: error, hint: hint)
     }
 }

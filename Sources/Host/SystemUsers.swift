@@ -79,8 +79,9 @@ public enum SystemUsers {
             // getpwnam(3), "the given name or uid was not found": which one depends on the name service.
             case ENOENT, ESRCH, EBADF, EPERM: return nil
             default:
-                throw .system(
-                    what, Errno(rawValue: error), try: "see whether the host's name services answer: getent passwd")
+                throw Failure(
+                    what, errno: Errno(rawValue: error),
+                    hint: "see whether the host's name services answer: getent passwd")
             }
         }
     }

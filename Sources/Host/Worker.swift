@@ -5,7 +5,6 @@ import SystemPackage
 
 /// A thread for work that blocks, so that no thread of Swift's pool does.
 package final class Worker: Sendable {
-    /// Readable once the work is over.
     private let done: WakeUp
     private let stop: WakeUp
 
@@ -25,6 +24,9 @@ package final class Worker: Sendable {
             self.done()
         }
     }
+
+    /// For poll(2): readable once the work is over.
+    package var finished: CInt { done.descriptor.raw }
 
     /// Asks the work to end, and waits until it has.
     ///
@@ -59,7 +61,7 @@ package final class Worker: Sendable {
             }, box.toOpaque())
         guard error == 0 else {
             box.release()
-            throw Failure(.failed, "start thread \(name)", String(cString: strerror(error)), try: "raise TasksMax=")
+            throw Failure("start thread \(name)", errno: Errno(rawValue: error), hint: "raise TasksMax=")
         }
         pthread_detach(thread)
     }

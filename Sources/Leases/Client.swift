@@ -39,34 +39,13 @@ struct Client {
     ///   - log: the file that gets udhcpc's output.
     static func start(_ command: [String], events: FilePath, log: FilePath) throws(Failure) -> Client {
         let what = "start \(command[0])"
-        var actions = posix_spawn_file_actions_t()
-        posix_spawn_file_actions_init(&actions)
-        defer { posix_spawn_file_actions_destroy(&actions) }
-        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
-        posix_spawn_file_actions_addopen(&actions, 1, log.string, O_WRONLY | O_CREAT | O_APPEND | O_TRUNC, 0o600)
-        posix_spawn_file_actions_adddup2(&actions, 1, 2)
-        // Not every descriptor of the process is close-on-exec, and the client outlives it.
-        vip_spawn_close_from(&actions, 3)
-        var attributes = posix_spawnattr_t()
-        posix_spawnattr_init(&attributes)
-        defer { posix_spawnattr_destroy(&attributes) }
-        var signals = sigset_t()
-        sigemptyset(&signals)
-        posix_spawnattr_setsigmask(&attributes, &signals)
-        sigfillset(&signals)
-        posix_spawnattr_setsigdefault(&attributes, &signals)
-        posix_spawnattr_setflags(
-            &attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF) | 0x80)  // POSIX_SPAWN_SETSID, spawn.h
-
-        let environment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "VIP_LEASE_EVENTS=\(events)"]
-        var arguments: [UnsafeMutablePointer<CChar>?] = command.map { strdup($0) } + [nil]
-        var variables: [UnsafeMutablePointer<CChar>?] = environment.map { strdup($0) } + [nil]
-        defer { for pointer in arguments + variables { free(pointer) } }
-        var pid: pid_t = 0
-        let error = posix_spawn(&pid, command[0], &actions, &attributes, &arguments, &variables)
-        guard error == 0 else {
-            if error == ENOENT || error == ENOTDIR { throw missing(what) }
-            throw .kernel(Errno(rawValue: error), what)
+        let environment = ChildProcess.plainEnvironment + ["LC_ALL=C", "VIP_LEASE_EVENTS=\(events)"]
+        let pid: pid_t
+        do throws(Errno) {
+            pid = try ChildProcess(command, environment: environment, output: .file(log), inNewSession: true).pid
+        } catch {
+            if error == .noSuchFileOrDirectory || error == .notDirectory { throw missing(what) }
+            throw Failure(what, errno: error)
         }
         let descriptor = vip_pidfd(pid)
         guard descriptor >= 0, let identity = ProcessIdentity(pid: pid) else {
@@ -74,13 +53,13 @@ struct Client {
             kill(pid, SIGKILL)
             while waitpid(pid, nil, 0) < 0, errno == EINTR {}
             if descriptor >= 0 { close(descriptor) }
-            throw .kernel(Errno(rawValue: descriptor < 0 ? -descriptor : ESRCH), what)
+            throw Failure(what, errno: Errno(rawValue: descriptor < 0 ? -descriptor : ESRCH))
         }
         return Client(identity: identity, descriptor: descriptor)
     }
 
     static func missing(_ what: String) -> Failure {
-        Failure(.unavailable, what, "udhcpc is not installed", try: "apt-get install udhcpc")
+        Failure(.unavailable, what, "udhcpc is not installed", hint: "apt-get install udhcpc")
     }
 
     /// The client that a lease file names, if that process still runs and is a client with this identifier.

@@ -77,7 +77,7 @@ final class ClientEventFile {
         do throws(Errno) {
             close(try openFile(path, O_WRONLY | O_CREAT | O_NOFOLLOW, mode: 0o600))
         } catch {
-            throw .kernel(error, "write \(path)")
+            throw Failure("write \(path)", errno: error)
         }
     }
 

@@ -37,10 +37,10 @@ public struct ClientIdentifier: Hashable, Sendable, CustomStringConvertible {
         do throws(Errno) {
             text = try readWholeFile(file).filter { $0 != UInt8(ascii: "\n") }
         } catch {
-            throw Failure(.unavailable, "read \(file)", error.text, try: "systemd-machine-id-setup")
+            throw Failure(.unavailable, "read \(file)", error.text, hint: "systemd-machine-id-setup")
         }
         guard text.count == 32 else {
-            throw Failure(.unavailable, "read \(file)", "it contains no machine ID", try: "systemd-machine-id-setup")
+            throw Failure(.unavailable, "read \(file)", "it contains no machine ID", hint: "systemd-machine-id-setup")
         }
         return Array(SHA256.digest(Array("vip-bpf lease\0".utf8) + text).prefix(8))
     }

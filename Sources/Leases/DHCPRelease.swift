@@ -34,10 +34,10 @@ enum DHCPRelease {
     {
         let what = "release \(address) to \(server)"
         let file = socket(AF_INET, CInt(SOCK_DGRAM.rawValue) | CInt(SOCK_CLOEXEC.rawValue), 0)
-        guard file >= 0 else { throw .kernel(.current, what) }
+        guard file >= 0 else { throw Failure(what, errno: .current) }
         defer { close(file) }
         guard setsockopt(file, SOL_SOCKET, SO_BINDTODEVICE, interface, socklen_t(interface.utf8.count)) == 0 else {
-            throw .kernel(.current, what)
+            throw Failure(what, errno: .current)
         }
         let hardware = try Netlink().hardwareAddress(of: interface)
         let bytes = message(
@@ -51,6 +51,6 @@ enum DHCPRelease {
                 sendto(file, bytes, bytes.count, 0, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
             }
         }
-        guard sent == bytes.count else { throw .kernel(.current, what) }
+        guard sent == bytes.count else { throw Failure(what, errno: .current) }
     }
 }

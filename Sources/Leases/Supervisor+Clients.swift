@@ -28,7 +28,7 @@ extension Supervisor {
         } catch {
             let failure =
                 error.code == .unavailable
-                ? Failure(.unavailable, what(entry), error.why, try: error.remedy) : error
+                ? Failure(.unavailable, what(entry), error.reason, hint: error.hint) : error
             giveUp(entry, failure)
         }
     }

@@ -44,7 +44,7 @@ extension Supervisor {
             return refuse(
                 event.addressText, for: entry,
                 why: "\(other.holder) has it: the server does not tell clients apart by their identifiers",
-                try: "set the server to use the client identifier (option 61), or use source: pool")
+                hint: "set the server to use the client identifier (option 61), or use source: pool")
         }
         if server == address {
             return refuse(event.addressText, for: entry, why: "it is the server's own")
@@ -86,12 +86,12 @@ extension Supervisor {
     func renewal(of grant: Grant) -> Double { grant.obtained + Double(grant.seconds) * options.renewalPoint }
 
     /// The address is not released: another host may have it, and the server would give it away twice.
-    private func refuse(_ address: String, for entry: LeaseEntry, why: String, try remedy: String? = nil) {
+    private func refuse(_ address: String, for entry: LeaseEntry, why: String, hint: String? = nil) {
         emit(.refused(entry.holder, address, why: why))
         giveUp(
             entry,
             Failure(
                 .failed, what(entry), "the server gave \(address): \(why)",
-                try: remedy ?? "see which server it is (\(log(entry)) has its answers)"))
+                hint: hint ?? "see which server it is (\(log(entry)) has its answers)"))
     }
 }

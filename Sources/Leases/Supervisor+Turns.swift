@@ -78,7 +78,7 @@ extension Supervisor {
                 entry.state.isAcquiring
                 ? "no DHCP server granted one within \(seconds) s" : "timed out in the queue after \(seconds) s"
             let failure = Failure(
-                .failed, what(entry), why, try: "check that a DHCP server answers there, and try again")
+                .failed, what(entry), why, hint: "check that a DHCP server answers there, and try again")
             answer(waiter, .failure(failure))
         }
         if entry.waiters.isEmpty, !entry.isKept { drop(entry) }
@@ -110,14 +110,14 @@ extension Supervisor {
         var pause = min(pow(2, Double(min(failures, 6))), 60)
         if let grant = entry.grant {
             pause = min(pause, max(1, (grant.expiry - LeaseClock.now) / 4))
-            emit(.troubled(entry.holder, grant.address, why: failure.why))
+            emit(.troubled(entry.holder, grant.address, why: failure.reason))
         }
         entry.state = .failed(failures, retry: LeaseClock.now + pause)
     }
 
     func giveUp(_ entry: LeaseEntry, _ why: String) {
         giveUp(
-            entry, Failure(.failed, what(entry), why, try: "check that a DHCP server answers there, and try again"))
+            entry, Failure(.failed, what(entry), why, hint: "check that a DHCP server answers there, and try again"))
     }
 
     func lose(_ entry: LeaseEntry, _ loss: LeaseLoss) {

@@ -37,7 +37,7 @@ final class Supervisor: @unchecked Sendable {
         guard if_nametoindex(options.interface) != 0 else {
             throw Failure(
                 .failed, "lease addresses on \(options.interface)", "there is no such interface",
-                try: "set virtualIP.addresses.interface; ip link lists the interfaces")
+                hint: "set virtualIP.addresses.interface; ip link lists the interfaces")
         }
         bootID = try BootID.current()
         loop = try EventLoop()
@@ -63,7 +63,7 @@ final class Supervisor: @unchecked Sendable {
                     readEvents(of: entry)
                 })
         } catch {
-            throw .kernel(error, "watch \(options.runtime)", try: "raise fs.inotify.max_user_watches")
+            throw Failure("watch \(options.runtime)", errno: error, hint: "raise fs.inotify.max_user_watches")
         }
         restore()
         publish()

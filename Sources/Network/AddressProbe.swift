@@ -169,10 +169,9 @@ public struct AddressProbe: Sendable {
 
     private static func failure(_ interface: String, _ addresses: Set<IPAddress>, _ error: Errno) -> Failure {
         let what = addresses.count == 1 ? "\(addresses.first!)" : "\(addresses.count) addresses"
-        return .system(
-            "ask on \(interface) who has \(what)", error,
-            try: "see ip link, or set virtualIP.addresses.probeSeconds to 0",
-            needs: "CAP_NET_RAW")
+        return Failure(
+            "ask on \(interface) who has \(what)", errno: error, needs: [.netRaw],
+            hint: "see ip link, or set virtualIP.addresses.probeSeconds to 0")
     }
 
     /// Of all interfaces of this host: what comes from another one of them is no other host's (RFC 5227, section 2.1.1).

@@ -45,7 +45,7 @@ public final class ConflictWatch {
     /// - Parameter quietInterval: ``ConflictWatch/quietInterval``, but in tests.
     init(quietInterval: Duration) throws(Failure) {
         let raw = vip_epoll()
-        guard raw >= 0 else { throw .kernel(.current, "watch for other hosts that use addresses of this one") }
+        guard raw >= 0 else { throw Failure("watch for other hosts that use addresses of this one", errno: .current) }
         epoll = Descriptor(owning: raw)
         self.quietInterval = quietInterval
     }
@@ -82,7 +82,7 @@ public final class ConflictWatch {
                 links.append(Link(socket: socket, addresses: watched))
             } catch {
                 failures.append(
-                    .system("watch \(name) for other hosts that use its addresses", error, needs: "CAP_NET_RAW"))
+                    Failure("watch \(name) for other hosts that use its addresses", errno: error, needs: [.netRaw]))
             }
         }
         return failures

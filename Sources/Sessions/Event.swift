@@ -87,7 +87,7 @@ public struct Event: Sendable, Hashable {
         self.kind = kind
         self.priority = priority
         // Names in it are others': an entry stays one line.
-        self.message = Self.line(message)
+        self.message = message.printableLine
         self.session = session
         self.user = user
         self.cgroup = cgroup
@@ -143,16 +143,11 @@ public struct Event: Sendable, Hashable {
                 events.append(
                     Event(
                         .addressRefused, "\(name) has no address: \(refused.failure)", priority: .error, of: record,
-                        reason: refused.failure.why))
+                        reason: refused.failure.reason))
             }
         }
         events += opened.conflicts.map(Event.init)
         return events + opened.warnings.map { Event(.warning, $0, priority: .warning) }
-    }
-
-    private static func line(_ text: String) -> String {
-        String(
-            String.UnicodeScalarView(text.unicodeScalars.map { $0.properties.generalCategory == .control ? " " : $0 }))
     }
 
     /// Names and values; names in lower case, `session` and so on.

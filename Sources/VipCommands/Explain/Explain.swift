@@ -85,7 +85,7 @@ struct Explain: ParsableCommand {
             if let cgroup { host.setCgroup(cgroup) }
             guard let found = try cgroup == nil ? nil : host.session() else {
                 throw Failure(
-                    .failed, "explain session \(id)", "there is no such session", try: "see vip-bpfctl session list")
+                    .failed, "explain session \(id)", "there is no such session", hint: "see vip-bpfctl session list")
             }
             live = found
             payload = ExplainPayload(program, pid: nil, cgroup: nil)

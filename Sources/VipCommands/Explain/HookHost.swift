@@ -24,7 +24,9 @@ final class HookHost {
         descriptors[Int(VIP_HOST_MAP_PROGRAM_NAMES.rawValue)] = maps.names.rawDescriptor
         descriptors[Int(VIP_HOST_MAP_PROGRAM_SCRIPTS.rawValue)] = maps.scripts.rawDescriptor
         descriptors[Int(VIP_HOST_MAP_PROGRAM_FILES.rawValue)] = maps.files.rawDescriptor
-        guard let host = vip_host_open(descriptors) else { throw .kernel(.noMemory, "run the hooks on the host") }
+        guard let host = vip_host_open(descriptors) else {
+            throw Failure("run the hooks on the host", errno: .noMemory)
+        }
         self.host = host
     }
 
@@ -33,7 +35,7 @@ final class HookHost {
     /// What the hooks say, unless they could not read a map.
     private func read<T>(_ answer: T) throws(Failure) -> T {
         let error = vip_host_error(host)
-        guard error == 0 else { throw .kernel(Errno(rawValue: error), "read the maps") }
+        guard error == 0 else { throw Failure("read the maps", errno: Errno(rawValue: error)) }
         return answer
     }
 

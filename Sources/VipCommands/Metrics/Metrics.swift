@@ -60,8 +60,8 @@ struct MetricsCommand: ParsableCommand {
             // It would be replaced: a device, a directory, or the link to either.
             throw Failure(
                 .failed, "write \(output.debugDescription)", "it is not a regular file",
-                try: "choose another path, or redirect standard output")
+                hint: "choose another path, or redirect standard output")
         }
-        try replaceFile(FilePath(output), with: Array(text.utf8), try: "choose a path in an existing directory")
+        try replaceFile(FilePath(output), with: Array(text.utf8), hint: "choose a path in an existing directory")
     }
 }

@@ -10,7 +10,7 @@ import SystemPackage
 
 struct Run: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Run a command in a session of its own.",
+        abstract: "Run a command in a new session.",
         discussion: """
             Makes a cgroup below the first attached one, a session on it, and starts the command in it. Waits until the \
             last process of the session has ended, so also for daemons that the command leaves behind; then session and \
@@ -44,7 +44,7 @@ struct Run: ParsableCommand {
         let user = user
         guard let keeper = ProcessIdentity(pid: getpid()) else {
             throw Failure(
-                .unavailable, "run \(command[0])", "this process is not in /proc", try: "mount -t proc proc /proc")
+                .unavailable, "run \(command[0])", "this process is not in /proc", hint: "mount -t proc proc /proc")
         }
         var cgroup: Cgroup?
         let opened: Opened
@@ -57,7 +57,7 @@ struct Run: ParsableCommand {
                     guard let parent = try change.attachedCgroups().first else {
                         throw Failure(
                             .failed, "make a cgroup for the session", "no cgroup is attached",
-                            try: "attach one first: vip-bpfctl attach cgroup PATH")
+                            hint: "attach one first: vip-bpfctl attach cgroup PATH")
                     }
                     own = try parent.makeChild(named: "run-\(keeper.pid)-\(keeper.startTime)")
                     cgroup = own
@@ -115,7 +115,7 @@ struct Run: ParsableCommand {
         let rawPidfd = vip_pidfd(child)
         guard rawPidfd >= 0 else {
             try cgroup.kill()
-            throw .kernel(Errno(rawValue: -rawPidfd), "follow process \(child)")
+            throw Failure("follow process \(child)", errno: Errno(rawValue: -rawPidfd))
         }
         let pidfd = Descriptor(owning: rawPidfd)
 
@@ -127,7 +127,7 @@ struct Run: ParsableCommand {
                 pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
             ]
             guard poll(&ready, nfds_t(ready.count), -1) >= 0 || errno == EINTR else {
-                throw .kernel(.current, "wait for process \(child)")
+                throw Failure("wait for process \(child)", errno: .current)
             }
             // A terminal's ^C has reached the command already: it is in the foreground like this process.
             while let signal = signals.next() {
@@ -141,14 +141,13 @@ struct Run: ParsableCommand {
                 for process in try cgroup.processes(subtree: true) { kill(process, signal.number) }
             }
         }
-        let signalNumber = status & 0x7f  // WTERMSIG of sys/wait.h, a macro that does not import
-        return signalNumber == 0 ? status >> 8 & 0xff : 128 + signalNumber
+        return ChildProcess.exitCode(status)
     }
 
     private func start(in cgroup: Cgroup) throws(Failure) -> pid_t {
         let what = "run \(command[0])"
         let rawProcs = cgroup.path.appending("cgroup.procs").withPlatformString { open($0, O_WRONLY | O_CLOEXEC) }
-        guard rawProcs >= 0 else { throw .kernel(.current, what) }
+        guard rawProcs >= 0 else { throw Failure(what, errno: .current) }
         let procs = Descriptor(owning: rawProcs)
 
         // As they came, byte by byte: neither need be UTF-8.
@@ -156,7 +155,7 @@ struct Run: ParsableCommand {
         let variables = CStrings(copying: environ)
         if let user {
             guard let account = getpwnam(user) else {
-                throw Failure(.usage, what, "there is no user \(user)", try: "see getent passwd")
+                throw Failure(.usage, what, "there is no user \(user)", hint: "see getent passwd")
             }
             variables.set("USER", to: user)
             variables.set("LOGNAME", to: user)
@@ -171,10 +170,10 @@ struct Run: ParsableCommand {
         let error = Errno(rawValue: -pid)
         switch step {
         case VIP_SPAWN_EXEC:
-            throw Failure(.failed, what, error.text, try: "give the command's name or its path after --")
-        case VIP_SPAWN_JOIN: throw .kernel(error, "\(what): move it into \(cgroup.path)")
-        case VIP_SPAWN_USER: throw .kernel(error, "\(what): become user \(user ?? "")")
-        default: throw .kernel(error, "\(what): fork")
+            throw Failure(.failed, what, error.text, hint: "give the command's name or its path after --")
+        case VIP_SPAWN_JOIN: throw Failure("\(what): move it into \(cgroup.path)", errno: error)
+        case VIP_SPAWN_USER: throw Failure("\(what): become user \(user ?? "")", errno: error)
+        default: throw Failure("\(what): fork", errno: error)
         }
     }
 }

@@ -114,7 +114,8 @@ struct AddressProbeTests {
         try attached(policy("198.51.100.16-198.51.100.30", seconds: 5)) { sandbox in
             let environment = sandbox.controlEnvironment
             let neighbour = try sandbox.start(
-                ["python3", SourceTree.url("Tests/Tools/neighbour/neighbour.py").path, "eth0"], in: "outside", at: .outside)
+                ["python3", SourceTree.url("Tests/Tools/neighbour/neighbour.py").path, "eth0"], in: "outside",
+                at: .outside)
             #expect(try neighbour.readLine() == "ready")
             let asking = try ["ann", "ben"].map { name in
                 try sandbox.start(

@@ -4,6 +4,7 @@ import BPFLoader
 import Foundation
 import Glibc
 import Host
+import PolicyMaps
 import TestSupport
 import Testing
 import VipCommands
@@ -493,7 +494,7 @@ struct CommandLineTests {
         let support = HookSupport.probe(hooks: [unknown])
         let failure = try #require(support.first?.failure)
         #expect(failure.code == .unavailable)
-        #expect(failure.what.contains("bind4"))
+        #expect(failure.operation.contains("bind4"))
         #expect(!"\(failure)".contains("\n"))
         #expect(failure.detail?.isEmpty == false)
         #expect(HookSupport.probe().allSatisfy { $0.failure == nil })

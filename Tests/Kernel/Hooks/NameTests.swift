@@ -216,7 +216,7 @@ struct NameTests {
             print(getaddrinfo(name, 9000, 0, SOCK_STREAM, 0, flags)[0][3], of(name, 9000, 0, 0, 0, flags))
             print(gethostbyaddr(gethostbyname(name))[0], getnameinfo((gethostbyname(name), 9), NI_NAMEREQD)[0])
             print(of("localhost", 9000, AF_INET))
-            try:
+            hint:
                 print(of(name, 9000, 0, 0, 0, AI_NUMERICHOST))
             except gaierror as error:
                 print(error.errno == EAI_NONAME)
@@ -238,7 +238,7 @@ struct NameTests {
         let failing = """
             from socket import *
             for call in (lambda: gethostbyname("crm"), lambda: getaddrinfo("crm", 9), lambda: getaddrinfo("crm", 9, AF_INET6)):
-                try:
+                hint:
                     print(call())
                 except gaierror as error:
                     print(error.errno == EAI_NODATA)
@@ -311,12 +311,12 @@ struct NameTests {
             ("files", "does not ask vip", line),
             ("resolve [!UNAVAIL=return] vip [TRYAGAIN=return] myhostname", "resolve before vip", "names enable"),
         ]
-        for (sources, fragment, mend) in cases {
+        for (sources, fragment, fix) in cases {
             try world(sources)
             facts = try check()
             #expect(facts.first?["verdict"] == "warning", "\(facts)")
             #expect(facts.first?["fact"]?.contains(fragment) == true, "\(facts)")
-            #expect(facts.first?["mend"]?.contains(mend) == true, "\(facts)")
+            #expect(facts.first?["fix"]?.contains(fix) == true, "\(facts)")
         }
         // On this host itself the module is not installed, as a rule.
         let here = try sandbox.ctl("check")

@@ -211,7 +211,7 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
             let down = try Child("sh", "-c", "sleep 0.5; ip link set eth0 down")
             let lost = AddressProbe().ask((7...9).map { question("192.0.2.\($0)") }, seconds: 9)
             down.wait()
-            #expect(lost.failures.map(\.what) == ["ask on eth0 who has 3 addresses"], "\(lost)")
+            #expect(lost.failures.map(\.operation) == ["ask on eth0 who has 3 addresses"], "\(lost)")
             try shell("ip link set eth0 up")
             try dropCapabilities()
             let unprivileged = AddressProbe().ask([question("192.0.2.7"), question("192.0.2.8")], seconds: 9)

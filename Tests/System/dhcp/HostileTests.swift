@@ -139,7 +139,7 @@ struct HostileTests {
             let short = try #require(throws: Failure.self) {
                 _ = try source.acquire(Self.ann, timeout: .milliseconds(500))
             }
-            #expect(short.why == "no DHCP server granted one within 0.5 s")
+            #expect(short.reason == "no DHCP server granted one within 0.5 s")
             #expect(source.held.isEmpty)
             #expect(try link.clients().isEmpty)
             #expect(try link.tell(server, #"{"silent": false, "offer": "198.18.7.1"}"#).count >= 2)
@@ -154,7 +154,7 @@ struct HostileTests {
             let source = try link.source(events)
             _ = try source.acquire(Self.ann)
             let failure = try #require(throws: Failure.self) { _ = try source.acquire(Self.ben) }
-            #expect(failure.why.contains("ann has it") && failure.remedy?.contains("option 61") == true)
+            #expect(failure.reason.contains("ann has it") && failure.hint?.contains("option 61") == true)
             #expect(try events.await { $0.refused }.0.why.contains("ann has it"))
             #expect(source.held.map(\.holder) == [Self.ann])
             // To give it back would take it from the first.
@@ -188,7 +188,7 @@ struct HostileTests {
             for (text, why) in Self.bad {
                 try link.tell(server, "{\"offer\": \"\(text)\"}")
                 let failure = try #require(throws: Failure.self, "\(text)") { _ = try source.acquire(Self.ann) }
-                #expect(failure.why.contains(why), "\(text): \(failure)")
+                #expect(failure.reason.contains(why), "\(text): \(failure)")
                 let refused = try events.await { $0.refused }.0
                 #expect(refused.0 == text && refused.why.contains(why))
             }
@@ -199,7 +199,7 @@ struct HostileTests {
             ] {
                 try link.tell(server, "{\"offer\": \"198.18.7.1\", \(part)}")
                 let failure = try #require(throws: Failure.self) { _ = try source.acquire(Self.ann) }
-                #expect(failure.why.contains(why), "\(part): \(failure)")
+                #expect(failure.reason.contains(why), "\(part): \(failure)")
             }
             #expect(source.held.isEmpty)
             #expect(events.count { $0.refused != nil } == Self.bad.count + 3)
@@ -216,7 +216,7 @@ struct HostileTests {
             let allowed = try AddressRange("10.1.0.0/16")
             let source = try link.source(Events(places: false)) { $0.check.networks = .within([allowed]) }
             let failure = try #require(throws: Failure.self) { _ = try source.acquire(Self.ann) }
-            #expect(failure.why.contains("outside the allowed networks"))
+            #expect(failure.reason.contains("outside the allowed networks"))
             try link.tell(server, #"{"offer": "10.1.2.3"}"#)
             #expect(try source.acquire(Self.ann).address == address("10.1.2.3"))
         }
@@ -229,7 +229,7 @@ struct HostileTests {
             let events = Events()
             let source = try link.source(events)
             let failure = try #require(throws: Failure.self) { _ = try source.acquire(Self.ann) }
-            #expect(failure.why.contains("no DHCP server answered"))
+            #expect(failure.reason.contains("no DHCP server answered"))
             #expect(events.list.isEmpty)
             // At renewal as well: none of them is taken for a yes or a no.
             try link.tell(server, #"{"garbage": false, "seconds": 8}"#)

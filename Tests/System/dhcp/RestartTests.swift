@@ -47,7 +47,7 @@ struct RestartTests {
                 $0.client = ["/bin/sh", "-c", "echo 'udhcpc: applet not found' >&2; exit 127"]
             }
             let ended = try #require(throws: Failure.self) { _ = try other.acquire(Self.ann) }
-            #expect(ended.why == "udhcpc ended: applet not found")
+            #expect(ended.reason == "udhcpc ended: applet not found")
             #expect(other.held.isEmpty)
         }
     }
@@ -55,7 +55,7 @@ struct RestartTests {
     @Test func interfaceMustBeThere() async throws {
         try await Link.with { link in
             let failure = try #require(throws: Failure.self) { _ = try link.source { $0.interface = "none0" } }
-            #expect(failure.why == "there is no such interface")
+            #expect(failure.reason == "there is no such interface")
         }
     }
 
@@ -63,7 +63,7 @@ struct RestartTests {
         try await Link.with { link in
             let first = try link.source()
             let failure = try #require(throws: Failure.self) { _ = try link.source() }
-            #expect(failure.why.hasPrefix("process \(getpid()) "))
+            #expect(failure.reason.hasPrefix("process \(getpid()) "))
             first.close()
             _ = try link.source()
         }
@@ -78,7 +78,7 @@ struct RestartTests {
             #expect(clients.count == 1)
             first.close()
             let closed = try #require(throws: Failure.self) { _ = try first.acquire(Self.ben) }
-            #expect(closed.why == "the lease source is closed")
+            #expect(closed.reason == "the lease source is closed")
             // The client renews by itself, at half the time that it knows of, and nobody looks.
             try link.tell(server, "{}")
             kill(try #require(clients.first), SIGUSR1)

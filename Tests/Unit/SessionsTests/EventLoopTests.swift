@@ -111,7 +111,7 @@ import Testing
         #expect(try readWholeFile(old) == Array("one".utf8) && readWholeFile(path) == Array("two".utf8))
         #expect(try FileManager.default.attributesOfItem(atPath: path.string)[.posixPermissions] as? Int == 0o600)
         let failure = #expect(throws: Failure.self) {
-            try replaceFile(FilePath("\(directory)/none/file"), with: [], try: "make the directory")
+            try replaceFile(FilePath("\(directory)/none/file"), with: [], hint: "make the directory")
         }
         #expect(failure?.description == "write \(directory)/none/file: no such file or directory; make the directory")
         #expect(try FileManager.default.contentsOfDirectory(atPath: directory) == ["file"])

@@ -2,27 +2,29 @@
 
 import CHost
 import Glibc
-import Host
-import SystemPackage
+package import SystemPackage
 
 /// The file nsswitch.conf(5), which is changed in one step: whoever reads it reads the old one or the new one.
-struct NameServiceSwitch {
-    static let defaultPath: FilePath = "/etc/nsswitch.conf"
+package struct NameServiceSwitch {
+    package static let defaultPath: FilePath = "/etc/nsswitch.conf"
 
-    let path: FilePath
-    /// What it was before the module was put in.
-    var backup: FilePath { FilePath("\(path).vip-bpf") }
+    package let path: FilePath
+
+    package init(path: FilePath) { self.path = path }
+
+    /// What the file was before the module was added.
+    package var backup: FilePath { FilePath("\(path).vip-bpf") }
 
     /// What a change came to.
-    struct Outcome {
-        var isChanged: Bool
-        var line: HostsLine
+    package struct Outcome {
+        package var isChanged: Bool
+        package var line: HostsLine
         /// The backup, where there is one now.
-        var backup: FilePath?
+        package var backup: FilePath?
     }
 
     /// Puts the module before every other source, and keeps what was there in ``backup``.
-    func enable() throws(Failure) -> Outcome {
+    package func enable() throws(Failure) -> Outcome {
         let what = "enable names in \(path)"
         let file = try open(what)
         let line = try HostsLine(in: file.bytes, what)
@@ -41,7 +43,7 @@ struct NameServiceSwitch {
     }
 
     /// Takes the module out again: the backup comes back where nothing else was edited meanwhile, else the line alone changes.
-    func disable() throws(Failure) -> Outcome {
+    package func disable() throws(Failure) -> Outcome {
         let what = "disable names in \(path)"
         let file = try open(what)
         let line = try HostsLine(in: file.bytes, what)
@@ -51,7 +53,7 @@ struct NameServiceSwitch {
         if let kept, let before = try? HostsLine(in: kept, what), before.enabling() == file.bytes { restored = kept }
         guard let result = try? HostsLine(in: restored, what) else {
             throw Failure(
-                .failed, what, "no source would be left on its hosts line", try: "make it one: hosts: files dns")
+                .failed, what, "no source would be left on its hosts line", hint: "make it one: hosts: files dns")
         }
         try unchanged(file, what)
         try write(restored, to: path, like: file, what)
@@ -82,7 +84,7 @@ struct NameServiceSwitch {
         guard status.st_mode & S_IFMT != S_IFLNK else {
             throw Failure(
                 .failed, what, "it is a symbolic link, so something else writes it",
-                try: "have that write the line, or name its file with --file")
+                hint: "have that write the line, or name its file with --file")
         }
         guard status.st_mode & S_IFMT == S_IFREG else { throw Failure(.failed, what, "it is no file") }
         let raw = path.withPlatformString { Glibc.open($0, O_RDONLY | O_CLOEXEC | O_NOFOLLOW) }
@@ -92,7 +94,7 @@ struct NameServiceSwitch {
         do throws(Errno) {
             return OpenFile(descriptor: descriptor, status: status, bytes: try readWholeFile(raw))
         } catch {
-            throw .kernel(error, what)
+            throw Failure(what, errno: error)
         }
     }
 
@@ -102,7 +104,7 @@ struct NameServiceSwitch {
         guard path.withPlatformString({ lstat($0, &now) }) == 0, now.st_ino == file.status.st_ino,
             now.st_size == file.status.st_size, now.st_mtim.tv_sec == file.status.st_mtim.tv_sec,
             now.st_mtim.tv_nsec == file.status.st_mtim.tv_nsec
-        else { throw Failure(.failed, what, "somebody else changed it just now", try: "try again") }
+        else { throw Failure(.failed, what, "somebody else changed it just now", hint: "try again") }
     }
 
     /// Writes a new file beside `target`, with the owner, mode and extended attributes of `file`, and renames it to that.
@@ -145,11 +147,11 @@ struct NameServiceSwitch {
         let error = Errno.current
         switch error {
         case .permissionDenied, .notPermitted:
-            return Failure(.notPermitted, what, error.text, try: "run as root, and see that lsattr(1) shows no i")
+            return Failure(what, errno: error, hint: "see whether the file is immutable: lsattr(1)")
         case .resourceBusy:
-            return Failure(.failed, what, "a file system is mounted there", try: "edit the file that is")
-        default:
-            return Failure(.failed, what, error.text)
+            return Failure(
+                .failed, what, "a file system is mounted there", hint: "edit the file that is mounted", errno: error)
+        default: return Failure(what, errno: error)
         }
     }
 }

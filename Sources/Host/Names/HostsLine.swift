@@ -1,39 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Host
-
 /// The hosts line of an nsswitch.conf(5), as libc reads it, and the edits that put the name service module into it
 /// and take it out. All else of the file stays as it is, byte for byte.
-struct HostsLine {
+package struct HostsLine {
     /// A source and the actions that stand behind it.
-    struct Source {
-        var name: String
+    package struct Source {
+        package var name: String
         /// The words in its brackets: `NOTFOUND=return`.
-        var actions: [String]
+        package var actions: [String]
         /// From its first byte to behind its last, its brackets included.
-        var range: Range<Int>
+        package var range: Range<Int>
     }
 
     /// The source's name, after which libc names the library.
-    static let module = "vip"
+    package static let module = "vip"
     /// The module answers TRYAGAIN where the program may not be told the host's own address; see nss/module.c.
-    static let insertion = "\(module) [TRYAGAIN=return] "
+    package static let insertion = "\(module) [TRYAGAIN=return] "
     /// Sources that know this host by its name, each in its own way: none may be asked before the module.
-    static func knowsThisHost(_ name: String) -> Bool {
+    package static func knowsThisHost(_ name: String) -> Bool {
         ["files", "db", "dns", "resolve", "myhostname"].contains(name) || name.hasPrefix("mdns")
     }
 
     /// The whole file.
-    let bytes: [UInt8]
+    package let bytes: [UInt8]
     /// In the order in which they are asked.
-    let sources: [Source]
+    package let sources: [Source]
     /// Of the line, without a comment.
     private let range: Range<Int>
 
     /// Finds the line.
     ///
     /// - Parameter what: What was tried, for the error line.
-    init(in bytes: [UInt8], _ what: String) throws(Failure) {
+    package init(in bytes: [UInt8], _ what: String) throws(Failure) {
         guard !bytes.contains(0) else { throw Failure(.failed, what, "it is no text file") }
         var found: [(line: Range<Int>, list: Int)] = []
         var start = 0
@@ -45,18 +43,18 @@ struct HostsLine {
             start = end + 1
         }
         guard let line = found.first else {
-            throw Failure(.failed, what, "it has no hosts line", try: "give it one: hosts: files dns")
+            throw Failure(.failed, what, "it has no hosts line", hint: "give it one: hosts: files dns")
         }
         guard found.count == 1 else {
             throw Failure(
-                .failed, what, "it has \(found.count) hosts lines, of which libc takes the last", try: "keep one")
+                .failed, what, "it has \(found.count) hosts lines, of which libc takes the last", hint: "keep one")
         }
         guard let sources = Self.sources(bytes, line.list..<line.line.upperBound) else {
             throw Failure(
-                .failed, what, "its hosts line is not understood: a bracket is open", try: "see nsswitch.conf(5)")
+                .failed, what, "its hosts line is not understood: a bracket is open", hint: "see nsswitch.conf(5)")
         }
         guard !sources.isEmpty else {
-            throw Failure(.failed, what, "its hosts line names no source", try: "make it one: hosts: files dns")
+            throw Failure(.failed, what, "its hosts line names no source", hint: "make it one: hosts: files dns")
         }
         self.bytes = bytes
         self.sources = sources
@@ -64,21 +62,21 @@ struct HostsLine {
     }
 
     /// The line itself, without a comment or blanks around it.
-    var text: String { Self.text(bytes, range) }
+    package var text: String { Self.text(bytes, range) }
 
     // MARK: What it says
 
     private var index: Int? { sources.firstIndex { $0.name == Self.module } }
     /// Whether the module is on it.
-    var hasModule: Bool { index != nil }
+    package var hasModule: Bool { index != nil }
 
     /// The sources that would answer for this host before the module is asked.
-    var before: [String] {
+    package var before: [String] {
         sources[..<(index ?? sources.count)].map(\.name).filter(Self.knowsThisHost)
     }
 
     /// Whether the search ends where the module says that there is no address to be told.
-    var endsSearch: Bool {
+    package var endsSearch: Bool {
         guard let index else { return false }
         var ends = false
         for word in sources[index].actions.map({ $0.uppercased() }) {
@@ -91,14 +89,14 @@ struct HostsLine {
     }
 
     /// Whether it is as it must be.
-    var isEnabled: Bool {
+    package var isEnabled: Bool {
         sources.filter { $0.name == Self.module }.count == 1 && before.isEmpty && endsSearch
     }
 
     // MARK: Edits
 
     /// The file with the module first on the line; as it is where that is so already.
-    func enabling() -> [UInt8] {
+    package func enabling() -> [UInt8] {
         if isEnabled { return bytes }
         var edited = removing()
         edited.insert(contentsOf: Array(Self.insertion.utf8), at: sources[0].range.lowerBound)
@@ -106,13 +104,13 @@ struct HostsLine {
     }
 
     /// The line that ``enabling()`` makes.
-    var enabledText: String {
+    package var enabledText: String {
         let edited = enabling()
         return Self.text(edited, range.lowerBound..<(range.upperBound + edited.count - bytes.count))
     }
 
     /// The file without the module. Its only source is taken away, too.
-    func removing() -> [UInt8] {
+    package func removing() -> [UInt8] {
         var edited = bytes
         for (index, source) in sources.enumerated().reversed() where source.name == Self.module {
             // With the blanks to the next source; of the last, with those from the one before.

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-internal import CLibBPF
+public import BPFLoader
 internal import CVipABI
 import Glibc
 public import Host
+import Network
 public import SystemPackage
 
 /// One instance of vip-bpf in the kernel: everything that is pinned below one directory of a BPF file system.
@@ -37,12 +38,11 @@ public struct PinDirectory: Sendable, Hashable {
             guard parent != existing, !parent.isEmpty else { break }
             existing = parent
         }
-        let type = existing.withPlatformString { vip_file_system_type($0) }
-        guard type == UInt(BPF_FS_MAGIC) else {
+        guard Pin.isOnBPFFileSystem(existing) else {
             let mountPoint = path.removingLastComponent()
             throw Failure(
                 .unavailable, "use \(path)", "\(existing) is not on a BPF file system",
-                try: "mount one: mount -t bpf bpf \(mountPoint)")
+                hint: "mount one: mount -t bpf bpf \(mountPoint)")
         }
     }
 
@@ -54,7 +54,7 @@ public struct PinDirectory: Sendable, Hashable {
     /// Fails where the caller may not see whether the maps are there: ``isLoaded`` is `false` for it either way.
     public func requireReadable() throws(Failure) {
         guard maps.appending("config").withPlatformString({ access($0, F_OK) }) != 0, errno == EACCES else { return }
-        throw .kernel(.permissionDenied, "look into \(path)")
+        throw Failure("look into \(path)", errno: .permissionDenied)
     }
 
     /// Fails unless the maps are there and have this build's layout.
@@ -64,7 +64,7 @@ public struct PinDirectory: Sendable, Hashable {
             try requireBPFFS()
             throw Failure(
                 .failed, "open the maps in \(maps)", "nothing is attached",
-                try: "attach a cgroup first: vip-bpfctl attach cgroup PATH")
+                hint: "attach a cgroup first: vip-bpfctl attach cgroup PATH")
         }
         try requireLayout()
     }
@@ -78,36 +78,34 @@ public struct PinDirectory: Sendable, Hashable {
             throw Failure(
                 .failed, "use the maps in \(maps)",
                 "their layout is version \(version), and this vip-bpfctl has version \(VIP_ABI_VERSION)",
-                try: "use the vip-bpfctl that made them, or start over: vip-bpfctl detach --all")
+                hint: "use the vip-bpfctl that made them, or start over: vip-bpfctl detach --all")
         }
     }
 
     /// The layout version of the pinned maps.
     public func layoutVersion() throws(Failure) -> UInt32 {
-        let raw = maps.appending("config").withPlatformString { bpf_obj_get($0) }
-        guard raw >= 0 else { throw .kernel(.current, "open map \(maps.appending("config"))") }
-        let map = Descriptor(owning: raw)
-        var info = bpf_map_info()
-        var length = UInt32(MemoryLayout<bpf_map_info>.size)
-        guard bpf_obj_get_info_by_fd(map.raw, &info, &length) == 0, info.key_size == 4, info.value_size >= 4 else {
+        do throws(Failure) {
+            return try BPFMap<UInt32, UInt32>.firstWord(pinnedAt: maps.appending("config"))
+        } catch {
+            guard error.errno == nil else { throw error }
             throw Failure(
-                .failed, "use the maps in \(maps)", "map config is none of ours",
-                try: "name another directory with --bpffs, or start over: vip-bpfctl detach --all")
+                .failed, "use the maps in \(maps)", "map config was not made by vip-bpf",
+                hint: "name another directory with --bpffs, or start over: vip-bpfctl detach --all")
         }
-        var key: UInt32 = 0
-        var value = [UInt8](repeating: 0, count: Int(info.value_size))
-        guard bpf_map_lookup_elem(map.raw, &key, &value) == 0 else {
-            throw .kernel(.current, "read map \(maps.appending("config"))")
-        }
-        return value.withUnsafeBytes { $0.loadUnaligned(as: UInt32.self) }
     }
 
     /// Opens a pinned map with the types of its rows.
     public func map<Key, Value>(
         _ name: String, _: Key.Type = Key.self, _: Value.Type = Value.self
     ) throws(Failure) -> BPFMap<Key, Value> {
-        try BPFMap(pinnedAt: maps.appending(name))
+        try BPFMap(pinnedAt: maps.appending(name), hints: Self.hints)
     }
+
+    private static let hints = MapHints(
+        missing: "attach a cgroup first: vip-bpfctl attach cgroup PATH",
+        otherLayout: "use the vip-bpfctl that made it, or start over with: vip-bpfctl detach --all",
+        full: "close sessions, or start over with larger maps: vip-bpfctl detach --all, "
+            + "then vip-bpfctl attach cgroup PATH --max-sessions N")
 
     // MARK: Loading
 
@@ -135,20 +133,19 @@ public struct PinDirectory: Sendable, Hashable {
         let wasLoaded = isLoaded
         if wasLoaded { try requireLayout() }
 
-        let object = try BPFObject(hooks: hooks)
-        try object.resize(sizes)
+        let object = try BPFObject(programsOf: hooks, sizes)
         let names = object.mapNames
         if wasLoaded {
             for name in names { try object.reuse(map: name, pinnedAt: maps.appending(name)) }
         }
         try object.load()
 
-        for directory in [path, maps, programs, links] { try makeDirectory(directory) }
         if !wasLoaded {
             do throws(Failure) {
+                for directory in [path, maps, programs, links] { try makeDirectory(directory) }
                 for name in names { try unlinkIfThere(maps.appending(name)) }
                 for name in names where name != "config" { try object.pin(map: name, at: maps.appending(name)) }
-                for hook in hooks { try object.pin(programOf: hook, at: programs.appending(hook.name)) }
+                for hook in hooks { try object.program(hook.programName).pin(replacing: programs.appending(hook.name)) }
                 try object.writeLayoutVersion()
                 try object.pin(map: "config", at: maps.appending("config"))
             } catch {
@@ -157,7 +154,7 @@ public struct PinDirectory: Sendable, Hashable {
             }
             return .loaded
         }
-        for hook in hooks { try object.pin(programOf: hook, at: programs.appending(hook.name)) }
+        for hook in hooks { try object.program(hook.programName).pin(replacing: programs.appending(hook.name)) }
         return .updated
     }
 
@@ -205,15 +202,16 @@ public struct PinDirectory: Sendable, Hashable {
 
     private func attach(_ hook: Hook, to cgroup: Cgroup, at pin: FilePath) throws(Failure) -> AttachOutcome {
         let what = "attach \(hook.name) to \(cgroup.path)"
-        let program = try program(of: hook, what)
-        if let link = try link(at: pin) {
+        let program = try BPFProgram(pinnedAt: programs.appending(hook.name))
+        if let link = try BPFLink.info(pinnedAt: pin) {
             let isDefunct = link.cgroupID == 0
-            if !isDefunct { return try update(pin, link.programID, to: program, what) }
+            if !isDefunct { return try update(pin, link, to: program, what) }
             try unlinkIfThere(pin)
         }
-        try create(
-            hook, program, on: cgroup.path, O_DIRECTORY, at: pin, what,
-            try: "see what else is attached there: bpftool cgroup show \(cgroup.path)")
+        let hint = "see what else is attached there: bpftool cgroup show \(cgroup.path)"
+        let link = try BPFLink(
+            attaching: program, to: .cgroup(cgroup.path), hook.attachType, what, hint: hint)
+        try link.pin(at: pin, what)
         return .attached
     }
 
@@ -224,59 +222,27 @@ public struct PinDirectory: Sendable, Hashable {
 
     private func attachToNetwork(_ hook: Hook) throws(Failure) -> AttachOutcome {
         let what = "attach \(hook.name) to the network namespace"
-        let program = try program(of: hook, what)
+        let program = try BPFProgram(pinnedAt: programs.appending(hook.name))
         try makeDirectory(networkLinks)
         let pin = networkLinks.appending(hook.name)
-        if let link = try networkLink(at: pin), link.namespace == (try Self.ownNamespace()) {
-            return try update(pin, link.programID, to: program, what)
+        if let link = try BPFLink.info(pinnedAt: pin), link.namespace == (try NetworkNamespace.current().inode) {
+            return try update(pin, link, to: program, what)
         }
         // None, or one of another namespace or of one that has gone (0), which stays until the new one is there.
-        let fresh = networkLinks.appending("\(hook.name)_new")
-        try unlinkIfThere(fresh)
-        try create(
-            hook, program, on: Self.namespaceFile, 0, at: fresh, what,
-            try: "see what else is attached there: bpftool link list")
-        let renamed = fresh.withPlatformString { old in pin.withPlatformString { new in rename(old, new) } }
-        guard renamed == 0 else {
-            let failure = Failure.kernel(.current, "\(what): pin its link at \(pin)")
-            try? unlinkIfThere(fresh)
-            throw failure
-        }
+        let link = try BPFLink(
+            attaching: program, to: .networkNamespace(NetworkNamespace.ownFile), hook.attachType, what,
+            hint: "see what else is attached there: bpftool link list")
+        try link.pin(replacing: pin, what)
         return .attached
     }
 
-    private func program(of hook: Hook, _ what: String) throws(Failure) -> Descriptor {
-        let raw = programs.appending(hook.name).withPlatformString { bpf_obj_get($0) }
-        guard raw >= 0 else { throw .kernel(.current, "\(what): open its program") }
-        return Descriptor(owning: raw)
-    }
-
-    /// Has the link at `pin`, which runs program `programID`, run `program`.
+    /// Has a pinned link run `program`, where it does not yet.
     private func update(
-        _ pin: FilePath, _ programID: UInt32, to program: borrowing Descriptor, _ what: String
+        _ pin: FilePath, _ link: BPFLink.Info, to program: borrowing BPFProgram, _ what: String
     ) throws(Failure) -> AttachOutcome {
-        guard programID != (try self.programID(program)) else { return .unchanged }
-        let raw = pin.withPlatformString { bpf_obj_get($0) }
-        guard raw >= 0 else { throw .kernel(.current, "\(what): open its link") }
-        let pinned = Descriptor(owning: raw)
-        guard bpf_link_update(pinned.raw, program.raw, nil) == 0 else { throw .kernel(.current, what) }
+        guard link.programID != (try program.id()) else { return .unchanged }
+        try BPFLink(pinnedAt: pin).update(to: program, what)
         return .updated
-    }
-
-    /// Links `program` to the cgroup or namespace whose file is `target`, and pins the link.
-    private func create(
-        _ hook: Hook, _ program: borrowing Descriptor, on target: FilePath, _ flags: CInt, at pin: FilePath,
-        _ what: String, try remedy: String
-    ) throws(Failure) {
-        let rawTarget = target.withPlatformString { open($0, O_RDONLY | O_CLOEXEC | flags) }
-        guard rawTarget >= 0 else { throw .kernel(.current, what) }
-        let target = Descriptor(owning: rawTarget)
-        let rawLink = bpf_link_create(program.raw, target.raw, bpf_attach_type(rawValue: hook.attachType), nil)
-        guard rawLink >= 0 else { throw .kernel(.current, what, try: remedy) }
-        let created = Descriptor(owning: rawLink)
-        guard pin.withPlatformString({ bpf_obj_pin(created.raw, $0) }) == 0 else {
-            throw .kernel(.current, "\(what): pin its link at \(pin)")
-        }
     }
 
     /// Takes the links of one cgroup away, in the reverse order of attaching, and with the last cgroup's those to the
@@ -290,7 +256,9 @@ public struct PinDirectory: Sendable, Hashable {
         // The cgroup's directory goes last: by it, what a killed detach has left is found.
         let others = try entries(of: links).contains { UInt64($0).map { $0 != cgroupID } ?? false }
         if !others { try removeNetworkLinks() }
-        guard directory.withPlatformString({ rmdir($0) }) == 0 else { throw .kernel(.current, "remove \(directory)") }
+        guard directory.withPlatformString({ rmdir($0) }) == 0 else {
+            throw Failure("remove \(directory)", errno: .current)
+        }
         return true
     }
 
@@ -298,7 +266,9 @@ public struct PinDirectory: Sendable, Hashable {
         for name in try entries(of: networkLinks) { try unlinkIfThere(networkLinks.appending(name)) }
         if networkLinks.withPlatformString({ rmdir($0) }) != 0 {
             let error = Errno.current
-            guard error == .noSuchFileOrDirectory else { throw .kernel(error, "remove \(networkLinks)") }
+            guard error == .noSuchFileOrDirectory else {
+                throw Failure("remove \(networkLinks)", errno: error)
+            }
         }
     }
 
@@ -312,21 +282,14 @@ public struct PinDirectory: Sendable, Hashable {
             for name in try entries(of: directory) { try unlinkIfThere(directory.appending(name)) }
             if directory.withPlatformString({ rmdir($0) }) != 0 {
                 let error = Errno.current
-                guard error == .noSuchFileOrDirectory else { throw .kernel(error, "remove \(directory)") }
+                guard error == .noSuchFileOrDirectory else {
+                    throw Failure("remove \(directory)", errno: error)
+                }
             }
         }
     }
 
     // MARK: Looking
-
-    /// One pinned link.
-    public struct Link: Sendable, Hashable {
-        public let id: UInt32
-        public let programID: UInt32
-        /// 0 where the link is defunct: its cgroup was removed.
-        public let cgroupID: UInt64
-        public let attachType: UInt32
-    }
 
     /// One pinned link to a network namespace.
     public struct NetworkLink: Sendable, Hashable {
@@ -341,30 +304,20 @@ public struct PinDirectory: Sendable, Hashable {
     /// The links to a network namespace by hook name, defunct ones among them.
     public func networkAttachments() throws(Failure) -> [String: NetworkLink] {
         var hooks: [String: NetworkLink] = [:]
-        for hook in try entries(of: networkLinks) where !hook.hasSuffix("_new") {
+        for hook in try entries(of: networkLinks) where !Pin.isLeftover(hook) {
             hooks[hook] = try networkLink(at: networkLinks.appending(hook))
         }
         return hooks
     }
 
-    private static let namespaceFile = FilePath("/proc/self/ns/net")
-
-    private static func ownNamespace() throws(Failure) -> UInt64 {
-        var status = stat()
-        guard namespaceFile.withPlatformString({ stat($0, &status) }) == 0 else {
-            throw .kernel(.current, "read \(namespaceFile)")
-        }
-        return UInt64(status.st_ino)
-    }
-
     /// The attached cgroups' IDs and their links by hook name, defunct ones among them.
-    public func attachments() throws(Failure) -> [UInt64: [String: Link]] {
-        var result: [UInt64: [String: Link]] = [:]
+    public func attachments() throws(Failure) -> [UInt64: [String: BPFLink.Info]] {
+        var result: [UInt64: [String: BPFLink.Info]] = [:]
         for name in try entries(of: links) {
             guard let id = UInt64(name) else { continue }
-            var hooks: [String: Link] = [:]
+            var hooks: [String: BPFLink.Info] = [:]
             for hook in try entries(of: links.appending(name)) {
-                hooks[hook] = try link(at: links.appending(name).appending(hook))
+                hooks[hook] = try BPFLink.info(pinnedAt: links.appending(name).appending(hook))
             }
             result[id] = hooks
         }
@@ -374,78 +327,41 @@ public struct PinDirectory: Sendable, Hashable {
     /// The kernel's IDs of the pinned programs, by hook name.
     public func programIDs() throws(Failure) -> [String: UInt32] {
         var result: [String: UInt32] = [:]
-        for name in try entries(of: programs) where !name.hasSuffix("_new") {
-            let raw = programs.appending(name).withPlatformString { bpf_obj_get($0) }
-            guard raw >= 0 else { throw .kernel(.current, "open program \(name)") }
-            result[name] = try programID(Descriptor(owning: raw))
+        for name in try entries(of: programs) where !Pin.isLeftover(name) {
+            result[name] = try BPFProgram(pinnedAt: programs.appending(name)).id()
         }
         return result
     }
 
-    private func link(at pin: FilePath) throws(Failure) -> Link? {
-        guard let info = try linkInfo(at: pin) else { return nil }
-        return Link(
-            id: info.id, programID: info.prog_id, cgroupID: info.cgroup.cgroup_id, attachType: info.cgroup.attach_type)
-    }
-
     private func networkLink(at pin: FilePath) throws(Failure) -> NetworkLink? {
-        guard let info = try linkInfo(at: pin) else { return nil }
-        let namespace = UInt64(info.netns.netns_ino)
+        guard let link = try BPFLink.info(pinnedAt: pin) else { return nil }
         return NetworkLink(
-            id: info.id, programID: info.prog_id, namespace: namespace, isHere: namespace == (try Self.ownNamespace()))
-    }
-
-    private func linkInfo(at pin: FilePath) throws(Failure) -> bpf_link_info? {
-        let raw = pin.withPlatformString { bpf_obj_get($0) }
-        if raw < 0 {
-            let error = Errno.current
-            guard error == .noSuchFileOrDirectory else { throw .kernel(error, "open link \(pin)") }
-            return nil
-        }
-        let descriptor = Descriptor(owning: raw)
-        var info = bpf_link_info()
-        var length = UInt32(MemoryLayout<bpf_link_info>.size)
-        guard bpf_obj_get_info_by_fd(descriptor.raw, &info, &length) == 0 else {
-            throw .kernel(.current, "read what link \(pin) is")
-        }
-        return info
-    }
-
-    private func programID(_ program: borrowing Descriptor) throws(Failure) -> UInt32 {
-        var info = bpf_prog_info()
-        var length = UInt32(MemoryLayout<bpf_prog_info>.size)
-        guard bpf_obj_get_info_by_fd(program.raw, &info, &length) == 0 else {
-            throw .kernel(.current, "read what a pinned program is")
-        }
-        return info.id
+            id: link.id, programID: link.programID, namespace: link.namespace,
+            isHere: link.namespace == (try NetworkNamespace.current().inode))
     }
 
     private func entries(of directory: FilePath) throws(Failure) -> [String] {
-        guard let stream = directory.withPlatformString({ opendir($0) }) else {
-            let error = Errno.current
+        do throws(Errno) {
+            return try Directory.entries(of: directory).map(\.name).sorted()
+        } catch {
             if error == .noSuchFileOrDirectory { return [] }
-            throw .kernel(error, "read \(directory)")
+            throw Failure("read \(directory)", errno: error)
         }
-        defer { closedir(stream) }
-        var names: [String] = []
-        while let entry = readdir(stream) {
-            let name = withUnsafeBytes(of: entry.pointee.d_name) {
-                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            if name != ".", name != ".." { names.append(name) }
-        }
-        return names.sorted()
     }
 
     private func makeDirectory(_ directory: FilePath) throws(Failure) {
         guard directory.withPlatformString({ mkdir($0, 0o700) }) != 0 else { return }
         let error = Errno.current
-        guard error == .fileExists else { throw .kernel(error, "make \(directory)") }
+        guard error == .fileExists else {
+            throw Failure("make \(directory)", errno: error)
+        }
     }
 
     private func unlinkIfThere(_ path: FilePath) throws(Failure) {
         guard path.withPlatformString({ unlink($0) }) != 0 else { return }
         let error = Errno.current
-        guard error == .noSuchFileOrDirectory else { throw .kernel(error, "remove \(path)") }
+        guard error == .noSuchFileOrDirectory else {
+            throw Failure("remove \(path)", errno: error)
+        }
     }
 }

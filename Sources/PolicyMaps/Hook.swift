@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import CLibBPF
+public import BPFLoader
 import CVipABI
 
 /// A place in the kernel at which a program of ours runs, by attach type.
@@ -17,8 +17,7 @@ public struct Hook: Sendable, Hashable {
 
     /// The field's name for it, and the name of its link's and its program's pin: `connect4`.
     public let name: String
-    /// `enum bpf_attach_type` of linux/bpf.h.
-    public let attachType: UInt32
+    public let attachType: AttachType
     /// Its row in the `counters` map: `enum vip_hook` of bpf/abi.h.
     public let number: UInt32
     /// The first kernel that has it, for messages.
@@ -28,7 +27,7 @@ public struct Hook: Sendable, Hashable {
     /// The name of the C function in bpf/vip.bpf.c.
     public var programName: String { "vip_\(name)" }
 
-    public init(name: String, attachType: UInt32, number: UInt32, since: String, place: Place = .cgroup) {
+    public init(name: String, attachType: AttachType, number: UInt32, since: String, place: Place = .cgroup) {
         self.name = name
         self.attachType = attachType
         self.number = number
@@ -37,23 +36,22 @@ public struct Hook: Sendable, Hashable {
     }
 
     /// Every hook of the embedded object, in the order of their numbers.
-    ///
     public static let all: [Hook] = [
-        hook("bind4", BPF_CGROUP_INET4_BIND, VIP_HOOK_BIND4, "4.17"),
-        hook("connect4", BPF_CGROUP_INET4_CONNECT, VIP_HOOK_CONNECT4, "4.17"),
-        hook("sendmsg4", BPF_CGROUP_UDP4_SENDMSG, VIP_HOOK_SENDMSG4, "4.18"),
-        hook("recvmsg4", BPF_CGROUP_UDP4_RECVMSG, VIP_HOOK_RECVMSG4, "5.2"),
-        hook("getsockname4", BPF_CGROUP_INET4_GETSOCKNAME, VIP_HOOK_GETSOCKNAME4, "5.8"),
-        hook("getpeername4", BPF_CGROUP_INET4_GETPEERNAME, VIP_HOOK_GETPEERNAME4, "5.8"),
-        hook("bind6", BPF_CGROUP_INET6_BIND, VIP_HOOK_BIND6, "4.17"),
-        hook("connect6", BPF_CGROUP_INET6_CONNECT, VIP_HOOK_CONNECT6, "4.17"),
-        hook("sendmsg6", BPF_CGROUP_UDP6_SENDMSG, VIP_HOOK_SENDMSG6, "4.18"),
-        hook("recvmsg6", BPF_CGROUP_UDP6_RECVMSG, VIP_HOOK_RECVMSG6, "5.2"),
-        hook("getsockname6", BPF_CGROUP_INET6_GETSOCKNAME, VIP_HOOK_GETSOCKNAME6, "5.8"),
-        hook("getpeername6", BPF_CGROUP_INET6_GETPEERNAME, VIP_HOOK_GETPEERNAME6, "5.8"),
+        hook("bind4", .bind4, VIP_HOOK_BIND4, "4.17"),
+        hook("connect4", .connect4, VIP_HOOK_CONNECT4, "4.17"),
+        hook("sendmsg4", .sendmsg4, VIP_HOOK_SENDMSG4, "4.18"),
+        hook("recvmsg4", .recvmsg4, VIP_HOOK_RECVMSG4, "5.2"),
+        hook("getsockname4", .getsockname4, VIP_HOOK_GETSOCKNAME4, "5.8"),
+        hook("getpeername4", .getpeername4, VIP_HOOK_GETPEERNAME4, "5.8"),
+        hook("bind6", .bind6, VIP_HOOK_BIND6, "4.17"),
+        hook("connect6", .connect6, VIP_HOOK_CONNECT6, "4.17"),
+        hook("sendmsg6", .sendmsg6, VIP_HOOK_SENDMSG6, "4.18"),
+        hook("recvmsg6", .recvmsg6, VIP_HOOK_RECVMSG6, "5.2"),
+        hook("getsockname6", .getsockname6, VIP_HOOK_GETSOCKNAME6, "5.8"),
+        hook("getpeername6", .getpeername6, VIP_HOOK_GETPEERNAME6, "5.8"),
         // The hook is older; its program may use a socket's storage since then.
-        hook("sock_ops", BPF_CGROUP_SOCK_OPS, VIP_HOOK_SOCK_OPS, "5.3"),
-        hook("sk_lookup", BPF_SK_LOOKUP, VIP_HOOK_SK_LOOKUP, "5.9", place: .network),
+        hook("sock_ops", .sockOps, VIP_HOOK_SOCK_OPS, "5.3"),
+        hook("sk_lookup", .skLookup, VIP_HOOK_SK_LOOKUP, "5.9", place: .network),
     ]
 
     /// Those of which every attached cgroup has a link.
@@ -68,8 +66,8 @@ public struct Hook: Sendable, Hashable {
     public static let attachOrder: [Hook] = all.reversed()
 
     private static func hook(
-        _ name: String, _ type: bpf_attach_type, _ number: vip_hook, _ since: String, place: Place = .cgroup
+        _ name: String, _ type: AttachType, _ number: vip_hook, _ since: String, place: Place = .cgroup
     ) -> Hook {
-        Hook(name: name, attachType: type.rawValue, number: number.rawValue, since: since, place: place)
+        Hook(name: name, attachType: type, number: number.rawValue, since: since, place: place)
     }
 }

@@ -5,7 +5,6 @@ public import Host
 import Logging
 import Network
 public import Policy
-import PolicyMaps
 import SystemPackage
 
 // A session's IPv6 loopback is on no interface: a route makes the whole prefix local, and the kernel lets a socket bind
@@ -28,7 +27,7 @@ extension Registry {
 
 /// What is to be undone with the last cgroup's links: `BOOT-ID INODE FORMER-SYSCTL PREFIX…`.
 struct LoopbackNote: Equatable {
-    /// As ``Change/networkNamespace()`` has it.
+    /// As ``HostSettings/network()`` has it.
     var network: String
     /// What net.ipv6.ip_nonlocal_bind was.
     var formerSysctl: String
@@ -56,7 +55,7 @@ public enum LoopbackHost {
     private static let sysctl = FilePath("/proc/sys/net/ipv6/ip_nonlocal_bind")
 
     /// Why there can be no IPv6 loopbacks here, and what to do about it; `nil` where there can.
-    public static func obstacle() -> (why: String, mend: String)? {
+    public static func obstacle() -> (reason: String, fix: String)? {
         guard nonlocalBind() != nil else {
             return ("this kernel has no IPv6", "boot without ipv6.disable=1, or do without")
         }
@@ -99,12 +98,12 @@ public enum LoopbackHost {
             defer { close(file) }
             guard write(file, value, value.utf8.count) == value.utf8.count else { throw Errno(rawValue: errno) }
         } catch {
-            throw Failure(.failed, what, Failure.reason(error), try: "sysctl net.ipv6.ip_nonlocal_bind=\(value)")
+            throw Failure(what, errno: error, needs: [.netAdmin], hint: "sysctl net.ipv6.ip_nonlocal_bind=\(value)")
         }
     }
 }
 
-extension Change {
+extension HostSettings {
     private func loopbackNote() throws(Failure) -> LoopbackNote? {
         guard let note = try registry.value(of: .loopbackNote).flatMap({ LoopbackNote($0) }),
             note.network.hasPrefix(bootID)
@@ -118,7 +117,7 @@ extension Change {
         if let other = try netlink.routes(.v6).first(where: { $0.isInTheWay(of: prefix) }) {
             throw Failure(
                 .failed, "make the IPv6 loopbacks \(prefix.local) local", "there is a route \(other) already",
-                try: "set another virtualLoopback.prefix in the policy")
+                hint: "set another virtualLoopback.prefix in the policy")
         }
     }
 
@@ -126,13 +125,13 @@ extension Change {
     /// ``settleLoopback(_:)``.
     ///
     /// - Returns: the prefix; `nil` where this host cannot have it, which a warning says then.
-    mutating func prepareLoopback(_ wanted: LoopbackPrefix) throws(Failure) -> LoopbackPrefix? {
+    func prepareLoopback(_ wanted: LoopbackPrefix, warnings: inout [String]) throws(Failure) -> LoopbackPrefix? {
         let prefix = wanted.local
         if let obstacle = LoopbackHost.obstacle() {
-            warnings.append("sessions have no IPv6 loopback: \(obstacle.why); \(obstacle.mend)")
+            warnings.append("sessions have no IPv6 loopback: \(obstacle.reason); \(obstacle.fix)")
             return nil
         }
-        let network = try networkNamespace()
+        let network = try network()
         let sysctl = LoopbackHost.nonlocalBind() ?? "1"
         var note = LoopbackNote(network: network, formerSysctl: sysctl, prefixes: [])
         if let noted = try loopbackNote() {
@@ -173,9 +172,8 @@ extension Change {
     }
 
     /// Puts back what something else has undone since the last attach: quick where nothing has.
-    mutating func repairLoopback(_ maps: borrowing PolicyMapSet) throws(Failure) {
-        guard let prefix = try maps.configuration().loopbackPrefix else { return }
-        if let note = try loopbackNote(), note.network == (try networkNamespace()), note.prefixes.contains(prefix),
+    func repairLoopback(_ prefix: LoopbackPrefix, warnings: inout [String]) throws(Failure) {
+        if let note = try loopbackNote(), note.network == (try network()), note.prefixes.contains(prefix),
             LoopbackHost.nonlocalBind() == "1"
         {
             do throws(Failure) {
@@ -187,13 +185,13 @@ extension Change {
             }
             return
         }
-        _ = try prepareLoopback(prefix)
+        _ = try prepareLoopback(prefix, warnings: &warnings)
     }
 
     /// Takes away what was done for the IPv6 loopbacks. What is not there any more does not matter.
     func undoLoopback() throws(Failure) {
         if let note = try loopbackNote() {
-            if note.network == (try networkNamespace()) {
+            if note.network == (try network()) {
                 for prefix in note.prefixes {
                     // Without the route, what such a socket has to say would leave this host by the default route.
                     let sockets = LoopbackHost.sockets(on: prefix)

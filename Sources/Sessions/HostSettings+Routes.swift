@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Host
 import Logging
 import Network
@@ -16,7 +15,7 @@ extension Registry.Setting {
 
 /// What is to be undone with the last cgroup's links: `BOOT-ID INODE PREFIX…`.
 struct RouteNote: Equatable {
-    /// As ``Change/networkNamespace()`` has it.
+    /// As ``HostSettings/network()`` has it.
     var network: String
     var prefixes: [AddressPrefix]
 
@@ -38,7 +37,7 @@ extension Policy {
     /// The prefixes of the pools in use that are local as a whole.
     var routedPrefixes: [AddressPrefix] {
         var prefixes: [AddressPrefix] = []
-        for rules in [rules(for: nil)] + overrides.map({ rules(for: $0) }) where rules.virtualIP.enabled {
+        for rules in allRules where rules.virtualIP.enabled {
             let addresses = rules.virtualIP.addresses
             guard addresses.placement == .route else { continue }
             for prefix in addresses.pool.compactMap(\.prefix) where !prefixes.contains(prefix) {
@@ -59,7 +58,7 @@ extension HostRoute {
     func isInTheWay(of other: AddressPrefix) -> Bool { isMain && isUnicast && other.contains(prefix) }
 }
 
-extension Change {
+extension HostSettings {
     private func routeNote() throws(Failure) -> RouteNote? {
         guard let note = try registry.value(of: .routeNote).flatMap({ RouteNote($0) }), note.network.hasPrefix(bootID)
         else { return nil }
@@ -74,21 +73,22 @@ extension Change {
         for prefix in prefixes {
             let what = "make \(prefix) local"
             if prefix.family == .v6, let obstacle = LoopbackHost.obstacle() {
-                throw Failure(.failed, what, obstacle.why, try: obstacle.mend)
+                throw Failure(.failed, what, obstacle.reason, hint: obstacle.fix)
             }
             for placed in present
             where placed.address.family == prefix.family && placed.prefixLength < prefix.family.bits {
                 let network = AddressPrefix(of: placed.address, length: placed.prefixLength)
                 guard network.overlaps(prefix) else { continue }
                 throw Failure(
-                    .failed, what, "\(network) is the network of \(placed.interface), and others are in it", try: remedy
+                    .failed, what, "\(network) is the network of \(placed.interface), and others are in it",
+                    hint: remedy
                 )
             }
         }
         for family in IPAddress.Family.allCases where prefixes.contains(where: { $0.family == family }) {
             for route in try netlink.routes(family) {
                 guard let prefix = prefixes.first(where: { route.isInTheWay(of: $0) }) else { continue }
-                throw Failure(.failed, "make \(prefix) local", "there is a route \(route) already", try: remedy)
+                throw Failure(.failed, "make \(prefix) local", "there is a route \(route) already", hint: remedy)
             }
         }
     }
@@ -99,7 +99,7 @@ extension Change {
     @discardableResult
     func prepareRoutes(_ prefixes: [AddressPrefix]) throws(Failure) -> [AddressPrefix] {
         guard !prefixes.isEmpty else { return [] }
-        let network = try networkNamespace()
+        let network = try network()
         var note = RouteNote(network: network, prefixes: [])
         if let noted = try routeNote() {
             if noted.network == network {
@@ -131,7 +131,7 @@ extension Change {
         guard !others.isEmpty else { return }
         for address in try registry.routedAddresses() { others.removeAll { $0.contains(address) } }
         guard !others.isEmpty else { return }
-        if note.network == (try networkNamespace()) {
+        if note.network == (try network()) {
             for other in others { try netlink.removeLocalRoute(other) }
         } else {
             logger.warning("prefixes of pools stay local in the network namespace that they are in")
@@ -140,9 +140,6 @@ extension Change {
         try registry.set(.routeNote, to: note.prefixes.isEmpty ? nil : note.text)
     }
 
-    /// ``settleRoutes(_:)`` after sessions have ended, quick where there are no such routes.
-    func settleRoutesOfEnded() throws(Failure) {
-        guard try registry.value(of: .routeNote) != nil else { return }
-        try settleRoutes(pins.attachments().isEmpty ? nil : instance.policy(registry))
-    }
+    /// Whether ``settleRoutes(_:)`` may have something to do.
+    func hasRoutes() throws(Failure) -> Bool { try registry.value(of: .routeNote) != nil }
 }

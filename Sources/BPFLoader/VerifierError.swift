@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import CLibBPF
+internal import CLibBPF
 import Glibc
-import Logging
+import Host
 import Synchronization
+public import SystemPackage
 
 /// What libbpf prints, caught: the verifier's log is among it.
 ///
 /// libbpf has one print function for the process (`libbpf_set_print(3)`), so the buffer is global too.
-package enum LibBPFLog {
+enum LibBPFLog {
     private static let lines = Mutex<[String]>([])
     private static let installed = Mutex(false)
 
     /// Runs `body` and returns what it returned with all that libbpf printed meanwhile, debug lines left out.
-    package static func capturing<T, E: Error>(_ body: () throws(E) -> T) throws(E) -> (T, log: String) {
+    static func capturing<T, E: Error>(_ body: () throws(E) -> T) throws(E) -> (T, log: String) {
         install()
         lines.withLock { $0.removeAll() }
         let result = try body()
@@ -65,5 +66,42 @@ extension StringProtocol {
         let rest = drop { $0.isWhitespace }
         guard let end = rest.lastIndex(where: { !$0.isWhitespace }) else { return "" }
         return String(rest[...end])
+    }
+}
+
+/// Why the kernel did not take an object, by what libbpf and the verifier say.
+public struct VerifierError: Sendable {
+    /// All that libbpf said, the verifier's log among it.
+    public let log: String
+    public let errno: Errno
+
+    public init(log: String, errno: Errno) {
+        self.log = log
+        self.errno = errno
+    }
+
+    /// The C name of the program that was refused; `nil` where it was none.
+    ///
+    /// `libbpf: prog 'vip_bind4': failed to load: -22` → `vip_bind4`.
+    public var program: String? {
+        guard
+            let line = log.split(separator: "\n").last(where: {
+                $0.contains("prog '") && $0.contains("failed to load")
+            }),
+            let start = line.firstRange(of: "prog '")?.upperBound, let end = line[start...].firstIndex(of: "'")
+        else { return nil }
+        return String(line[start..<end])
+    }
+
+    /// The one line that says what is wrong.
+    public var line: String { tellingLine(ofVerifierLog: log) ?? errno.text }
+
+    func failure(_ operation: String) -> Failure {
+        let isVerifier = errno == .permissionDenied || errno == .invalidArgument
+        return Failure(
+            .unavailable, operation + (program.map { ": \($0)" } ?? ""),
+            isVerifier ? "this kernel's verifier refuses it: \(line)" : line,
+            hint: isVerifier ? "run vip-bpfctl check, and -v for the whole log" : "run vip-bpfctl check", errno: errno,
+            detail: log)
     }
 }
