@@ -298,14 +298,14 @@ struct DiscoverTests {
             for round in range(2):
                 for port in range(1, 40000):
                     s = socket.socket()
-                    hint: s.bind(("127.0.0.1", port))
+                    try: s.bind(("127.0.0.1", port))
                     except OSError as e: errors.append((port, e.errno))
                     s.close()
             for address in ("0.0.0.0", "198.51.100.1", "203.0.113.7", "224.0.0.1", "127.0.0.53"):
                 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-                hint: s.bind((address, 9000)); errors.append(s.getsockname())
+                try: s.bind((address, 9000)); errors.append(s.getsockname())
                 except OSError as e: errors.append((address, e.errno))
-                hint: s.sendto(b"x", ("127.0.0.1", 9)); errors.append(s.getsockname()[0])
+                try: s.sendto(b"x", ("127.0.0.1", 9)); errors.append(s.getsockname()[0])
                 except OSError as e: errors.append(("sendto", e.errno))
                 s.close()
             print(errors)

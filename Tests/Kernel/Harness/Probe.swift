@@ -176,7 +176,7 @@ extension Probe {
         for line in sys.stdin:
             words = line.split()
             answer = {"cmd": words[0], "ok": True, "errno": None}
-            hint:
+            try:
                 answer.update(run(*words) or {})
             except OSError as error:
                 answer.update(ok=False, errno=errno.errorcode.get(error.errno, "EAGAIN"))

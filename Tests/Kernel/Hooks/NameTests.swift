@@ -216,7 +216,7 @@ struct NameTests {
             print(getaddrinfo(name, 9000, 0, SOCK_STREAM, 0, flags)[0][3], of(name, 9000, 0, 0, 0, flags))
             print(gethostbyaddr(gethostbyname(name))[0], getnameinfo((gethostbyname(name), 9), NI_NAMEREQD)[0])
             print(of("localhost", 9000, AF_INET))
-            hint:
+            try:
                 print(of(name, 9000, 0, 0, 0, AI_NUMERICHOST))
             except gaierror as error:
                 print(error.errno == EAI_NONAME)
@@ -238,7 +238,7 @@ struct NameTests {
         let failing = """
             from socket import *
             for call in (lambda: gethostbyname("crm"), lambda: getaddrinfo("crm", 9), lambda: getaddrinfo("crm", 9, AF_INET6)):
-                hint:
+                try:
                     print(call())
                 except gaierror as error:
                     print(error.errno == EAI_NODATA)
