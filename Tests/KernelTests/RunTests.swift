@@ -129,17 +129,15 @@ struct RunTests {
             let terminal = try Terminal(sandbox)
             let before = try terminal.modes()
             try terminal.type(
-                #"ctl run --user \#(Self.user) sh -c 'test -O $(tty) && echo o''wner; stty size; echo a""sk; read x; echo "got $x"; exit 7'"#
+                #"ctl run --user \#(Self.user) sh -c 'test -O $(tty) && echo o''wner; stty size; echo a""sk; read x; echo "got $x"; exit 7'; echo co''de $?"#
             )
             try terminal.expect("owner")
             try terminal.expect("33 77")
             try terminal.expect("ask")
             try terminal.type("word")
             try terminal.expect("got word")
-            try terminal.type("echo co''de $?")
             try terminal.expect("code 7")
             // ^C is for the command, not for the caller; ^D is the end of its input.
-            try terminal.expect("code 7")
             try terminal.type("ctl run sh -c 'echo sl''eeps; exec sleep 1000'; echo co''de $?")
             try terminal.expect("sleeps")
             try terminal.press("\u{3}")

@@ -57,7 +57,7 @@ final class PseudoTerminal {
         Glibc.close(screen)
     }
 
-    /// Gives the terminal back and hangs the pseudo-terminal up: who still has it gets SIGHUP, and reads its end.
+    /// Gives the terminal back and hangs the pseudo-terminal up: the session that it controls gets SIGHUP.
     func close() {
         guard isOpen else { return }
         isOpen = false
