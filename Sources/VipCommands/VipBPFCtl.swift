@@ -48,7 +48,8 @@ public struct VipBPFCtl: ParsableCommand {
                 break
             }
         }
-        let end = rest.firstIndex(of: "--") ?? rest.endIndex
+        // What follows the options of `run` is another command's, which may have a `--` of its own.
+        let end = rest.first == "run" ? rest.startIndex + 1 : rest.firstIndex(of: "--") ?? rest.endIndex
         return Array(rest[..<end]) + common + Array(rest[end...])
     }
 

@@ -148,7 +148,8 @@ import Testing
             ["--bpffs", "/b", "--state=/s", "-v", "session", "list"],
             ["session", "list", "--bpffs", "/b", "--state=/s", "-v"]
         ),
-        (["--json", "run", "--id", "7", "--", "a", "-v"], ["run", "--id", "7", "--json", "--", "a", "-v"]),
+        (["--json", "run", "--id", "7", "--", "a", "-v"], ["run", "--json", "--id", "7", "--", "a", "-v"]),
+        (["-v", "run", "git", "log", "--", "a"], ["run", "-v", "git", "log", "--", "a"]),
         (["--bpffs"], ["--bpffs"]), (["--help"], ["--help"]), ([], []),
     ])
     func theyMayStandBeforeTheCommand(given: [String], expected: [String]) {
