@@ -112,6 +112,14 @@ let package = Package(
             swiftSettings: features
         ),
         .target(
+            name: "Explain",
+            dependencies: [
+                "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CVipABI", "CVipHooks",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
             name: "Daemon",
             dependencies: [
                 "Leases", "Metrics", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CHost",
@@ -122,9 +130,18 @@ let package = Package(
             swiftSettings: features
         ),
         .target(
+            name: "Checks",
+            dependencies: [
+                "Daemon", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CVipABI",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
             name: "VipCommands",
             dependencies: [
-                "Daemon", "Discovery", "Leases", "Metrics", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network",
+                "Checks", "Daemon", "Explain", "Discovery", "Leases", "Metrics", "Sessions", "PolicyMaps", "Policy",
+                "BPFLoader", "Network",
                 "Host", "CHost", "CNcurses", "CVipABI", "CVipHooks",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
@@ -202,7 +219,8 @@ let package = Package(
         .testTarget(
             name: "CommandTests",
             dependencies: [
-                "VipCommands", "Discovery", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host",
+                "VipCommands", "Checks", "Discovery", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network",
+                "Host",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             path: "Tests/Unit/CommandTests", swiftSettings: features

@@ -100,20 +100,6 @@ struct OutputOptions: ParsableArguments {
     }
 }
 
-/// An optional that is `null` in the document where it has no value, so that every document has every key.
-@propertyWrapper
-struct Nullable<Value: Encodable>: Encodable {
-    var wrappedValue: Value?
-
-    init() { wrappedValue = nil }
-    init(wrappedValue: Value?) { self.wrappedValue = wrappedValue }
-
-    func encode(to encoder: any Encoder) throws {
-        var container = encoder.singleValueContainer()
-        if let wrappedValue { try container.encode(wrappedValue) } else { try container.encodeNil() }
-    }
-}
-
 /// Log lines on standard error, as error lines are: `vip-bpfctl: warning: …`.
 struct StandardErrorLog: LogHandler {
     var metadata: Logger.Metadata = [:]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
+import Checks
 import Glibc
 import Host
 import Sessions
@@ -46,31 +47,9 @@ struct Check: ParsableCommand {
             payload = CheckPayload(facts: try SelfTest(options).run())
         } else {
             let host = CheckedHost(instance: options.instance, policyFile: policy.map { FilePath($0) })
-            payload = CheckPayload(facts: Self.subjects.flatMap { $0.facts(of: host) })
+            payload = CheckPayload(facts: host.facts())
         }
         try output.print(payload)
         if let code = payload.code { throw ExitCode(code.exitCode) }
     }
-
-    /// In the order in which one needs the other.
-    private static var subjects: [any CheckedSubject.Type] {
-        [
-            KernelFacts.self, PrivilegeFacts.self, CgroupFacts.self, BPFFSFacts.self, HookFacts.self,
-            AttachmentFacts.self, NeighbourFacts.self, PolicyFacts.self, LoopbackFacts.self, AddressFacts.self,
-            LeaseFacts.self,
-            SysctlFacts.self, BlockerFacts.self, NameFacts.self, LogindFacts.self, DaemonFacts.self,
-        ]
-    }
-}
-
-/// What `check` looks at.
-struct CheckedHost {
-    let instance: Instance
-    /// The one that was named; `nil` is the default one.
-    let policyFile: FilePath?
-}
-
-/// Something that `check` has a line or more about. One that cannot be found out does not hide the others.
-protocol CheckedSubject {
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact]
 }

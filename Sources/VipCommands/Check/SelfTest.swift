@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CVipABI
+import Checks
+import Explain
 import Glibc
 import Host
 import Logging
@@ -23,11 +25,11 @@ struct SelfTest {
         self.options = options
     }
 
-    func run() throws -> [CheckPayload.Fact] {
+    func run() throws -> [CheckedFact] {
         // Blocked from here on, so that none ends this process before everything is taken away.
         let signals = try SignalReader([SIGTERM, SIGHUP, SIGINT, SIGQUIT])
         let place = try open()
-        let result: Result<[CheckPayload.Fact], Failure>
+        let result: Result<[CheckedFact], Failure>
         do throws(Failure) {
             result = .success(try test(place, signals))
         } catch {
@@ -117,7 +119,7 @@ struct SelfTest {
 
     // MARK: The test
 
-    private func test(_ place: Place, _ signals: borrowing SignalReader) throws(Failure) -> [CheckPayload.Fact] {
+    private func test(_ place: Place, _ signals: borrowing SignalReader) throws(Failure) -> [CheckedFact] {
         let maps = try PolicyMapSet(options.instance.pins)
         let host = try HookHost(maps)
         let policy = try options.instance.policy(options.instance.registry())
@@ -150,7 +152,7 @@ struct SelfTest {
             record.addresses.isEmpty
                 ? "no virtual IP" : record.addresses.map { "\($0.address)" }.joined(separator: ", ")
         }
-        var facts: [CheckPayload.Fact] = [
+        var facts: [CheckedFact] = [
             .good(
                 Self.subject,
                 "sessions \(place.records[0].id) (\(addresses[0])) and \(place.records[1].id) (\(addresses[1])), "

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CVipABI
+import Checks
+import Explain
 import Glibc
 import Host
 import Network
@@ -8,7 +10,7 @@ import SystemPackage
 
 /// What the two programs of the self-test do, and what is to come of it: each a fact.
 struct SelfTestRows {
-    private typealias Fact = CheckPayload.Fact
+    private typealias Fact = CheckedFact
     private let subject = SelfTest.subject
 
     let peers: (SelfTestPeer, SelfTestPeer)
@@ -48,8 +50,8 @@ struct SelfTestRows {
         Server(family: "dual", address: "::", clients: [("4", "127.0.0.1"), ("6", "::1")], transports: ["tcp"]),
     ]
 
-    mutating func run(_ signals: borrowing SignalReader) throws(Failure) -> [CheckPayload.Fact] {
-        var facts: [CheckPayload.Fact] = []
+    mutating func run(_ signals: borrowing SignalReader) throws(Failure) -> [CheckedFact] {
+        var facts: [CheckedFact] = []
         for server in Self.servers {
             guard server.family == "4" || FileStatus.exists("/proc/net/if_inet6") else { continue }
             for transport in server.transports {
@@ -72,7 +74,7 @@ struct SelfTestRows {
     /// Both programs bind the same, and each client finds its own. `nil` where the policy leaves that as it is.
     private mutating func fact(
         _ server: Server, _ transport: String, _ signals: borrowing SignalReader
-    ) throws(Failure) -> CheckPayload.Fact? {
+    ) throws(Failure) -> CheckedFact? {
         guard let first = expected(server, tables.0), let second = expected(server, tables.1) else { return nil }
         let what = "\(transport.uppercased()) \(server.shown)"
         if let error = first.error {
@@ -102,7 +104,7 @@ struct SelfTestRows {
     private func talk(
         _ server: Server, _ transport: String, _ port: UInt16, _ answers: ([String], [String]),
         _ expected: (CallTable.Outcome, CallTable.Outcome), _ what: String, _ signals: borrowing SignalReader
-    ) throws(Failure) -> CheckPayload.Fact {
+    ) throws(Failure) -> CheckedFact {
         for (answer, outcome) in [(answers.0, expected.0), (answers.1, expected.1)] {
             let name = outcome.name?.description ?? ""
             guard answer == ["ok", name] else {
@@ -130,7 +132,7 @@ struct SelfTestRows {
         )
     }
 
-    private func bad(_ what: String, _ wanted: String, _ got: [String]) -> CheckPayload.Fact {
+    private func bad(_ what: String, _ wanted: String, _ got: [String]) -> CheckedFact {
         .bad(
             subject, "\(what): \(wanted), and it was: \(got.joined(separator: " "))",
             fix: "see vip-bpfctl check and vip-bpfctl explain")
@@ -149,11 +151,11 @@ struct SelfTestRows {
 
     // MARK: From one session to the other
 
-    private mutating func isolation(_ signals: borrowing SignalReader) throws(Failure) -> [CheckPayload.Fact] {
+    private mutating func isolation(_ signals: borrowing SignalReader) throws(Failure) -> [CheckedFact] {
         guard sessions.0.flags & VIP_POLICY_ISOLATION.rawValue != 0 else {
             return [.warning(subject, "the sessions are not kept apart: the policy says isolation: false")]
         }
-        var facts: [CheckPayload.Fact] = []
+        var facts: [CheckedFact] = []
         for address in sessions.1.virtualIPs + sessions.1.loopbacks {
             let family = address.family == .v4 ? "4" : "6"
             let isLoopback = !sessions.1.virtualIPs.contains(address)
@@ -187,14 +189,14 @@ struct SelfTestRows {
     // MARK: Names
 
     /// The host's own name means the session's address, where the name service module is asked.
-    func names(_ signals: borrowing SignalReader, applies: Bool) throws(Failure) -> [CheckPayload.Fact] {
+    func names(_ signals: borrowing SignalReader, applies: Bool) throws(Failure) -> [CheckedFact] {
         guard NameFacts.isEnabled else {
             return [
                 .warning(subject, "names were not tried: the module is not enabled", fix: "vip-bpfctl names enable")
             ]
         }
         guard applies, !sessions.0.virtualIPs.isEmpty else { return [] }
-        var facts: [CheckPayload.Fact] = []
+        var facts: [CheckedFact] = []
         for (peer, session) in [(peers.0, sessions.0), (peers.1, sessions.1)] {
             let answer = try peer.ask("names", signals)
             let wanted = Set(session.virtualIPs.map(\.description))

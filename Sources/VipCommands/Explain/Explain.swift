@@ -3,6 +3,7 @@
 import ArgumentParser
 import BPFLoader
 import CVipABI
+import Explain
 import Glibc
 import Host
 import Policy

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CVipABI
+import Explain
 import Glibc
 import Host
 import Network

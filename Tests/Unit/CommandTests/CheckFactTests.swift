@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Checks
 import Discovery
 import Policy
 import Testing
@@ -8,15 +9,15 @@ import Testing
 
 /// What `check` makes of what the host says, where that cannot be had on the host of the test.
 @Suite struct CheckFactTests {
-    static let lockdowns: [(text: String?, verdict: CheckPayload.Fact.Verdict, says: String)] = [
-        ("[none] integrity confidentiality\n", CheckPayload.Fact.Verdict.good, "none"),
+    static let lockdowns: [(text: String?, verdict: CheckedFact.Verdict, says: String)] = [
+        ("[none] integrity confidentiality\n", CheckedFact.Verdict.good, "none"),
         ("none [integrity] confidentiality\n", .good, "integrity"),
         ("none integrity [confidentiality]\n", .bad, "which program is calling"),
         (nil, .good, "lockdown is off"),
         ("", .good, "unknown"),
     ]
 
-    @Test(arguments: lockdowns) func lockdown(text: String?, verdict: CheckPayload.Fact.Verdict, says: String) {
+    @Test(arguments: lockdowns) func lockdown(text: String?, verdict: CheckedFact.Verdict, says: String) {
         let fact = KernelFacts.lockdown(text)
         #expect(fact.verdict == verdict && fact.fact.contains(says))
         #expect((fact.fix == nil) == (verdict == .good))

@@ -4,10 +4,10 @@ import Host
 import Sessions
 
 /// Processes outside every session that hold a wildcard port: it is taken on every address, the sessions' too.
-enum BlockerFacts: CheckedSubject {
+package enum BlockerFacts: CheckedSubject {
     private static let subject = "blockers"
 
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+    package static func facts(of host: CheckedHost) -> [CheckedFact] {
         looking(at: subject) { () throws(Failure) in
             let sessions = try host.instance.registry().sessions().map(\.cgroupPath)
             let blockers = try WildcardListener.all(outside: sessions)
@@ -30,7 +30,7 @@ enum BlockerFacts: CheckedSubject {
     /// The systemd unit of a cgroup: the last part of its path that names a service, scope or other unit that has processes.
     ///
     /// - Parameter path: as /proc/PID/cgroup has it. systemd escapes nothing but `\xNN` in unit names, which is shown as it is.
-    static func unit(ofCgroup path: String) -> String? {
+    package static func unit(ofCgroup path: String) -> String? {
         let kinds = [".service", ".scope", ".socket", ".mount", ".swap"]
         return path.split(separator: "/").last { part in kinds.contains { part.hasSuffix($0) && part.count > $0.count }
         }

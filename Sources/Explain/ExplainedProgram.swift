@@ -1,35 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import BPFLoader
-import CVipABI
-import Glibc
-import Host
+package import CVipABI
+package import Glibc
+package import Host
 import PolicyMaps
-import SystemPackage
+package import SystemPackage
 
 /// A program as the program lists see it: `struct vip_program` of bpf/abi.h and where it comes from.
-struct ExplainedProgram {
+package struct ExplainedProgram {
     /// Of the file; with its name cut as the map has it.
-    var identity: vip_program_file
-    var path: [UInt8]
+    package var identity: vip_program_file
+    package var path: [UInt8]
     /// The path's last component, whole.
-    var name: [UInt8]
+    package var name: [UInt8]
     /// The name of the thread-group leader, at most 15 bytes.
-    var processName: [UInt8]
+    package var processName: [UInt8]
     /// The last component of what it was started by, where that is another name: a link's.
-    var startedAs: [UInt8]?
+    package var startedAs: [UInt8]?
     /// The file has gone from its path, or another one is there: an upgrade.
-    var isDeleted = false
+    package var isDeleted = false
     /// What is not as one might think.
-    var notes: [String] = []
+    package var notes: [String] = []
 
     /// As the kernel numbers it: major << 20 | minor (include/linux/kdev_t.h).
-    var device: String { "\(identity.device >> 20):\(identity.device & 0xfffff)" }
+    package var device: String { "\(identity.device >> 20):\(identity.device & 0xfffff)" }
 
     // MARK: A process
 
     /// The program of a running process.
-    static func running(_ pid: pid_t) throws(Failure) -> ExplainedProgram {
+    package static func running(_ pid: pid_t) throws(Failure) -> ExplainedProgram {
         let what = "explain process \(pid)"
         guard let status = read("/proc/\(pid)/status") else {
             throw Failure(.failed, what, "there is no such process", hint: "see ps -e")
@@ -71,7 +71,7 @@ struct ExplainedProgram {
     // MARK: A file
 
     /// The program that a process will be that executes `path`: of a script, its interpreter under the script's name.
-    static func file(_ path: FilePath) throws(Failure) -> ExplainedProgram {
+    package static func file(_ path: FilePath) throws(Failure) -> ExplainedProgram {
         let mounts = try MountTable.current()
         let what = "explain \(path)"
         var program = try self.program(path, what, mounts)
@@ -127,7 +127,7 @@ struct ExplainedProgram {
     // MARK: On the lists
 
     /// By what the in-kernel programs find a program on a list: the three look-ups of `vip_evaluate_program()`.
-    enum Way: String, CaseIterable {
+    package enum Way: String, CaseIterable {
         case executableName = "executable name"
         case processName = "process name"
         case file

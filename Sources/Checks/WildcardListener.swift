@@ -1,29 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Glibc
-import Host
+package import Glibc
+package import Host
 import Network
-import SystemPackage
+package import SystemPackage
 
 /// A listening TCP socket or bound UDP socket on a wildcard address, and who holds it.
-struct WildcardListener {
-    struct Process {
-        var pid: pid_t
-        var name: String
+package struct WildcardListener {
+    package struct Process {
+        package var pid: pid_t
+        package var name: String
         /// Its cgroup v2, as /proc/PID/cgroup has it.
-        var cgroup: String
+        package var cgroup: String
     }
 
-    var transport: String
-    var port: UInt16
-    var inode: UInt64
-    var process: Process?
+    package var transport: String
+    package var port: UInt16
+    package var inode: UInt64
+    package var process: Process?
 
     /// Those of the caller's network namespace that no process of a session's holds, by port.
     ///
     /// A port below the ephemeral range or a listening one counts; the ephemeral ports of UDP clients block nobody and are
     /// left out.
-    static func all(outside sessions: [FilePath]) throws(Failure) -> [WildcardListener] {
+    package static func all(outside sessions: [FilePath]) throws(Failure) -> [WildcardListener] {
         let ephemeral = EphemeralPorts.current()
         var found: [UInt64: WildcardListener] = [:]
         for socket in try SocketDump.sockets(connections: false)

@@ -4,16 +4,16 @@ import BPFLoader
 import CVipABI
 import Foundation
 import Host
-import Policy
+package import Policy
 import PolicyMaps
 import Sessions
 import SystemPackage
 
 /// The policy in force against the file, and the maps against the policy in force.
-enum PolicyFacts: CheckedSubject {
+package enum PolicyFacts: CheckedSubject {
     private static let subject = "policy"
 
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+    package static func facts(of host: CheckedHost) -> [CheckedFact] {
         looking(at: subject) { () throws(Failure) in
             let path = host.policyFile ?? Instance.defaultPolicyFile
             let isThere = FileStatus.exists(path)
@@ -27,7 +27,7 @@ enum PolicyFacts: CheckedSubject {
         }
     }
 
-    private static func against(_ file: Policy?, _ path: FilePath, _ inForce: Policy) -> CheckPayload.Fact {
+    private static func against(_ file: Policy?, _ path: FilePath, _ inForce: Policy) -> CheckedFact {
         guard let file else { return .good(subject, "in force as it was applied; there is no \(path)") }
         let differences = differences(inForce, file)
         guard !differences.isEmpty else { return .good(subject, "what is in force is what \(path) says") }
@@ -40,7 +40,7 @@ enum PolicyFacts: CheckedSubject {
     }
 
     /// `virtualIP.enabled is true, false in the file`, for each key that has another value.
-    static func differences(_ inForce: Policy, _ file: Policy) -> [String] {
+    package static func differences(_ inForce: Policy, _ file: Policy) -> [String] {
         let ours = values(of: inForce)
         let theirs = values(of: file)
         return Set(ours.keys).union(theirs.keys).sorted().compactMap { key in
@@ -51,8 +51,7 @@ enum PolicyFacts: CheckedSubject {
 
     /// The values of a policy's document by the path of their keys; a list is one value, but for the overrides.
     private static func values(of policy: Policy) -> [String: String] {
-        guard let text = try? OutputOptions.json(policy, keys: .useDefaultKeys),
-            let document = try? JSONSerialization.jsonObject(with: Data(text.utf8))
+        guard let data = try? JSONEncoder().encode(policy), let document = try? JSONSerialization.jsonObject(with: data)
         else { return [:] }
         var values: [String: String] = [:]
         collect(document, at: "", into: &values)
@@ -72,7 +71,7 @@ enum PolicyFacts: CheckedSubject {
     }
 
     /// What the in-kernel programs read, against what the registry says is in force.
-    private static func inMaps(_ instance: Instance, _ policy: Policy) throws(Failure) -> [CheckPayload.Fact] {
+    private static func inMaps(_ instance: Instance, _ policy: Policy) throws(Failure) -> [CheckedFact] {
         let maps = try PolicyMapSet(instance.pins)
         let config = try maps.configuration()
         let mounts = try MountTable.current()
@@ -86,7 +85,7 @@ enum PolicyFacts: CheckedSubject {
                 return [.bad(subject, "BPF maps and registry disagree", fix: fix)]
             }
         }
-        var facts = desired.warnings.map { CheckPayload.Fact.warning(subject, $0) }
+        var facts = desired.warnings.map { CheckedFact.warning(subject, $0) }
         if try !maps.knowsExactly(Set(desired.files.keys)) {
             facts.append(
                 .warning(

@@ -4,8 +4,8 @@ import Host
 import SystemPackage
 
 /// Where cgroup v2 is: at /sys/fs/cgroup, or on a hybrid host beside the hierarchies of v1.
-enum CgroupFacts: CheckedSubject {
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+package enum CgroupFacts: CheckedSubject {
+    package static func facts(of host: CheckedHost) -> [CheckedFact] {
         looking(at: "cgroup v2") { () throws(Failure) in
             let mounts = try MountTable.current()
             let place = try Cgroup.wholeHierarchy(mounts)

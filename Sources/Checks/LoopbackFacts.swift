@@ -6,14 +6,14 @@ import PolicyMaps
 import Sessions
 
 /// Whether sessions can have IPv6 loopbacks, and have them.
-enum LoopbackFacts: CheckedSubject {
+package enum LoopbackFacts: CheckedSubject {
     private static let subject = "IPv6 loopback"
 
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+    package static func facts(of host: CheckedHost) -> [CheckedFact] {
         if let obstacle = LoopbackHost.obstacle() {
             return [.warning(subject, obstacle.reason, fix: obstacle.fix)]
         }
-        let possible = CheckPayload.Fact.good(subject, "this host can have it")
+        let possible = CheckedFact.good(subject, "this host can have it")
         let pins = host.instance.pins
         guard (try? pins.requireLoaded()) != nil, let maps = try? PolicyMapSet(pins) else { return [possible] }
         do throws(Failure) {

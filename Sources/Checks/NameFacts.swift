@@ -6,17 +6,17 @@ import Host
 import SystemPackage
 
 /// What `check` says of names: whether the module is asked, can be loaded, and nobody answers in its place.
-enum NameFacts: CheckedSubject {
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+package enum NameFacts: CheckedSubject {
+    package static func facts(of host: CheckedHost) -> [CheckedFact] {
         [hostsLine(), module(), nscd()].compactMap { verdict, fact, fix in
             fact.map { .init(subject: "names", verdict: verdict, fact: $0, fix: fix) }
         }
     }
 
     /// Whether nothing keeps a session's programs from learning their address by the host's name.
-    static var isEnabled: Bool { [hostsLine(), module(), nscd()].allSatisfy { $0.verdict == .good } }
+    package static var isEnabled: Bool { [hostsLine(), module(), nscd()].allSatisfy { $0.verdict == .good } }
 
-    private typealias Finding = (verdict: CheckPayload.Fact.Verdict, fact: String?, fix: String?)
+    private typealias Finding = (verdict: CheckedFact.Verdict, fact: String?, fix: String?)
 
     private static let enable = "vip-bpfctl names enable"
 

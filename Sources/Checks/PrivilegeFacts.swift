@@ -3,8 +3,8 @@
 import Host
 
 /// CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON among the effective capabilities: CapEff of proc_pid_status(5).
-enum PrivilegeFacts: CheckedSubject {
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+package enum PrivilegeFacts: CheckedSubject {
+    package static func facts(of host: CheckedHost) -> [CheckedFact] {
         let privileges = Privileges.current
         let missing = privileges.missing(Capability.bpfPrograms.sorted { $0.bit < $1.bit })
         guard !missing.isEmpty else { return [.good("privileges", "all that are needed")] }

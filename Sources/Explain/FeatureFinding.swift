@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CVipABI
-import Host
-import Policy
+package import Host
+package import Policy
 import PolicyMaps
 import SystemPackage
 
 /// Whether a feature applies to a program of a session, by which list entry, or why not.
-struct FeatureFinding {
-    var list: ProgramList
+package struct FeatureFinding {
+    package var list: ProgramList
     /// Of at least one address family.
-    var applies: Bool
+    package var applies: Bool
     /// The entry of the policy in force that matched; `*` for all. `nil` where none did, or the policy's text is not known.
-    var entry: String?
-    var way: ExplainedProgram.Way?
-    var reason: String
+    package var entry: String?
+    package var way: ExplainedProgram.Way?
+    package var reason: String
 
     /// - Parameters:
     ///   - host: with the session's task and the program set.
     ///   - rules: of the session, as the registry has them; `nil` where it cannot be read.
-    static func all(
+    package static func all(
         _ program: ExplainedProgram, _ session: LiveSession, _ host: HookHost, rules: Policy.Rules?
     ) throws(Failure) -> [FeatureFinding] {
         let features = try host.features()

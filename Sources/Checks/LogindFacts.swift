@@ -4,8 +4,8 @@ import Daemon
 import Host
 
 /// Whether logind answers, by which the daemon knows who is logged in.
-enum LogindFacts: CheckedSubject {
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+package enum LogindFacts: CheckedSubject {
+    package static func facts(of host: CheckedHost) -> [CheckedFact] {
         do throws(Failure) {
             try LogindProbe.ask()
             return [.good("logind", "answers on the system bus")]

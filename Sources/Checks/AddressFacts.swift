@@ -5,10 +5,10 @@ import Network
 import Sessions
 
 /// Whether every session's virtual IPs are where the registry says: on their interface, or local by a route.
-enum AddressFacts: CheckedSubject {
+package enum AddressFacts: CheckedSubject {
     private static let subject = "addresses"
 
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+    package static func facts(of host: CheckedHost) -> [CheckedFact] {
         looking(at: subject) { () throws(Failure) in
             let wanted = try host.instance.registry().sessions().flatMap { record in
                 record.addresses.map { (record.id, $0) }
@@ -20,7 +20,7 @@ enum AddressFacts: CheckedSubject {
             for family in IPAddress.Family.allCases where routed.contains(where: { $0.1.address.family == family }) {
                 routes += try netlink.routes(family).filter(\.isLocalOnLoopback)
             }
-            var wrong: [CheckPayload.Fact] = []
+            var wrong: [CheckedFact] = []
             for (id, address) in wanted {
                 let what = "session \(id)'s \(address.address)"
                 if !address.placed {

@@ -5,12 +5,12 @@ import Host
 import SystemPackage
 
 /// The running kernel: its release, its types (BTF), whether it is locked down.
-enum KernelFacts: CheckedSubject {
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+package enum KernelFacts: CheckedSubject {
+    package static func facts(of host: CheckedHost) -> [CheckedFact] {
         var name = utsname()
         uname(&name)
         let release = withUnsafeBytes(of: name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
-        let btf: CheckPayload.Fact =
+        let btf: CheckedFact =
             FileStatus.exists("/sys/kernel/btf/vmlinux")
             ? .good("kernel", "\(release), with BTF")
             : .bad("kernel", "\(release) has no BTF", fix: "use a kernel with CONFIG_DEBUG_INFO_BTF", .host)
@@ -18,7 +18,7 @@ enum KernelFacts: CheckedSubject {
     }
 
     /// - Parameter text: of /sys/kernel/security/lockdown, kernel_lockdown(7): `none [integrity] confidentiality`.
-    static func lockdown(_ text: String?) -> CheckPayload.Fact {
+    package static func lockdown(_ text: String?) -> CheckedFact {
         guard let text else { return .good("lockdown", "kernel lockdown is off") }
         let mode = text.split { $0.isWhitespace }.first { $0.hasPrefix("[") && $0.hasSuffix("]") }
         let word = mode.map { String($0.dropFirst().dropLast()) } ?? "unknown"

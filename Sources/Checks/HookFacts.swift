@@ -4,8 +4,8 @@ import Host
 import PolicyMaps
 
 /// Whether this kernel takes the program of each hook: found out by loading it, as attach does.
-enum HookFacts: CheckedSubject {
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+package enum HookFacts: CheckedSubject {
+    package static func facts(of host: CheckedHost) -> [CheckedFact] {
         HookSupport.probe().map { support in
             let subject = "hook \(support.hook.name)"
             guard let failure = support.failure else { return .good(subject, "this kernel takes its program") }

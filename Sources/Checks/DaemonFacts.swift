@@ -6,8 +6,8 @@ import Sessions
 import SystemPackage
 
 /// Whether the daemon of this state directory runs: whether anybody holds its lock.
-enum DaemonFacts: CheckedSubject {
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+package enum DaemonFacts: CheckedSubject {
+    package static func facts(of host: CheckedHost) -> [CheckedFact] {
         let file = host.instance.state.daemonLockFile
         if let pid = holder(of: file) {
             return [.good("daemon", pid > 0 ? "process \(pid)" : "runs, in another PID namespace")]

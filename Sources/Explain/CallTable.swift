@@ -4,53 +4,59 @@ import BPFLoader
 import CVipABI
 import CVipHooks
 import Glibc
-import Host
-import Network
+package import Host
+package import Network
 import Policy
-import PolicyMaps
+package import PolicyMaps
 
 /// What a program of a session gets for its calls. The questions are chosen here; the hooks themselves answer them, in
 /// ``HookHost``. What listens where is not looked at: each answer that depends on it says so.
-struct CallTable {
-    enum Call: String { case bind, connect }
+package struct CallTable {
+    package enum Call: String { case bind, connect }
 
     /// One thing that a call may come to.
-    struct Outcome: Hashable {
+    package struct Outcome: Hashable {
         /// On what it depends; `nil` where it is what happens if none of those above holds.
-        var when: String?
+        package var when: String?
         /// The address that the call is for in the end; `nil` where it is refused.
-        var address: IPAddress?
+        package var address: IPAddress?
         /// ADDRESS is the one that was asked for.
-        var isAsAsked = false
+        package var isAsAsked = false
         /// `EADDRNOTAVAIL`, `ECONNREFUSED`.
-        var error: String?
+        package var error: String?
         /// connect: the source that the hook gives a socket which has none; `nil` leaves it to the kernel.
-        var source: IPAddress?
+        package var source: IPAddress?
         /// bind: what getsockname says then.
-        var name: IPAddress?
+        package var name: IPAddress?
         /// Addresses beside ADDRESS at which a TCP server can be reached (`::` without V6ONLY).
-        var besides: [IPAddress] = []
+        package var besides: [IPAddress] = []
     }
 
-    struct Row {
-        var call: Call
-        var asked: IPAddress
+    package struct Row {
+        package var call: Call
+        package var asked: IPAddress
         /// What the address is to the session.
-        var role: String
+        package var role: String
         /// A socket with IPV6_V6ONLY.
-        var isV6Only = false
-        var outcomes: [Outcome]
+        package var isV6Only = false
+        package var outcomes: [Outcome]
     }
 
-    let session: LiveSession
+    package let session: LiveSession
     /// With the session's task and the program set.
-    let host: HookHost
+    package let host: HookHost
     /// In host byte order; `nil` for one that the policy does not exclude.
-    let port: UInt16?
+    package let port: UInt16?
+
+    package init(session: LiveSession, host: HookHost, port: UInt16?) {
+        self.session = session
+        self.host = host
+        self.port = port
+    }
 
     // MARK: The questions
 
-    func rows(_ maps: borrowing PolicyMapSet) throws(Failure) -> [Row] {
+    package func rows(_ maps: borrowing PolicyMapSet) throws(Failure) -> [Row] {
         var rows: [Row] = []
         for family in IPAddress.Family.allCases {
             let asked = try addresses(family, maps)

@@ -8,11 +8,11 @@ import Sessions
 import SystemPackage
 
 /// The attached links: whether all are there, lead somewhere, and run this build's programs.
-enum AttachmentFacts: CheckedSubject {
+package enum AttachmentFacts: CheckedSubject {
     private static let subject = "attached"
     private static let again = "attach it again: vip-bpfctl attach cgroup PATH"
 
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+    package static func facts(of host: CheckedHost) -> [CheckedFact] {
         looking(at: subject) { () throws(Failure) in
             let pins = host.instance.pins
             try pins.requireReadable()
@@ -23,9 +23,9 @@ enum AttachmentFacts: CheckedSubject {
         }
     }
 
-    private static func facts(_ instance: Instance, _ pins: PinDirectory) throws(Failure) -> [CheckPayload.Fact] {
+    private static func facts(_ instance: Instance, _ pins: PinDirectory) throws(Failure) -> [CheckedFact] {
         let config = try PolicyMapSet(pins).configuration()
-        var wrong: [CheckPayload.Fact] = []
+        var wrong: [CheckedFact] = []
         if config.objectID != BPFObject.embeddedID {
             wrong.append(
                 .bad(

@@ -6,8 +6,8 @@ import Policy
 import Sessions
 
 /// What it takes to lease addresses, where the policy in force does.
-enum LeaseFacts: CheckedSubject {
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+package enum LeaseFacts: CheckedSubject {
+    package static func facts(of host: CheckedHost) -> [CheckedFact] {
         let subject = "DHCP"
         guard let registry = try? host.instance.registry(), let policy = try? host.instance.policy(registry),
             policy.leasesAddresses

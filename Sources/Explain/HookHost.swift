@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import BPFLoader
-import CVipABI
-import CVipHooks
-import Host
-import PolicyMaps
+package import CVipABI
+package import CVipHooks
+package import Host
+package import PolicyMaps
 import SystemPackage
 
 /// The in-kernel programs, compiled for the host (`CVipHooks`): they run over the live maps, on calls that are made up.
 ///
 /// It decides nothing by itself. Which task calls and what listens is set here; every answer is that of bpf/.
-final class HookHost {
+package final class HookHost {
     private let host: OpaquePointer
 
     /// - Parameter maps: must live as long as this object.
-    init(_ maps: borrowing PolicyMapSet) throws(Failure) {
+    package init(_ maps: borrowing PolicyMapSet) throws(Failure) {
         var descriptors = [CInt](repeating: -1, count: Int(VIP_HOST_MAPS.rawValue))
         descriptors[Int(VIP_HOST_MAP_CONFIG.rawValue)] = maps.config.rawDescriptor
         descriptors[Int(VIP_HOST_MAP_SESSIONS.rawValue)] = maps.sessions.rawDescriptor
@@ -42,12 +42,12 @@ final class HookHost {
     // MARK: Who calls
 
     /// Makes the calling task one of these cgroups, by their depth: the root's first.
-    func setCgroups(_ ids: [UInt64]) { precondition(vip_host_set_cgroups(host, ids, UInt32(ids.count)) == 1) }
+    package func setCgroups(_ ids: [UInt64]) { precondition(vip_host_set_cgroups(host, ids, UInt32(ids.count)) == 1) }
 
     /// Makes the calling task one of a session.
-    func setCgroup(_ id: UInt64) { vip_host_set_cgroup(host, id) }
+    package func setCgroup(_ id: UInt64) { vip_host_set_cgroup(host, id) }
 
-    func setProgram(_ program: ExplainedProgram) {
+    package func setProgram(_ program: ExplainedProgram) {
         let isSet = vip_host_set_program(
             host, program.identity.inode, program.identity.device, program.name, UInt32(program.name.count),
             program.processName, UInt32(program.processName.count))
@@ -55,7 +55,7 @@ final class HookHost {
     }
 
     /// The session that the task is in.
-    func session() throws(Failure) -> LiveSession? {
+    package func session() throws(Failure) -> LiveSession? {
         var session = vip_host_session()
         let isFound = try read(vip_host_find_session(host, &session))
         return isFound == 1 ? LiveSession(session) : nil
@@ -64,7 +64,7 @@ final class HookHost {
     /// The lists of the session's policy that the program is on: bit 1 << `enum vip_list`.
     ///
     /// - Parameter way: of the three look-ups, this one alone.
-    func lists(by way: ExplainedProgram.Way) throws(Failure) -> UInt32 {
+    package func lists(by way: ExplainedProgram.Way) throws(Failure) -> UInt32 {
         let maps: [ExplainedProgram.Way: vip_host_map] = [
             .executableName: VIP_HOST_MAP_PROGRAM_NAMES, .processName: VIP_HOST_MAP_PROGRAM_SCRIPTS,
             .file: VIP_HOST_MAP_PROGRAM_FILES,
@@ -75,7 +75,7 @@ final class HookHost {
     }
 
     /// The features that apply to the program, of at least one address family: `enum vip_feature`.
-    func features() throws(Failure) -> UInt32 { try read(vip_host_features(host)) }
+    package func features() throws(Failure) -> UInt32 { try read(vip_host_features(host)) }
 
     // MARK: Calls
 
@@ -84,7 +84,7 @@ final class HookHost {
     /// - Parameters:
     ///   - port: In host byte order.
     ///   - listener: What the look-up of that number finds; none of the others finds anything.
-    func call(
+    package func call(
         _ hook: vip_hook, _ socket: inout vip_host_socket, _ address: vip_address, port: UInt16,
         listener: (number: Int, vip_host_listener)? = nil
     ) throws(Failure) -> vip_host_answer {
@@ -94,10 +94,12 @@ final class HookHost {
     }
 
     /// The look-ups of sockets that the last call made, in their order.
-    var questions: [vip_host_question] { (0..<vip_host_question_count(host)).map { vip_host_question(host, $0) } }
+    package var questions: [vip_host_question] {
+        (0..<vip_host_question_count(host)).map { vip_host_question(host, $0) }
+    }
 
     /// Whether a TCP server can be reached at an IPv6 address that it is not bound to.
-    func leads(to socket: vip_host_socket, from address: vip_address) throws(Failure) -> Bool {
+    package func leads(to socket: vip_host_socket, from address: vip_address) throws(Failure) -> Bool {
         var socket = socket
         vip_host_listen(host, &socket)
         return try read(vip_host_packet(host, address, socket.local_port, 1, 1)) == 2

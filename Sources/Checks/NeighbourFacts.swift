@@ -11,7 +11,7 @@ import SystemPackage
 ///
 /// The order is the kernel's own answer. As a rule, a cgroup's programs run before those of the cgroups above it, and on one
 /// cgroup the one that was attached first runs first; docs/kernel.md.
-enum NeighbourFacts: CheckedSubject {
+package enum NeighbourFacts: CheckedSubject {
     private static let subject = "other programs"
 
     /// One program, at one place and in one order.
@@ -24,7 +24,7 @@ enum NeighbourFacts: CheckedSubject {
         var isBefore: Bool
     }
 
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+    package static func facts(of host: CheckedHost) -> [CheckedFact] {
         looking(at: subject) { () throws(Failure) in
             let instance = host.instance
             try instance.pins.requireReadable()
@@ -54,7 +54,7 @@ enum NeighbourFacts: CheckedSubject {
         }
     }
 
-    private static func fact(_ neighbour: Neighbour, _ hooks: [String]) -> CheckPayload.Fact {
+    private static func fact(_ neighbour: Neighbour, _ hooks: [String]) -> CheckedFact {
         let name = (try? BPFProgram(id: neighbour.id).name()).flatMap { $0.isEmpty ? nil : $0 }.map {
             "\($0) (ID \(neighbour.id))"
         }

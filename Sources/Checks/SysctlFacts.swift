@@ -10,14 +10,14 @@ import SystemPackage
 /// Settings of the network that keep sessions' addresses from working, where they do; docs/kernel.md has what was measured.
 ///
 /// `rp_filter` on lo, `arp_announce`, `arp_filter` and `ip_nonlocal_bind` of IPv4 do no harm, and nothing is said of them.
-struct SysctlFacts: CheckedSubject {
+package struct SysctlFacts: CheckedSubject {
     private static let subject = "sysctl"
 
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+    package static func facts(of host: CheckedHost) -> [CheckedFact] {
         looking(at: subject) { () throws(Failure) in
             let netlink = try Netlink()
             let interfaces = try netlink.interfaces().values
-            var facts: [CheckPayload.Fact] = []
+            var facts: [CheckedFact] = []
             if let lo = interfaces.first(where: { $0.name == "lo" }), !lo.isUp {
                 facts.append(
                     .bad(subject, "the interface lo is down, and virtual loopbacks with it", fix: "ip link set lo up"))
@@ -69,10 +69,10 @@ struct SysctlFacts: CheckedSubject {
         max(value("ipv4/conf/all/\(name)") ?? 0, value("ipv4/conf/\(interface)/\(name)") ?? 0)
     }
 
-    private func all() -> [CheckPayload.Fact] { disabledIPv6() + strictReversePath() + silentARP() + openLoopback() }
+    private func all() -> [CheckedFact] { disabledIPv6() + strictReversePath() + silentARP() + openLoopback() }
 
     /// An interface that refuses IPv6 addresses.
-    private func disabledIPv6() -> [CheckPayload.Fact] {
+    private func disabledIPv6() -> [CheckedFact] {
         (placed[.v6] ?? [:]).keys.sorted().filter { Self.value("ipv6/conf/\($0)/disable_ipv6") == 1 }.map { interface in
             .bad(
                 Self.subject,
@@ -82,7 +82,7 @@ struct SysctlFacts: CheckedSubject {
     }
 
     /// Packets for a virtual IP that come in where no route leads back to their senders are dropped by rp_filter 1.
-    private func strictReversePath() -> [CheckPayload.Fact] {
+    private func strictReversePath() -> [CheckedFact] {
         guard let defaultInterface else { return [] }
         return (placed[.v4] ?? [:]).keys.sorted().filter { interface in
             interface != "lo" && interface != defaultInterface && Self.larger("rp_filter", interface) == 1
@@ -96,8 +96,8 @@ struct SysctlFacts: CheckedSubject {
     }
 
     /// A virtual IP for which nobody answers ARP.
-    private func silentARP() -> [CheckPayload.Fact] {
-        var facts: [CheckPayload.Fact] = []
+    private func silentARP() -> [CheckedFact] {
+        var facts: [CheckedFact] = []
         for (interface, addresses) in (placed[.v4] ?? [:]).sorted(by: { $0.key < $1.key }) {
             if interface != "lo" {
                 guard Self.larger("arp_ignore", interface) == 8 else { continue }
@@ -129,7 +129,7 @@ struct SysctlFacts: CheckedSubject {
     }
 
     /// 127/8 that can be reached from the network, the sessions' virtual loopbacks with it.
-    private func openLoopback() -> [CheckPayload.Fact] {
+    private func openLoopback() -> [CheckedFact] {
         let open = interfaces.filter { $0 != "lo" && Self.larger("route_localnet", $0) == 1 }
         guard !open.isEmpty else { return [] }
         return [

@@ -5,8 +5,8 @@ import PolicyMaps
 import Sessions
 
 /// Whether there is a place to pin.
-enum BPFFSFacts: CheckedSubject {
-    static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
+package enum BPFFSFacts: CheckedSubject {
+    package static func facts(of host: CheckedHost) -> [CheckedFact] {
         looking(at: "bpffs") { () throws(Failure) in
             try host.instance.pins.requireBPFFS()
             return [.good("bpffs", "\(host.instance.pins.path) is on one")]

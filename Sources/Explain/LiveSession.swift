@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CVipABI
+package import CVipHooks
+import Host
+package import Network
+package import Policy
+import PolicyMaps
+
+/// A session as the in-kernel programs read it from the live maps.
+package struct LiveSession {
+    private let found: vip_host_session
+
+    package init(_ found: vip_host_session) { self.found = found }
+
+    package var id: UInt32 { found.row.id }
+    package var cgroupID: UInt64 { found.cgroup }
+    package var generation: UInt32 { found.config.generation }
+    /// Of its policy in the bank in force.
+    package var number: Int { Int(found.number) }
+    /// `enum vip_policy_flag`
+    package var flags: UInt32 { found.policy.flags }
+    /// The ports that virtual loopbacks leave alone.
+    package var excludedPorts: [UInt16] { found.policy.excludedPorts }
+    /// The host's own addresses of a family; `nil` where the map of addresses has them.
+    package func hostAddresses(_ family: IPAddress.Family) -> [IPAddress]? {
+        family == .v4 ? found.config.hostAddresses : found.config.hostIPv6Addresses
+    }
+    package var loopbackPrefix: LoopbackPrefix? { found.config.loopbackPrefix }
+
+    package var virtualIPs: [IPAddress] { IPAddress.Family.allCases.compactMap(virtualIP) }
+    package var loopbacks: [IPAddress] { IPAddress.Family.allCases.compactMap(loopback) }
+
+    package func virtualIP(_ family: IPAddress.Family) -> IPAddress? {
+        own(family).has & VIP_HAS_ADDRESS.rawValue == 0 ? nil : own(family).address.address
+    }
+
+    package func loopback(_ family: IPAddress.Family) -> IPAddress? {
+        own(family).has & VIP_HAS_LOOPBACK.rawValue == 0 ? nil : own(family).loopback.address
+    }
+
+    private func own(_ family: IPAddress.Family) -> vip_own { family == .v4 ? found.own4 : found.own6 }
+}
