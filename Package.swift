@@ -132,7 +132,7 @@ let package = Package(
         .target(
             name: "Checks",
             dependencies: [
-                "Daemon", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CVipABI",
+                "Daemon", "Leases", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CVipABI",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
