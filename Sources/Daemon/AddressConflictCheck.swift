@@ -43,7 +43,9 @@ final class AddressConflictCheck: Sendable {
     /// Announces addresses to neighbours, on a separate thread as well. Where none can be started, they find out by asking.
     func announce(_ addresses: [AddressProbe.Question]) {
         guard !addresses.isEmpty else { return }
-        try? Worker.detach("announcements") { [probe] in probe.announce(addresses) }
+        try? Worker.detach("announcements") { [probe] in
+            probe.announce(addresses, interval: AddressProbe.announceInterval)
+        }
     }
 
     func takeResults() -> [Result] {

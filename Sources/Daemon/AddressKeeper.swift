@@ -10,6 +10,9 @@ final class AddressKeeper {
     /// Called with the new names of interfaces by their old ones.
     var interfacesRenamed: ([String: String]) -> Void = { _ in }
 
+    /// Called with the sessions after interfaces have been looked at.
+    var interfacesFollowed: ([SessionRecord]) -> Void = { _ in }
+
     private let context: KeeperContext
     private var troubles: Troubles { context.troubles }
     private let watch: NetlinkWatch
@@ -35,6 +38,7 @@ final class AddressKeeper {
     private func reconcile() throws(Failure) -> Bool {
         let registry = try context.instance.registry()
         let records = try followInterfaces(try context.sessions(registry))
+        interfacesFollowed(records)
         guard try context.instance.needsUpkeep(records, context.netlink.hostAddresses()) else {
             troubles.clear { if case .missing = $0 { true } else { false } }
             return true

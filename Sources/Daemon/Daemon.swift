@@ -38,6 +38,7 @@ public final class Daemon {
     private let policyFile: FilePath
     private let sessions: SessionKeeper
     private let addresses: AddressKeeper
+    private let conflicts: ConflictKeeper
     private let programs: ProgramKeeper
     private let leases: LeaseKeeper
     private let status: StatusFile
@@ -52,12 +53,17 @@ public final class Daemon {
         let runtime = options.runtime ?? instance.state.runtime
         sessions = try SessionKeeper(context, bus: options.bus, userSlice: options.userSlice)
         addresses = try AddressKeeper(context)
+        conflicts = try ConflictKeeper(context)
         programs = try ProgramKeeper(context)
         leases = try LeaseKeeper(context, runtime: runtime.appending("leases"))
         status = StatusFile(runtime)
         context.registryChanged = { [sessions] in sessions.runSoon() }
         context.policyChanged = { [programs] in programs.runNow() }
-        sessions.reconciled = { [leases] records in leases.sessionsReconciled(records) }
+        sessions.reconciled = { [leases, conflicts] records in
+            leases.sessionsReconciled(records)
+            conflicts.follow(records)
+        }
+        addresses.interfacesFollowed = { [conflicts] records in conflicts.follow(records) }
         addresses.interfacesRenamed = { [leases] names in leases.interfacesRenamed(names) }
     }
 

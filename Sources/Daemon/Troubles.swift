@@ -19,6 +19,8 @@ enum Trouble: Hashable {
     case interface(String)
     /// Other hosts cannot be asked for their addresses.
     case conflictCheck
+    /// Some interfaces cannot be watched for other hosts that use sessions' addresses.
+    case conflictWatch
     /// Addresses that were reserved for the check stay reserved.
     case heldAddresses
     /// Cgroups or the state directory are not watched.

@@ -185,6 +185,38 @@ struct AddressProbeTests {
         }
     }
 
+    /// Another host that uses a session's address afterwards is reported, with the session's user; the address stays.
+    @Test func laterConflictsAreReported() throws {
+        try attached(policy("198.51.100.16-198.51.100.30")) { sandbox in
+            let host = try DaemonHost(sandbox)
+            try host.start()
+            let ann = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            let address = try #require(host.event("address_given").address)
+            // For a minute at most: the daemon may not watch yet.
+            let neighbour = try sandbox.start(
+                [
+                    "sh", "-c",
+                    """
+                    for _ in $(seq 600); do
+                        echo "arp 1 02:00:00:00:00:99 \(address) \(address)"
+                        sleep 0.1
+                    done | python3 \(SourceTree.url("Tests/Tools/neighbour/neighbour.py").path) eth0 >/dev/null
+                    """,
+                ], in: "outside", at: .outside)
+            let conflict = try host.event("address_conflict")
+            #expect(
+                conflict.address == address && conflict.interface == "eth0" && conflict.user == "ann", "\(conflict)")
+            #expect(conflict.message.hasPrefix("02:00:00:00:00:99 on eth0 uses \(address)"), "\(conflict)")
+            #expect(try host.sessions().map(\.virtualIps) == [[address]])
+            try sandbox.sh("ip -o address show dev eth0 | grep -q ' \(address)/'")
+            try host.end(ann)
+            neighbour.signal(SIGKILL)
+            _ = try neighbour.wait()
+            #expect(try host.stop() == 0, "\(host.seen.suffix(12))")
+        }
+    }
+
     /// Without the capability nobody is asked, and that is reported.
     @Test func notPermittedToAsk() throws {
         try attached(policy("198.51.100.16-198.51.100.30")) { sandbox in
