@@ -92,7 +92,7 @@ private final class Terminal {
     /// Waits until the screen is as it should be, and returns it.
     @discardableResult
     func wait(_ what: String, _ isSo: (String) -> Bool) throws -> [String] {
-        let deadline = ContinuousClock.now + Program.patience
+        let deadline = ContinuousClock.now + hang
         while true {
             let lines = try lines
             if isSo(lines.joined(separator: "\n")) { return lines }
@@ -152,14 +152,11 @@ struct TopTests {
 
     /// Waits until so many listen to events.
     private func wait(forListeners count: Int, in sandbox: Sandbox) throws {
-        let deadline = ContinuousClock.now + Program.patience
         func listening() throws -> Int {
             let map = try sandbox.mustCtl("map", "dump", "watchers", "--json").stdout
             return map.matches(of: /"pid" : [1-9]/).count
         }
-        while try listening() != count {
-            guard ContinuousClock.now < deadline else { throw HarnessError("\(count) do not listen") }
-        }
+        try TestSupport.wait(for: "\(count) listeners") { try listening() == count }
     }
 
     private func start(_ sandbox: Sandbox, _ arguments: String...) throws -> Program {
@@ -442,10 +439,7 @@ struct TopTests {
                 text.hasPrefix("2 sessions") && !text.contains("Stopped") && text.split(separator: "\n").count == 4
             }
             try terminal.tmux("kill-server")
-            let deadline = ContinuousClock.now + Program.patience
-            while Glibc.kill(pid, 0) == 0 {
-                guard ContinuousClock.now < deadline else { throw HarnessError("it outlives its terminal") }
-            }
+            try TestSupport.wait(for: "it to end with its terminal") { Glibc.kill(pid, 0) != 0 }
             try wait(forListeners: 0, in: sandbox)
         }
     }

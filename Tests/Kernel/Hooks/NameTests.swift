@@ -56,7 +56,7 @@ struct NameTests {
     ) throws -> String {
         let program = try start(command, as: party, node: node)
         program.closeInput()
-        let status = try program.wait(within: .seconds(120))
+        let status = try program.wait()
         #expect(status == code, "\(program.name): \(program.errorText)", sourceLocation: location)
         return program.outputText.split(whereSeparator: \.isWhitespace).joined(separator: " ")
     }
@@ -296,7 +296,7 @@ struct NameTests {
             ] + arguments,
             in: "control", environment: sandbox.controlEnvironment, errorOutput: true)
         program.closeInput()
-        try program.wait(within: .seconds(60))
+        try program.wait()
         let document = try JSONSerialization.jsonObject(with: Data(program.outputText.utf8)) as? [String: Any]
         let facts = document?["facts"] as? [[String: Any]] ?? []
         return facts.filter { $0["subject"] as? String == subject }.map { $0.compactMapValues { $0 as? String } }
@@ -389,7 +389,7 @@ struct NameTests {
             let source = SourceTree.url("nss/tests/LocalHost.java").path
             let compiler = try sandbox.start(
                 ["javac", "-d", classes, source], in: Party.unhooked.cgroup, errorOutput: true)
-            let code = try compiler.wait(within: .seconds(180))
+            let code = try compiler.wait()
             try #require(code == 0, "\(compiler.errorText)")
         }
         let java = ["java", "-XX:TieredStopAtLevel=1", "-cp", classes, "LocalHost"]
@@ -399,12 +399,12 @@ struct NameTests {
         }
         let servers = try Self.parties.prefix(2).map { party, v4, _ in
             let server = try start(java + ["serve", "\(party)"], as: party)
-            expect(try server.readLine(within: .seconds(120)), is: "at \(v4) 9000", "\(party)'s server")
+            expect(try server.readLine(), is: "at \(v4) 9000", "\(party)'s server")
             return server
         }
         for (party, v4, _) in Self.parties.prefix(2) {
             expect(try run(java + ["ask"], as: party), is: "\(party) \(v4)", "\(party)'s client")
         }
-        for server in servers { #expect(try server.wait(within: .seconds(60)) == 0, "\(server.errorText)") }
+        for server in servers { #expect(try server.wait() == 0, "\(server.errorText)") }
     }
 }

@@ -20,7 +20,7 @@ struct AppTests {
             environment: ["VIP_BPFCTL": Build.controller.path],
             errorOutput: true)
         program.closeInput()
-        let code = try program.wait(within: .seconds(240))
+        let code = try program.wait()
         #expect(code == 0, "\(program.outputText)\(program.errorText)")
         for name in Self.programs {
             let title = " - \(name.replacing("/", with: " ")): ben: localhost\n"
