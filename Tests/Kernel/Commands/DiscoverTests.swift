@@ -7,7 +7,7 @@ import Testing
 
 /// `discover`: what it sees, what it makes of it, and that nobody else notices.
 @Suite(.serialized, .requiresRoot)
-struct DiscoverTests {
+struct DiscoverTests: CommandHost {
     struct Report: Decodable {
         struct Use: Decodable {
             let call: String
@@ -59,10 +59,7 @@ struct DiscoverTests {
     }
 
     private func waitFor(_ count: Int, observersOf cgroup: String, _ sandbox: Sandbox) throws {
-        let deadline = ContinuousClock.now + Program.patience
-        while try observers(sandbox, of: cgroup) != count {
-            guard ContinuousClock.now < deadline else { throw HarnessError("never \(count) observers of \(cgroup)") }
-        }
+        try wait(for: "\(count) observers of \(cgroup)") { try observers(sandbox, of: cgroup) == count }
     }
 
     /// Observes a cgroup of the sandbox while `body` runs, then interrupts and returns the report.
@@ -169,7 +166,7 @@ struct DiscoverTests {
     func besideTheHooks(_ observed: String) throws {
         try Sandbox.with { sandbox in
             try sandbox.mustCtl(
-                "attach", "cgroup", sandbox.cgroup("attached"), "--policy", sandbox.policyFile(CommandLineTests.policy))
+                "attach", "cgroup", sandbox.cgroup("attached"), "--policy", sandbox.policyFile(Self.policy))
             let session = try sandbox.openSession("attached/ann", id: 7)
             let report = try observe(sandbox, observed, isDefault: observed == "attached") {
                 let probe = try sandbox.probe("crm", in: "attached/ann")
