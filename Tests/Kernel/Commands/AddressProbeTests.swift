@@ -32,7 +32,8 @@ struct AddressProbeTests {
     }
 
     /// What another host has is passed over, said with that host's link address, and not asked about at every login.
-    @Test func othersAddressesArePassedOver() throws {
+    @Test("passes over addresses that another host has")
+    func othersAddressesArePassedOver() throws {
         try attached(policy("198.51.100.16-198.51.100.30, '2001:db8:51::10-2001:db8:51::1f'")) { sandbox in
             try sandbox.sh(
                 """
@@ -56,7 +57,8 @@ struct AddressProbeTests {
     }
 
     /// What was asked for by name is refused, with nothing changed.
-    @Test(arguments: ["198.51.100.16", "2001:db8:51::10"]) func othersAddressIsRefused(address: String) throws {
+    @Test("refuses an address that another host has", arguments: ["198.51.100.16", "2001:db8:51::10"])
+    func othersAddressIsRefused(address: String) throws {
         try attached(policy("198.51.100.32/28")) { sandbox in
             try sandbox.sh(
                 "ip addr add \(address) dev eth0 nodad 2>/dev/null || ip addr add \(address) dev eth0", at: .outside)
@@ -71,7 +73,8 @@ struct AddressProbeTests {
     }
 
     /// A neighbour that remembers the address as another's learns who has it now, without having asked.
-    @Test func neighboursAreTold() throws {
+    @Test("announces a new address to neighbours that have another host for it")
+    func neighboursAreTold() throws {
         try attached(policy("198.51.100.16-198.51.100.30")) { sandbox in
             let own = try linkAddress(sandbox, at: .inside)
             try sandbox.sh("ip neigh replace 198.51.100.16 lladdr 02:00:00:00:00:99 nud stale dev eth0", at: .outside)
@@ -92,7 +95,8 @@ struct AddressProbeTests {
 
     /// Nobody waits for the lock while the link is being asked; two who ask at once get two addresses; and one that is
     /// killed meanwhile leaves nothing.
-    @Test func askingBlocksNobody() throws {
+    @Test("lets other commands change things while it asks the link")
+    func askingBlocksNobody() throws {
         try attached(policy("198.51.100.16-198.51.100.30", seconds: 5)) { sandbox in
             let environment = sandbox.controlEnvironment
             let asking = try ["ann", "ben"].map { name in
@@ -118,7 +122,8 @@ struct AddressProbeTests {
     }
 
     /// A pool of which other hosts have everything is exhausted, and the error says by whom.
-    @Test func othersHaveThemAll() throws {
+    @Test("refuses to open a session when other hosts have the whole pool")
+    func othersHaveThemAll() throws {
         try attached(policy("198.51.100.16-198.51.100.17")) { sandbox in
             try sandbox.sh("for n in 16 17; do ip addr add 198.51.100.$n/32 dev eth0; done", at: .outside)
             let result = try open(sandbox, "ann")
@@ -129,7 +134,8 @@ struct AddressProbeTests {
 
     /// A login is a session at once, and gets its address when the link has been asked: by the daemon, which does not stand
     /// still meanwhile.
-    @Test func theDaemonAsks() throws {
+    @Test("opens a session at once, and gives it the address when the link was asked")
+    func theDaemonAsks() throws {
         try attached(policy("198.51.100.16-198.51.100.30", seconds: 3)) { sandbox in
             try sandbox.sh("ip addr add 198.51.100.16/32 dev eth0", at: .outside)
             let host = try DaemonHost(sandbox)
@@ -137,15 +143,17 @@ struct AddressProbeTests {
             let ann = try host.process(in: DaemonHost.slice(1001))
             try host.logind("user 1001 ann")
             try host.event("session_opened")
-            #expect(try host.sessions().map(\.virtualIps) == [[]])
             let conflict = try host.event("address_conflict")
             #expect(conflict.address == "198.51.100.16" && conflict.interface == "eth0", "\(conflict)")
 
             // While the next one is asked about.
+            let held = try sandbox.holdArping(of: ["198.51.100.17"])
+            #expect(try host.sessions().map(\.virtualIps) == [[]])
             let ben = try host.process(in: DaemonHost.slice(1002))
             try host.logind("user 1002 ben")
             try host.event("session_opened")
             #expect(try host.sessions().map(\.virtualIps) == [[], []])
+            for pid in held { kill(pid, SIGCONT) }
             let given = try (0..<2).map { _ in try host.event("address_given") }
             #expect(given.map(\.address) == ["198.51.100.17", "198.51.100.18"])
             #expect(given.map(\.user) == ["ann", "ben"])
@@ -158,7 +166,8 @@ struct AddressProbeTests {
     }
 
     /// Without busybox nobody is asked, and that is said.
-    @Test func nothingToAskWith() throws {
+    @Test("asks nobody without busybox, and reports it")
+    func nothingToAskWith() throws {
         try attached(policy("198.51.100.16-198.51.100.30")) { sandbox in
             let hidden = #"mount --bind /dev/null "$(readlink -f /usr/bin/busybox)" && exec "$@""#
             let program = try sandbox.start(

@@ -207,7 +207,8 @@ struct TopTests {
     }
 
     /// What was lost is said, and makes the rates the least that they can be.
-    @Test func lowerBounds() throws {
+    @Test("marks rates as lower bounds when events were lost")
+    func lowerBounds() throws {
         try sessions { sandbox, probes in
             let document = try start(sandbox, "--json", "--interval", "2")
             let table = try start(sandbox, "--interval", "2")
@@ -227,7 +228,8 @@ struct TopTests {
         }
     }
 
-    @Test func noPlaceToListen() throws {
+    @Test("shows no rates while all places to listen are taken")
+    func noPlaceToListen() throws {
         try sessions { sandbox, _ in
             let others = try (0..<4).map { _ in
                 try sandbox.start(
@@ -273,7 +275,8 @@ struct TopTests {
 
     // MARK: On a terminal
 
-    @Test func live() throws {
+    @Test("follows sessions, sorts and filters by keys")
+    func live() throws {
         try sessions { sandbox, probes in
             let terminal = try Terminal(sandbox)
             try terminal.type("\(Build.controller.path) top --interval 0.2")
@@ -323,7 +326,8 @@ struct TopTests {
         }
     }
 
-    @Test func sizes() throws {
+    @Test("fits the table into terminals of any size")
+    func sizes() throws {
         try sessions { sandbox, _ in
             for number in 0..<20 {
                 try sandbox.mustCtl(
@@ -368,7 +372,8 @@ struct TopTests {
     }
 
     /// Every way out leaves the terminal as it was.
-    @Test func restored() throws {
+    @Test("restores the terminal however it ends")
+    func restored() throws {
         try sessions { sandbox, _ in
             let terminal = try Terminal(sandbox)
             let directory = sandbox.directory
@@ -404,7 +409,8 @@ struct TopTests {
     }
 
     /// ^Z, SIGSTOP, `bg` and `fg`; then the terminal goes.
-    @Test func stoppedAndClosed() throws {
+    @Test("gives the terminal back when it is stopped, and ends with it")
+    func stoppedAndClosed() throws {
         try sessions { sandbox, _ in
             let terminal = try Terminal(sandbox)
             let directory = sandbox.directory
@@ -444,7 +450,8 @@ struct TopTests {
         }
     }
 
-    @Test func terminalsThatWillNotDo() throws {
+    @Test("refuses terminals that cannot show it")
+    func terminalsThatWillNotDo() throws {
         try sessions { sandbox, _ in
             let terminal = try Terminal(sandbox)
             for name in ["", "no-such-terminal"] {

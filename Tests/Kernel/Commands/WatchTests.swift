@@ -113,7 +113,8 @@ struct WatchTests {
         }
     }
 
-    @Test func everyHook() throws {
+    @Test("reports the calls of every IPv4 hook")
+    func everyHook() throws {
         try sessions { sandbox in
             let watcher = try Watcher(sandbox, "--json", "--verdict", "all", "--session", "7")
             let probe = try sandbox.probe("app", in: "attached/ann")
@@ -158,7 +159,8 @@ struct WatchTests {
         }
     }
 
-    @Test func everyHook6() throws {
+    @Test("reports the calls of every IPv6 hook")
+    func everyHook6() throws {
         let loopback = "fdd2:9088:43af::8"
         try sessions { sandbox in
             let watcher = try Watcher(sandbox, "--json", "--verdict", "all", "--session", "7")
@@ -277,7 +279,8 @@ struct WatchTests {
     }
 
     /// A watcher that ends gives its slot back; one that is killed costs nothing once its lease is over.
-    @Test func nobodyListens() throws {
+    @Test("writes no event when nobody listens")
+    func nobodyListens() throws {
         try sessions { sandbox in
             let probe = try sandbox.probe("app", in: "attached/ann")
             try probe.must("socket s tcp")
@@ -316,7 +319,8 @@ struct WatchTests {
     }
 
     /// What does not fit into the ring buffer of a watcher that does not read is counted, and said: not one is silently gone.
-    @Test func overflow() throws {
+    @Test("counts the events that a slow reader lost")
+    func overflow() throws {
         try sessions { sandbox in
             let probe = try sandbox.probe("app", in: "attached/ann")
             try probe.must("socket s tcp")
@@ -339,7 +343,8 @@ struct WatchTests {
     }
 
     /// A watcher that is stopped for longer than its lease is told so, and goes on.
-    @Test func stoppedForLong() throws {
+    @Test("tells a watcher that was stopped for long that it missed events")
+    func stoppedForLong() throws {
         try sessions { sandbox in
             let probe = try sandbox.probe("app", in: "attached/ann")
             try probe.must("socket s tcp")
@@ -364,7 +369,8 @@ struct WatchTests {
     }
 
     /// A reader that stops reading costs us no memory, and does not keep us from ending.
-    @Test func readerThatStops() throws {
+    @Test("keeps no memory for a reader that stops, and still ends")
+    func readerThatStops() throws {
         try sessions { sandbox in
             let probe = try sandbox.probe("app", in: "attached/ann")
             try probe.must("socket s tcp")
@@ -386,7 +392,8 @@ struct WatchTests {
     }
 
     /// With --for, what happened in that time is written, also what is still in the ring at its end.
-    @Test func endsAfterATime() throws {
+    @Test("ends after the time that was asked for")
+    func endsAfterATime() throws {
         try sessions { sandbox in
             let probe = try sandbox.probe("app", in: "attached/ann")
             try probe.must("socket s tcp")
@@ -400,7 +407,8 @@ struct WatchTests {
         }
     }
 
-    @Test func closedPipe() throws {
+    @Test("ends when its reader closes the pipe")
+    func closedPipe() throws {
         try sessions { sandbox in
             let probe = try sandbox.probe("app", in: "attached/ann")
             try probe.must("socket s tcp")
@@ -418,7 +426,8 @@ struct WatchTests {
     }
 
     /// A name is whatever its owner likes; a line stays a line, and JSON stays JSON.
-    @Test func crookedNames() throws {
+    @Test("prints names of programs safely on one line")
+    func crookedNames() throws {
         try sessions { sandbox in
             let json = try Watcher(sandbox, "--json")
             let table = try Watcher(sandbox)
@@ -443,7 +452,8 @@ struct WatchTests {
         }
     }
 
-    @Test func nothingToWatch() throws {
+    @Test("refuses to watch when nothing is attached")
+    func nothingToWatch() throws {
         try Sandbox.with { sandbox in
             let nothing = try sandbox.ctl("watch")
             #expect(nothing.status == 1 && nothing.stderr.contains("attach cgroup"), "\(nothing)")
@@ -465,7 +475,8 @@ struct WatchTests {
     }
 
     /// A cgroup that is detached and attached again goes on being watched; with the maps, watching ends.
-    @Test func detachedMeanwhile() throws {
+    @Test("ends when the hooks are detached")
+    func detachedMeanwhile() throws {
         try sessions { sandbox in
             let watcher = try Watcher(sandbox, "--json")
             let probe = try sandbox.probe("app", in: "attached/ann")

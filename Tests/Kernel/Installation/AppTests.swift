@@ -14,7 +14,8 @@ struct AppTests {
     ]
 
     /// What the driver prints is a line for each check; where one fails, all of it is the message.
-    @Test func twoSessionsAsOutside() throws {
+    @Test("serves real programs in two sessions as outside")
+    func twoSessionsAsOutside() throws {
         let program = try Program(
             [SourceTree.url("scripts/test-apps").path] + Self.programs,
             environment: ["VIP_BPFCTL": Build.controller.path],

@@ -18,7 +18,8 @@ struct HostileTests {
 
     private func address(_ text: String) -> IPAddress { IPAddress(text)! }
 
-    @Test func refusedRenewalTakesTheAddress() async throws {
+    @Test("loses the address when a renewal is refused, and asks anew")
+    func refusedRenewalTakesTheAddress() async throws {
         try await Link.with { link in
             let server = try link.hostile(#"{"offer": "198.18.7.1", "seconds": 15}"#)
             let events = Events()
@@ -38,7 +39,8 @@ struct HostileTests {
     }
 
     /// The address is the holder's for as long as was granted, whatever the client thinks, and not longer.
-    @Test func silentServerTakesItWhenItExpires() async throws {
+    @Test("keeps the address until the lease expires when the server is silent")
+    func silentServerTakesItWhenItExpires() async throws {
         try await Link.with { link in
             let server = try link.hostile(#"{"offer": "198.18.7.1", "seconds": 10}"#)
             let events = Events()
@@ -78,7 +80,8 @@ struct HostileTests {
     }
 
     /// The link goes down and comes back before the time is over: nothing is lost.
-    @Test func linkMayGoDownForAWhile() async throws {
+    @Test("keeps the lease while the link is down")
+    func linkMayGoDownForAWhile() async throws {
         try await Link.with { link in
             let server = try link.hostile(#"{"offer": "198.18.7.1", "seconds": 30}"#)
             let events = Events()
@@ -94,7 +97,8 @@ struct HostileTests {
         }
     }
 
-    @Test func renewalMayChangeTheAddress() async throws {
+    @Test("changes the address when a renewal does")
+    func renewalMayChangeTheAddress() async throws {
         try await Link.with { link in
             let server = try link.hostile(#"{"offer": "198.18.7.1", "seconds": 15, "renew": "198.18.7.9"}"#)
             let events = Events()
@@ -125,7 +129,8 @@ struct HostileTests {
         }
     }
 
-    @Test func silentServerIsAnErrorInBoundedTime() async throws {
+    @Test("fails in bounded time when no server answers")
+    func silentServerIsAnErrorInBoundedTime() async throws {
         try await Link.with { link in
             let server = try link.hostile(#"{"silent": true}"#)
             let source = try link.source()
@@ -148,7 +153,8 @@ struct HostileTests {
         }
     }
 
-    @Test func oneAddressForEverybodyIsFoundOut() async throws {
+    @Test("refuses an address that another holder has")
+    func oneAddressForEverybodyIsFoundOut() async throws {
         try await Link.with { link in
             let server = try link.hostile(#"{"offer": "198.18.7.1"}"#)
             let events = Events()
@@ -211,7 +217,8 @@ struct HostileTests {
         }
     }
 
-    @Test func addressesMayBeHeldToNetworks() async throws {
+    @Test("refuses addresses outside the allowed networks")
+    func addressesMayBeHeldToNetworks() async throws {
         try await Link.with { link in
             let server = try link.hostile(#"{"offer": "198.18.7.1"}"#)
             let allowed = try AddressRange("10.1.0.0/16")
@@ -224,7 +231,8 @@ struct HostileTests {
     }
 
     /// Truncated, of another transaction, for another client, without what makes it an answer.
-    @Test func spoiledAnswersAreNotTaken() async throws {
+    @Test("ignores spoiled answers")
+    func spoiledAnswersAreNotTaken() async throws {
         try await Link.with { link in
             let server = try link.hostile(#"{"offer": "198.18.7.1", "garbage": true}"#)
             let events = Events()

@@ -53,14 +53,16 @@ struct RestartTests {
         }
     }
 
-    @Test func interfaceMustBeThere() async throws {
+    @Test("refuses an interface that does not exist")
+    func interfaceMustBeThere() async throws {
         try await Link.with { link in
             let failure = try #require(throws: Failure.self) { _ = try link.source { $0.interface = "none0" } }
             #expect(failure.why == "there is no such interface")
         }
     }
 
-    @Test func twoSourcesDoNotShareLeases() async throws {
+    @Test("refuses a second source on the same state")
+    func twoSourcesDoNotShareLeases() async throws {
         try await Link.with { link in
             let first = try link.source()
             let failure = try #require(throws: Failure.self) { _ = try link.source() }
@@ -70,7 +72,8 @@ struct RestartTests {
         }
     }
 
-    @Test func nextSourceGoesOnWithTheClients() async throws {
+    @Test("goes on with the clients of the former source")
+    func nextSourceGoesOnWithTheClients() async throws {
         try await Link.with { link in
             let server = try link.hostile(#"{"offer": "198.18.7.1", "seconds": 30}"#)
             let first = try link.source()
@@ -102,7 +105,8 @@ struct RestartTests {
         }
     }
 
-    @Test func killedProcessLosesNothing() async throws {
+    @Test("loses no lease when the process is killed")
+    func killedProcessLosesNothing() async throws {
         try await Link.with { link in
             let server = try link.kea(seconds: 60)
             let holder = URL(filePath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent()
@@ -149,7 +153,8 @@ struct RestartTests {
     }
 
     /// A file that names a process which is no client of that lease: the process is left alone.
-    @Test func strangerIsNotTakenForAClient() async throws {
+    @Test("takes no other process for its client")
+    func strangerIsNotTakenForAClient() async throws {
         try await Link.with { link in
             let server = try link.hostile(#"{"offer": "198.18.7.1", "seconds": 60}"#)
             let first = try link.source()
@@ -208,7 +213,8 @@ struct RestartTests {
         }
     }
 
-    @Test func damagedFilesAreNoHindrance() async throws {
+    @Test("starts with damaged files")
+    func damagedFilesAreNoHindrance() async throws {
         try await Link.with { link in
             let server = try link.hostile(#"{"offer": "198.18.7.1", "seconds": 60}"#)
             let first = try link.source(Events(places: false))

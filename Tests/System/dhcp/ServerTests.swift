@@ -13,7 +13,8 @@ import Testing
 /// What the server's side sees and does: the two servers that most networks have.
 @Suite(.serialized, .needs("udhcpc", "dnsmasq", "kea-dhcp4", "nsenter"))
 struct ServerTests {
-    @Test func eachHolderHasItsOwnAddressFromDnsmasq() async throws {
+    @Test("gets each holder an address of its own from dnsmasq")
+    func eachHolderHasItsOwnAddressFromDnsmasq() async throws {
         try await Link.with { link in
             let server = try link.dnsmasq()
             let events = Events()
@@ -57,7 +58,8 @@ struct ServerTests {
     }
 
     /// Nothing of an answer is used but the address.
-    @Test func nothingElseOfTheHostChanges() async throws {
+    @Test("changes nothing else of the host")
+    func nothingElseOfTheHostChanges() async throws {
         try await Link.with { link in
             let server = try link.dnsmasq(
                 "--dhcp-option=3,198.18.0.1", "--dhcp-option=6,198.18.0.1", "--dhcp-option=26,1400")
@@ -72,7 +74,8 @@ struct ServerTests {
 
     /// Kea lends for as short as is wanted: 8 leases through two lease times, with and without their addresses on the
     /// interface. Without, a renewal cannot be sent by unicast.
-    @Test(arguments: [true, false]) func leasesAreHeldAtKea(places: Bool) async throws {
+    @Test("renews leases at Kea", arguments: [true, false])
+    func leasesAreHeldAtKea(places: Bool) async throws {
         try await Link.with { link in
             let server = try link.kea(seconds: 20)
             let events = Events(places: places)
@@ -97,7 +100,8 @@ struct ServerTests {
         }
     }
 
-    @Test func serverThatIgnoresIdentifiersIsFoundOut() async throws {
+    @Test("refuses a server that ignores client identifiers")
+    func serverThatIgnoresIdentifiersIsFoundOut() async throws {
         try await Link.with { link in
             let server = try link.dnsmasq("--dhcp-ignore-clid")
             let events = Events()
