@@ -17,6 +17,8 @@ SWIFT ?= swift
 # Of `make test`: what to run of it, a regular expression. Of `make test-apps`: names. Empty is everything.
 FILTER ?=
 SWIFT_BUILD := $(SWIFT) build $(if $(V),,--quiet)
+# $(call quietly,COMMAND): what it prints is shown with V=1, and where it fails.
+quietly = $(if $(V),$(1),output=$$($(1) 2>&1) || { printf '%s\n' "$$output" >&2; exit 1; })
 # Of our own modules; SwiftPM compiles those of others with their warnings off.
 STRICT := -Xswiftc -warnings-as-errors
 
@@ -54,7 +56,7 @@ all: $(CONTROLLER) $(MODULE) ## build the controller and the name service module
 .PHONY: $(CONTROLLER)
 $(CONTROLLER): deps-build object
 	$(call say,SWIFT,$@)
-	$(Q)$(BUILDER) $(SWIFT_BUILD) -c release --static-swift-stdlib -Xlinker -s --product vip-bpfctl
+	$(Q)$(call quietly,$(BUILDER) $(SWIFT_BUILD) -c release --static-swift-stdlib -Xlinker -s --product vip-bpfctl)
 	$(Q)$(BUILDER) install -D "$$($(BUILDER) $(SWIFT) build -c release --show-bin-path)/vip-bpfctl" $@
 
 $(MODULE): $(wildcard nss/*.c nss/*.h) nss/module.map Makefile | deps-build
@@ -135,7 +137,7 @@ test-unit: object ## the tests that need no root, in Tests/Unit
 	$(Q)$(BUILDER) env -u CI $(SWIFT) test --skip-build $(STRICT) --filter '^($(UNIT))\.'
 
 .PHONY: fuzz
-fuzz: deps-test ## the translation, for a bounded time
+fuzz: deps-test ## the decisions and the hooks, for a bounded time
 	$(Q)scripts/fuzz
 
 .PHONY: differential
@@ -188,9 +190,10 @@ install: ## put everything below DESTDIR: PREFIX/sbin, the module, units, PAM, c
 		sed -e 's|@SBINDIR@|$(PREFIX)/sbin|g' -e 's|@SYSCONFDIR@|$(SYSCONFDIR)|g' "$$1" >"$$2"; \
 		chmod 644 "$$2"; \
 	}; \
-	for unit in vip-bpf vip-bpfd; do \
+	for unit in vip-bpf vip-bpfd vip-bpf-page vip-bpf-metrics@; do \
 		filled packaging/$$unit.service.in $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service; \
 	done; \
+	install -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/vip-bpf-metrics.socket packaging/vip-bpf-page.timer; \
 	filled packaging/pam-config.in $(DESTDIR)$(PREFIX)/share/pam-configs/vip-bpf; \
 	filled packaging/pam-snippet.in $(DESTDIR)$(PREFIX)/share/doc/vip-bpf/examples/pam-snippet
 	$(Q)[ -e $(DESTDIR)$(SYSCONFDIR)/vip-bpf/policy.yaml ] || \

@@ -30,6 +30,7 @@ let package = Package(
         .systemLibrary(name: "CNetlink", pkgConfig: "libnl-route-3.0", providers: [.apt(["libnl-route-3-dev"])]),
         .systemLibrary(name: "CSystemd", pkgConfig: "libsystemd", providers: [.apt(["libsystemd-dev"])]),
         .target(name: "CVipABI"),
+        .target(name: "CVipHooks", dependencies: ["CVipABI"]),
         .target(name: "CVipObject"),
         .target(name: "CHost"),
 
@@ -37,7 +38,7 @@ let package = Package(
         .target(
             name: "Host",
             dependencies: [
-                "CHost",
+                "CHost", "CSystemd",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
@@ -53,8 +54,7 @@ let package = Package(
         .target(
             name: "BPFLoader",
             dependencies: [
-                "Host", "CLibBPF", "CVipABI", "CVipObject",
-                .product(name: "Logging", package: "swift-log"),
+                "Host", "CLibBPF",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
@@ -71,7 +71,7 @@ let package = Package(
         .target(
             name: "PolicyMaps",
             dependencies: [
-                "Policy", "BPFLoader", "Network", "Host", "CVipABI",
+                "Policy", "BPFLoader", "Network", "Host", "CVipABI", "CVipObject",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
@@ -106,7 +106,7 @@ let package = Package(
         .target(
             name: "Discovery",
             dependencies: [
-                "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CLibBPF", "CVipABI", "CVipObject",
+                "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CVipABI", "CVipObject",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
@@ -125,7 +125,7 @@ let package = Package(
             name: "VipCommands",
             dependencies: [
                 "Daemon", "Discovery", "Leases", "Metrics", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network",
-                "Host", "CHost", "CNcurses", "CVipABI",
+                "Host", "CHost", "CNcurses", "CVipABI", "CVipHooks",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
@@ -156,7 +156,7 @@ let package = Package(
 
         // Without root: make test-unit.
         .testTarget(
-            name: "TranslateTests", dependencies: ["CVipABI"], path: "Tests/Unit/TranslateTests",
+            name: "TranslateTests", dependencies: ["CVipABI", "CVipHooks"], path: "Tests/Unit/TranslateTests",
             swiftSettings: features),
         .testTarget(
             name: "HostTests",
@@ -211,7 +211,8 @@ let package = Package(
         .testTarget(
             name: "KernelTests",
             dependencies: [
-                "BPFLoader", "Host", "Network", "Policy", "Sessions", "TestSupport", "VipCommands", "vip-bpfctl",
+                "PolicyMaps", "BPFLoader", "Host", "Network", "Policy", "Sessions", "TestSupport", "VipCommands",
+                "vip-bpfctl",
                 "vip-mock-logind", "vip-probe", .product(name: "SystemPackage", package: "swift-system"),
             ],
             path: "Tests/Kernel", swiftSettings: features

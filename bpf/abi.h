@@ -17,12 +17,12 @@
  *   program_names   ["java"]           -> lists[bank][list], bit n = "on that list of policy n"
  *   program_scripts ["run.sh"]         -> the same, by the process's name (15 bytes)
  *   program_files   [{ inode, device, name }] -> the same, by file
- *   verdicts    [which program this is] -> what the three look-ups above came to, for a generation
+ *   verdicts    [which program this is] -> the result of the three look-ups above, for a generation
  *   sockets     (on the socket)        -> what cannot be computed from its addresses
  *   listeners   [{ 8121, port 9000 }]  -> the session's dual-stack TCP server on that port
- *   counters    [hook]                 -> how many calls came to which outcome, on each CPU
- *   watchers    [0]                    -> who listens: until when, and to what
- *   watcher_rings [slot]               -> the ring buffer of struct vip_event that one of them reads
+ *   counters    [hook]                 -> how many calls had which outcome, on each CPU
+ *   watchers    [0]                    -> who watches events: until when, and which
+ *   watcher_rings [slot]               -> the ring buffer of struct vip_event that a watcher reads
  *
  * The virtual loopbacks are in no map: they are 127.0.0.0 + (id + 1), so 127.0.0.8 here, and
  * PREFIX::(id + 1) with the prefix in config, so PREFIX::8; the way back is a subtraction. `ids` says
@@ -106,7 +106,7 @@ enum vip_config_flag {
 /* sessions: HASH by cgroup ID (__u64), the inode number of the cgroup's directory. */
 struct vip_session {
 	__be32 vip4;		 /* 0: the session has no IPv4 virtual IP */
-	__u32 id;		 /* 0…VIP_ID_LAST */
+	__u32 id;		 /* 2…VIP_ID_LAST; 1 if it was asked for */
 	struct vip_address vip6; /* ::  the session has no IPv6 virtual IP */
 	__u8 policy[VIP_BANKS];	 /* number of the session's policy in each bank */
 	__u8 reserved[6];
@@ -199,26 +199,26 @@ struct vip_verdict {
 
 /* sockets: SK_STORAGE. Most sockets never have one. */
 struct vip_socket {
-	__u32 asked; /* enum vip_socket_flag */
+	__u32 flags; /* enum vip_socket_flag */
 	__u32 reserved;
 	__u64 cgroup; /* of the session in which it was bound */
 };
 
-/* In the words of IPv4; of an IPv6 socket, read VIP6, LO6 and ::1. */
+/* Written for IPv4; for an IPv6 socket, read VIP6, LO6 and ::1. */
 enum vip_socket_flag {
-	/* It is on VIP4 because bind named that or a host address. */
+	/* It is on VIP4 because bind named that, or a host address. */
 	VIP_SOCKET_NAMED_ADDRESS = 1 << 0,
 	/* It is on the loopback because bind asked for the wildcard. */
 	VIP_SOCKET_WILDCARD = 1 << 1,
-	/* On the loopback, its peer VIP4 by that name. */
+	/* It is on the loopback, and its peer is VIP4 by that name. */
 	VIP_SOCKET_NAMED_PEER = 1 << 2,
-	/* On VIP4, its peer VIP4 in place of 127.0.0.1. */
+	/* It is on VIP4, and its peer is VIP4 in place of 127.0.0.1. */
 	VIP_SOCKET_LOCAL_PEER = 1 << 3,
-	/* On ::ffff:VIP4 or ::ffff:LO4 because bind asked for ::, not V6ONLY. */
+	/* It is on ::ffff:VIP4 or ::ffff:LO4 because bind asked for ::, without V6ONLY. */
 	VIP_SOCKET_DUAL = 1 << 4,
-	/* Its peer's mapped address stands for ::1, and its own too. */
+	/* The mapped address of its peer stands for ::1, and so does its own. */
 	VIP_SOCKET_MAPPED_PEER = 1 << 5,
-	/* Its address is one that bind named, with no port as yet. */
+	/* It has the address that bind named, and no port yet. */
 	VIP_SOCKET_NAMED_SOURCE = 1 << 6,
 };
 
@@ -232,11 +232,11 @@ struct vip_listener {
 	__u32 slot;   /* 0…VIP_LISTENER_SLOTS - 1: with SO_REUSEPORT there may be several */
 };
 
-/* What became of a call. The first four are no errors of ours; of the others errno is beside each. */
+/* What became of a call. The first three let it go on; the errno of the others is beside each. */
 enum vip_outcome {
 	VIP_SEEN,	 /* left as it is */
 	VIP_REWRITTEN,	 /* another address, or another source */
-	VIP_UNADDRESSED, /* whenUnavailable: useHostAddress, and it was: as it is, for want of one */
+	VIP_UNADDRESSED, /* left as it is: no virtual IP, and whenUnavailable: useHostAddress */
 	VIP_REFUSED_ISOLATION,	 /* EADDRNOTAVAIL: the address is another session's */
 	VIP_REFUSED_UNAVAILABLE, /* EADDRNOTAVAIL: no virtual IP, and the policy says deny */
 	VIP_REFUSED_PEER,	 /* ECONNREFUSED: the peer is another session's loopback */
@@ -246,8 +246,8 @@ enum vip_outcome {
 };
 
 /*
- * counters: PERCPU_ARRAY by enum vip_hook. Calls of sessions that came as far as a decision, by what became
- * of them. A power of two, one cache line: to count is one increment, and no branch.
+ * counters: PERCPU_ARRAY by enum vip_hook. Calls of sessions that were decided, by outcome. The size is a power of
+ * two and one cache line, so counting is one increment without a branch.
  */
 struct vip_counters {
 	__u64 calls[VIP_OUTCOMES_MAX]; /* by enum vip_outcome */
@@ -256,25 +256,25 @@ struct vip_counters {
 /* Of one slot of watchers. */
 struct vip_watcher {
 	__u32 outcomes; /* which it wants: bit 1 << enum vip_outcome */
-	__u32 session;	/* whose it wants; 0, which is no session's ID: all */
-	__u32 pid;	/* of the process that listens, for those who look */
+	__u32 session;	/* whose events it wants; 0, which is no session's ID: all */
+	__u32 pid;	/* of the watching process, for the reader of a dump */
 	__u32 reserved;
 	__u64 written; /* events put into its ring since it began to listen */
 	__u64 dropped; /* those for which the ring had no room */
 };
 
 /*
- * watchers: ARRAY of one, that user space maps into its memory. A slot belongs to whoever has changed its
- * `until` by compare-and-swap from 0, or from a time that has passed. A watcher that was killed costs
- * nothing once that time has come: the first call after it puts 0 there.
+ * watchers: ARRAY of one, which user space maps into its memory. A slot belongs to the process that has changed its
+ * `until` by compare-and-swap from 0, or from a time that has passed. A watcher that was killed costs nothing after
+ * that time: the first call after it stores 0.
  */
 struct vip_watchers {
 	__u64 until
-		[VIP_WATCHERS_MAX]; /* CLOCK_BOOTTIME, ns; 0: nobody listens. In one cache line */
+		[VIP_WATCHERS_MAX]; /* CLOCK_BOOTTIME, ns; 0: the slot is free. In one cache line */
 	struct vip_watcher watchers[VIP_WATCHERS_MAX];
 };
 
-/* watcher_rings: ARRAY_OF_MAPS by slot, each a RINGBUF of its watcher's own, of these: */
+/* watcher_rings: ARRAY_OF_MAPS by slot; each is the RINGBUF of one watcher, of these records: */
 struct vip_event {
 	__u64 time;	/* CLOCK_BOOTTIME, ns */
 	__u64 cgroup;	/* of the session */
@@ -289,10 +289,10 @@ struct vip_event {
 	__u8 reserved;
 	__be16 asked_port;
 	__be16 got_port;
-	struct vip_address asked; /* what the call named; of a name hook, what the kernel did */
-	struct vip_address got;	  /* what it has become */
+	struct vip_address asked; /* what the call named; in a name hook, what the kernel did */
+	struct vip_address got;	  /* what it is now */
 	struct vip_address
-		source; /* connect and sendmsg: where it leaves from; the wildcard: the kernel's choice */
+		source; /* connect and sendmsg: its source; the wildcard if the kernel chooses it */
 	char comm[VIP_COMM_MAX];    /* the process's name: its thread-group leader's */
 	char program[VIP_NAME_MAX]; /* its executable's file name, cut to 63 bytes */
 };

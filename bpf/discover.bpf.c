@@ -1,22 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The observing programs of `vip-bpfctl discover`: each adds up what a program asks for and lets the call
- * go on as it is. They are attached for as long as that command runs, by links that nobody pins.
+ * The observing programs of `vip-bpfctl discover`: each counts what a program asks for and lets the call go on as it is.
+ * They are attached as long as that command runs, by links that are not pinned.
  */
-#include <linux/bpf.h>
 #include <linux/errno.h>
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
 
+#include "context.h"
 #include "discover.h"
-#include "kernel.h"
-#include "translate.h"
+#include "task.h"
 
-enum { VIP_PROCEED = 1 }; /* what a sock_addr program returns */
 enum { IPPROTO_UDP = 17, SO_REUSEADDR = 2 };
 
-/* Beside what kernel.h has: CO-RE leaves the suffix out of account. */
+/* Beside what kernel.h has: CO-RE ignores the suffix. */
 struct task_struct___start {
 	__u64 start_time;
 } __attribute__((preserve_access_index));
@@ -72,7 +67,7 @@ static __always_inline struct vip_seen_lost *vip_lost(void)
 	return bpf_map_lookup_elem(&seen_lost, &zero);
 }
 
-/* Notes the calling process. Returns its program's row; NULL where even that finds no room. */
+/* Notes the calling process. Returns its program's row, or NULL if there is no room for it. */
 static __always_inline struct vip_seen_name *vip_see_process(struct vip_seen_process *process)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -80,39 +75,24 @@ static __always_inline struct vip_seen_name *vip_see_process(struct vip_seen_pro
 	struct vip_seen_lost *lost = vip_lost();
 	struct vip_seen_owner owner = {};
 	struct vip_seen_event *event;
+	struct vip_executable executable;
 	struct vip_seen_name *row;
-	struct task_struct *leader;
-	struct dentry *dentry;
-	struct inode *inode;
-	struct mm_struct *mm;
-	struct file *exe;
-	const __u64 *comm;
-	__u64 name[2];
 	long error;
 
-	mm = task->mm;
-	if (!lost || !mm) /* a kernel thread */
+	if (!lost || !vip_find_executable(task, &executable))
 		return 0;
-	exe = mm->exe_file;
-	if (!exe)
-		return 0;
-	inode = exe->f_inode;
-	dentry = exe->f_path.dentry;
-	program->inode = inode->i_ino;
-	program->device = inode->i_sb->s_dev;
-	leader = task->group_leader;
-	comm = (const __u64 *)leader->comm;
-	name[0] = comm[0];
-	name[1] = comm[1];
-	__builtin_memcpy(program->comm, name, sizeof(program->comm));
-	process->start = ((struct task_struct___start *)leader)->start_time;
+	program->inode = executable.inode;
+	program->device = executable.device;
+	vip_read_process_name(task, program->comm);
+	process->start = ((struct task_struct___start *)task->group_leader)->start_time;
 	process->pid = bpf_get_current_pid_tgid() >> 32;
 
 	row = bpf_map_lookup_elem(&seen_programs, program);
 	if (!row) {
 		struct vip_seen_name fresh = {};
 
-		bpf_probe_read_kernel_str(fresh.name, sizeof(fresh.name), dentry->d_name.name);
+		bpf_probe_read_kernel_str(fresh.name, sizeof(fresh.name),
+					  executable.dentry->d_name.name);
 		bpf_map_update_elem(&seen_programs, program, &fresh, BPF_NOEXIST);
 		row = bpf_map_lookup_elem(&seen_programs, program);
 		if (!row) {
@@ -179,21 +159,9 @@ static __always_inline void vip_add(struct vip_seen_endpoint *endpoint, struct v
 		bpf_map_update_elem(&seen_endpoints, endpoint, &one, BPF_NOEXIST);
 }
 
-/* ctx->sk in one load: see vip_socket_of in socket.h, which comes with the maps of the other object. */
-static __always_inline struct bpf_sock *vip_seen_socket(struct bpf_sock_addr *ctx)
-{
-	struct bpf_sock *sk;
-
-	asm volatile("%[sk] = *(u64 *)(%[ctx] + %[offset])"
-		     : [sk] "=r"(sk)
-		     : [ctx] "r"(ctx), [offset] "i"(__builtin_offsetof(struct bpf_sock_addr, sk)));
-	return sk;
-}
-
 static __always_inline __u32 vip_bind_flags(struct bpf_sock_addr *ctx, enum vip_family family)
 {
-	struct bpf_sock *sk = vip_seen_socket(ctx);
-	struct sock_common *common = 0;
+	struct sock_common *common;
 	__u32 flags = 0;
 	int value = 0;
 
@@ -202,38 +170,27 @@ static __always_inline __u32 vip_bind_flags(struct bpf_sock_addr *ctx, enum vip_
 	value = 0;
 	if (!bpf_getsockopt(ctx, SOL_SOCKET, SO_REUSEADDR, &value, sizeof(value)) && value)
 		flags |= VIP_SEEN_REUSEADDR;
-	if (family == VIP_INET4 || !sk)
+	if (family == VIP_INET4)
 		return flags;
-	if (ctx->type == SOCK_STREAM)
-		common = (struct sock_common *)bpf_skc_to_tcp6_sock(sk);
-	else
-		common = (struct sock_common *)bpf_skc_to_udp6_sock(sk);
+	common = vip_common6(ctx);
 	if (common && BPF_CORE_READ_BITFIELD(common, skc_ipv6only))
 		flags |= VIP_SEEN_V6ONLY;
 	return flags;
 }
 
-static __always_inline int vip_is_wide(struct vip_address address)
+/* The wildcard or localhost of either family, or another address of 127/8. */
+static __always_inline int vip_is_this_host(struct vip_address address)
 {
-	return !address.word[0] && !address.word[1] && !address.word[3] &&
-	       (!address.word[2] || address.word[2] == VIP_MAPPED_WORD);
-}
-
-static __always_inline int vip_is_loopback(struct vip_address address)
-{
-	if (address.word[0] || address.word[1])
-		return 0;
-	if (address.word[2] == VIP_MAPPED_WORD)
-		return (address.word[3] & bpf_htonl(0xff000000)) == bpf_htonl(VIP_NET_127);
-	return !address.word[2] && address.word[3] == bpf_htonl(1);
+	if (vip_is_mapped(address))
+		return !address.word[3] || vip_is_127(address.word[3]);
+	return vip_is_wildcard(VIP_INET6, address) || vip_is_localhost(VIP_INET6, address);
 }
 
 /* A constant `family` and `call`: VIP_INET4 for the hooks of sockaddr_in, VIP_INET6 for the others. */
 static __always_inline int vip_see(struct bpf_sock_addr *ctx, enum vip_family family,
 				   enum vip_seen_call what)
 {
-	volatile struct bpf_sock_addr *call = ctx; /* see vip_asked in socket.h */
-	struct vip_address address = vip_mapped(0);
+	struct vip_address address;
 	struct vip_seen_endpoint endpoint = {};
 	struct vip_seen_process process = {};
 	struct vip_seen_name *row;
@@ -246,14 +203,7 @@ static __always_inline int vip_see(struct bpf_sock_addr *ctx, enum vip_family fa
 		    ctx->user_family != AF_INET && (what != VIP_SEEN_BIND || ctx->user_family) :
 		    ctx->user_family != AF_INET6)
 		return VIP_PROCEED;
-	if (family == VIP_INET4) {
-		address.word[3] = call->user_ip4;
-	} else {
-		address.word[0] = call->user_ip6[0];
-		address.word[1] = call->user_ip6[1];
-		address.word[2] = call->user_ip6[2];
-		address.word[3] = call->user_ip6[3];
-	}
+	address = vip_user_addr(ctx, family);
 	row = vip_see_process(&process);
 	if (!row)
 		return VIP_PROCEED;
@@ -266,8 +216,7 @@ static __always_inline int vip_see(struct bpf_sock_addr *ctx, enum vip_family fa
 		endpoint.flags = VIP_SEEN_INET6;
 	if (what == VIP_SEEN_BIND)
 		endpoint.flags |= vip_bind_flags(ctx, family);
-	else if (!vip_is_wide(address) && !vip_is_loopback(address) &&
-		 !bpf_map_lookup_elem(&local_addresses, &address)) {
+	else if (!vip_is_this_host(address) && !bpf_map_lookup_elem(&local_addresses, &address)) {
 		endpoint.address = vip_mapped(0);
 		endpoint.port = 0;
 		endpoint.flags |= VIP_SEEN_ELSEWHERE;

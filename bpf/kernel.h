@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The few fields of the kernel's own structures that we read. Only names matter: CO-RE finds each
- * field's place in the running kernel's BTF at load time, so one object fits every kernel.
+ * The few fields of the kernel's own structures that the hooks read. Only the names matter: CO-RE finds the place of each
+ * field in the running kernel's BTF at load time, so one object fits every kernel. On the host (Sources/CVipHooks) these
+ * are plain structs.
  */
 #ifndef VIP_BPF_KERNEL_H
 #define VIP_BPF_KERNEL_H
 
-#include <linux/types.h>
+#include "helpers.h"
 
+#ifdef __bpf__
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+#endif
 
 struct super_block {
 	__u32 s_dev; /* kernel dev_t: major << 20 | minor */
@@ -62,14 +65,16 @@ typedef struct {
 
 struct sock {
 	struct sock_common __sk_common;
-	kuid_t sk_uid; /* of who made it */
+	kuid_t sk_uid; /* the user who made it */
 };
 
 struct tcp_sock {
-	__u8 is_mptcp; /* bool: a subflow of MPTCP. Not there with CONFIG_MPTCP=n */
+	__u8 is_mptcp; /* bool: a subflow of MPTCP. It does not exist with CONFIG_MPTCP=n */
 };
 
+#ifdef __bpf__
 #pragma clang attribute pop
+#endif
 
 /* <sys/socket.h> does not compile for BPF. Values of the user-space ABI: include/linux/socket.h, net.h. */
 enum { AF_INET = 2, AF_INET6 = 10 };

@@ -1,29 +1,31 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Does something listen there? TCP listeners and bound UDP sockets, in the caller's own network
- * namespace. bpf_sk_lookup_* find what an incoming packet would find, wildcard sockets included, and
- * dual-stack listeners by way of vip_sk_lookup.
+ * Whether something listens at an address: TCP listeners and bound UDP sockets, in the caller's own network namespace.
+ * bpf_sk_lookup_* find what an incoming packet would find: sockets on the wildcard as well, and dual-stack listeners by
+ * way of vip_sk_lookup.
  */
 #ifndef VIP_BPF_LISTENER_H
 #define VIP_BPF_LISTENER_H
 
+#include "memory.h"
 #include "session.h"
-#include "socket.h"
 
-enum vip_whose {
-	VIP_ANYONE, /* whoever a packet to that address would reach */
-	VIP_BOUND, /* not on the wildcard, so the session's own: no other session may bind there (isolation) */
-	VIP_DUAL,	   /* a dual-stack socket that we have bound there */
-	VIP_TAKEN,	   /* TCP: a dual-stack one that a bind to this address would clash with */
-	VIP_TAKEN_BY_DUAL, /* TCP: one on this very address that a dual-stack bind would clash with */
-	VIP_CONNECTED,	   /* UDP: connected back to the address that the packet comes from */
+/* Which of the sockets that are found count. */
+enum vip_listener_match {
+	VIP_MATCH_ANYONE, /* whatever a packet to that address would reach */
+	/* Bound to an address, so the session's own: with isolation, no other session may bind there. */
+	VIP_MATCH_BOUND,
+	VIP_MATCH_DUAL,	 /* a dual-stack socket that bind6 has put there */
+	VIP_MATCH_CLASH, /* TCP: a dual-stack listener, with which a bind to this address clashes */
+	VIP_MATCH_CLASH_DUAL, /* TCP: a listener on this very address, with which a dual-stack bind clashes */
+	VIP_MATCH_CONNECTED, /* UDP: connected back to the address that the packet comes from */
 };
 
 /*
- * May the calling socket not share the listener's port? As the kernel has it (inet_csk_get_port): only with
- * SO_REUSEPORT on both, and of one user.
+ * Whether the calling socket may not share the listener's port. The kernel's rule is the same (inet_csk_get_port): only
+ * with SO_REUSEPORT on both, and of one user.
  */
-static __always_inline int vip_is_taken_by(struct bpf_sock_addr *ctx, struct bpf_sock *found)
+static __always_inline int vip_clashes(struct bpf_sock_addr *ctx, struct bpf_sock *found)
 {
 	struct sock *listener = (struct sock *)bpf_skc_to_tcp6_sock(found);
 	int shares = 0;
@@ -36,36 +38,37 @@ static __always_inline int vip_is_taken_by(struct bpf_sock_addr *ctx, struct bpf
 	       listener->sk_uid.val != (__u32)bpf_get_current_uid_gid();
 }
 
-static __always_inline int vip_is_it(struct bpf_sock_addr *ctx, enum vip_family family,
-				     struct bpf_sock *found, struct vip_address from,
-				     enum vip_whose whose)
+static __always_inline int vip_matches(struct bpf_sock_addr *ctx, enum vip_family family,
+				       struct bpf_sock *found, struct vip_address from,
+				       enum vip_listener_match match)
 {
-	switch (whose) {
-	case VIP_BOUND:
-		/* On ::ffff:VIP4 as well, where vip_sk_lookup has found it. */
-		return !vip_is_wildcard(family, vip_own_end(found, family));
-	case VIP_DUAL:
-		return (vip_remembered(found) & VIP_SOCKET_DUAL) != 0;
-	case VIP_TAKEN:
-	case VIP_TAKEN_BY_DUAL:
-		/* Two of one kind are on one address, and the kernel sees that. */
-		return !vip_is_wildcard(family, vip_own_end(found, family)) &&
-		       vip_is_mapped(vip_own_end(found, family)) == (whose == VIP_TAKEN) &&
-		       vip_is_taken_by(ctx, found);
-	case VIP_CONNECTED:
-		return vip_same(family, vip_peer_end(found, family), from);
+	switch (match) {
+	case VIP_MATCH_BOUND:
+		/* vip_sk_lookup may have found it, so it may be on ::ffff:VIP4. */
+		return !vip_is_wildcard(family, vip_local_addr(found, family));
+	case VIP_MATCH_DUAL:
+		return (vip_sock_state(found) & VIP_SOCKET_DUAL) != 0;
+	case VIP_MATCH_CLASH:
+	case VIP_MATCH_CLASH_DUAL:
+		/* If both are of one kind, they are on one address, and the kernel sees the clash. */
+		return !vip_is_wildcard(family, vip_local_addr(found, family)) &&
+		       vip_is_mapped(vip_local_addr(found, family)) == (match == VIP_MATCH_CLASH) &&
+		       vip_clashes(ctx, found);
+	case VIP_MATCH_CONNECTED:
+		return vip_same(family, vip_remote_addr(found, family), from);
 	default:
 		return 1;
 	}
 }
 
 /*
- * `from` is what the peer would see as the source. It matters for UDP alone: a connected UDP socket
- * takes packets only from its peer, and the lookup knows that. A TCP listener has no peer.
+ * `from` is what the peer would see as the source. It matters for UDP only: a connected UDP socket takes packets from its
+ * peer alone, and the look-up respects that. A TCP listener has no peer.
  *
- * Global functions: the verifier goes through each once, and not for each path to each of the calls.
+ * These are global functions, so the verifier goes through each once, and not once for each path to each call.
  */
-__noinline int vip_listens4(struct bpf_sock_addr *ctx, __be32 from, __be32 to, enum vip_whose whose)
+__noinline int vip_listens4(struct bpf_sock_addr *ctx, __be32 from, __be32 to,
+			    enum vip_listener_match match)
 {
 	struct bpf_sock *found, *own = vip_socket_of(ctx);
 	struct bpf_sock_tuple tuple = {};
@@ -82,19 +85,19 @@ __noinline int vip_listens4(struct bpf_sock_addr *ctx, __be32 from, __be32 to, e
 	}
 	if (!found)
 		return 0;
-	yes = vip_is_it(ctx, VIP_INET4, found, vip_mapped(from), whose);
+	yes = vip_matches(ctx, VIP_INET4, found, vip_mapped(from), match);
 	bpf_sk_release(found);
 	return yes;
 }
 
 __noinline int vip_listens6(struct bpf_sock_addr *ctx, const struct vip_address *from,
-			    const struct vip_address *to, enum vip_whose whose)
+			    const struct vip_address *to, enum vip_listener_match match)
 {
 	struct bpf_sock *found, *own = vip_socket_of(ctx);
 	struct bpf_sock_tuple tuple = {};
 	int yes;
 
-	if (!from || !to) /* the verifier knows no better */
+	if (!from || !to) /* the verifier takes them for nullable */
 		return 0;
 	__builtin_memcpy(tuple.ipv6.daddr, to, sizeof(*to));
 	tuple.ipv6.dport = (__u16)ctx->user_port;
@@ -107,97 +110,87 @@ __noinline int vip_listens6(struct bpf_sock_addr *ctx, const struct vip_address 
 	}
 	if (!found)
 		return 0;
-	yes = vip_is_it(ctx, VIP_INET6, found, *from, whose);
+	yes = vip_matches(ctx, VIP_INET6, found, *from, match);
 	bpf_sk_release(found);
 	return yes;
 }
 
 static __always_inline int vip_listens(struct bpf_sock_addr *ctx, enum vip_family family,
 				       struct vip_address from, struct vip_address to,
-				       enum vip_whose whose)
+				       enum vip_listener_match match)
 {
 	if (family == VIP_INET6)
-		return vip_listens6(ctx, &from, &to, whose);
-	return vip_listens4(ctx, from.word[3], to.word[3], whose);
+		return vip_listens6(ctx, &from, &to, match);
+	return vip_listens4(ctx, from.word[3], to.word[3], match);
 }
 
-/* What vip_look needs to know. */
-struct vip_search {
-	struct vip_plan plan;
-	struct vip_own own;
-	struct vip_address from; /* the source that the socket has already, the wildcard for none */
-	__be32 vip4;
-	__u32 id;
-};
-
-/* Carries out a plan. */
-static __always_inline enum vip_answer vip_look(struct bpf_sock_addr *ctx, enum vip_family family,
-						const struct vip_search *search)
+/* Looks where the plan says. */
+static __always_inline enum vip_action vip_search(struct bpf_sock_addr *ctx, enum vip_family family,
+						  const struct vip_facts *facts)
 {
-	struct vip_address localhost = vip_localhost(family), loopback = search->own.loopback;
-	struct vip_address from = search->from;
-	struct vip_plan plan = search->plan;
+	struct vip_address localhost = vip_localhost(family), loopback = facts->own.loopback;
+	struct vip_address from = facts->local_addr;
+	struct vip_plan plan = vip_plan_of(facts);
 
 	if ((plan.probes & VIP_PROBE_LOCALHOST) &&
-	    vip_listens(ctx, family, localhost, localhost, VIP_ANYONE))
+	    vip_listens(ctx, family, localhost, localhost, VIP_MATCH_ANYONE))
 		return VIP_AS_ASKED;
 	if (plan.probes & (VIP_PROBE_LOOPBACK | VIP_PROBE_OWN_LOOPBACK)) {
-		enum vip_whose whose = plan.probes & VIP_PROBE_LOOPBACK ? VIP_ANYONE : VIP_BOUND;
+		enum vip_listener_match match =
+			plan.probes & VIP_PROBE_LOOPBACK ? VIP_MATCH_ANYONE : VIP_MATCH_BOUND;
 
-		if (vip_listens(ctx, family, loopback, loopback, whose))
+		if (vip_listens(ctx, family, loopback, loopback, match))
 			return VIP_TO_LOOPBACK;
 	}
 	/*
-	 * A UDP server's answer: its client may have got the loopback or 127.0.0.1, and if it is connected it
-	 * hears nobody but this very socket, so one that is found so is the one that is meant. A server on the
-	 * wildcard was asked at the loopback.
+	 * A UDP server's answer. Its client may have got the loopback or 127.0.0.1. If the client is connected, it
+	 * receives from this very socket only, so one that is found like that is the one that is meant. A server on
+	 * the wildcard was asked at the loopback.
 	 */
 	if ((plan.probes & VIP_PROBE_ANSWERED) && ctx->type == SOCK_DGRAM) {
 		int is_bound = !vip_is_wildcard(family, from);
 		struct vip_address asked = is_bound ? from : loopback;
 
-		if (is_bound && vip_listens(ctx, family, asked, loopback, VIP_CONNECTED))
+		if (is_bound && vip_listens(ctx, family, asked, loopback, VIP_MATCH_CONNECTED))
 			return VIP_TO_LOOPBACK;
-		if (vip_listens(ctx, family, asked, localhost, VIP_CONNECTED))
+		if (vip_listens(ctx, family, asked, localhost, VIP_MATCH_CONNECTED))
 			return is_bound ? VIP_TO_LOCALHOST : VIP_TO_LOCALHOST_BACK;
 	}
 	if ((plan.probes & VIP_PROBE_OWN_ADDRESS) &&
-	    vip_listens(ctx, family, loopback, search->own.address, VIP_BOUND))
+	    vip_listens(ctx, family, loopback, facts->own.address, VIP_MATCH_BOUND))
 		return VIP_TO_ADDRESS;
-	/* What vip_sk_lookup cannot find: UDP, and MPTCP. */
+	/* vip_sk_lookup cannot find these: UDP and MPTCP. */
 	if (family == VIP_INET6 && (plan.probes & VIP_PROBE_MAPPED)) {
-		struct vip_address loopback4 = vip_mapped(vip_loopback4(search->id));
+		struct vip_own mapped = vip_own_mapped(&facts->own);
 
-		if (vip_listens(ctx, VIP_MAPPED, loopback4, loopback4, VIP_DUAL))
+		if (vip_listens(ctx, VIP_MAPPED, mapped.loopback, mapped.loopback, VIP_MATCH_DUAL))
 			return VIP_TO_MAPPED_LOOPBACK;
-		if (search->vip4 &&
-		    vip_listens(ctx, VIP_MAPPED, loopback4, vip_mapped(search->vip4), VIP_DUAL))
+		if ((mapped.has & VIP_HAS_ADDRESS) &&
+		    vip_listens(ctx, VIP_MAPPED, mapped.loopback, mapped.address, VIP_MATCH_DUAL))
 			return VIP_TO_MAPPED_ADDRESS;
 	}
 	return plan.otherwise;
 }
 
-__noinline int vip_look4(struct bpf_sock_addr *ctx, const struct vip_search *search)
+__noinline int vip_search4(struct bpf_sock_addr *ctx, const struct vip_call *call)
 {
-	return search ? vip_look(ctx, VIP_INET4, search) : VIP_AS_ASKED;
+	return call ? vip_search(ctx, VIP_INET4, &call->facts) : VIP_AS_ASKED;
 }
 
-__noinline int vip_look6(struct bpf_sock_addr *ctx, const struct vip_search *search)
+__noinline int vip_search6(struct bpf_sock_addr *ctx, const struct vip_call *call)
 {
-	return search ? vip_look(ctx, VIP_INET6, search) : VIP_AS_ASKED;
+	return call ? vip_search(ctx, VIP_INET6, &call->facts) : VIP_AS_ASKED;
 }
 
-/* Looks where the plan says, if it says so at all. */
-static __always_inline enum vip_answer vip_find(struct bpf_sock_addr *ctx, enum vip_family family,
-						const struct vip_caller *caller,
-						const struct vip_own *own, struct vip_plan plan,
-						struct vip_address from)
+/* Where the call goes: what the search finds, if the plan asks for one. */
+static __always_inline enum vip_action vip_probe_listeners(struct bpf_sock_addr *ctx,
+							   const struct vip_call *call)
 {
-	struct vip_search search = { plan, *own, from, caller->vip4, caller->id };
+	struct vip_plan plan = vip_plan_of(&call->facts);
 
 	if (!plan.probes)
 		return plan.otherwise;
-	return family == VIP_INET6 ? vip_look6(ctx, &search) : vip_look4(ctx, &search);
+	return call->family == VIP_INET6 ? vip_search6(ctx, call) : vip_search4(ctx, call);
 }
 
 #endif

@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The maps. What is in them is in abi.h; the sizes below are defaults, which the loader replaces
- * (BPFLoader/BPFObject.swift). Hashes are not preallocated: a host with three sessions pays for three
- * (and for the buckets of the socket hash).
+ * The maps. abi.h says what is in them. The sizes below are defaults, which the loader replaces
+ * (BPFLoader/BPFObject.swift). Hashes are not preallocated: a host with three sessions pays for three (and for the
+ * buckets of the socket hash).
  */
 #ifndef VIP_BPF_MAPS_H
 #define VIP_BPF_MAPS_H
 
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-
 #include "abi.h"
+#include "helpers.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -74,7 +72,7 @@ struct {
 	__type(value, struct vip_listing);
 } program_files SEC(".maps");
 
-/* A cache only: emptied or overrun, the next call of a program fills its row again. */
+/* Only a cache: if it is emptied or overrun, the next call of a program fills its row again. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192);
@@ -89,7 +87,7 @@ struct {
 	__type(value, struct vip_socket);
 } sockets SEC(".maps");
 
-/* The kernel takes a socket out when it is closed. */
+/* The kernel removes a socket when it is closed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKHASH);
 	__uint(max_entries, 65536);
@@ -104,7 +102,7 @@ struct {
 	__type(value, struct vip_counters);
 } counters SEC(".maps");
 
-/* In user space's memory as well, so that a watcher renews its own field and no other is overwritten. */
+/* User space maps it into its memory, so that a watcher renews its own field and overwrites no other. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -113,10 +111,10 @@ struct {
 	__type(value, struct vip_watchers);
 } watchers SEC(".maps");
 
-/* What is put in may be of any size: the kernel compares an inner ring's type, and not that. */
+/* A ring buffer of any size may be put in: the kernel compares the type of an inner map, not its size. */
 struct vip_ring {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 4096); /* of the pattern, which is never used */
+	__uint(max_entries, 4096); /* of this pattern, which is never used */
 };
 
 struct {

@@ -1,27 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Which session is calling, and what its policy says. */
+/* Which session is calling, what its policy says, and what an address is to it. */
 #ifndef VIP_BPF_SESSION_H
 #define VIP_BPF_SESSION_H
 
+#include "context.h"
 #include "maps.h"
-#include "translate.h"
 
+/* The caller's rows. */
 struct vip_caller {
 	const struct vip_config *config;
-	__u32 generation; /* read once, and first: a policy applied meanwhile does not mix with it */
-	/*
-	 * Of the session's row, copied at once: a row that is replaced may be used again for another
-	 * session before this program ends.
-	 */
-	__be32 vip4;
-	struct vip_address vip6; /* for an IPv6 call only */
-	__u32 id;
-	__u64 cgroup;
-	__u32 number; /* of its policy in the bank in force */
-	/* Set by vip_find_policy(). */
 	const struct vip_policy *policy;
-	/* Set by vip_features_of(). */
-	enum vip_outcome unchanged; /* of a call that is left as it is */
+	__u32 generation; /* read once, and first: a policy that is applied meanwhile does not mix with it */
+	__u32 number; /* of its policy in the bank in force */
+};
+
+/*
+ * A call on its way through a hook. It has no pointers, so a global function can take it: the verifier goes through
+ * such a function once, and not once for each path that leads to it.
+ */
+struct vip_call {
+	enum vip_hook hook;
+	enum vip_family family; /* a constant in the hooks, which are inlined for each */
+	__u64 cgroup;		/* of the session */
+	struct vip_facts facts;
 };
 
 static __always_inline const struct vip_config *vip_config(void)
@@ -32,11 +33,11 @@ static __always_inline const struct vip_config *vip_config(void)
 }
 
 /*
- * The calling task's session: the one whose cgroup is the task's or above it. Sessions do not nest, and
- * nearly always they are all at one depth, so this is one helper and one look-up however deep the task.
- * It goes by the task, not by the socket: a socket passed to another session's process is that one's.
+ * The calling task's session: the one whose cgroup is the task's or above it. Sessions do not nest, and nearly always
+ * they are all at one depth, so this is one helper and one look-up however deep the task is. The task counts, not the
+ * socket: a socket that was passed to another session's process is that session's.
  */
-static __always_inline int vip_find_session(enum vip_family family, struct vip_caller *caller)
+static __always_inline int vip_find_session(struct vip_call *call, struct vip_caller *caller)
 {
 	const struct vip_config *in_force = vip_config();
 	__u32 count;
@@ -57,11 +58,10 @@ static __always_inline int vip_find_session(enum vip_family family, struct vip_c
 			continue;
 		session = bpf_map_lookup_elem(&sessions, &cgroup);
 		if (session) {
-			caller->vip4 = session->vip4;
-			if (family == VIP_INET6)
-				caller->vip6 = session->vip6;
-			caller->cgroup = cgroup;
-			caller->id = session->id;
+			/* It is copied: a row that is replaced may be another session's before this program ends. */
+			call->facts.own = vip_own_of(call->family, session->id, session->vip4,
+						     session->vip6, in_force->loopback6);
+			call->cgroup = cgroup;
 			caller->number = session->policy[caller->generation & 1];
 			return 1;
 		}
@@ -69,46 +69,27 @@ static __always_inline int vip_find_session(enum vip_family family, struct vip_c
 	return 0;
 }
 
-static __always_inline int vip_find_policy(struct vip_caller *caller)
+static __always_inline int vip_find_policy(struct vip_call *call, struct vip_caller *caller)
 {
 	__u32 key;
 
 	caller->number &= VIP_POLICIES_PER_BANK - 1;
 	key = (caller->generation & 1) * VIP_POLICIES_PER_BANK + caller->number;
 	caller->policy = bpf_map_lookup_elem(&policies, &key);
-	return caller->policy != 0;
+	if (!caller->policy)
+		return 0;
+	call->facts.flags = caller->policy->flags;
+	return 1;
 }
 
-/* `port` as it stands in the sockaddr. */
-static __always_inline int vip_is_excluded(const struct vip_caller *caller, __u32 port)
+/* `port` is as in the sockaddr. */
+static __always_inline int vip_is_excluded(const struct vip_caller *caller, __u32 flags, __u32 port)
 {
 	__u32 number = bpf_ntohs(port) & 0xffff;
 
-	if (!(caller->policy->flags & VIP_POLICY_EXCLUDED_PORTS))
+	if (!(flags & VIP_POLICY_EXCLUDED_PORTS))
 		return 0;
 	return (caller->policy->excluded_ports[number / 64] >> (number % 64)) & 1;
-}
-
-static __always_inline struct vip_own vip_own_of(enum vip_family family,
-						 const struct vip_caller *caller)
-{
-	struct vip_own own = {};
-
-	if (family == VIP_INET6) {
-		own.address = caller->vip6;
-		own.loopback = vip_loopback6(caller->config->loopback6, caller->id);
-		if (caller->config->loopback6[0])
-			own.has |= VIP_HAS_LOOPBACK;
-		if (caller->vip4)
-			own.has |= VIP_HAS_IPV4;
-	} else {
-		own.address = vip_mapped(caller->vip4);
-		own.loopback = vip_mapped(vip_loopback4(caller->id));
-		own.has = VIP_HAS_LOOPBACK;
-	}
-	if (!vip_is_wildcard(family, own.address))
-		own.has |= VIP_HAS_ADDRESS;
-	return own;
 }
 
 static __always_inline enum vip_owner vip_owner_of(const struct vip_address *address)
@@ -118,41 +99,47 @@ static __always_inline enum vip_owner vip_owner_of(const struct vip_address *add
 	return row ? row->owner : VIP_OWNER_NOBODY;
 }
 
-/* What an address is to the session. At most one look-up, and none for the common loopback ones. */
-static __always_inline enum vip_place
-vip_place_of(enum vip_family family, const struct vip_own *own, struct vip_address address)
+/* Whose an address of this class is: at most one look-up, and none for the common loopback ones. */
+static __always_inline enum vip_owner
+vip_find_owner(enum vip_family family, enum vip_addr_class class, struct vip_address address)
 {
-	enum vip_place place = vip_place(family, own, address);
-	enum vip_owner owner = VIP_OWNER_NOBODY;
-
-	if (place == VIP_SOME_LOOPBACK) {
+	if (class == VIP_SOME_LOOPBACK) {
 		__u32 id = vip_id_of_loopback(family, address);
 
-		/* The whole prefix of LO6 is for sessions, be they open or to come. */
+		/* The whole prefix of LO6 is for sessions, open or not. */
 		if (family == VIP_INET6 || bpf_map_lookup_elem(&ids, &id))
-			owner = VIP_OWNER_SESSION;
-	} else if (place == VIP_SOME_ADDRESS) {
-		owner = vip_owner_of(&address);
+			return VIP_OWNER_SESSION;
+	} else if (class == VIP_SOME_ADDRESS) {
+		return vip_owner_of(&address);
 	}
-	return vip_place_of_owner(place, owner);
+	return VIP_OWNER_NOBODY;
+}
+
+/* What an address is to the session. */
+static __always_inline enum vip_addr_class
+vip_class_of(enum vip_family family, const struct vip_own *own, struct vip_address address)
+{
+	enum vip_addr_class class = vip_class(family, own, address);
+
+	return vip_class_of_owner(class, vip_find_owner(family, class, address));
 }
 
 /*
- * The same for a destination, which need not know whose another session's address is: like any other
- * host's, it is just connected to. So for nearly every host this is a compare or two in config, which
- * is in the cache already, and no look-up.
+ * The same for a destination. It does not matter whether that is another session's address: the call connects to it like
+ * to any other host's. So for nearly every host this is a compare or two in config, which is in the cache already, and
+ * no look-up.
  */
-static __always_inline enum vip_place vip_destination_of(enum vip_family family,
-							 const struct vip_caller *caller,
-							 const struct vip_own *own,
-							 struct vip_address address)
+static __always_inline enum vip_addr_class vip_class_of_destination(enum vip_family family,
+								    const struct vip_caller *caller,
+								    const struct vip_own *own,
+								    struct vip_address address)
 {
 	const struct vip_config *in_force = caller->config;
-	enum vip_place place = vip_place(family, own, address);
+	enum vip_addr_class class = vip_class(family, own, address);
 	__u32 count = family == VIP_INET6 ? in_force->host6_count : in_force->host4_count;
 
-	if (place != VIP_SOME_ADDRESS)
-		return vip_place_of(family, own, address);
+	if (class != VIP_SOME_ADDRESS)
+		return vip_class_of(family, own, address);
 	if (count > VIP_HOST_ADDRESSES_MAX)
 		return vip_owner_of(&address) == VIP_OWNER_HOST ? VIP_HOST_ADDRESS : VIP_ELSEWHERE;
 	for (__u32 i = 0; i < VIP_HOST_ADDRESSES_MAX; i++) {

@@ -1,11 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What becomes of a call is counted, and told to those who listen. */
+/* What becomes of a call: the counters, and the events for those who watch. */
 #ifndef VIP_BPF_WATCH_H
 #define VIP_BPF_WATCH_H
 
-#include "kernel.h"
 #include "session.h"
-#include "socket.h"
+#include "task.h"
+
+static __always_inline int vip_is_sendmsg(enum vip_hook hook)
+{
+	return hook == VIP_HOOK_SENDMSG4 || hook == VIP_HOOK_SENDMSG6;
+}
+
+static __always_inline int vip_is_bind(enum vip_hook hook)
+{
+	return hook == VIP_HOOK_BIND4 || hook == VIP_HOOK_BIND6;
+}
+
+static __always_inline int vip_is_connect(enum vip_hook hook)
+{
+	return hook == VIP_HOOK_CONNECT4 || hook == VIP_HOOK_CONNECT6;
+}
 
 static __always_inline void vip_count(enum vip_hook hook, enum vip_outcome outcome)
 {
@@ -15,14 +29,17 @@ static __always_inline void vip_count(enum vip_hook hook, enum vip_outcome outco
 
 	if (!row) /* the verifier does not know that the key is in range */
 		return;
-	/* One CPU's own row; a preempted increment may be lost, which a counter can bear. */
-	/* clang would leave out a mask that it knows to change nothing, and the verifier wants it. */
+	/* The verifier wants the mask below, and clang would leave it out where it knows that it changes nothing. */
 	asm volatile("" : "+r"(which));
+	/* The row is this CPU's own. A preempted increment may be lost, which a counter can bear. */
 	row->calls[which & (VIP_OUTCOMES_MAX - 1)]++;
 }
 
-/* What vip_tell cannot find out: it is one function for all hooks, and each may read its own fields only. */
-struct vip_call {
+/*
+ * What vip_emit_event() cannot find out itself: it is one function for all hooks, and each of them may read only the
+ * context's fields of its own attach type.
+ */
+struct vip_record {
 	struct vip_address asked, got, source;
 	__u64 cgroup;
 	__u32 session;
@@ -38,50 +55,47 @@ static __always_inline struct vip_watchers *vip_watchers(void)
 	return bpf_map_lookup_elem(&watchers, &zero);
 }
 
-/* Every byte of the record, which the ring does not clear. */
-static __always_inline void vip_describe(struct vip_event *event, struct bpf_sock_addr *ctx,
-					 const struct vip_call *call, __u64 now)
+/* It writes every byte of the event: the ring buffer does not clear it. */
+static __always_inline void vip_fill_event(struct vip_event *event, struct bpf_sock_addr *ctx,
+					   const struct vip_record *record, __u64 now)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	const __u64 *comm = (const __u64 *)task->group_leader->comm;
-	struct mm_struct *mm = task->mm;
-	volatile struct bpf_sock_addr *asking = ctx;
-	__u64 name[2] = { comm[0], comm[1] };
-	struct file *exe;
+	volatile struct bpf_sock_addr *fields = ctx;
+	struct vip_executable executable;
 
 	event->time = now;
-	event->cgroup = call->cgroup;
-	event->session = call->session;
+	event->cgroup = record->cgroup;
+	event->session = record->session;
 	event->tgid = task->tgid;
 	event->uid = bpf_get_current_uid_gid();
-	event->error = call->error;
-	event->protocol = asking->protocol;
-	event->hook = call->hook;
-	event->outcome = call->outcome;
-	event->family = asking->family;
+	event->error = record->error;
+	event->protocol = fields->protocol;
+	event->hook = record->hook;
+	event->outcome = record->outcome;
+	event->family = fields->family;
 	event->reserved = 0;
-	event->asked_port = asking->user_port;
+	event->asked_port = fields->user_port;
 	event->got_port = event->asked_port; /* no hook changes it */
-	event->asked = call->asked;
-	event->got = call->got;
-	event->source = call->source;
-	__builtin_memcpy(event->comm, name, sizeof(event->comm));
+	event->asked = record->asked;
+	event->got = record->got;
+	event->source = record->source;
+	vip_read_process_name(task, event->comm);
 	__builtin_memset(event->program, 0, sizeof(event->program));
-	if (!mm) /* a kernel thread */
-		return;
-	exe = mm->exe_file;
-	if (exe)
+	if (vip_find_executable(task, &executable))
 		bpf_probe_read_kernel_str(event->program, sizeof(event->program),
-					  exe->f_path.dentry->d_name.name);
+					  executable.dentry->d_name.name);
 }
 
-/* Tells those who want it. Runs only while somebody listens; a global function, so it is verified once. */
-__noinline int vip_tell(struct bpf_sock_addr *ctx, const struct vip_call *call)
+/*
+ * Writes an event for each watcher that wants it. It runs only while there is a watcher; it is a global function, so it
+ * is verified once.
+ */
+__noinline int vip_emit_event(struct bpf_sock_addr *ctx, const struct vip_record *record)
 {
 	struct vip_watchers *row = vip_watchers();
 	__u64 now = bpf_ktime_get_boot_ns();
 
-	if (!row || !call)
+	if (!row || !record)
 		return 0;
 	for (__u32 slot = 0; slot < VIP_WATCHERS_MAX; slot++) {
 		__u64 until = *(volatile __u64 *)&row->until[slot];
@@ -92,12 +106,13 @@ __noinline int vip_tell(struct bpf_sock_addr *ctx, const struct vip_call *call)
 
 		if (!until)
 			continue;
-		if (until < now) { /* it ended without a word; unless it is back this very moment */
+		if (until <
+		    now) { /* the watcher was killed; if it renews the slot right now, it keeps it */
 			__sync_val_compare_and_swap(&row->until[slot], until, 0);
 			continue;
 		}
-		if (!(watcher->outcomes >> (call->outcome & 31) & 1) ||
-		    (watcher->session && watcher->session != call->session))
+		if (!(watcher->outcomes >> (record->outcome & 31) & 1) ||
+		    (watcher->session && watcher->session != record->session))
 			continue;
 		ring = bpf_map_lookup_elem(&watcher_rings, &key);
 		if (!ring)
@@ -107,7 +122,7 @@ __noinline int vip_tell(struct bpf_sock_addr *ctx, const struct vip_call *call)
 			__sync_fetch_and_add(&watcher->dropped, 1);
 			continue;
 		}
-		vip_describe(event, ctx, call, now);
+		vip_fill_event(event, ctx, record, now);
 		bpf_ringbuf_submit(event, 0);
 		__sync_fetch_and_add(&watcher->written, 1);
 	}
@@ -115,37 +130,36 @@ __noinline int vip_tell(struct bpf_sock_addr *ctx, const struct vip_call *call)
 }
 
 /*
- * The end of every call of a session that came as far as a decision, after the answer is stored. `asked` is
- * the address that it named. With nobody listening the telling is four loads of one cache line.
+ * Counts a decided call of a session, after the answer is stored. If nobody watches, the event costs four loads from
+ * one cache line. `form` is that of the answer.
  */
-static __always_inline void vip_done(struct bpf_sock_addr *ctx, enum vip_family family,
-				     enum vip_hook hook, const struct vip_caller *caller,
-				     struct vip_address asked, enum vip_outcome outcome, int error)
+static __always_inline void vip_account(struct bpf_sock_addr *ctx, const struct vip_call *call,
+					enum vip_family form, enum vip_outcome outcome, int error)
 {
 	const struct vip_watchers *row = vip_watchers();
-	struct vip_call call;
+	enum vip_hook hook = call->hook;
+	struct vip_record record;
 
 	vip_count(hook, outcome);
 	if (!row || !(row->until[0] | row->until[1] | row->until[2] | row->until[3]))
 		return;
-	call.asked = asked;
-	/* All four words: an answer may be in another form than the question. */
-	call.got = vip_asked(ctx, family == VIP_MAPPED ? VIP_INET6 : family);
-	if (hook == VIP_HOOK_SENDMSG4 || hook == VIP_HOOK_SENDMSG6) {
-		call.source = vip_message_source(ctx, family);
-	} else if (hook == VIP_HOOK_CONNECT4 || hook == VIP_HOOK_CONNECT6) {
+	record.asked = call->facts.user_addr;
+	record.got = vip_user_addr(ctx, call->family == VIP_INET4 ? VIP_INET4 : VIP_INET6);
+	record.source = vip_wildcard(form);
+	if (vip_is_sendmsg(hook)) {
+		record.source = vip_message_source(ctx, form);
+	} else if (vip_is_connect(hook)) {
 		struct bpf_sock *sk = vip_socket_of(ctx);
 
-		call.source = sk ? vip_own_end(sk, family) : vip_wildcard(family);
-	} else {
-		call.source = vip_wildcard(family);
+		if (sk)
+			record.source = vip_local_addr(sk, form);
 	}
-	call.cgroup = caller->cgroup;
-	call.session = caller->id;
-	call.error = error;
-	call.hook = hook;
-	call.outcome = outcome;
-	vip_tell(ctx, &call);
+	record.cgroup = call->cgroup;
+	record.session = call->facts.own.id;
+	record.error = error;
+	record.hook = hook;
+	record.outcome = outcome;
+	vip_emit_event(ctx, &record);
 }
 
 #endif

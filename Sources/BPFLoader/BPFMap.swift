@@ -5,52 +5,72 @@ import Glibc
 public import Host
 public import SystemPackage
 
-/// An open BPF map whose keys and values are C structs of bpf/abi.h.
+/// What to do about errors of a map, in the words of whoever made it.
+public struct MapHints: Sendable {
+    public var missing: String?
+    public var otherLayout: String?
+    public var full: String?
+
+    public init(missing: String? = nil, otherLayout: String? = nil, full: String? = nil) {
+        self.missing = missing
+        self.otherLayout = otherLayout
+        self.full = full
+    }
+}
+
+/// An open BPF map whose keys and values are C structs.
 ///
 /// The sizes that the kernel reports are compared with the types' when it is opened, so a row is never
-/// misread. `Key` and `Value` must have no padding at their end (size = stride), as all of abi.h has.
+/// misread. `Key` and `Value` must have no padding at their end (size = stride).
 public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & Sendable>: ~Copyable, Sendable {
     public let name: String
     public let maxEntries: Int
     private let descriptor: Descriptor
-    var rawDescriptor: CInt { descriptor.raw }
+    private let hints: MapHints
+    /// For C that reads the map; open as long as this value lives.
+    public var rawDescriptor: CInt { descriptor.raw }
 
     /// How many rows one batch call carries: 4096 × the largest of our rows is well below a megabyte.
     private static var batchSize: Int { 4096 }
 
     /// Opens the map pinned at `path` (`bpf_obj_get(2)`).
-    public init(pinnedAt path: FilePath) throws(Failure) {
+    public init(pinnedAt path: FilePath, hints: MapHints = MapHints()) throws(Failure) {
         let name = path.lastComponent?.string ?? path.string
         let raw = path.withPlatformString { bpf_obj_get($0) }
         guard raw >= 0 else {
-            throw .kernel(.current, "open map \(path)", try: "attach a cgroup first: vip-bpfctl attach cgroup PATH")
+            throw Failure(
+                "open map \(path)", errno: .current, needs: Capability.bpfPrograms,
+                hint: hints.missing)
         }
-        try self.init(name: name, "map \(path)", Descriptor(owning: raw))
+        try self.init(name: name, "map \(path)", Descriptor(owning: raw), hints)
     }
 
     /// Opens a map of a loaded object that is not pinned; both have a descriptor of their own.
-    package init(name: String, duplicating map: CInt) throws(Failure) {
+    init(name: String, duplicating map: CInt) throws(Failure) {
         let raw = fcntl(map, F_DUPFD_CLOEXEC, 0)
-        guard raw >= 0 else { throw .kernel(.current, "open map \(name)") }
-        try self.init(name: name, "map \(name)", Descriptor(owning: raw))
+        guard raw >= 0 else { throw Failure("open map \(name)", errno: .current, needs: Capability.bpfPrograms) }
+        try self.init(name: name, "map \(name)", Descriptor(owning: raw), MapHints())
     }
 
-    private init(name: String, _ what: String, _ descriptor: consuming Descriptor) throws(Failure) {
+    private init(
+        name: String, _ what: String, _ descriptor: consuming Descriptor, _ hints: MapHints
+    ) throws(Failure) {
         var info = bpf_map_info()
         var length = UInt32(MemoryLayout<bpf_map_info>.size)
         guard bpf_obj_get_info_by_fd(descriptor.raw, &info, &length) == 0 else {
-            throw .kernel(.current, "read what \(what) is")
+            throw Failure("read the description of \(what)", errno: .current, needs: Capability.bpfPrograms)
         }
         guard info.key_size == MemoryLayout<Key>.stride, info.value_size == MemoryLayout<Value>.stride else {
             throw Failure(
                 .failed, "open \(what)",
                 "its rows are \(info.key_size) + \(info.value_size) bytes, not "
                     + "\(MemoryLayout<Key>.stride) + \(MemoryLayout<Value>.stride)",
-                try: "use the vip-bpfctl that made it, or start over with: vip-bpfctl detach --all")
+                hint: hints.otherLayout)
         }
         self.name = name
         self.maxEntries = Int(info.max_entries)
         self.descriptor = descriptor
+        self.hints = hints
     }
 
     /// The value of `key`, or `nil` where there is none (`BPF_MAP_LOOKUP_ELEM`).
@@ -65,7 +85,8 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
         switch value {
         case .success(let value): return value
         case .failure(.noSuchFileOrDirectory): return nil
-        case .failure(let error): throw .kernel(error, "read a row of map \(name)")
+        case .failure(let error):
+            throw Failure("read a row of map \(name)", errno: error, needs: Capability.bpfPrograms)
         }
     }
 
@@ -83,7 +104,9 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
                 error = .current
             }
         }
-        guard !values.isEmpty else { throw .kernel(error, "read a row of map \(name)") }
+        guard !values.isEmpty else {
+            throw Failure("read a row of map \(name)", errno: error, needs: Capability.bpfPrograms)
+        }
         return values
     }
 
@@ -102,7 +125,9 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
         var key = key
         if bpf_map_delete_elem(descriptor.raw, &key) == 0 { return true }
         let error = Errno.current
-        guard error == .noSuchFileOrDirectory else { throw .kernel(error, "delete a row of map \(name)") }
+        guard error == .noSuchFileOrDirectory else {
+            throw Failure("delete a row of map \(name)", errno: error, needs: Capability.bpfPrograms)
+        }
         return false
     }
 
@@ -167,7 +192,7 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
             case ENOSPC where capacity < 1 << 20:  // one bucket of the hash holds more rows than that
                 capacity *= 2
                 continue
-            default: throw .kernel(error, "read map \(name)")
+            default: throw Failure("read map \(name)", errno: error, needs: Capability.bpfPrograms)
             }
             cursor = next
             isFirst = false
@@ -196,7 +221,7 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
             }
             guard let key = next.first else {
                 if error == .noSuchFileOrDirectory { return result }
-                throw .kernel(error, "read map \(name)")
+                throw Failure("read map \(name)", errno: error, needs: Capability.bpfPrograms)
             }
             if seen.insert(key).inserted, let value = try value(of: key) { result.append((key: key, value: value)) }
             last = key
@@ -209,9 +234,30 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
         case E2BIG, ENOSPC:
             Failure(
                 .failed, "write a row of map \(name)", "it is full at \(maxEntries) rows",
-                try: "close sessions, or start over with larger maps: vip-bpfctl detach --all, "
-                    + "then vip-bpfctl attach cgroup PATH --max-sessions N")
-        default: .kernel(error, "write a row of map \(name)")
+                hint: hints.full, errno: error)
+        default: Failure("write a row of map \(name)", errno: error, needs: Capability.bpfPrograms)
         }
+    }
+}
+
+extension BPFMap where Key == UInt32, Value == UInt32 {
+    /// The first four bytes of row 0 of a pinned map, however long its rows are.
+    ///
+    /// - Throws: ``Failure``, without an errno where it is a map of another kind.
+    public static func firstWord(pinnedAt path: FilePath) throws(Failure) -> UInt32 {
+        let raw = path.withPlatformString { bpf_obj_get($0) }
+        guard raw >= 0 else { throw Failure("open map \(path)", errno: .current, needs: Capability.bpfPrograms) }
+        let map = Descriptor(owning: raw)
+        var info = bpf_map_info()
+        var length = UInt32(MemoryLayout<bpf_map_info>.size)
+        guard bpf_obj_get_info_by_fd(map.raw, &info, &length) == 0, info.key_size == 4, info.value_size >= 4 else {
+            throw Failure(.failed, "read map \(path)", "its rows have another form")
+        }
+        var key: UInt32 = 0
+        var value = [UInt8](repeating: 0, count: Int(info.value_size))
+        guard bpf_map_lookup_elem(map.raw, &key, &value) == 0 else {
+            throw Failure("read map \(path)", errno: .current, needs: Capability.bpfPrograms)
+        }
+        return value.withUnsafeBytes { $0.loadUnaligned(as: UInt32.self) }
     }
 }

@@ -5,7 +5,7 @@ import Glibc
 public import Host
 public import SystemPackage
 
-/// A ring buffer of one's own (BPF_MAP_TYPE_RINGBUF, kernel 5.8): programs put records in, one thread takes them out.
+/// A ring buffer (BPF_MAP_TYPE_RINGBUF, kernel 5.8): programs put records in, one thread takes them out.
 ///
 /// The kernel keeps it as long as this value or a map of maps holds it.
 public struct RingBuffer: ~Copyable, @unchecked Sendable {
@@ -28,14 +28,27 @@ public struct RingBuffer: ~Copyable, @unchecked Sendable {
     ///   - bytes: Of the records; a power of two, and at least a page.
     public init(name: String, bytes: UInt32) throws(Failure) {
         let raw = bpf_map_create(BPF_MAP_TYPE_RINGBUF, name, 0, 0, bytes, nil)
-        guard raw >= 0 else { throw .kernel(.current, "make a ring buffer of \(bytes) bytes") }
+        guard raw >= 0 else {
+            throw Failure("make a ring buffer of \(bytes) bytes", errno: .current, needs: Capability.bpfPrograms)
+        }
+        try self.init(owning: raw)
+    }
+
+    /// Reads a ring buffer of a loaded object.
+    init(duplicating map: CInt, _ name: String) throws(Failure) {
+        let raw = fcntl(map, F_DUPFD_CLOEXEC, 0)
+        guard raw >= 0 else { throw Failure("open map \(name)", errno: .current) }
+        try self.init(owning: raw)
+    }
+
+    private init(owning raw: CInt) throws(Failure) {
         let map = Descriptor(owning: raw)
         let sink = UnsafeMutablePointer<Sink>.allocate(capacity: 1)
         sink.initialize(to: Sink())
         let take: ring_buffer_sample_fn = { context, data, size in
             guard let sink = context?.assumingMemoryBound(to: Sink.self), let data, let records = sink.pointee.records
             else { return -EINVAL }
-            // A record that is shorter or longer than ours is none of ours.
+            // A shorter record is not of this type.
             if size >= sink.pointee.size {
                 memcpy(records + sink.pointee.count * sink.pointee.size, data, sink.pointee.size)
                 sink.pointee.count += 1
@@ -46,7 +59,7 @@ public struct RingBuffer: ~Copyable, @unchecked Sendable {
         guard let ring = ring_buffer__new(raw, take, sink, nil) else {
             let error = Errno.current
             sink.deallocate()
-            throw .kernel(error, "read a ring buffer")
+            throw Failure("read a ring buffer", errno: error, needs: Capability.bpfPrograms)
         }
         self.descriptor = raw
         self.map = map
@@ -59,14 +72,16 @@ public struct RingBuffer: ~Copyable, @unchecked Sendable {
         sink.deallocate()
     }
 
+    /// For poll(2): readable when there is a record.
+    public var pollDescriptor: CInt { ring_buffer__epoll_fd(ring) }
+
     /// Waits until there is a record, `wake` is readable, or the time is over: poll(2).
     public func wait(orFor wake: borrowing Descriptor, timeout: Duration) {
         var polls = [
-            pollfd(fd: ring_buffer__epoll_fd(ring), events: Int16(POLLIN), revents: 0),
+            pollfd(fd: pollDescriptor, events: Int16(POLLIN), revents: 0),
             pollfd(fd: wake.raw, events: Int16(POLLIN), revents: 0),
         ]
-        let (seconds, attoseconds) = timeout.components
-        poll(&polls, 2, CInt(clamping: seconds * 1000 + attoseconds / 1_000_000_000_000_000))
+        poll(&polls, 2, timeout.pollTimeout)
     }
 
     /// Takes out what is there, and no more than `limit`; never waits. One thread at a time.
@@ -95,7 +110,9 @@ public struct SharedRow<Value: BitwiseCopyable & Sendable>: ~Copyable, @unchecke
         let page = Int(getpagesize())
         let length = (MemoryLayout<Value>.stride + page - 1) / page * page
         let mapped = mmap(nil, length, PROT_READ | PROT_WRITE, MAP_SHARED, map.rawDescriptor, 0)
-        guard let mapped, mapped != MAP_FAILED else { throw .kernel(.current, "map \(path) into memory") }
+        guard let mapped, mapped != MAP_FAILED else {
+            throw Failure("map \(path) into memory", errno: .current, needs: Capability.bpfPrograms)
+        }
         self.length = length
         base = mapped
     }

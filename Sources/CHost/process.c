@@ -8,8 +8,9 @@
 #include <pwd.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -36,8 +37,42 @@ static void fail(int fd, enum vip_spawn_step step)
 	_exit(step == VIP_SPAWN_EXEC ? 127 : 126);
 }
 
+static int leave_terminal(const struct vip_surroundings *own)
+{
+	int fd = own->terminal;
+
+	if (setsid() < 0)
+		return -1;
+	if (fd >= 0) {
+		if (ioctl(fd, TIOCSCTTY, 0) < 0)
+			return -1;
+		for (int standard = 0; standard <= 2; standard++)
+			if (isatty(standard) && dup2(fd, standard) < 0)
+				return -1;
+	}
+	if (own->no_input) {
+		fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || dup2(fd, 0) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+/*
+ * Closes all from 3 on but the descriptor to report by, and returns its new number. Not CLOSE_RANGE_CLOEXEC, which
+ * came two releases after close_range(2) itself, in Linux 5.11.
+ */
+static int close_others(int report)
+{
+	int kept = report == 3 ? 3 : dup3(report, 3, O_CLOEXEC);
+
+	if (kept < 0 || syscall(__NR_close_range, 4U, ~0U, 0U) < 0)
+		fail(report, VIP_SPAWN_DESCRIPTORS);
+	return kept;
+}
+
 pid_t vip_spawn(int procs, const char *user, char *const argv[], char *const envp[],
-		enum vip_spawn_step *step)
+		const struct vip_surroundings *own, enum vip_spawn_step *step)
 {
 	struct passwd *account = NULL;
 	struct report report = { 0, 0 };
@@ -78,10 +113,21 @@ pid_t vip_spawn(int procs, const char *user, char *const argv[], char *const env
 		sigprocmask(SIG_SETMASK, &none, NULL);
 		if (write(procs, "0", 1) != 1)
 			fail(pipe_fds[1], VIP_SPAWN_JOIN);
+		if (own && leave_terminal(own) < 0)
+			fail(pipe_fds[1], VIP_SPAWN_TERMINAL);
+		if (own)
+			pipe_fds[1] = close_others(pipe_fds[1]);
 		if (account && (setgroups((size_t)group_count, groups) || setgid(account->pw_gid) ||
 				setuid(account->pw_uid)))
 			fail(pipe_fds[1], VIP_SPAWN_USER);
-		execvpe(argv[0], argv, envp);
+		/* As the user: root may not enter a home on NFS that the user may. */
+		if (own && own->directory && chdir(own->directory) < 0 && chdir("/") < 0)
+			fail(pipe_fds[1], VIP_SPAWN_USER);
+		if (own && own->umask >= 0)
+			umask((mode_t)own->umask);
+		/* Not execvpe(3): it looks in the PATH of the caller. */
+		environ = (char **)envp;
+		execvp(argv[0], argv);
 		fail(pipe_fds[1], VIP_SPAWN_EXEC);
 	}
 	close(pipe_fds[1]);
@@ -123,13 +169,6 @@ int vip_read_signal(int fd, int *from_kernel)
 		return 0;
 	*from_kernel = info.ssi_code == SI_KERNEL;
 	return (int)info.ssi_signo;
-}
-
-int vip_accept(int listener)
-{
-	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-
-	return fd < 0 ? -errno : fd;
 }
 
 int vip_pidfd(pid_t pid)

@@ -3,8 +3,11 @@
 #include "terminal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <termios.h>
@@ -24,7 +27,9 @@ int vip_terminal_size(int fd, int *lines, int *columns)
 
 int vip_terminal_is_ours(int fd)
 {
-	return tcgetpgrp(fd) == getpgrp();
+	pid_t group = tcgetpgrp(fd);
+
+	return group == getpgrp() || (group < 0 && errno == ENOTTY && isatty(fd));
 }
 
 int vip_cell_width(unsigned character)
@@ -101,4 +106,63 @@ void vip_terminal_guard(int fd, const char *leave)
 void vip_terminal_unguard(void)
 {
 	guard.is_on = 0;
+}
+
+int vip_terminal_raw(int fd)
+{
+	struct termios modes;
+
+	if (tcgetattr(fd, &modes) < 0)
+		return -errno;
+	vip_terminal_guard(fd, "");
+	cfmakeraw(&modes);
+	return tcsetattr(fd, TCSANOW, &modes) < 0 ? -errno : 0;
+}
+
+void vip_terminal_copy_size(int from, int to)
+{
+	struct winsize size;
+
+	if (ioctl(from, TIOCGWINSZ, &size) == 0)
+		ioctl(to, TIOCSWINSZ,
+		      &size); /* the kernel sends SIGWINCH to those on the other end */
+}
+
+int vip_pty_open(int like, uid_t owner, int *slave)
+{
+	struct termios modes;
+	int error, fd = -1;
+	int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+
+	if (master < 0)
+		return -errno;
+	if (unlockpt(master) < 0)
+		goto fail;
+	/* Not by its name: /dev/pts may be another instance, or not mounted at all. Linux 4.13. */
+	fd = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (fd < 0 || fchown(fd, owner, (gid_t)-1) < 0)
+		goto fail;
+	if (vip_terminal_is_ours(like) && tcgetattr(like, &modes) == 0 &&
+	    tcsetattr(fd, TCSANOW, &modes) < 0)
+		goto fail;
+	vip_terminal_copy_size(like, master);
+	*slave = fd;
+	return master;
+
+fail:
+	error = errno;
+	if (fd >= 0)
+		close(fd);
+	close(master);
+	return -error;
+}
+
+int vip_terminal_reopen(int fd, int flags)
+{
+	char path[32];
+	int opened;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	opened = open(path, flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	return opened < 0 ? -errno : opened;
 }

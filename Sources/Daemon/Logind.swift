@@ -5,11 +5,14 @@ import Glibc
 import Host
 import SystemPackage
 
-/// Who is logged in, as logind says over D-Bus: org.freedesktop.login1(5).
+/// The users who are logged in, by logind over D-Bus: org.freedesktop.login1(5).
 ///
 /// It subscribes first and lists then, and lists anew whenever a signal comes: what happens in between is in the next list.
-/// A bus or a logind that goes away is tried again, at longer and longer intervals; what was known stays known.
-/// For one thread; nothing here blocks.
+/// A bus or a logind that does not answer is tried again, at longer and longer intervals; what was known stays known.
+/// On an event loop; nothing here blocks.
+///
+/// By sd-bus and not by sd-login(3), which reads logind's files: those do not tell that logind has died, and have no user names
+/// before systemd 254, so that each would be looked up in a name service, which blocks.
 final class Logind {
     struct User: Hashable {
         let uid: UInt32
@@ -30,21 +33,22 @@ final class Logind {
 
     enum News {
         case listed(List)
-        /// It was there, or never was, and is not now; said once until it is back.
+        /// It does not answer; reported once until it does.
         case lost(Failure)
     }
 
     /// The bus's address in the form of D-Bus; `nil` is the system bus.
     private let address: String?
-    private let tell: (News) -> Void
+    private let loop: EventLoop
+    private let handle: (News) -> Void
     private var bus: OpaquePointer?
     private var isListing = false
     private var isStale = false
     private var users: [User] = []
-    private var isSaidLost = false
-    private var backoff = Backoff(from: .seconds(1), to: .seconds(60))
-    /// When to try again; `nil` where all is well, or an answer is on its way.
-    private(set) var retryAt: ContinuousClock.Instant?
+    private var isReportedLost = false
+    private var backoff = Backoff()
+    /// When to try again.
+    private var retry: EventLoop.Deadline?
 
     private static let service = "org.freedesktop.login1"
     private static let path = "/org/freedesktop/login1"
@@ -52,51 +56,17 @@ final class Logind {
     /// logind's answer to a list comes at once; a hung one is no better than none. In µs.
     private static let patience: UInt64 = 10_000_000
 
-    init(address: String?, tell: @escaping (News) -> Void) {
+    init(address: String?, _ loop: EventLoop, handle: @escaping (News) -> Void) throws(Failure) {
         self.address = address
-        self.tell = tell
-        retryAt = .now
+        self.loop = loop
+        self.handle = handle
+        retry = try loop.deadline { [unowned self] in if bus == nil { connect() } else { list() } }
     }
 
     deinit { disconnect() }
 
-    // MARK: In the event loop
-
-    /// What to wait for: the bus's descriptor and poll(2)'s events, and when to come back without them.
-    var wait: (descriptor: CInt, events: Int16, until: ContinuousClock.Instant?) {
-        var until = retryAt
-        guard let bus else { return (-1, 0, until) }
-        let descriptor = sd_bus_get_fd(bus)
-        let events = sd_bus_get_events(bus)
-        var microseconds: UInt64 = 0
-        if sd_bus_get_timeout(bus, &microseconds) >= 0, microseconds != UInt64.max {
-            var now = timespec()
-            clock_gettime(CLOCK_MONOTONIC, &now)
-            let left = Int64(clamping: microseconds) - Int64(now.tv_sec) * 1_000_000 - Int64(now.tv_nsec) / 1000
-            let time = ContinuousClock.now + .microseconds(max(0, left))
-            until = min(until ?? time, time)
-        }
-        return (descriptor, events < 0 ? 0 : Int16(events), until)
-    }
-
-    /// Does what is due, without waiting.
-    func process() {
-        if let bus {
-            // Each call handles one message; a flood of them must not keep everything else waiting.
-            for _ in 0..<256 {
-                let result = sd_bus_process(bus, nil)
-                // What was called back may have given the bus up.
-                guard result != 0, self.bus == bus else { break }
-                if result < 0 {
-                    lose("follow logind", "the bus has gone: \(Errno(rawValue: -result).text)")
-                    break
-                }
-            }
-        }
-        guard let retryAt, retryAt <= .now else { return }
-        self.retryAt = nil
-        if bus == nil { connect() } else { list() }
-    }
+    /// Connects at the loop's next turn.
+    func start() { retry?.set(in: .zero) }
 
     // MARK: The bus
 
@@ -111,6 +81,7 @@ final class Logind {
         result = sd_bus_set_address(new, address)
         if result >= 0 { result = sd_bus_set_bus_client(new, 1) }
         if result >= 0 { result = sd_bus_start(new) }
+        if result >= 0 { result = sd_bus_attach_event(new, loop.raw, 0) }
         bus = new
         if result >= 0 {
             let context = Unmanaged.passUnretained(self).toOpaque()
@@ -133,28 +104,41 @@ final class Logind {
                         return 0
                     }, nil, context)
             }
+            let local = "org.freedesktop.DBus.Local"
+            if result >= 0 {
+                result = sd_bus_match_signal_async(
+                    new, nil, local, nil, local, "Disconnected",
+                    { _, context, _ in
+                        guard let context else { return 0 }
+                        Unmanaged<Logind>.fromOpaque(context).takeUnretainedValue().lose(
+                            "follow logind", "the bus closed the connection")
+                        return 0
+                    }, nil, context)
+            }
         }
         guard result >= 0 else { return lose(what, Errno(rawValue: -result).text) }
         list()
     }
 
     private func disconnect() {
-        if let bus { sd_bus_close_unref(bus) }
+        // Before: what the end calls back finds no bus.
+        let old = bus
         bus = nil
+        if let old { sd_bus_close_unref(old) }
         isListing = false
         isStale = false
     }
 
     private func lose(_ what: String, _ why: String) {
         disconnect()
-        retry(Failure(.failed, what, why, try: "see systemctl status dbus systemd-logind; it is tried again"))
+        fail(Failure(.failed, what, why, hint: "see systemctl status dbus systemd-logind; it is tried again"))
     }
 
-    private func retry(_ failure: Failure) {
+    private func fail(_ failure: Failure) {
         isListing = false
-        retryAt = backoff.next()
-        if !isSaidLost { tell(.lost(failure)) }
-        isSaidLost = true
+        retry?.set(in: backoff.next())
+        if !isReportedLost { handle(.lost(failure)) }
+        isReportedLost = true
     }
 
     // MARK: Lists
@@ -172,8 +156,8 @@ final class Logind {
             else { return }
         }
         guard let new, new.pointee != 0 else {
-            return retry(
-                Failure(.failed, "follow logind", "it has left the bus", try: "see systemctl status systemd-logind"))
+            return fail(
+                Failure(.failed, "follow logind", "it left the bus", hint: "see systemctl status systemd-logind"))
         }
         backoff.reset()
         changed()
@@ -195,10 +179,10 @@ final class Logind {
                     return Login(id: id, user: User(uid: uid, name: name))
                 }
                 me.isListing = false
-                me.isSaidLost = false
-                me.retryAt = nil
+                me.isReportedLost = false
+                me.retry?.clear()
                 me.backoff.reset()
-                me.tell(.listed(List(users: me.users, logins: logins)))
+                me.handle(.listed(List(users: me.users, logins: logins)))
                 if me.isStale { me.list() }
             }
         }
@@ -231,10 +215,11 @@ final class Logind {
                     let answer = Unmanaged<Answer>.fromOpaque(context).takeUnretainedValue()
                     if let error = sd_bus_message_get_error(message) {
                         let text = error.pointee.message ?? error.pointee.name
-                        answer.logind.retry(
+                        answer.logind.fail(
                             Failure(
-                                .failed, "list who is logged in", text.map { String(cString: $0) } ?? "logind refused",
-                                try: "see systemctl status systemd-logind; it is tried again"))
+                                .failed, "list who is logged in",
+                                text.map { String(cString: $0) } ?? "logind returned an error",
+                                hint: "see systemctl status systemd-logind; it is tried again"))
                     } else {
                         answer.handle(answer.logind, message)
                     }
@@ -285,24 +270,4 @@ final class Logind {
     private func path(_ message: OpaquePointer) -> Bool {
         sd_bus_message_skip(message, "o") > 0
     }
-}
-
-/// How long to wait before trying again: twice as long each time, up to a limit.
-struct Backoff {
-    private let first: Duration
-    private let limit: Duration
-    private var current: Duration
-
-    init(from first: Duration, to limit: Duration) {
-        self.first = first
-        self.limit = limit
-        current = first
-    }
-
-    mutating func next(after now: ContinuousClock.Instant = .now) -> ContinuousClock.Instant {
-        defer { current = min(current * 2, limit) }
-        return now + current
-    }
-
-    mutating func reset() { current = first }
 }

@@ -6,7 +6,7 @@ import SystemPackage
 
 /// Whether logind answers: one call, for `check`.
 public enum LogindProbe {
-    /// Asks logind on the system bus whether it is there (org.freedesktop.DBus.Peer.Ping). Blocks for 2 s at most, twice.
+    /// Pings logind on the system bus (org.freedesktop.DBus.Peer.Ping). Blocks for 2 s at most, twice.
     ///
     /// - Parameter address: of the bus, in the form of D-Bus; `nil` is the system bus.
     /// - Throws: ``Failure`` where the bus or logind does not answer.
@@ -14,7 +14,7 @@ public enum LogindProbe {
         let what = "ask logind"
         let remedy = "see systemctl status dbus systemd-logind"
         func failure(_ result: CInt) -> Failure {
-            Failure(.failed, what, Errno(rawValue: -result).text, try: remedy)
+            Failure(.failed, what, Errno(rawValue: -result).text, hint: remedy)
         }
         var bus: OpaquePointer?
         var result: CInt

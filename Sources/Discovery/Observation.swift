@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import BPFLoader
 package import CVipABI
 import Glibc
 package import Host
@@ -357,15 +358,8 @@ package final class Observation {
                 var status = stat()
                 guard full.withPlatformString({ stat($0, &status) }) == 0 else { continue }
                 if missing.remove(UInt64(status.st_ino)) != nil { paths[UInt64(status.st_ino)] = path }
-                guard let directory = full.withPlatformString({ opendir($0) }) else { continue }
-                defer { closedir(directory) }
-                while let entry = readdir(directory) {
-                    guard entry.pointee.d_type == UInt8(DT_DIR) else { continue }
-                    let name = withUnsafeBytes(of: entry.pointee.d_name) { Array($0.prefix { $0 != 0 }) }
-                    guard name != Array(".".utf8), name != Array("..".utf8),
-                        let component = FilePath.Component(platformString: name.map(CChar.init(bitPattern:)) + [0])
-                    else { continue }
-                    left.append((full.appending(component), path.appending(component)))
+                for entry in (try? Directory.entries(of: full)) ?? [] where entry.isDirectory {
+                    left.append((full.appending(entry.component), path.appending(entry.component)))
                 }
             }
         }

@@ -82,16 +82,12 @@ package struct PolicySuggestion {
     /// The policy file, each addition with its reason above it all.
     package func text() throws(Failure) -> String {
         var lines = additions.map { addition in
-            "# \(Self.oneLine(addition.entry.description)): \(addition.need.label): \(Self.oneLine(addition.reason))"
+            "# \(addition.entry.description.printableLine): \(addition.need.label): \(addition.reason.printableLine)"
         }
         if additions.isEmpty { lines.append("# Nothing is to be added.") }
-        lines += remarks.map { "# Note: \(Self.oneLine($0))" }
+        lines += remarks.map { "# Note: \($0.printableLine)" }
         let yaml = try policy.yaml()
         _ = try Policy.read(yaml: yaml, file: "the suggested policy")
         return (lines + [yaml]).joined(separator: "\n")
-    }
-
-    private static func oneLine(_ text: String) -> String {
-        String(text.printableLine.map { $0.isNewline ? " " : $0 })
     }
 }

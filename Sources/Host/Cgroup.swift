@@ -34,26 +34,26 @@ public struct Cgroup: Sendable, Hashable {
         let what = "use cgroup \(path)"
         let real: FilePath
         do throws(Errno) {
-            real = try Self.realPath(path)
+            real = try path.real()
         } catch .noSuchFileOrDirectory {
-            throw Failure(.failed, what, "there is no such directory", try: "give a directory below a cgroup v2 mount")
+            throw Failure(.failed, what, "there is no such directory", hint: "give a directory below a cgroup v2 mount")
         } catch {
-            throw .system(what, error)
+            throw Failure(what, errno: error)
         }
 
         let status: stat
-        do throws(Errno) { status = try Self.status(of: real) } catch { throw .system(what, error) }
+        do throws(Errno) { status = try Self.status(of: real) } catch { throw Failure(what, errno: error) }
         guard status.st_mode & S_IFMT == S_IFDIR else {
-            throw Failure(.failed, what, "it is no directory", try: "give the directory it is in")
+            throw Failure(.failed, what, "it is not a directory", hint: "give the directory that it is in")
         }
         guard let seen = mounts.mount(containing: real), seen.device == Self.kernelDevice(status.st_dev) else {
-            throw Failure(.failed, what, "the mount table does not show what is mounted there", try: "try again")
+            throw Failure(.failed, what, "the mount table does not show what is mounted there", hint: "try again")
         }
         guard seen.fsType == "cgroup2" else {
             throw Failure(
                 .failed, what,
                 seen.fsType == "cgroup" ? "it belongs to a cgroup v1 hierarchy" : "it is not on cgroup v2",
-                try: "give a directory \(Self.place(mounts))")
+                hint: "give a directory \(Self.place(mounts))")
         }
         let id = UInt64(status.st_ino)
 
@@ -66,7 +66,7 @@ public struct Cgroup: Sendable, Hashable {
         guard try Self.inode(at: canonical, what) == id else {
             throw Failure(
                 .unavailable, what, "this process is in a cgroup namespace and does not see the whole hierarchy",
-                try: "run in the host's: nsenter --target 1 --cgroup --mount")
+                hint: "run in the host's: nsenter --target 1 --cgroup --mount")
         }
         self.init(path: canonical, id: id, level: UInt32(below.components.count))
     }
@@ -100,17 +100,17 @@ public struct Cgroup: Sendable, Hashable {
         } catch .noSuchFileOrDirectory {
             throw Failure(.failed, what, "there is no such process")
         } catch {
-            throw .system(what, error)
+            throw Failure(what, errno: error)
         }
         guard let below = Self.path(inProcCgroup: text) else {
             throw Failure(
                 .unavailable, what, "it is in no cgroup v2 hierarchy",
-                try: "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
+                hint: "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
         }
         guard !below.components.contains(where: { $0.kind == .parentDirectory }) else {
             throw Failure(
                 .unavailable, what, "it is outside this process's cgroup namespace",
-                try: "run in the host's: nsenter --target 1 --cgroup --mount")
+                hint: "run in the host's: nsenter --target 1 --cgroup --mount")
         }
         var path = try Self.wholeHierarchy(mounts)
         path.append(below.components)
@@ -145,7 +145,7 @@ public struct Cgroup: Sendable, Hashable {
             return Self.isPopulated(try readWholeFile(path.appending("cgroup.events")))
         } catch {
             if Self.isGone(error) { return false }
-            throw .system("read whether cgroup \(path) is empty", error)
+            throw Failure("read whether cgroup \(path) is empty", errno: error)
         }
     }
 
@@ -182,7 +182,7 @@ public struct Cgroup: Sendable, Hashable {
             } catch {
                 // The processes of a threaded cgroup are listed by the domain above it: part of the walk, or not asked for.
                 if Self.isGone(error) || error == .notSupportedOnSocket && directory != path { continue }
-                throw .system("list the processes of cgroup \(directory)", error)
+                throw Failure("list the processes of cgroup \(directory)", errno: error)
             }
         }
         found.remove(0)
@@ -215,19 +215,19 @@ public struct Cgroup: Sendable, Hashable {
         guard let component = FilePath.Component(name), component.kind == .regular, name.utf8.count <= Int(NAME_MAX),
             !name.contains(where: \.isNewline)  // cgroup_mkdir() refuses it
         else {
-            throw Failure(.usage, what, "that is no name for a cgroup", try: "use letters, digits, '-', '_' and '.'")
+            throw Failure(.usage, what, "that is no name for a cgroup", hint: "use letters, digits, '-', '_' and '.'")
         }
         let child = path.appending(component)
         let (result, error) = child.withPlatformString { (mkdir($0, 0o755), errno) }
         guard result == 0 else {
             switch error {
-            case EEXIST: throw Failure(.failed, what, "there is one already", try: "choose another name")
+            case EEXIST: throw Failure(.failed, what, "there is one already", hint: "choose another name")
             case ENOENT, ENODEV: throw Failure(.failed, what, "\(path) has gone")
             case EAGAIN:
                 throw Failure(
                     .failed, what, "the limit of cgroup.max.descendants or cgroup.max.depth is reached",
-                    try: "raise it in \(path) or above")
-            default: throw .system(what, Errno(rawValue: error))
+                    hint: "raise it in \(path) or above")
+            default: throw Failure(what, errno: Errno(rawValue: error))
             }
         }
         return Cgroup(path: child, id: try Self.inode(at: child, what), level: level + 1)
@@ -245,16 +245,16 @@ public struct Cgroup: Sendable, Hashable {
             let count = (try? processes(subtree: true).count) ?? 0
             throw Failure(
                 .failed, what, count == 1 ? "a process is still in it" : "\(count) processes are still in it",
-                try: "end them first")
+                hint: "end them first")
         }
         guard isSame else { return }
         for directory in try directoriesBottomUp() {
             let (result, error) = directory.withPlatformString { (rmdir($0), errno) }
             guard result == 0 || error == ENOENT else {
                 if error == EBUSY {
-                    throw Failure(.failed, what, "a process is still in \(directory)", try: "end it first")
+                    throw Failure(.failed, what, "a process is still in \(directory)", hint: "end it first")
                 }
-                throw .system(what, Errno(rawValue: error))
+                throw Failure(what, errno: Errno(rawValue: error))
             }
         }
     }
@@ -274,9 +274,9 @@ public struct Cgroup: Sendable, Hashable {
         } catch {
             guard isSame else { return }
             if error == .noSuchFileOrDirectory {
-                throw Failure(.unavailable, what, "this kernel has no cgroup.kill", try: "use Linux 5.14 or later")
+                throw Failure(.unavailable, what, "this kernel has no cgroup.kill", hint: "use Linux 5.14 or later")
             }
-            throw .system(what, error)
+            throw Failure(what, errno: error)
         }
     }
 
@@ -294,7 +294,7 @@ public struct Cgroup: Sendable, Hashable {
             switch error {
             case .noSuchProcess: throw Failure(.failed, what, "there is no such process")
             case _ where Self.isGone(error): throw Failure(.failed, what, "the cgroup has gone")
-            default: throw .system(what, error)
+            default: throw Failure(what, errno: error)
             }
         }
     }
@@ -336,16 +336,14 @@ public struct Cgroup: Sendable, Hashable {
                 ]
                 let left = deadline.map { ContinuousClock.now.duration(to: $0) }
                 if let left, left < .zero { return .timedOut }
-                // Rounded up, so that the last turn does not spin; poll() takes at most INT_MAX ms.
-                let milliseconds = left.map { CInt(clamping: Int64(($0 / .milliseconds(1)).rounded(.up))) } ?? -1
-                guard poll(&polled, nfds_t(polled.count), milliseconds) >= 0 || errno == EINTR else {
+                guard poll(&polled, nfds_t(polled.count), left?.pollTimeout ?? -1) >= 0 || errno == EINTR else {
                     throw Errno(rawValue: errno)
                 }
                 if polled[1].revents != 0 { return .interrupted }
             }
         } catch {
             if Self.isGone(error) { return .empty }
-            throw .system(what, error)
+            throw Failure(what, errno: error)
         }
     }
 
@@ -374,7 +372,7 @@ public struct Cgroup: Sendable, Hashable {
         throw Failure(
             .unavailable, "find the root of cgroup v2",
             "no mount shows the whole hierarchy: this is a cgroup namespace",
-            try: "run in the host's: nsenter --target 1 --cgroup --mount")
+            hint: "run in the host's: nsenter --target 1 --cgroup --mount")
     }
 
     private static func place(_ mounts: MountTable) -> String {
@@ -384,16 +382,6 @@ public struct Cgroup: Sendable, Hashable {
 
     private static func components(of path: FilePath, below parent: FilePath) -> FilePath.ComponentView.SubSequence {
         path.components.dropFirst(parent.components.count)
-    }
-
-    private static func realPath(_ path: FilePath) throws(Errno) -> FilePath {
-        let (real, error) = path.withPlatformString { name -> (FilePath?, CInt) in
-            guard let real = realpath(name, nil) else { return (nil, errno) }
-            defer { free(real) }
-            return (FilePath(platformString: real), 0)
-        }
-        guard let real else { throw Errno(rawValue: error) }
-        return real
     }
 
     private static func status(of path: FilePath) throws(Errno) -> stat {
@@ -415,7 +403,7 @@ public struct Cgroup: Sendable, Hashable {
     }
 
     private static func inode(at path: FilePath, _ what: String) throws(Failure) -> UInt64 {
-        do throws(Errno) { return try inode(at: path) } catch { throw .system(what, error) }
+        do throws(Errno) { return try inode(at: path) } catch { throw Failure(what, errno: error) }
     }
 
     /// A file of a cgroup that was removed: ENOENT when it is opened, ENODEV when it was open.
@@ -428,20 +416,15 @@ public struct Cgroup: Sendable, Hashable {
         while next < found.count {
             let directory = found[next]
             next += 1
-            guard let stream = directory.withPlatformString({ opendir($0) }) else {
-                let error = Errno(rawValue: errno)
+            let entries: [Directory.Entry]
+            do throws(Errno) {
+                entries = try Directory.entries(of: directory)
+            } catch {
                 if Self.isGone(error) { continue }
-                throw .system("list the cgroups below \(directory)", error)
+                throw Failure("list the cgroups below \(directory)", errno: error)
             }
-            defer { closedir(stream) }
-            while found.count < limit, let entry = readdir(stream) {
-                guard entry.pointee.d_type == UInt8(DT_DIR) else { continue }
-                let name = withUnsafePointer(to: &entry.pointee.d_name) {
-                    $0.withMemoryRebound(to: CChar.self, capacity: Int(NAME_MAX) + 1) {
-                        FilePath.Component(platformString: $0)
-                    }
-                }
-                if let name, name.kind == .regular { found.append(directory.appending(name)) }
+            for entry in entries where entry.isDirectory && found.count < limit {
+                found.append(directory.appending(entry.component))
             }
         }
         return found.reversed()

@@ -16,12 +16,14 @@ public struct CgroupAncestry: ~Copyable {
         let path = try MountTable.current().cgroup2Mount().mountPoint
         let what = "read the cgroups below \(path)"
         let raw: CInt
-        do throws(Errno) { raw = try openFile(path, O_RDONLY | O_DIRECTORY) } catch { throw .system(what, error) }
+        do throws(Errno) { raw = try openFile(path, O_RDONLY | O_DIRECTORY) } catch {
+            throw Failure(what, errno: error)
+        }
         var status = stat()
         guard fstat(raw, &status) == 0 else {
             let error = Errno(rawValue: errno)
             close(raw)
-            throw .system(what, error)
+            throw Failure(what, errno: error)
         }
         mount = Descriptor(owning: raw)
         device = status.st_dev

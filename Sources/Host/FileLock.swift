@@ -21,16 +21,16 @@ public struct FileLock: ~Copyable {
             do throws(Errno) {
                 file = try openFile(path, O_RDWR | O_CREAT | O_NOFOLLOW, mode: 0o600)
             } catch {
-                throw .system(what, error)
+                throw Failure(what, errno: error)
             }
             let error = Self.wait(for: file, until: deadline)
             guard error == 0 else {
                 defer { close(file) }
-                guard error == EWOULDBLOCK else { throw .system(what, Errno(rawValue: error)) }
+                guard error == EWOULDBLOCK else { throw Failure(what, errno: Errno(rawValue: error)) }
                 if let isHeld { throw isHeld(Self.holder(file)) }
                 throw Failure(
                     .busy, what, "\(Self.holder(file)) has held it for \(timeout.components.seconds) s",
-                    try: "wait for it to end, or end it")
+                    hint: "wait for it to end, or end it")
             }
             // Somebody may have removed the file meanwhile, and another process have locked a new one.
             var mine = stat()
@@ -40,7 +40,7 @@ public struct FileLock: ~Copyable {
             else {
                 close(file)
                 guard ContinuousClock.now < deadline else {
-                    throw Failure(.failed, what, "the file keeps changing", try: "try again")
+                    throw Failure(.failed, what, "the file keeps changing", hint: "try again")
                 }
                 continue
             }
@@ -48,7 +48,7 @@ public struct FileLock: ~Copyable {
             guard ftruncate(file, 0) == 0, pwrite(file, text, text.utf8.count, 0) == text.utf8.count else {
                 let error = Errno(rawValue: errno)
                 close(file)
-                throw .system(what, error)
+                throw Failure(what, errno: error)
             }
             self.file = file
             return

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package import Glibc
+import Glibc
 package import SystemPackage
 
 /// open(2) with O_CLOEXEC; the caller closes what it gets.
-package func openFile(_ path: FilePath, _ flags: CInt, mode: mode_t = 0) throws(Errno) -> CInt {
+package func openFile(_ path: FilePath, _ flags: CInt, mode: CInterop.Mode = 0) throws(Errno) -> CInt {
     let (file, error) = path.withPlatformString { name in
         let file = open(name, flags | O_CLOEXEC, mode)
         return (file, errno)
@@ -47,7 +47,7 @@ extension String {
     /// A small file of /proc or /sys, which have no size to go by.
     package init(contentsOf path: FilePath) throws(Failure) {
         let bytes: [UInt8]
-        do throws(Errno) { bytes = try readWholeFile(path) } catch { throw .kernel(error, "read \(path)") }
+        do throws(Errno) { bytes = try readWholeFile(path) } catch { throw Failure("read \(path)", errno: error) }
         self = String(decoding: bytes, as: UTF8.self)
     }
 }

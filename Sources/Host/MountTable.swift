@@ -69,7 +69,7 @@ public struct MountTable: Sendable, Hashable {
             bytes = try readWholeFile(file)
         } catch {
             throw Failure(
-                .unavailable, "read \(file)", Failure.reason(error), try: "mount -t proc proc /proc")
+                .unavailable, "read \(file)", error.text, hint: "mount -t proc proc /proc")
         }
         return try MountTable(bytes: bytes)
     }
@@ -106,7 +106,7 @@ public struct MountTable: Sendable, Hashable {
         guard let mount = cgroup2.first else {
             throw Failure(
                 .unavailable, "find cgroup v2", "it is mounted nowhere",
-                try: "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
+                hint: "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
         }
         return mount
     }
@@ -116,7 +116,7 @@ public struct MountTable: Sendable, Hashable {
     /// - Throws: ``Failure`` (unavailable) when there is none.
     public func bpffsMount() throws(Failure) -> Mount {
         guard let mount = bpffs.first else {
-            throw Failure(.unavailable, "find bpffs", "it is mounted nowhere", try: "mount -t bpf bpf /sys/fs/bpf")
+            throw Failure(.unavailable, "find bpffs", "it is mounted nowhere", hint: "mount -t bpf bpf /sys/fs/bpf")
         }
         return mount
     }

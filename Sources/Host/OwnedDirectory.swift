@@ -12,31 +12,52 @@ public struct OwnedDirectory: Sendable, Hashable {
         self.path = path
     }
 
-    /// Makes the directory, mode 0755, and those above it; one that is there is fine.
+    /// Makes the directory, mode 0755, and those above it, where they are missing.
     ///
-    /// - Throws: ``Failure`` where it cannot be made, and where somebody else could put files into it.
-    public func create() throws(Failure) {
+    /// - Returns: those that it made, uppermost first.
+    /// - Throws: ``Failure`` where it cannot be made, and then nothing is left of it; where another user could put files into it.
+    @discardableResult
+    public func create() throws(Failure) -> [FilePath] {
+        var made: [FilePath] = []
+        do throws(Failure) {
+            try create(&made)
+        } catch {
+            Self.remove(made)
+            throw error
+        }
+        return made
+    }
+
+    /// Removes directories that ``create()`` made, as far as they are empty.
+    package static func remove(_ made: [FilePath]) {
+        for directory in made.reversed() { _ = directory.withPlatformString { rmdir($0) } }
+    }
+
+    private func create(_ made: inout [FilePath]) throws(Failure) {
         let what = "use directory \(path)"
         var status = stat()
         if path.withPlatformString({ stat($0, &status) }) != 0 {
-            guard errno == ENOENT else { throw .system(what, Errno(rawValue: errno)) }
+            guard errno == ENOENT else { throw Failure(what, errno: Errno(rawValue: errno)) }
             var directory = FilePath(root: path.root, [])
             for component in path.components {
                 directory.append(component)
                 let (result, error) = directory.withPlatformString { (mkdir($0, 0o755), errno) }
-                guard result == 0 || error == EEXIST else { throw .system("make \(directory)", Errno(rawValue: error)) }
+                guard result == 0 || error == EEXIST else {
+                    throw Failure("make \(directory)", errno: Errno(rawValue: error))
+                }
+                if result == 0 { made.append(directory) }
             }
             // Whatever the umask is: readers need not be root.
             guard path.withPlatformString({ chmod($0, 0o755) }) == 0,
                 path.withPlatformString({ stat($0, &status) }) == 0
-            else { throw .system(what, Errno(rawValue: errno)) }
+            else { throw Failure(what, errno: Errno(rawValue: errno)) }
         }
         guard status.st_mode & S_IFMT == S_IFDIR else {
-            throw Failure(.failed, what, "it is no directory", try: "name another one with --state")
+            throw Failure(.failed, what, "it is not a directory", hint: "name another one with --state")
         }
         guard status.st_uid == 0 || status.st_uid == geteuid(), status.st_mode & 0o022 == 0 else {
             throw Failure(
-                .failed, what, "somebody else may write there", try: "chown root \(path) && chmod go-w \(path)")
+                .failed, what, "other users may write to it", hint: "chown root \(path) && chmod go-w \(path)")
         }
     }
 }

@@ -10,7 +10,7 @@ package struct SignalReader: ~Copyable {
 
     package init(_ signals: [CInt]) throws(Failure) {
         let raw = vip_signal_fd(signals, CInt(signals.count))
-        guard raw >= 0 else { throw .kernel(Errno(rawValue: -raw), "read signals") }
+        guard raw >= 0 else { throw Failure("read signals", errno: Errno(rawValue: -raw)) }
         owned = Descriptor(owning: raw)
     }
 

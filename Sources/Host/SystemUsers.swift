@@ -54,12 +54,32 @@ public enum SystemUsers {
     ///
     /// - Throws: ``Failure`` when the look-up itself fails.
     public static func number(of user: String) throws(Failure) -> uid_t? {
+        try account(of: user)?.number
+    }
+
+    /// What passwd(5) says of a user.
+    public struct Account: Sendable, Hashable {
+        public let name: String
+        public let number: uid_t
+        public let home: String
+        public let shell: String
+    }
+
+    /// What is known of a user, `nil` where nobody knows the name: getpwnam_r(3).
+    ///
+    /// - Throws: ``Failure`` when the look-up itself fails.
+    public static func account(of user: String) throws(Failure) -> Account? {
         guard !user.utf8.contains(0) else { return nil }
         return try lookUp("find user \(user)") { buffer, size in
             var entry = passwd()
             var result: UnsafeMutablePointer<passwd>?
             let error = getpwnam_r(user, &entry, buffer, size, &result)
-            return (error, result?.pointee.pw_uid)
+            let account = result.map {
+                Account(
+                    name: String(cString: $0.pointee.pw_name), number: $0.pointee.pw_uid,
+                    home: String(cString: $0.pointee.pw_dir), shell: String(cString: $0.pointee.pw_shell))
+            }
+            return (error, account)
         }
     }
 
@@ -79,8 +99,9 @@ public enum SystemUsers {
             // getpwnam(3), "the given name or uid was not found": which one depends on the name service.
             case ENOENT, ESRCH, EBADF, EPERM: return nil
             default:
-                throw .system(
-                    what, Errno(rawValue: error), try: "see whether the host's name services answer: getent passwd")
+                throw Failure(
+                    what, errno: Errno(rawValue: error),
+                    hint: "see whether the host's name services answer: getent passwd")
             }
         }
     }

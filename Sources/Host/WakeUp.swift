@@ -10,7 +10,7 @@ public struct WakeUp: ~Copyable, Sendable {
 
     public init() throws(Failure) {
         let raw = vip_eventfd()
-        guard raw >= 0 else { throw .kernel(.current, "make an eventfd") }
+        guard raw >= 0 else { throw Failure("make an eventfd", errno: .current) }
         descriptor = Descriptor(owning: raw)
     }
 
@@ -20,10 +20,11 @@ public struct WakeUp: ~Copyable, Sendable {
         write(descriptor.raw, &one, MemoryLayout<UInt64>.size)  // fails only when it is readable already
     }
 
-    /// Whether the time is over before anybody has woken us.
+    /// Waits to be woken.
+    ///
+    /// - Returns: whether the time was over first.
     public func sleep(for time: Duration) -> Bool {
         var entry = pollfd(fd: descriptor.raw, events: Int16(POLLIN), revents: 0)
-        let (seconds, attoseconds) = time.components
-        return poll(&entry, 1, CInt(clamping: seconds * 1000 + attoseconds / 1_000_000_000_000_000)) <= 0
+        return poll(&entry, 1, time.pollTimeout) <= 0
     }
 }

@@ -5,7 +5,7 @@ import Host
 public import Network
 import SystemPackage
 
-/// Which addresses may become a session's. An answer from the network proves nothing: anybody on the link can send one.
+/// Which addresses may become a session's. An answer from the network proves nothing: every host on the link can send one.
 public struct AddressCheck: Sendable {
     /// Where leased addresses must lie.
     public enum Networks: Sendable {
@@ -16,8 +16,8 @@ public struct AddressCheck: Sendable {
     }
 
     public var networks: Networks
-    /// Asked of each address that a holder has not: who else has it, of those whom the source does not know (a session with one
-    /// from a pool, say).
+    /// Asked of each address that a holder does not have yet: what else has it that the source does not know of, such as a session
+    /// with an address from a pool.
     public var owner: @Sendable (IPAddress, LeaseHolder) -> String?
 
     public init(
@@ -31,7 +31,7 @@ public struct AddressCheck: Sendable {
     /// Why an address cannot be a session's; `nil` where it can.
     ///
     /// - Parameters:
-    ///   - holder: who is to have it.
+    ///   - holder: the one to get it.
     ///   - interface: that the lease is for.
     ///   - held: what the holder has.
     ///   - before: what the holder had before, which may still be on the interface.
@@ -40,7 +40,7 @@ public struct AddressCheck: Sendable {
         of address: IPAddress, for holder: LeaseHolder, interface: String, held: IPAddress?, before: IPAddress?,
         placed: [InterfaceAddress] = InterfaceAddress.all()
     ) -> String? {
-        guard let number = address.v4 else { return "it is no IPv4 address" }
+        guard let number = address.v4 else { return "it is not an IPv4 address" }
         if let why = AddressRange(address).whyNotAssignable { return why.replacing("it holds", with: "it is one of") }
         if number >> 24 == 0 { return "it is one of 0.0.0.0/8" }
         if number >> 28 == 0xf { return "it is reserved (240.0.0.0/4)" }
@@ -65,7 +65,7 @@ public struct AddressCheck: Sendable {
             }
         case .within(let ranges):
             guard ranges.contains(where: { $0.contains(address) }) else {
-                return "it is in none of the networks allowed"
+                return "it is outside the allowed networks"
             }
         }
         return address == held ? nil : owner(address, holder).map { "\($0) has it" }

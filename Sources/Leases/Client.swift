@@ -5,17 +5,17 @@ import Glibc
 import Host
 import SystemPackage
 
-/// A running udhcpc: one lease's client. It outlives us, unless it is ended.
+/// A running udhcpc: one lease's client. It outlives this process, unless it is ended.
 struct Client {
     let identity: ProcessIdentity
     /// pidfd_open(2): readable when the process has ended; a signal by it reaches no other process.
     let descriptor: CInt
 
     /// What udhcpc runs at each event (udhcpc(8), -s). It appends a line in one write: udhcpc's PID, when, the event, what was
-    /// leased. All that udhcpc hands over of an answer besides stays unused: these it has made itself, of four bytes each.
+    /// leased. The rest of an answer is not used: these values udhcpc has made itself, of four bytes each.
     static let script = """
         #!/bin/sh
-        # Made by vip-bpf: tells it what happens to a lease.
+        # Made by vip-bpf. Reports what happens to a lease.
         read -r uptime idle </proc/uptime
         printf '%s\\n' "$PPID $uptime ${1-} ${ip:--} ${serverid:--} ${lease:--}" >>"$VIP_LEASE_EVENTS"
 
@@ -32,58 +32,37 @@ struct Client {
         return nil
     }
 
-    /// Starts one, in a session of its own: a terminal's ^C is not for it.
+    /// Starts one with setsid(2): a terminal's ^C does not reach it.
     ///
     /// - Parameters:
     ///   - events: the file that the script appends to.
-    ///   - log: the file that gets what udhcpc says.
+    ///   - log: the file that gets udhcpc's output.
     static func start(_ command: [String], events: FilePath, log: FilePath) throws(Failure) -> Client {
         let what = "start \(command[0])"
-        var actions = posix_spawn_file_actions_t()
-        posix_spawn_file_actions_init(&actions)
-        defer { posix_spawn_file_actions_destroy(&actions) }
-        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
-        posix_spawn_file_actions_addopen(&actions, 1, log.string, O_WRONLY | O_CREAT | O_APPEND | O_TRUNC, 0o600)
-        posix_spawn_file_actions_adddup2(&actions, 1, 2)
-        // Not every descriptor of the process is close-on-exec, and the client outlives it.
-        vip_spawn_close_from(&actions, 3)
-        var attributes = posix_spawnattr_t()
-        posix_spawnattr_init(&attributes)
-        defer { posix_spawnattr_destroy(&attributes) }
-        var signals = sigset_t()
-        sigemptyset(&signals)
-        posix_spawnattr_setsigmask(&attributes, &signals)
-        sigfillset(&signals)
-        posix_spawnattr_setsigdefault(&attributes, &signals)
-        posix_spawnattr_setflags(
-            &attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF) | 0x80)  // POSIX_SPAWN_SETSID, spawn.h
-
-        let environment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "VIP_LEASE_EVENTS=\(events)"]
-        var arguments: [UnsafeMutablePointer<CChar>?] = command.map { strdup($0) } + [nil]
-        var variables: [UnsafeMutablePointer<CChar>?] = environment.map { strdup($0) } + [nil]
-        defer { for pointer in arguments + variables { free(pointer) } }
-        var pid: pid_t = 0
-        let error = posix_spawn(&pid, command[0], &actions, &attributes, &arguments, &variables)
-        guard error == 0 else {
-            if error == ENOENT || error == ENOTDIR { throw missing(what) }
-            throw .kernel(Errno(rawValue: error), what)
+        let environment = ChildProcess.plainEnvironment + ["LC_ALL=C", "VIP_LEASE_EVENTS=\(events)"]
+        let pid: pid_t
+        do throws(Errno) {
+            pid = try ChildProcess(command, environment: environment, output: .file(log), inNewSession: true).pid
+        } catch {
+            if error == .noSuchFileOrDirectory || error == .notDirectory { throw missing(what) }
+            throw Failure(what, errno: error)
         }
         let descriptor = vip_pidfd(pid)
         guard descriptor >= 0, let identity = ProcessIdentity(pid: pid) else {
-            // Our child, not yet waited for: the PID is its own.
+            // A child that was not waited for: its PID is not reused.
             kill(pid, SIGKILL)
             while waitpid(pid, nil, 0) < 0, errno == EINTR {}
             if descriptor >= 0 { close(descriptor) }
-            throw .kernel(Errno(rawValue: descriptor < 0 ? -descriptor : ESRCH), what)
+            throw Failure(what, errno: Errno(rawValue: descriptor < 0 ? -descriptor : ESRCH))
         }
         return Client(identity: identity, descriptor: descriptor)
     }
 
     static func missing(_ what: String) -> Failure {
-        Failure(.unavailable, what, "udhcpc is not installed", try: "apt-get install udhcpc")
+        Failure(.unavailable, what, "udhcpc is not installed", hint: "apt-get install udhcpc")
     }
 
-    /// The client that a lease file speaks of, if that process still runs and is a client with this identifier.
+    /// The client that a lease file names, if that process still runs and is a client with this identifier.
     static func adopt(_ identity: ProcessIdentity, client: ClientIdentifier) -> Client? {
         guard let found = Client(pid: identity.pid, where: { $0.contains("0x3d:\(client)") }) else { return nil }
         if found.identity == identity { return found }
@@ -91,7 +70,7 @@ struct Client {
         return nil
     }
 
-    /// Every process that runs this script, by whichever of us it was started.
+    /// Every process that runs this script, whichever process started it.
     static func all(script: FilePath) -> [Client] {
         guard let directory = opendir("/proc") else { return [] }
         defer { closedir(directory) }
@@ -132,9 +111,9 @@ struct Client {
 
     func renew() { _ = vip_pidfd_signal(descriptor, SIGUSR1) }
 
-    /// Ends it at once: it has nothing to clean up, and without -R it gives nothing back.
+    /// Ends it at once: it has nothing to clean up, and without -R it does not release its lease.
     ///
-    /// - Returns: `false` where it is still there after 2 s: the kernel holds it up. It is to be reaped when it has ended.
+    /// - Returns: `false` where it still runs after 2 s: the kernel holds it up. It is to be reaped when it has ended.
     func end() -> Bool {
         _ = vip_pidfd_signal(descriptor, SIGKILL)
         var ready = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
@@ -145,10 +124,22 @@ struct Client {
         return true
     }
 
-    /// After its end, as its descriptor tells: lets go of it. Where it is a child of this process, nothing is left of it then;
+    /// Reaps clients as they end, those that are children of this process. Returns when none is left.
+    static func reapAll(_ clients: [Client]) {
+        var left = clients
+        while !left.isEmpty {
+            var list = left.map { pollfd(fd: $0.descriptor, events: Int16(POLLIN), revents: 0) }
+            guard poll(&list, nfds_t(list.count), -1) > 0 else { continue }
+            let ended = Set(list.filter { $0.revents != 0 }.map(\.fd))
+            for client in left where ended.contains(client.descriptor) { _ = client.reap() }
+            left.removeAll { ended.contains($0.descriptor) }
+        }
+    }
+
+    /// After its end, as its descriptor tells: closes the descriptor. Where it is a child of this process, nothing is left of it then;
     /// one that an earlier process started is init's.
     ///
-    /// - Returns: how it ended, where it was a child of ours.
+    /// - Returns: how it ended, where it was a child of this process.
     func reap() -> String? {
         let status = vip_pidfd_reap(descriptor)
         close(descriptor)

@@ -26,7 +26,10 @@ public struct ClientIdentifier: Hashable, Sendable, CustomStringConvertible {
         bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
     }
 
-    /// 8 bytes that stand for this host: of a digest of its machine ID, which itself is to be shown to nobody (machine-id(5)).
+    /// 8 bytes that stand for this host: of a digest of its machine ID, which itself must not be sent (machine-id(5)).
+    ///
+    /// sd_id128_get_machine_app_specific(3) would do the same. But another digest is another client to the servers: each running
+    /// lease would be lost at the upgrade. And long names need a digest in any case.
     ///
     /// - Throws: ``Failure`` (unavailable) where the host has none.
     public static func hostIdentifier(machineID file: FilePath = "/etc/machine-id") throws(Failure) -> [UInt8] {
@@ -34,10 +37,10 @@ public struct ClientIdentifier: Hashable, Sendable, CustomStringConvertible {
         do throws(Errno) {
             text = try readWholeFile(file).filter { $0 != UInt8(ascii: "\n") }
         } catch {
-            throw Failure(.unavailable, "read \(file)", error.text, try: "systemd-machine-id-setup")
+            throw Failure(.unavailable, "read \(file)", error.text, hint: "systemd-machine-id-setup")
         }
         guard text.count == 32 else {
-            throw Failure(.unavailable, "read \(file)", "it holds no machine ID", try: "systemd-machine-id-setup")
+            throw Failure(.unavailable, "read \(file)", "it contains no machine ID", hint: "systemd-machine-id-setup")
         }
         return Array(SHA256.digest(Array("vip-bpf lease\0".utf8) + text).prefix(8))
     }

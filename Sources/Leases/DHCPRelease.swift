@@ -5,10 +5,9 @@ import Host
 import Network
 import SystemPackage
 
-/// The message that gives an address back (RFC 2131, 4.4.6): the one that no client process sends for us.
+/// The message that releases an address (RFC 2131, 4.4.6).
 ///
-/// udhcpc sends its own from the leased address, and so only while that is on the interface, and only while udhcpc
-/// runs. This one leaves from an address of the host: servers go by `ciaddr` and the client identifier.
+/// udhcpc sends its own from the leased address, so only while that is on the interface, and only while udhcpc runs. This one leaves from an address of the host: servers go by `ciaddr` and the client identifier.
 enum DHCPRelease {
     static func message(
         _ address: IPAddress, server: IPAddress, client: ClientIdentifier, hardware: [UInt8], transaction: UInt32
@@ -29,18 +28,18 @@ enum DHCPRelease {
         return bytes + [UInt8](repeating: 0, count: max(0, 300 - bytes.count))
     }
 
-    /// Sends it once; nobody answers it. What keeps it from arriving costs the server the address until it expires.
+    /// Sends it once; there is no answer. Where it does not arrive, the server keeps the address reserved until the lease expires.
     static func send(_ address: IPAddress, server: IPAddress, client: ClientIdentifier, interface: String)
         throws(Failure)
     {
-        let what = "give \(address) back to \(server)"
+        let what = "release \(address) to \(server)"
         let file = socket(AF_INET, CInt(SOCK_DGRAM.rawValue) | CInt(SOCK_CLOEXEC.rawValue), 0)
-        guard file >= 0 else { throw .kernel(.current, what) }
+        guard file >= 0 else { throw Failure(what, errno: .current) }
         defer { close(file) }
         guard setsockopt(file, SOL_SOCKET, SO_BINDTODEVICE, interface, socklen_t(interface.utf8.count)) == 0 else {
-            throw .kernel(.current, what)
+            throw Failure(what, errno: .current)
         }
-        guard let hardware = hardwareAddress(of: interface, file) else { throw .kernel(.current, what) }
+        let hardware = try Netlink().hardwareAddress(of: interface)
         let bytes = message(
             address, server: server, client: client, hardware: hardware, transaction: .random(in: .min ... .max))
         var to = sockaddr_in()
@@ -52,14 +51,6 @@ enum DHCPRelease {
                 sendto(file, bytes, bytes.count, 0, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
             }
         }
-        guard sent == bytes.count else { throw .kernel(.current, what) }
-    }
-
-    /// Of this network namespace, which /sys need not be: SIOCGIFHWADDR, netdevice(7).
-    private static func hardwareAddress(of interface: String, _ file: CInt) -> [UInt8]? {
-        var request = [UInt8](repeating: 0, count: 40)  // struct ifreq: the name in 16 bytes, then a sockaddr
-        request.replaceSubrange(0..<min(15, interface.utf8.count), with: interface.utf8.prefix(15))
-        guard request.withUnsafeMutableBytes({ ioctl(file, 0x8927, $0.baseAddress!) }) == 0 else { return nil }
-        return Array(request[18..<24])
+        guard sent == bytes.count else { throw Failure(what, errno: .current) }
     }
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Foundation
-import Glibc
 import Host
 import Network
 import SystemPackage
@@ -26,7 +25,7 @@ struct LeaseFile: Codable {
     /// Whether it is to be held: acquired, and not released.
     var isHeld = false
 
-    /// What is in the file; `nil` where there is none, or none of ours.
+    /// What is in the file; `nil` where it does not exist, or is not a lease file.
     static func read(_ path: FilePath) -> LeaseFile? {
         guard let bytes = try? readWholeFile(path) else { return nil }
         return try? JSONDecoder().decode(LeaseFile.self, from: Data(bytes))
@@ -34,28 +33,9 @@ struct LeaseFile: Codable {
 
     /// All of it or nothing: a reader sees the old one or the new one.
     func write(_ path: FilePath) throws(Failure) {
-        let what = "write \(path)"
-        guard let data = try? JSONEncoder().encode(self) else { throw Failure(.failed, what, "it cannot be encoded") }
-        let new = FilePath("\(path).new")
-        try SmallFile.write(Array(data), to: new, mode: 0o600)
-        guard rename(new.string, path.string) == 0 else { throw .kernel(.current, what) }
-    }
-}
-
-enum SmallFile {
-    /// Creates or replaces it.
-    static func write(_ bytes: [UInt8], to path: FilePath, mode: mode_t) throws(Failure) {
-        let file: CInt
-        do throws(Errno) {
-            file = try openFile(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, mode: mode)
-        } catch {
-            throw .kernel(error, "write \(path)")
+        guard let data = try? JSONEncoder().encode(self) else {
+            throw Failure(.failed, "write \(path)", "it cannot be encoded")
         }
-        defer { close(file) }
-        let written = Glibc.write(file, bytes, bytes.count)
-        guard written == bytes.count else {
-            throw written < 0
-                ? .kernel(.current, "write \(path)") : Failure(.failed, "write \(path)", "the file system is full")
-        }
+        try replaceFile(path, with: Array(data), mode: 0o600)
     }
 }

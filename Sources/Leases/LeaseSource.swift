@@ -6,7 +6,7 @@ public import Host
 public import Network
 import Synchronization
 
-/// Whose lease it is: the same user asks with the same slot again, and is the same client to the server.
+/// Who has a lease. The same user with the same slot is the same client to the server.
 public struct LeaseHolder: Hashable, Sendable, Codable, CustomStringConvertible {
     public let user: String
     /// Tells sessions that a user has at the same time apart; the lowest free one, so that it is mostly 0.
@@ -24,11 +24,11 @@ public struct LeaseHolder: Hashable, Sendable, Codable, CustomStringConvertible 
     }
 }
 
-/// An address that a server has lent, for a time.
+/// An address that a server has granted for a time.
 public struct Lease: Hashable, Sendable {
     public let holder: LeaseHolder
     public let address: IPAddress
-    /// The server that lent it.
+    /// The server that granted it.
     public let server: IPAddress
     /// How long from the last answer on, in seconds; 4294967295 is for ever (RFC 2131, 3.3).
     public let seconds: UInt32
@@ -36,17 +36,17 @@ public struct Lease: Hashable, Sendable {
     public let expires: Date
 }
 
-/// Why an address is no longer its holder's.
+/// Why a holder has lost an address.
 public enum LeaseLoss: Hashable, Sendable, CustomStringConvertible {
-    /// The server refused to prolong it (DHCPNAK).
+    /// The server refused to renew it (DHCPNAK).
     case refusedByServer
-    /// Nobody prolonged it in time.
+    /// It was not renewed in time.
     case expired
 
     public var description: String {
         switch self {
-        case .refusedByServer: "the server refused to prolong it"
-        case .expired: "nobody prolonged it in time"
+        case .refusedByServer: "the server refused to renew it"
+        case .expired: "it was not renewed in time"
         }
     }
 }
@@ -57,16 +57,16 @@ public enum LeaseEvent: Hashable, Sendable {
     case bound(Lease)
     /// The same address, for longer.
     case renewed(Lease)
-    /// Another address than `from`, which is the holder's no longer.
+    /// Another address than `from`, which the holder has no longer.
     case changed(Lease, from: IPAddress)
-    /// The address is the holder's no longer. The source goes on trying to get one until the lease is released.
+    /// The holder has the address no longer. The source goes on trying to get one until the lease is released.
     case lost(LeaseHolder, IPAddress, LeaseLoss)
     /// A server offered an address that cannot be a session's; it was not taken. What the holder has, it keeps.
     case refused(LeaseHolder, String, why: String)
-    /// The lease is not being prolonged: the server does not answer, or the client was killed. The holder keeps its
+    /// The lease is not being renewed: the server does not answer, or the client was killed. The holder keeps its
     /// address until it expires, and the source goes on trying.
     case troubled(LeaseHolder, IPAddress, why: String)
-    /// Given back.
+    /// Released.
     case released(LeaseHolder, IPAddress)
 }
 
@@ -86,7 +86,7 @@ public protocol LeaseSource: Sendable {
 }
 
 extension LeaseSource {
-    /// ``acquire(_:timeout:then:)`` for a thread that may block: none of Swift's own pool, and not that of the events.
+    /// ``acquire(_:timeout:then:)`` for a thread that may block: not one of Swift's pool, and not that of the events.
     public func acquire(_ holder: LeaseHolder, timeout: Duration = .seconds(30)) throws(Failure) -> Lease {
         let box = Box()
         acquire(holder, timeout: timeout) { result in
@@ -98,7 +98,7 @@ extension LeaseSource {
         return try answer.get()
     }
 
-    /// ``release(_:then:)`` for a thread that may block: none of Swift's own pool, and not that of the events.
+    /// ``release(_:then:)`` for a thread that may block: not one of Swift's pool, and not that of the events.
     public func release(_ holder: LeaseHolder) {
         let done = DispatchSemaphore(value: 0)
         release(holder) { done.signal() }

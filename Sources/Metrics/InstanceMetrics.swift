@@ -2,25 +2,32 @@
 
 import BPFLoader
 import CVipABI
+import Foundation
 public import Host
 import Network
 import Policy
 import PolicyMaps
 public import Sessions
+public import SystemPackage
 
 extension MetricsPage {
-    /// What an instance's maps and registry say now.
+    /// What an instance's maps and registry hold now, and the daemon's own counters as it last wrote them.
     ///
     /// A few milliseconds' work, whatever the number of calls; it takes no lock.
     ///
+    /// - Parameter runtime: the daemon's, where it is not the instance's.
     /// - Throws: ``Failure`` where the registry or the maps cannot be read; (not permitted) for the maps, without root.
-    public static func page(of instance: Instance) throws(Failure) -> MetricsPage {
+    public static func page(of instance: Instance, runtime: FilePath? = nil) throws(Failure) -> MetricsPage {
         var page = MetricsPage()
+        page.add(
+            "vip_bpf_page_timestamp_seconds", .gauge, "When this page was made, Unix time.",
+            Date().timeIntervalSince1970.rounded())
         try page.addHooks(instance)
         let registry = try instance.registry()
         try page.addSessions(instance, registry)
         page.add(
             "vip_bpf_daemon_up", .gauge, "Whether the daemon of this instance runs.", instance.state.hasDaemon ? 1 : 0)
+        if let status = DaemonStatus.read(runtime ?? instance.state.runtime) { page.add(status) }
         return page
     }
 
@@ -34,19 +41,19 @@ extension MetricsPage {
             "vip_bpf_programs_current", .gauge, "Whether the programs in the kernel are those of this vip-bpfctl.",
             config.objectID == BPFObject.embeddedID ? 1 : 0)
         add(
-            "vip_bpf_policy_generation", .gauge, "Rises by one with each policy that is put in force.",
+            "vip_bpf_policy_generation", .gauge, "Rises by one with each policy that is applied.",
             Double(config.generation))
         let attached = try instance.pins.attachments()
         add(
             "vip_bpf_attached_cgroups", .gauge, "Cgroups to which every hook is attached.",
             Double(attached.values.count { links in Hook.ofCgroups.allSatisfy { links[$0.name]?.cgroupID ?? 0 != 0 } }))
         add(
-            "vip_bpf_incomplete_cgroups", .gauge, "Attached cgroups that are gone, or to which a hook is missing.",
+            "vip_bpf_incomplete_cgroups", .gauge, "Attached cgroups that were removed, or to which a hook is missing.",
             Double(attached.values.count { links in Hook.ofCgroups.contains { links[$0.name]?.cgroupID ?? 0 == 0 } }))
         let counters = try HookCounters.read(instance.pins)
         add(
             "vip_bpf_calls_total", .counter,
-            "Calls of sessions' programs, by hook and outcome.",
+            "Socket calls of sessions' programs, by hook and outcome.",
             counters.flatMap { counter in
                 CallOutcome.allCases.map { outcome in
                     (
@@ -58,13 +65,13 @@ extension MetricsPage {
                 }
             })
         let listeners = try EventListener.listeners(instance.pins)
-        add("vip_bpf_event_listeners", .gauge, "Who listens to events: watch and top.", Double(listeners.count))
+        add("vip_bpf_event_listeners", .gauge, "Listeners to events: watch and top.", Double(listeners.count))
         add(
             "vip_bpf_listener_events_written", .gauge, "Events that a listener got since it began to listen.",
             listeners.map { ([("pid", "\($0.pid)")], Double($0.written)) })
         add(
             "vip_bpf_listener_events_lost", .gauge,
-            "Events that a listener was too slow for since it began to listen.",
+            "Events that a listener lost by being too slow, since it began to listen.",
             listeners.map { ([("pid", "\($0.pid)")], Double($0.dropped)) })
     }
 
@@ -91,7 +98,7 @@ extension MetricsPage {
         // What whenUnavailable decides for.
         add(
             "vip_bpf_sessions_without_address", .gauge,
-            "Open sessions without the virtual IP of the policy.",
+            "Open sessions without the virtual IP that the policy gives them.",
             Double(try instance.withoutAddress(records, under: policy)))
         try addPools(
             policy, used: Set(try registry.usedAddresses().keys),
@@ -114,7 +121,9 @@ extension MetricsPage {
                 others.append((labels, Double(held.count { $0.family == family && pool.contains($0) })))
             }
         }
-        add("vip_bpf_pool_addresses", .gauge, "Addresses in a pool, free or not; the base policy's has no name.", sizes)
+        add(
+            "vip_bpf_pool_addresses", .gauge,
+            "Addresses in a pool, free or not; the base policy's pool has an empty name.", sizes)
         add("vip_bpf_pool_addresses_used", .gauge, "Addresses of a pool that sessions have.", inUse)
         add("vip_bpf_pool_addresses_elsewhere", .gauge, "Addresses of a pool that other hosts have.", others)
     }

@@ -28,11 +28,16 @@ public struct Interface: Sendable, Hashable {
     /// Whether other hosts can be asked there who has an address (ARP, RFC 826, or neighbour discovery, RFC 4861): a link
     /// that is on, and neither the loopback nor one between two ends only.
     public let hasNeighbours: Bool
+    /// Of an Ethernet interface, or one like it (a bridge, a bond, Wi-Fi); `nil` for others.
+    public let hardwareAddress: HardwareAddress?
 
-    public init(name: String, isUp: Bool, hasNeighbours: Bool = false) {
+    public init(
+        name: String, isUp: Bool, hasNeighbours: Bool = false, hardwareAddress: HardwareAddress? = nil
+    ) {
         self.name = name
         self.isUp = isUp
         self.hasNeighbours = hasNeighbours
+        self.hardwareAddress = hardwareAddress
     }
 }
 

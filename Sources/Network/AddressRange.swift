@@ -39,10 +39,10 @@ public struct AddressRange: Hashable, Sendable {
         guard first.family == last.family else {
             throw Self.unreadable(
                 text, "\(first) is \(first.family.rawValue) and \(last) is \(last.family.rawValue)",
-                try: "write one range a family")
+                hint: "write one range a family")
         }
         guard first <= last else {
-            throw Self.unreadable(text, "\(first) comes after \(last)", try: "write \(last)-\(first)")
+            throw Self.unreadable(text, "\(first) comes after \(last)", hint: "write \(last)-\(first)")
         }
         guard first.family == .v4 || first.value > 0 || last.value < .max else {
             throw Self.unreadable(text, "it holds all of IPv6")
@@ -71,7 +71,7 @@ public struct AddressRange: Hashable, Sendable {
             let meant = IPAddress(network.family, value: network.value & ~hostPart)
             throw Self.unreadable(
                 text, "\(network) has bits set after the first \(prefixLength)",
-                try: "write \(meant)/\(prefixLength), or \(network) for one address")
+                hint: "write \(meant)/\(prefixLength), or \(network) for one address")
         }
         let keepsEnds = prefixLength > bits - 2
         let top = network.value | hostPart
@@ -108,8 +108,8 @@ public struct AddressRange: Hashable, Sendable {
         }
     }
 
-    private static func unreadable(_ text: String, _ why: String, try remedy: String? = nil) -> Failure {
-        Failure(.usage, "read address range \(text.quotedForMessage)", why, try: remedy)
+    private static func unreadable(_ text: String, _ why: String, hint remedy: String? = nil) -> Failure {
+        Failure(.usage, "read address range \(text.quotedForMessage)", why, hint: remedy)
     }
 
     public var family: IPAddress.Family { first.family }

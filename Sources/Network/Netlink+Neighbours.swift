@@ -70,7 +70,7 @@ extension Netlink {
         _ address: IPAddress, _ interface: String, _ what: String
     ) throws(Failure) -> OpaquePointer {
         guard let index = try index(of: interface, what) else {
-            throw Failure(.failed, what, "there is no interface \(interface)", try: "see ip link")
+            throw Failure(.failed, what, "there is no interface \(interface)", hint: "see ip link")
         }
         let bytes = address.bytes
         guard let target = nl_addr_build(address.family == .v4 ? AF_INET : AF_INET6, bytes, bytes.count) else {

@@ -93,9 +93,31 @@ public final class Netlink: AddressPlacement {
             let alone = UInt32(IFF_LOOPBACK | IFF_NOARP | IFF_POINTOPOINT)
             interfaces[rtnl_link_get_ifindex(link)] = Interface(
                 name: String(cString: name), isUp: flags & UInt32(IFF_UP) != 0,
-                hasNeighbours: flags & running == running && flags & alone == 0)
+                hasNeighbours: flags & running == running && flags & alone == 0,
+                hardwareAddress: Self.hardwareAddress(of: link))
         }
         return interfaces
+    }
+
+    /// An interface's link-layer address, 6 bytes of Ethernet's; none where the link has no such: rtnl_link_get_addr().
+    ///
+    /// - Throws: ``Failure`` where there is no such interface.
+    public func hardwareAddress(of interface: String) throws(Failure) -> [UInt8] {
+        var link: OpaquePointer?
+        let error = rtnl_link_get_kernel(socket, 0, interface, &link)
+        guard error == 0, let link else { throw Self.failure("look up interface \(interface)", error) }
+        defer { rtnl_link_put(link) }
+        guard let address = rtnl_link_get_addr(link), let bytes = nl_addr_get_binary_addr(address) else { return [] }
+        return Array(UnsafeRawBufferPointer(start: bytes, count: Int(nl_addr_get_len(address))))
+    }
+
+    private static func hardwareAddress(of link: OpaquePointer) -> HardwareAddress? {
+        guard rtnl_link_get_arptype(link) == 1,  // ARPHRD_ETHER, net/if_arp.h
+            let address = rtnl_link_get_addr(link),
+            let bytes = nl_addr_get_binary_addr(address)
+        else { return nil }
+        return HardwareAddress(
+            bytes: UnsafeRawBufferPointer(start: bytes, count: Int(nl_addr_get_len(address))))
     }
 
     public func defaultRouteInterface(_ family: IPAddress.Family) throws(Failure) -> String? {
@@ -177,7 +199,7 @@ public final class Netlink: AddressPlacement {
             setsockopt(
                 nl_socket_get_fd(socket), SOL_NETLINK, NETLINK_GET_STRICT_CHK, &value,
                 socklen_t(MemoryLayout.size(ofValue: value))) == 0
-        else { throw .system(what, Errno(rawValue: errno)) }
+        else { throw Failure(what, errno: Errno(rawValue: errno)) }
     }
 
     // MARK: Changing it
@@ -186,7 +208,7 @@ public final class Netlink: AddressPlacement {
         guard let first = addresses.first else { return [] }
         let what = "place \(addresses.count == 1 ? "\(first)" : "\(addresses.count) addresses") on \(interface)"
         guard let index = try index(of: interface, what) else {
-            throw Failure(.failed, what, "there is no interface \(interface)", try: "see ip link")
+            throw Failure(.failed, what, "there is no interface \(interface)", hint: "see ip link")
         }
         let answers = try exchange(addresses, index, what) {
             rtnl_addr_build_add_request($0, NLM_F_CREATE | NLM_F_EXCL, $1)
@@ -213,7 +235,7 @@ public final class Netlink: AddressPlacement {
             case EADDRNOTAVAIL, ENODEV: return .success(.alreadyGone)
             default:
                 return .failure(
-                    .system("take \(address) off \(interface)", Errno(rawValue: error), needs: "CAP_NET_ADMIN"))
+                    Failure("take \(address) off \(interface)", errno: Errno(rawValue: error), needs: [.netAdmin]))
             }
         }
     }
@@ -408,26 +430,26 @@ public final class Netlink: AddressPlacement {
             // inet6_rtm_newaddr(): EACCES says that, where EPERM is the lack of a capability.
             return Failure(
                 .failed, what, "IPv6 is disabled there",
-                try: "sysctl net.ipv6.conf.\(interface).disable_ipv6=0, or leave IPv6 out of the pool")
+                hint: "sysctl net.ipv6.conf.\(interface).disable_ipv6=0, or leave IPv6 out of the pool")
         case _ where error.rawValue == ENODEV:
-            return Failure(.failed, what, "there is no interface \(interface) any more", try: "see ip link")
+            return Failure(.failed, what, "there is no interface \(interface) any more", hint: "see ip link")
         case .invalidArgument, .addressNotAvailable:
             return Failure(
                 .failed, what, "the kernel takes no such address",
-                try: "choose a unicast address of this host's network")
+                hint: "choose a unicast address of this host's network")
         case .noBufferSpace:
             return Failure(
-                .failed, what, "the kernel has no room for another address", try: "see the kernel's log: dmesg")
+                .failed, what, "the kernel has no room for another address", hint: "see the kernel's log: dmesg")
         default:
-            return .system(what, error, needs: "CAP_NET_ADMIN")
+            return Failure(what, errno: error, needs: [.netAdmin])
         }
     }
 
     /// A failure of libnl, which has error numbers of its own: netlink/errno.h.
     static func failure(_ what: String, _ error: CInt) -> Failure {
         switch -error {
-        case NLE_PERM: return .system(what, .notPermitted, needs: "CAP_NET_ADMIN")
-        case NLE_NOMEM: return Failure(.failed, what, "out of memory, or answers were lost", try: "try again")
+        case NLE_PERM: return Failure(what, errno: .notPermitted, needs: [.netAdmin])
+        case NLE_NOMEM: return Failure(.failed, what, "out of memory, or answers were lost", hint: "try again")
         default:
             let text = nl_geterror(error).map { String(cString: $0) } ?? "libnl error \(error)"
             return Failure(.failed, what, text.prefix(1).lowercased() + text.dropFirst())

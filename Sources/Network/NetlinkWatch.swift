@@ -16,7 +16,7 @@ package struct NetlinkWatch: ~Copyable {
         let what = "watch the host's addresses"
         let kind = CInt(SOCK_RAW.rawValue) | CInt(SOCK_CLOEXEC.rawValue) | CInt(SOCK_NONBLOCK.rawValue)
         let raw = Glibc.socket(AF_NETLINK, kind, NETLINK_ROUTE)
-        guard raw >= 0 else { throw .kernel(.current, what) }
+        guard raw >= 0 else { throw Failure(what, errno: .current) }
         let opened = Descriptor(owning: raw)
         var address = sockaddr_nl()
         address.nl_family = sa_family_t(AF_NETLINK)
@@ -26,7 +26,7 @@ package struct NetlinkWatch: ~Copyable {
                 bind(raw, $0, socklen_t(MemoryLayout<sockaddr_nl>.size))
             }
         }
-        guard result == 0 else { throw .kernel(.current, what) }
+        guard result == 0 else { throw Failure(what, errno: .current) }
         socket = opened
     }
 

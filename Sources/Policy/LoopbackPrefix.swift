@@ -40,20 +40,20 @@ public struct LoopbackPrefix: Hashable, Sendable {
     ///
     /// - Throws: `Failure` with exit code 64 whose `why` says what is wrong with the text.
     public init(_ text: String) throws(Failure) {
-        func refused(_ why: String, try remedy: String? = nil) -> Failure {
-            Failure(.usage, "read prefix \(text.quotedForMessage)", why, try: remedy)
+        func refused(_ why: String, hint remedy: String? = nil) -> Failure {
+            Failure(.usage, "read prefix \(text.quotedForMessage)", why, hint: remedy)
         }
         let parts = text.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
         guard parts.count == 2 else {
-            throw refused("it has no length", try: "write it like \(Self.default)")
+            throw refused("it has no length", hint: "write it like \(Self.default)")
         }
         guard let network = IPAddress(parts[0]), network.family == .v6 else {
             throw refused(
-                "\(parts[0].quotedForMessage) is not an IPv6 address", try: "write it like \(Self.default)")
+                "\(parts[0].quotedForMessage) is not an IPv6 address", hint: "write it like \(Self.default)")
         }
         guard network.value >> 121 == 0xfc >> 1 else {
             throw refused(
-                "\(network) is not in fc00::/7, the unique local addresses", try: "write it like \(Self.default)")
+                "\(network) is not in fc00::/7, the unique local addresses", hint: "write it like \(Self.default)")
         }
         let digits = parts[1]
         guard digits.utf8.count == 2, digits.utf8.allSatisfy({ 0x30...0x39 ~= $0 }), let length = Int(digits),
@@ -66,7 +66,7 @@ public struct LoopbackPrefix: Hashable, Sendable {
         let rest = (UInt128(1) << UInt128(128 - length)) - 1
         guard network.value & rest == 0 else {
             let meant = IPAddress(.v6, value: network.value & ~rest)
-            throw refused("\(network) has bits set after the first \(length)", try: "write \(meant)/\(length)")
+            throw refused("\(network) has bits set after the first \(length)", hint: "write \(meant)/\(length)")
         }
         self.init(unchecked: network, length)
     }

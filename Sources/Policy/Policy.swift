@@ -335,9 +335,17 @@ extension Policy {
 
     /// Whether some sessions' addresses are leased.
     public var leasesAddresses: Bool {
-        ([rules(for: nil)] + overrides.map { rules(for: $0) }).contains {
+        allRules.contains {
             $0.virtualIP.enabled && $0.virtualIP.addresses.source == .dhcp
         }
+    }
+
+    /// The rules of the base policy and of each override, by their numbers.
+    public var allRules: [Rules] { (0...overrides.count).map(rules(number:)) }
+
+    /// The rules of an override by its number, 1 for the first; those of the base policy for 0.
+    public func rules(number: Int) -> Rules {
+        rules(for: number == 0 ? nil : overrides[number - 1])
     }
 
     /// The override of that name, and its number: 1 for the first. Number 0 is the base policy.
@@ -418,7 +426,7 @@ extension Policy {
             throw Failure(
                 .failed, "remove \(entry.description.quotedForMessage) from the list \(list.rawValue)",
                 "it is not on the list",
-                try: others.isEmpty ? nil : "it is on \(others.joined(separator: " and "))")
+                hint: others.isEmpty ? nil : "it is on \(others.joined(separator: " and "))")
         }
         self[list].remove(at: index)
     }

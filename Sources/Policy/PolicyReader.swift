@@ -27,15 +27,14 @@ extension Policy {
             let what = "read policy \(file)"
             switch error {
             case .noSuchFileOrDirectory: throw Failure(.failed, what, "there is no such file")
-            case .isDirectory: throw Failure(.failed, what, "it is a directory", try: "name the file in it")
-            case .permissionDenied, .notPermitted: throw Failure(.notPermitted, what, "\(error)", try: "run as root")
-            default: throw Failure(.failed, what, "\(error)")
+            case .isDirectory: throw Failure(.failed, what, "it is a directory", hint: "name the file in it")
+            default: throw Failure(what, errno: error)
             }
         }
         // Before the encoding, for the cut may go through a character.
         guard bytes.count <= sizeLimit else { throw tooLarge(file) }
         guard let text = String(validating: bytes, as: UTF8.self) else {
-            throw refusal(file, line: lineOfInvalidUTF8(bytes), "it is not UTF-8", try: "save it as UTF-8")
+            throw refusal(file, line: lineOfInvalidUTF8(bytes), "it is not UTF-8", hint: "save it as UTF-8")
         }
         return try read(yaml: text, file: file)
     }
@@ -68,10 +67,10 @@ extension Policy {
 }
 
 private func refusal(
-    _ file: String, line: Int?, path: String = "", _ why: String, try remedy: String? = nil
+    _ file: String, line: Int?, path: String = "", _ why: String, hint remedy: String? = nil
 ) -> Failure {
     let place = [line.map { "line \($0)" }, path.isEmpty ? nil : path].compactMap(\.self).joined(separator: ", ")
-    return Failure(.failed, "read policy \(file)", place.isEmpty ? why : "\(place): \(why)", try: remedy)
+    return Failure(.failed, "read policy \(file)", place.isEmpty ? why : "\(place): \(why)", hint: remedy)
 }
 
 private func readBytes(_ path: FilePath, limit: Int) throws(Errno) -> [UInt8] {
@@ -129,7 +128,7 @@ private func checkForAliases(_ yaml: String, file: String) throws(Failure) {
         }
     }
     guard let line else { return }
-    throw refusal(file, line: line, "YAML aliases (*name) are not supported", try: "write the entries out")
+    throw refusal(file, line: line, "YAML aliases (*name) are not supported", hint: "write the entries out")
 }
 
 /// The first private character: no sign of YAML's, and in nobody's names.
@@ -203,7 +202,7 @@ private func compose(_ yaml: String, file: String) throws(Failure) -> (root: Nod
 private func syntaxFailure(_ error: any Error, text: String, file: String) -> Failure {
     switch error {
     case YamlError.composer(_, "but found another document", let mark, _):
-        return refusal(file, line: mark.line, "a second YAML document begins", try: "keep one document a file")
+        return refusal(file, line: mark.line, "a second YAML document begins", hint: "keep one document a file")
     case YamlError.parser(_, let problem, let mark, _) where problem.hasPrefix("Maximum nesting level"):
         return refusal(file, line: mark.line, "lists and mappings are nested too deeply")
     case YamlError.scanner(let context, let problem, let mark, _),
@@ -223,7 +222,7 @@ private func syntaxFailure(_ error: any Error, text: String, file: String) -> Fa
                 "indent with spaces, and put a text with signs in it in quotes"
             default: nil
             }
-        return refusal(file, line: mark.line, why, try: remedy)
+        return refusal(file, line: mark.line, why, hint: remedy)
     case YamlError.reader(let problem, let offset, let value, _):
         let line = offset.map { text.prefix($0).count(where: \.isNewline) + 1 }
         return refusal(
@@ -278,8 +277,8 @@ private struct Value {
     let path: String
     let file: String
 
-    func refused(_ why: String, try remedy: String? = nil) -> Failure {
-        refusal(file, line: node.mark?.line, path: path, why, try: remedy)
+    func refused(_ why: String, hint remedy: String? = nil) -> Failure {
+        refusal(file, line: node.mark?.line, path: path, why, hint: remedy)
     }
 
     /// What the node is, by the core schema.
@@ -303,12 +302,12 @@ private struct Value {
             }
             return .mapping(mapping.map { (key: $0.key, value: $0.value) })
         case .alias:
-            throw refused("YAML aliases (*name) are not supported", try: "write the entries out")
+            throw refused("YAML aliases (*name) are not supported", hint: "write the entries out")
         }
     }
 
     private func refusedTag(_ tag: Tag) -> Failure {
-        refused("the YAML tag \(tag.description.quotedForMessage) is not supported", try: "leave it out")
+        refused("the YAML tag \(tag.description.quotedForMessage) is not supported", hint: "leave it out")
     }
 
     /// YAML 1.2.2, 10.3.2. The forms of a number that it has and one only hopes for are texts here as there.
@@ -332,7 +331,7 @@ private struct Value {
         return string.utf8.allSatisfy { 0x30...0x39 ~= $0 || "+-.eE".utf8.contains($0) } && Double(string) != nil
     }
 
-    private func wrongType(expected: String, found content: Content, try remedy: String? = nil) -> Failure {
+    private func wrongType(expected: String, found content: Content, hint remedy: String? = nil) -> Failure {
         let found =
             switch content {
             case .null: "nothing"
@@ -342,7 +341,7 @@ private struct Value {
             case .list: "a list"
             case .mapping: "a mapping"
             }
-        return refused("expected \(expected), found \(found)", try: remedy)
+        return refused("expected \(expected), found \(found)", hint: remedy)
     }
 
     func boolean() throws(Failure) -> Bool {
@@ -351,7 +350,7 @@ private struct Value {
         case .boolean(let value): return value
         case .text(let text) where ["yes", "no", "on", "off"].contains(text.lowercased()):
             let meant = ["yes", "on"].contains(text.lowercased())
-            throw wrongType(expected: "true or false", found: content, try: "write \(meant)")
+            throw wrongType(expected: "true or false", found: content, hint: "write \(meant)")
         default: throw wrongType(expected: "true or false", found: content)
         }
     }
@@ -366,7 +365,7 @@ private struct Value {
                 throw refused("\(text.quotedForMessage) has the character \(character) in it")
             }
             return text
-        case .boolean, .number: throw wrongType(expected: "a text", found: content, try: "put it in quotes")
+        case .boolean, .number: throw wrongType(expected: "a text", found: content, hint: "put it in quotes")
         case .null, .list, .mapping: throw wrongType(expected: "a text", found: content)
         }
     }
@@ -381,7 +380,7 @@ private struct Value {
         guard let choice = Choice(rawValue: text) else {
             throw refused(
                 "\(text.quotedForMessage) is not one of \(words.joined(separator: ", "))",
-                try: text.nearest(of: words).map { "did you mean '\($0)'?" })
+                hint: text.nearest(of: words).map { "did you mean '\($0)'?" })
         }
         return choice
     }
@@ -392,7 +391,7 @@ private struct Value {
         guard case .number(let digits) = content else {
             let quoted = if case .text(let text) = content { UInt16(text) != nil } else { false }
             throw wrongType(
-                expected: "a port, 1 to 65535", found: content, try: quoted ? "write it without quotes" : nil)
+                expected: "a port, 1 to 65535", found: content, hint: quoted ? "write it without quotes" : nil)
         }
         guard digits.utf8.allSatisfy({ 0x30...0x39 ~= $0 }), digits.utf8.first != 0x30,
             let port = UInt16(digits)
@@ -408,7 +407,7 @@ private struct Value {
         guard case .number(let digits) = content else {
             let quoted = if case .text(let text) = content { Int(text) != nil } else { false }
             throw wrongType(
-                expected: "\(expected), 0 to \(limit)", found: content, try: quoted ? "write it without quotes" : nil)
+                expected: "\(expected), 0 to \(limit)", found: content, hint: quoted ? "write it without quotes" : nil)
         }
         guard digits.utf8.allSatisfy({ 0x30...0x39 ~= $0 }), digits == "0" || digits.utf8.first != 0x30,
             let number = Int(digits), number <= limit
@@ -427,7 +426,7 @@ private struct Value {
             let element = try read(value)
             if let line = seen[element] {
                 throw value.refused(
-                    "\("\(element)".quotedForMessage) is on the list already, on line \(line)", try: "leave one out")
+                    "\("\(element)".quotedForMessage) is on the list already, on line \(line)", hint: "leave one out")
             }
             seen[element] = value.node.mark?.line ?? 0
             return element
@@ -441,9 +440,9 @@ private struct Value {
         case .list(let nodes):
             return nodes.enumerated().map { Value(node: $1, path: "\(path)[\($0)]", file: file) }
         case .null where orNothing: return []
-        case .null: throw wrongType(expected: "a list", found: content, try: "write [] for an empty one")
+        case .null: throw wrongType(expected: "a list", found: content, hint: "write [] for an empty one")
         case .text, .number, .boolean:
-            throw wrongType(expected: "a list", found: content, try: "put it in brackets: [ ]")
+            throw wrongType(expected: "a list", found: content, hint: "put it in brackets: [ ]")
         case .mapping: throw wrongType(expected: "a list", found: content)
         }
     }
@@ -470,11 +469,11 @@ private struct Value {
             guard keys.contains(key) else {
                 throw keyValue.refused(
                     "there is no such key",
-                    try: key.nearest(of: keys).map { "did you mean '\($0)'?" }
+                    hint: key.nearest(of: keys).map { "did you mean '\($0)'?" }
                         ?? "the keys here are \(keys.joined(separator: ", "))")
             }
             if let line = lines[key] {
-                throw keyValue.refused("the key is there twice, first on line \(line)", try: "leave one out")
+                throw keyValue.refused("the key is there twice, first on line \(line)", hint: "leave one out")
             }
             lines[key] = scalar.mark?.line ?? 0
             values[key] = Value(node: node, path: keyPath, file: file)
@@ -532,7 +531,7 @@ private func readProgram(_ value: Value) throws(Failure) -> ProgramEntry {
     do {
         return try ProgramEntry(text)
     } catch {
-        throw value.refused("program \(text.quotedForMessage): \(error.why)", try: error.remedy)
+        throw value.refused("program \(text.quotedForMessage): \(error.reason)", hint: error.hint)
     }
 }
 
@@ -542,10 +541,10 @@ private func readRange(_ value: Value) throws(Failure) -> AddressRange {
     do {
         range = try AddressRange(text)
     } catch {
-        throw value.refused("\(text.quotedForMessage): \(error.why)", try: error.remedy)
+        throw value.refused("\(text.quotedForMessage): \(error.reason)", hint: error.hint)
     }
     if let why = range.whyNotAssignable {
-        throw value.refused("\(text.quotedForMessage): \(why)", try: "leave them to the host")
+        throw value.refused("\(text.quotedForMessage): \(why)", hint: "leave them to the host")
     }
     return range
 }
@@ -555,7 +554,7 @@ private func readPrefix(_ value: Value) throws(Failure) -> LoopbackPrefix {
     do {
         return try LoopbackPrefix(text)
     } catch {
-        throw value.refused("\(text.quotedForMessage): \(error.why)", try: error.remedy)
+        throw value.refused("\(text.quotedForMessage): \(error.reason)", hint: error.hint)
     }
 }
 
@@ -611,7 +610,7 @@ extension Policy {
             if let line = lines[override.name] {
                 throw value.refused(
                     "the override on line \(line) has the name \(override.name.quotedForMessage) as well",
-                    try: "give each its own")
+                    hint: "give each its own")
             }
             lines[override.name] = value.node.mark?.line ?? 0
             overrides.append(override)
@@ -640,7 +639,7 @@ extension Policy {
         let place = enabling ?? off.lazy.compactMap { section[$0] }.first ?? section.value
         throw place.refused(
             "preferLoopback is enabled while \(off.joined(separator: " and ")) \(off.count > 1 ? "are" : "is") off\(suffix)",
-            try: "enable \(off.count > 1 ? "both" : first), or disable preferLoopback")
+            hint: "enable \(off.count > 1 ? "both" : first), or disable preferLoopback")
     }
 
     fileprivate static func checkApart(_ ranges: [PlacedRange], from prefix: LoopbackPrefix) throws(Failure) {
@@ -649,7 +648,7 @@ extension Policy {
             guard loopbacks.overlaps(placed.range.first.value...placed.range.last.value) else { continue }
             throw placed.value.refused(
                 "\(placed.range) overlaps \(prefix), the prefix of the IPv6 loopbacks",
-                try: "choose another virtualLoopback.prefix, or other addresses")
+                hint: "choose another virtualLoopback.prefix, or other addresses")
         }
     }
 
@@ -661,7 +660,7 @@ extension Policy {
                 let (earlier, later) = previous.index < placed.index ? (previous, placed) : (placed, previous)
                 throw later.value.refused(
                     "\(later.range) overlaps \(earlier.range) (line \(earlier.value.node.mark?.line ?? 0), \(earlier.value.path))",
-                    try: "give each address to one range")
+                    hint: "give each address to one range")
             }
             previous = placed
         }
@@ -690,7 +689,7 @@ extension Policy.Addresses {
         if let value = section["interface"] {
             interface = try readInterface(value)
             if source == .dhcp, interface == "lo" {
-                throw value.refused("no DHCP server is on lo", try: "name the interface of the server's network")
+                throw value.refused("no DHCP server is on lo", hint: "name the interface of the server's network")
             }
         }
         if let values = try section["pool"]?.values() {
@@ -699,7 +698,7 @@ extension Policy.Addresses {
                 if source == .dhcp, range.family == .v4 {
                     throw value.refused(
                         "with source: dhcp, IPv4 addresses come from the server, and the pool is for IPv6 alone",
-                        try: "leave \(range) out, or use source: pool")
+                        hint: "leave \(range) out, or use source: pool")
                 }
                 pool.append(range)
                 ranges.append(PlacedRange(range: range, value: value, index: ranges.count))
@@ -720,19 +719,19 @@ extension Policy.Addresses {
 
     private func checkPlacement(_ value: Value, interface: Value?, pool values: Value?) throws(Failure) {
         guard !pool.isEmpty else {
-            throw value.refused("it belongs to a pool, and there is none beside it", try: "write it where the pool is")
+            throw value.refused("it belongs to a pool, and there is none beside it", hint: "write it where the pool is")
         }
         guard placement == .route else { return }
         if source == .dhcp {
-            throw value.refused("with source: dhcp, each address is on an interface", try: "leave it out")
+            throw value.refused("with source: dhcp, each address is on an interface", hint: "leave it out")
         }
         if let interface {
-            throw interface.refused("with placement: route, no address is on an interface", try: "leave it out")
+            throw interface.refused("with placement: route, no address is on an interface", hint: "leave it out")
         }
         for (range, value) in zip(pool, try values?.values() ?? []) where range.prefix == nil {
             throw value.refused(
                 "\(range) is no prefix, and with placement: route each is local as a whole",
-                try: "write prefixes, like 10.20.0.0/24")
+                hint: "write prefixes, like 10.20.0.0/24")
         }
     }
 
@@ -741,13 +740,13 @@ extension Policy.Addresses {
         for value in values {
             let section = try value.section(["user", "addresses"])
             guard let user = section["user"], let addresses = section["addresses"] else {
-                throw value.refused("a reservation has a user and addresses", try: "write both")
+                throw value.refused("a reservation has a user and addresses", hint: "write both")
             }
             var reservation = Policy.Reservation(user: try user.text(), addresses: [])
             if let line = lines.users[reservation.user] {
                 throw user.refused(
                     "\(reservation.user.quotedForMessage) has a reservation already, on line \(line)",
-                    try: "write all addresses there")
+                    hint: "write all addresses there")
             }
             lines.users[reservation.user] = user.node.mark?.line ?? 0
             for place in try addresses.values() {
@@ -760,10 +759,10 @@ extension Policy.Addresses {
                         "\(address) is not in the pool beside it"
                             + (pool.contains { $0.family == address.family }
                                 ? "" : ", which has no \(address.family.rawValue) range"),
-                        try: "reserve addresses of that pool alone")
+                        hint: "reserve addresses of that pool alone")
                 }
                 if let line = lines.addresses[address] {
-                    throw place.refused("\(address) is reserved already, on line \(line)", try: "leave one out")
+                    throw place.refused("\(address) is reserved already, on line \(line)", hint: "leave one out")
                 }
                 lines.addresses[address] = place.node.mark?.line ?? 0
                 reservation.addresses.append(address)
@@ -788,7 +787,7 @@ extension Policy.VirtualLoopback {
             guard isBase else {
                 throw value.refused(
                     "the prefix is for the whole host, not for some sessions",
-                    try: "write it in the base policy's virtualLoopback")
+                    hint: "write it in the base policy's virtualLoopback")
             }
             prefix = try readPrefix(value)
         }
@@ -812,7 +811,7 @@ extension Policy.Override {
     fileprivate init(_ value: Value, _ ranges: inout [PlacedRange]) throws(Failure) {
         let section = try value.section(Self.keys)
         guard let name = section["name"] else {
-            throw value.refused("it has no name", try: "give it one that no other override has")
+            throw value.refused("it has no name", hint: "give it one that no other override has")
         }
         self.init(name: try name.text())
         if let value = section["match"] { match = try Policy.Match(value) }

@@ -25,11 +25,11 @@ public enum ProgramEntry: Hashable, Sendable {
     ///
     /// - Throws: `Failure` with exit code 64 whose `why` says what is wrong with the text.
     public init(_ text: String) throws(Failure) {
-        func refused(_ why: String, try remedy: String? = nil) -> Failure {
-            Failure(.usage, "read program \(text.quotedForMessage)", why, try: remedy)
+        func refused(_ why: String, hint remedy: String? = nil) -> Failure {
+            Failure(.usage, "read program \(text.quotedForMessage)", why, hint: remedy)
         }
         guard !text.isEmpty else {
-            throw refused("it is empty", try: "give a file name, an absolute path or *")
+            throw refused("it is empty", hint: "give a file name, an absolute path or *")
         }
         if let character = text.firstForbiddenCharacter {
             throw refused("it has the character \(character) in it")
@@ -43,23 +43,23 @@ public enum ProgramEntry: Hashable, Sendable {
             guard text.utf8.count <= Self.nameLimit else {
                 throw refused(
                     "a name has at most \(Self.nameLimit) bytes, this one has \(text.utf8.count)",
-                    try: "give its absolute path")
+                    hint: "give its absolute path")
             }
             self = .name(text)
             return
         }
         guard text.utf8.first == UInt8(ascii: "/") else {
-            throw refused("it is a relative path", try: "give the file name alone or an absolute path")
+            throw refused("it is a relative path", hint: "give the file name alone or an absolute path")
         }
         guard text.utf8.last != UInt8(ascii: "/") else {
-            throw refused("it ends in a slash as a directory does", try: "give the path of an executable file")
+            throw refused("it ends in a slash as a directory does", hint: "give the path of an executable file")
         }
         guard text.utf8.count <= Self.pathLimit else {
             throw refused("a path has at most \(Self.pathLimit) bytes, this one has \(text.utf8.count)")
         }
         let parts = text.utf8.split(separator: UInt8(ascii: "/"))
         guard !parts.contains(where: { $0.elementsEqual(".".utf8) || $0.elementsEqual("..".utf8) }) else {
-            throw refused("it has . or .. in it", try: "give the path without")
+            throw refused("it has . or .. in it", hint: "give the path without")
         }
         self = .path(FilePath(text))
     }

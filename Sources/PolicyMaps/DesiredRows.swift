@@ -131,7 +131,7 @@ public struct DesiredRows: Sendable {
         guard levels.count <= Int(VIP_LEVELS_MAX) else {
             throw Failure(
                 .failed, "set where sessions are", "their cgroups are at \(levels.count) different depths",
-                try: "keep them at \(VIP_LEVELS_MAX) depths at most")
+                hint: "keep them at \(VIP_LEVELS_MAX) depths at most")
         }
         return levels.sorted()
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
+import BPFLoader
 public import CVipABI
 import Glibc
 public import Host
@@ -56,7 +56,7 @@ public final class EventListener: Sendable {
         guard try !pins.attachments().isEmpty else {
             throw Failure(
                 .failed, "listen for events", "no cgroup is attached",
-                try: "attach one first: vip-bpfctl attach cgroup PATH")
+                hint: "attach one first: vip-bpfctl attach cgroup PATH")
         }
         wake = try WakeUp()
         slot = try WatcherSlot(pins, filter, ringSize: ringSize)
@@ -149,7 +149,7 @@ private final class WatcherSlot: Sendable {
         let rings: BPFMap<UInt32, UInt32> = try pins.map("watcher_rings")
         let ring = try RingBuffer(name: "vip_events", bytes: ringSize)
         let stop = try WakeUp()
-        guard let pin = FileIdentity(path.string) else { throw .kernel(.current, "read \(path)") }
+        guard let pin = FileIdentity(path.string) else { throw Failure("read \(path)", errno: .current) }
         self.pin = pin
         self.pins = pins
         self.filter = filter
@@ -194,7 +194,7 @@ private final class WatcherSlot: Sendable {
         return Failure(
             .failed, "listen for events",
             "\(EventListener.limit) listen already, processes \(others.joined(separator: ", "))",
-            try: "end one of them first")
+            hint: "end one of them first")
     }
 
     /// The first slot becomes ours; of the others, what killed listeners have left goes: a ring buffer is memory.
@@ -252,7 +252,7 @@ private final class WatcherSlot: Sendable {
         guard error == 0 else {
             context.release()
             end()
-            throw .kernel(Errno(rawValue: error), "start a thread")
+            throw Failure("start a thread", errno: Errno(rawValue: error))
         }
         state.withLock { $0.renewing = thread }
     }
@@ -263,7 +263,7 @@ private final class WatcherSlot: Sendable {
             guard FileIdentity(pins.maps.appending("watchers").string) == pin else {
                 state.failure = Failure(
                     .failed, "listen for events", "the hooks were detached meanwhile",
-                    try: "attach a cgroup, and listen again")
+                    hint: "attach a cgroup, and listen again")
                 return false
             }
             let until = Self.lease()

@@ -104,10 +104,8 @@ public struct PolicyMapSet: ~Copyable {
         let liveSessions = try Dictionary(rowsOf: sessions)
         var sessionRows: [UInt64: vip_session] = [:]
         for session in desired.sessions {
-            let number = UInt8(session.policyNumber)
             let live = liveSessions[session.cgroupID]
-            var value = vip_session(
-                id: session.id, vip4: session.virtualIPv4, vip6: session.virtualIPv6, policies: (number, number))
+            var value = session.value
             // A session that is there keeps its policy in the bank in force until that is no longer in force.
             if let live, live.id == session.id { value[policyInBank: 1 - bank] = live[policyInBank: 1 - bank] }
             sessionRows[session.cgroupID] = value
@@ -143,7 +141,7 @@ public struct PolicyMapSet: ~Copyable {
         throw Failure(
             .failed, "apply the policy",
             "its \(desired.count) programs and the \(others) others in force do not fit map \(map.name) of \(map.maxEntries) rows",
-            try: others == 0 ? "list fewer programs, or '*'" : "list fewer programs, or change the lists in two steps")
+            hint: others == 0 ? "list fewer programs, or '*'" : "list fewer programs, or change the lists in two steps")
     }
 
     /// Writes one bank of a program list; returns the rows that no list of the new policy needs.
@@ -196,13 +194,7 @@ public struct PolicyMapSet: ~Copyable {
                 (key: $0.key, value: $0.value)
             })
         try ids.set(opened.map { (key: $0.id, value: $0.cgroupID) })
-        try sessions.set(
-            opened.map { session in
-                let number = UInt8(session.policyNumber)
-                let value = vip_session(
-                    id: session.id, vip4: session.virtualIPv4, vip6: session.virtualIPv6, policies: (number, number))
-                return (key: session.cgroupID, value: value)
-            })
+        try sessions.set(opened.map { (key: $0.cgroupID, value: $0.value) })
     }
 
     /// Gives an open session another address: whose it is first, the session's row last. The row is written whole.
@@ -210,7 +202,7 @@ public struct PolicyMapSet: ~Copyable {
         try addresses.set(
             DesiredRows.owners(of: [], sessions: [session]).filter { $0.key == vip_address(address) }
                 .map { (key: $0.key, value: $0.value) })
-        try set(session)
+        try sessions.set(session.cgroupID, to: session.value)
     }
 
     /// Takes an address from an open session, in the reverse order. What is not there any more does not matter; what else is in
@@ -222,22 +214,9 @@ public struct PolicyMapSet: ~Copyable {
             case .v4: row.vip4 = nothing.vip4
             case .v6: row.vip6 = nothing.vip6
             }
-            try sessions.set([(key: cgroupID, value: row)])
+            try sessions.set(cgroupID, to: row)
         }
         try addresses.remove([vip_address(address)])
-    }
-
-    private func set(_ session: SessionRow) throws(Failure) {
-        let number = UInt8(session.policyNumber)
-        try sessions.set(
-            [
-                (
-                    key: session.cgroupID,
-                    value: vip_session(
-                        id: session.id, vip4: session.virtualIPv4, vip6: session.virtualIPv6,
-                        policies: (number, number))
-                )
-            ])
     }
 
     /// Brings what the maps know of the host's own addresses up to date; sessions' rows are left alone.
@@ -382,5 +361,13 @@ extension Dictionary where Key: BitwiseCopyable & Sendable, Value: BitwiseCopyab
     /// Every row of a map.
     init(rowsOf map: borrowing BPFMap<Key, Value>) throws(Failure) {
         self.init(try map.rows().map { ($0.key, $0.value) }) { _, last in last }
+    }
+}
+
+extension SessionRow {
+    /// The session's row of the map `sessions`, with its policy in both banks.
+    fileprivate var value: vip_session {
+        let number = UInt8(policyNumber)
+        return vip_session(id: id, vip4: virtualIPv4, vip6: virtualIPv6, policies: (number, number))
     }
 }

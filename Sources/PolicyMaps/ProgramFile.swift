@@ -21,11 +21,11 @@ public enum ProgramFile {
         if raw < 0 {
             let error = Errno.current
             if error == .noSuchFileOrDirectory || error == .notDirectory { return nil }
-            throw .kernel(error, what)
+            throw Failure(what, errno: error)
         }
         let file = Descriptor(owning: raw)
         guard let identity = try self.identity(of: file, mounts: mounts, what) else {
-            throw Failure(.failed, what, "it is no regular file", try: "name the program's file itself")
+            throw Failure(.failed, what, "it is no regular file", hint: "name the program's file itself")
         }
         return identity
     }
@@ -35,14 +35,16 @@ public enum ProgramFile {
         of file: borrowing Descriptor, mounts: MountTable, _ what: String
     ) throws(Failure) -> vip_program_file? {
         var status = stat()
-        guard fstat(file.raw, &status) == 0 else { throw .kernel(.current, what) }
+        guard fstat(file.raw, &status) == 0 else { throw Failure(what, errno: .current) }
         guard status.st_mode & S_IFMT == S_IFREG else { return nil }
         guard let mountID = mountID(of: file), let mount = mounts.mounts.last(where: { $0.id == mountID }) else {
-            throw Failure(.failed, what, "its mount is not in the mount table", try: "try again")
+            throw Failure(.failed, what, "its mount is not in the mount table", hint: "try again")
         }
         // The name by which the kernel opened it, whatever links led there: a file of that inode and another name is
         // not the one that was listed.
-        guard let path = path(of: file) else { throw Failure(.failed, what, "it has gone meanwhile", try: "try again") }
+        guard let path = path(of: file) else {
+            throw Failure(.failed, what, "it has gone meanwhile", hint: "try again")
+        }
         return vip_program_file(inode: UInt64(status.st_ino), device: mount.device, name: lastComponent(of: path))
     }
 
@@ -70,7 +72,7 @@ public enum ProgramFile {
         if raw < 0 {
             let error = Errno.current
             if error == .noSuchFileOrDirectory || error == .noSuchProcess { return nil }
-            throw .kernel(error, what)
+            throw Failure(what, errno: error)
         }
         let file = Descriptor(owning: raw)
         // Opening took the mount of the process, which may have a mount table of its own.
@@ -79,12 +81,12 @@ public enum ProgramFile {
             table = try readWholeFile(FilePath("/proc/\(pid)/mountinfo"))
         } catch {
             if error == .noSuchFileOrDirectory || error == .noSuchProcess { return nil }
-            throw .kernel(error, what)
+            throw Failure(what, errno: error)
         }
         let mounts = try MountTable(bytes: table)
         guard var path = path(of: file), let found = try identity(of: file, mounts: mounts, what) else { return nil }
         var status = stat()
-        guard fstat(file.raw, &status) == 0 else { throw .kernel(.current, what) }
+        guard fstat(file.raw, &status) == 0 else { throw Failure(what, errno: .current) }
         // The kernel's own words, which a file's name may have as well: that one is still there.
         let mark = Array(" (deleted)".utf8)
         var there = stat()

@@ -23,7 +23,7 @@ public struct AddressPool: Sendable {
             guard range.lowerBound.family == range.upperBound.family else {
                 throw Failure(
                     .usage, "use address range \(range.lowerBound)-\(range.upperBound)",
-                    "its ends are of different families", try: "write one range for each family")
+                    "its ends are of different families", hint: "write one range for each family")
             }
             if let last = merged.last, range.lowerBound <= last.upperBound {
                 merged[merged.count - 1] = last.lowerBound...max(last.upperBound, range.upperBound)

@@ -22,14 +22,14 @@ public struct CgroupClaims: Sendable {
         let path = path.string
         let what = "open session \(session) on cgroup \(path)"
         if let owner = owners[path] {
-            throw Failure(.failed, what, "it is session \(owner) already", try: "close session \(owner) first")
+            throw Failure(.failed, what, "it is session \(owner) already", hint: "close session \(owner) first")
         }
         let ancestors = Self.ancestors(of: path)
         for ancestor in ancestors {
             if let owner = owners[ancestor] {
                 throw Failure(
                     .failed, what, "it is below \(ancestor), which is session \(owner)",
-                    try: "close session \(owner) first")
+                    hint: "close session \(owner) first")
             }
         }
         if below[path] != nil,
@@ -37,7 +37,7 @@ public struct CgroupClaims: Sendable {
         {
             throw Failure(
                 .failed, what, "\(inside.key) below it is session \(inside.value)",
-                try: "close session \(inside.value) first")
+                hint: "close session \(inside.value) first")
         }
         owners[path] = session
         for ancestor in ancestors { below[ancestor, default: 0] += 1 }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
 import Glibc
 public import Host
@@ -41,7 +40,7 @@ extension Instance {
         var wishes = AddressWishes()
         var groups: [String: [String]] = [:]  // looked up once for each user
         var interfaces: [Int: String?] = [:]
-        var picking: Picking?
+        var free: FreeAddresses?
         for record in records {
             // Its lease is a session's until there is no more of the session.
             if let leased = record.addresses.first(where: { $0.leaseSlot != nil }) {
@@ -60,8 +59,7 @@ extension Instance {
                 wishes.unavailable.append((record, missing[0], error))
                 continue
             }
-            let override = number == 0 ? nil : policy.overrides[number - 1]
-            let virtualIP = policy.rules(for: override).virtualIP
+            let virtualIP = policy.rules(number: number).virtualIP
             guard virtualIP.enabled else { continue }
             if virtualIP.addresses.source == .dhcp, missing.contains(.v4) {
                 let interface: String?
@@ -75,16 +73,27 @@ extension Instance {
                 wishes.leases.append(LeaseWish(record: record, interface: interface))
             }
             guard !virtualIP.addresses.pool.isEmpty else { continue }
-            if picking == nil { picking = try Picking(registry, netlink, bootID: record.bootID) }
-            let isOwn = override?.virtualIP?.addresses.pool.isEmpty == false
-            for family in missing {
-                switch try picking?.pick(
-                    family, for: record, virtualIP.addresses, number, isOwn ? override?.name : nil, netlink)
-                {
-                case .success(let address)?: wishes.picked.append(KeptAddress(record: record, address: address))
-                case .failure(let failure)?: wishes.unavailable.append((record, family, failure))
-                case nil: continue
+            if free == nil {
+                free = try FreeAddresses(registry, netlink.hostAddresses(), .now(bootID: record.bootID))
+            }
+            guard var known = free.take() else { continue }
+            defer { free = known }
+            try known.usePool(number, of: policy)
+            for family in missing where known.hasPool(number, family) {
+                let address: IPAddress
+                do throws(Failure) {
+                    address = try known.pick(family, from: number, for: record.user).address
+                } catch {
+                    wishes.unavailable.append((record, family, error))
+                    continue
                 }
+                known.give(address, to: record.id)
+                let isRouted = virtualIP.addresses.placement == .route
+                let interface = isRouted ? "lo" : try netlink.interface(for: virtualIP.addresses, family)
+                wishes.picked.append(
+                    KeptAddress(
+                        record: record,
+                        address: .init(address, interface: interface, placed: !isRouted, fromPool: true)))
             }
         }
         return wishes
@@ -97,7 +106,7 @@ extension Instance {
         var groups: [String: [String]] = [:]
         let policy = try self.policy(registry())
         let number = try Self.policyNumber(of: record, under: policy, groups: &groups)
-        let virtualIP = policy.rules(for: number == 0 ? nil : policy.overrides[number - 1]).virtualIP
+        let virtualIP = policy.rules(number: number).virtualIP
         guard virtualIP.enabled else { return false }
         if virtualIP.addresses.source == .dhcp { return true }
         // The daemon asks the link first, and that is soon over; one that was refused then, is refused.
@@ -112,7 +121,7 @@ extension Instance {
         for record in records
         where record.state == .open && !record.addresses.contains(where: { $0.address.family == .v4 }) {
             let number = try Self.policyNumber(of: record, under: policy, groups: &groups)
-            let virtualIP = policy.rules(for: number == 0 ? nil : policy.overrides[number - 1]).virtualIP
+            let virtualIP = policy.rules(number: number).virtualIP
             if virtualIP.enabled { count += 1 }
         }
         return count
@@ -128,12 +137,12 @@ extension Instance {
         // Whoever changes something writes the lock file, and closes it in the end.
         let raw = inotify_init1(CInt(IN_CLOEXEC | IN_NONBLOCK))
         guard raw >= 0 else {
-            throw .kernel(.current, "wait for an address", try: "raise fs.inotify.max_user_instances")
+            throw Failure("wait for an address", errno: .current, hint: "raise fs.inotify.max_user_instances")
         }
         let watch = Descriptor(owning: raw)
         let mask = UInt32(IN_CLOSE_WRITE) | UInt32(IN_ONLYDIR)
         guard state.path.withPlatformString({ inotify_add_watch(watch.raw, $0, mask) }) >= 0 else {
-            throw .kernel(.current, "watch \(state.path)", try: "raise fs.inotify.max_user_watches")
+            throw Failure("watch \(state.path)", errno: .current, hint: "raise fs.inotify.max_user_watches")
         }
         let deadline = ContinuousClock.now + patience
         while true {
@@ -143,57 +152,10 @@ extension Instance {
             let left = ContinuousClock.now.duration(to: deadline)
             if now.addresses.count > record.addresses.count || left <= .zero { return now }
             var ready = pollfd(fd: watch.raw, events: Int16(POLLIN), revents: 0)
-            _ = poll(&ready, 1, CInt(clamping: Int64((left / .milliseconds(1)).rounded(.up))))
+            _ = poll(&ready, 1, left.pollTimeout)
             var events = [UInt8](repeating: 0, count: 4096)
             while read(watch.raw, &events, events.count) > 0 {}
         }
-    }
-}
-
-/// The pools as they are now, for sessions that go without.
-private struct Picking {
-    private let registry: Registry
-    private var owners: [IPAddress: UInt32]
-    private let host: Set<IPAddress>
-    private let unusable: Set<IPAddress>
-    private let held: Set<IPAddress>
-    private let now: Moment
-    private var pools: [Int: PoolPicker] = [:]
-
-    init(_ registry: Registry, _ netlink: Netlink, bootID: String) throws(Failure) {
-        self.registry = registry
-        owners = try registry.usedAddresses()
-        let placed = try netlink.hostAddresses()
-        host = Set(placed.map(\.address))
-        let networks = placed.filter { $0.prefixLength < $0.address.family.bits }
-        unusable = Set(networks.flatMap(\.networkAndBroadcast) + networks.compactMap(\.subnetRouter))
-        held = try registry.heldAddresses(bootID: bootID)
-        now = .now(bootID: bootID)
-    }
-
-    /// An address of the pool for a session, or why none is free; `nil` where the pool has none of the family at all.
-    mutating func pick(
-        _ family: IPAddress.Family, for record: SessionRecord, _ addresses: Policy.Addresses, _ number: Int,
-        _ override: String?, _ netlink: Netlink
-    ) throws(Failure) -> Result<SessionRecord.Address, Failure>? {
-        if pools[number] == nil { pools[number] = try PoolPicker(addresses, override: override, now: now) }
-        guard var pool = pools[number], pool.has(family) else { return nil }
-        defer { pools[number] = pool }
-        let pick: PoolPicker.Pick
-        do throws(Failure) {
-            pick = try pool.pick(
-                family, for: record.user, registry, used: owners, held: held,
-                taken: { owners[$0] != nil || host.contains($0) || unusable.contains($0) || held.contains($0) })
-        } catch {
-            return .failure(error)
-        }
-        owners[pick.address] = record.id
-        return .success(
-            addresses.placement == .route
-                ? .init(pick.address, interface: "lo", placed: false, fromPool: true)
-                : .init(
-                    pick.address, interface: try netlink.interface(for: addresses, family), placed: true,
-                    fromPool: true))
     }
 }
 
@@ -224,7 +186,7 @@ extension Change {
         let maps = try PolicyMapSet(pins)
         let policy = try instance.policy(registry)
         if address.placed, let placed = try hostAddresses().first(where: { $0.address == address.address }) {
-            throw Failure(.failed, what, "the host has it already, on \(placed.interface)", try: "see ip address show")
+            throw Failure(.failed, what, "the host has it already, on \(placed.interface)", hint: "see ip address show")
         }
         var after = before
         after.addresses = (before.addresses + [address]).sorted { $0.address < $1.address }
@@ -232,7 +194,7 @@ extension Change {
         alone.addresses = [address]
         let row = try rows(of: [after], under: policy)[0]
         if !address.placed {
-            try prepareRoutes(policy.routedPrefixes.filter { $0.contains(address.address) })
+            try settings.prepareRoutes(policy.routedPrefixes.filter { $0.contains(address.address) })
         }
         try registry.add(address, to: record.id, at: .now(bootID: bootID))
         var added: Set<IPAddress> = []
@@ -272,7 +234,8 @@ extension Change {
             guard var record = try registry.session(id: session), record.state == .open, record.bootID == bootID,
                 let index = record.addresses.firstIndex(where: { $0.address == address })
             else { continue }  // it goes with its session
-            logger.warning("taking \(address) from session \(session): a command was killed while it gave or took it")
+            logger.warning(
+                "removing \(address) from session \(session): an earlier command was killed while assigning it")
             let taken = record.addresses.remove(at: index)
             try takeAway(taken, from: record, because: .commandKilled)
         }
@@ -306,7 +269,7 @@ extension Change {
         guard !instance.state.hasDaemon, request.keeper != .logind else { return awaitingLease.append(id) }
         let failure = Failure(
             .failed, what, "its address is to be leased by DHCP, which the daemon does, and none runs",
-            try: "start it (systemctl start vip-bpfd), or give an address with --ip")
+            hint: "start it (systemctl start vip-bpfd), or give an address with --ip")
         guard request.opensWithoutAddress else { throw failure }
         unaddressed.append((id, failure))
     }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
+import BPFLoader
 import CVipABI
 import Glibc
 public import Host
 import Network
 public import Policy
-import PolicyMaps
+public import PolicyMaps
 public import SystemPackage
 
 extension Change {
@@ -30,8 +30,7 @@ extension Change {
     ) throws(Failure) -> Attached {
         try pins.requireBPFFS()
         let coming = if let policy { policy } else { try instance.policy(registry) }
-        try checkLoopback(coming.loopbackPrefix)
-        try checkRoutes(coming, hostAddresses())
+        try settings.check(coming, hostAddresses())
         let live = try pins.attachments()
         for attachment in try registry.attachments() {
             guard attachment.cgroupID != cgroup.id, live[attachment.cgroupID] != nil,
@@ -41,12 +40,12 @@ extension Change {
             case .below:
                 throw Failure(
                     .failed, "attach \(cgroup.path)", "\(other.path) above it is attached, and so this one is already",
-                    try: "leave it, or detach \(other.path) first")
+                    hint: "leave it, or detach \(other.path) first")
             case .above:
                 throw Failure(
                     .failed, "attach \(cgroup.path)",
                     "\(other.path) below it is attached, and would be rewritten twice",
-                    try: "detach \(other.path) first")
+                    hint: "detach \(other.path) first")
             case .same, .unrelated: break
             }
         }
@@ -80,11 +79,9 @@ extension Change {
             } else if try PolicyMapSet(pins).configuration().generation == 0 {
                 try apply(coming)
             } else {
-                let prefix = try prepareLoopback(coming.loopbackPrefix)
+                let prefix = try settings.prepare(for: coming, warnings: &warnings)
                 try PolicyMapSet(pins).setLoopbackPrefix(prefix)
-                try settleLoopback(prefix)
-                try prepareRoutes(coming.routedPrefixes)
-                try settleRoutes(coming)
+                try settings.settle(prefix, for: coming)
             }
             // Last: until here a killed attach is not taken for a finished one.
             if loading != .unchanged { try PolicyMapSet.noteObject(pins) }
@@ -97,8 +94,7 @@ extension Change {
             if !wasNoted { try? registry.removeAttachment(cgroup.path) }
             if (try? pins.attachments().isEmpty) == true {
                 if pins.isLoaded { try? PolicyMapSet(pins).setLoopbackPrefix(nil) }
-                try? undoLoopback()
-                try? settleRoutes(nil)
+                try? settings.undo()
             }
             throw error
         }
@@ -123,12 +119,11 @@ extension Change {
         guard let id = noted?.cgroupID ?? cgroup?.id, try pins.detach(cgroupID: id) || noted != nil else {
             // Say what is wrong with the path itself, if something is.
             let cgroup = try Cgroup(path: path)
-            throw Failure(.failed, "detach \(cgroup.path)", "it is not attached", try: "see vip-bpfctl status")
+            throw Failure(.failed, "detach \(cgroup.path)", "it is not attached", hint: "see vip-bpfctl status")
         }
         if try pins.attachments().isEmpty {
             if pins.isLoaded { try PolicyMapSet(pins).setLoopbackPrefix(nil) }
-            try undoLoopback()
-            try settleRoutes(nil)
+            try settings.undo()
         }
         if let noted {
             try registry.removeAttachment(noted.path)
@@ -152,8 +147,7 @@ extension Change {
             try withdraw(records)
             try registry.remove(records.map { ($0.id, .detached) }, at: .now(bootID: bootID))
         }
-        try undoLoopback()
-        try settleRoutes(nil)
+        try settings.undo()
         try pins.removeAll()
         for setting in [Registry.Setting.policy, .pendingPolicy, .pins, .network, .routeNote] {
             try registry.set(setting, to: nil)
@@ -186,7 +180,7 @@ extension Instance {
         try pins.removeAll()
         let aside = state.path.appending("registry.sqlite.damaged")
         let moved = state.registry.withPlatformString { old in aside.withPlatformString { new in rename(old, new) } }
-        guard moved == 0 else { throw .kernel(.current, "move \(state.registry) to \(aside)") }
+        guard moved == 0 else { throw Failure("move \(state.registry) to \(aside)", errno: .current) }
         return aside
     }
 }

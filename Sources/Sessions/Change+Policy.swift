@@ -28,19 +28,18 @@ extension Change {
                 .failed, "apply the policy",
                 "the kernel has \(unknown) sessions that registry \(instance.state.registry) "
                     + "does not know: it is not the one that they were opened with, or it was lost",
-                try: "name the right one with --state, or start over: vip-bpfctl detach --all")
+                hint: "name the right one with --state, or start over: vip-bpfctl detach --all")
         }
         let formerPrefix = try maps.configuration().loopbackPrefix
         if let formerPrefix, formerPrefix != policy.loopbackPrefix.local, !records.isEmpty {
             throw Failure(
                 .failed, "apply the policy",
                 "virtualLoopback.prefix is another than \(formerPrefix), on which \(records.count) open sessions are",
-                try: "close them first, or keep the prefix: their programs' IPv6 loopbacks would be nowhere")
+                hint: "close them first, or keep the prefix: IPv6 loopbacks in use would become unreachable")
         }
-        try checkLoopback(policy.loopbackPrefix)
         let mounts = try MountTable.current()
         let hostAddresses = try hostAddresses()
-        try checkRoutes(policy, hostAddresses)
+        try settings.check(policy, hostAddresses)
         var desired = try DesiredRows(
             policy: policy, sessions: rows(of: records, under: policy),
             hostAddresses: hostAddresses.map(\.address), broadcasts: hostAddresses.flatMap(\.networkAndBroadcast)
@@ -60,7 +59,11 @@ extension Change {
                         + "for them until they are opened anew, or the daemon gives them one")
             }
         }
-        try restorePlacement(records, present: hostAddresses)
+        let (restored, missing) = putBackAddresses(of: records, present: Set(hostAddresses.map(\.address)))
+        warnings += restored.map {
+            "virtual IP \($0.address.address) was missing on \($0.address.interface) and is back"
+        }
+        warnings += missing.map { "\($0.failure)" }
 
         // The text is registered before the generation changes and becomes current after: a kill in between is
         // settled by comparing generations.
@@ -69,22 +72,19 @@ extension Change {
         // The new prefix of the IPv6 loopbacks is local before the hooks give addresses of it; the old one goes after.
         let changes: PolicyMapSet.Changes
         do throws(Failure) {
-            desired.loopbackPrefix = try prepareLoopback(policy.loopbackPrefix)
-            try prepareRoutes(policy.routedPrefixes)
+            desired.loopbackPrefix = try settings.prepare(for: policy, warnings: &warnings)
             changes = try maps.apply(desired)
         } catch {
             // Where the generation has moved, the policy is in force, and the next change settles what is left to do.
             if (try? maps.configuration().generation) != next {
-                try? settleLoopback(formerPrefix)
-                try? settleRoutes(instance.policy(registry))
+                try? settings.settle(formerPrefix, for: instance.policy(registry))
                 try registry.set(.pendingPolicy, to: nil)
             }
             throw error
         }
         try registry.setPolicy(
             policy.yaml(), historyDays: policy.history.retentionDays, at: .now(bootID: bootID))
-        try settleLoopback(desired.loopbackPrefix)
-        try settleRoutes(policy)
+        try settings.settle(desired.loopbackPrefix, for: policy)
         try registry.set(.pendingPolicy, to: nil)
         return changes
     }
@@ -105,32 +105,10 @@ extension Change {
                     try registry.set(.policy, to: yaml)
                 }
             }
-            try settleLoopback(maps.configuration().loopbackPrefix)
-            try settleRoutes(instance.policy(registry))
+            try settings.settle(maps.configuration().loopbackPrefix, for: instance.policy(registry))
         }
         try registry.set(.pendingPolicy, to: nil)
         logger.warning("a policy apply was killed; the policy in force is settled")
-    }
-
-    /// Puts back virtual IPs that something else took off their interface.
-    private mutating func restorePlacement(
-        _ records: [SessionRecord], present: [PlacedAddress]
-    ) throws(Failure) {
-        let there = Set(present.map(\.address))
-        var missing: [String: [IPAddress]] = [:]
-        for record in records {
-            for address in record.addresses where address.placed && !there.contains(address.address) {
-                missing[address.interface, default: []].append(address.address)
-            }
-        }
-        for (interface, addresses) in missing {
-            for (address, result) in zip(addresses, try netlink.add(addresses, to: interface)) {
-                switch result {
-                case .success: warnings.append("virtual IP \(address) was missing on \(interface) and is back")
-                case .failure(let failure): warnings.append("\(failure)")
-                }
-            }
-        }
     }
 
     /// Closes the sessions whose cgroup was removed.

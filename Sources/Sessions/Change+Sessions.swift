@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Foundation
 public import Host
 public import Network
@@ -66,11 +65,11 @@ extension Change {
         let routed = records.flatMap(\.addresses).filter { !$0.placed }.map(\.address)
         if !routed.isEmpty {
             let prefixes = policy.routedPrefixes.filter { prefix in routed.contains { prefix.contains($0) } }
-            for prefix in try prepareRoutes(prefixes) {
+            for prefix in try settings.prepareRoutes(prefixes) {
                 warnings.append("the local route of \(prefix) was missing and is back")
             }
         }
-        try registry.set(.network, to: networkNamespace())
+        try registry.set(.network, to: settings.network())
         try registry.open(records)
         var added: Set<IPAddress> = []
         do throws(Failure) {
@@ -102,14 +101,14 @@ extension Change {
     public func close(_ id: UInt32, because ending: SessionEnding = .closed) throws(Failure) -> SessionRecord {
         guard let record = try registry.session(id: id) else {
             throw Failure(
-                .failed, "close session \(id)", "there is no such session", try: "see vip-bpfctl session list")
+                .failed, "close session \(id)", "there is no such session", hint: "see vip-bpfctl session list")
         }
         try tearDown([(record, ending)])
         return record
     }
 
     /// Takes away what a failed opening has come to. Where the registry cannot be written (a full disk), it says
-    /// that the sessions are being opened, which is for the next change to mend; nothing else is left.
+    /// that the sessions are being opened, which is for the next change to repair; nothing else is left.
     private func undo(_ records: [SessionRecord]) {
         let ids = records.map(\.id)
         try? registry.beginClose(ids)
@@ -133,7 +132,9 @@ extension Change {
         }
         try withdraw(records)
         try registry.remove(ended.map { ($0.record.id, $0.ending) }, at: .now(bootID: bootID))
-        try settleRoutesOfEnded()
+        if try settings.hasRoutes() {
+            try settings.settleRoutes(pins.attachments().isEmpty ? nil : instance.policy(registry))
+        }
     }
 
     /// Takes the records' addresses off their interfaces, and removes cgroups that were made for them.
@@ -174,7 +175,7 @@ extension Change {
                         failure
                         ?? Failure(
                             .failed, "place \(address) on \(interface)", "something else has placed it meanwhile",
-                            try: "try again, or give another address")
+                            hint: "try again, or give another address")
                 case .failure(let first): failure = failure ?? first
                 }
             }
@@ -196,16 +197,11 @@ extension Change {
         var freeIDs = FreeSessionIDs(taken: takenIDs)
         for id in requests.compactMap(\.id) { freeIDs.take(id) }
         var askedIDs: Set<UInt32> = []
-        var owners = try registry.usedAddresses()
-        let hostAddresses = Dictionary(placed.map { ($0.address, $0.interface) }) { first, _ in first }
-        var pools: [Int: PoolPicker] = [:]
-        var interfaces: [IPAddress.Family: [Int: String]] = [:]
-        let networks = placed.filter { $0.prefixLength < $0.address.family.bits }
-        let unusable = Set(networks.flatMap(\.networkAndBroadcast) + networks.compactMap(\.subnetRouter))
-        let loopbackPrefix = try registry.loopbackPrefix()
-        let held = try registry.heldAddresses(bootID: bootID)
-        var groups: [String: [String]] = [:]
         let now = Moment.now(bootID: bootID)
+        var free = try FreeAddresses(registry, placed, now)
+        var interfaces: [IPAddress.Family: [Int: String]] = [:]
+        let loopbackPrefix = try registry.loopbackPrefix()
+        var groups: [String: [String]] = [:]
 
         var records: [SessionRecord] = []
         records.reserveCapacity(requests.count)
@@ -216,7 +212,7 @@ extension Change {
                 guard !takenIDs.contains(asked), askedIDs.insert(asked).inserted else {
                     throw Failure(
                         .failed, "open session \(asked)", "the ID is taken",
-                        try: "leave --id out, or close session \(asked)")
+                        hint: "leave --id out, or close session \(asked)")
                 }
                 id = asked
             } else {
@@ -228,13 +224,13 @@ extension Change {
             else {
                 throw Failure(
                     .failed, what, "neither it nor a cgroup above it is attached",
-                    try: "attach one first: vip-bpfctl attach cgroup PATH")
+                    hint: "attach one first: vip-bpfctl attach cgroup PATH")
             }
             try claims.claim(request.cgroup.path, session: id)
             if let name = request.policy, policy.override(named: name) == nil {
                 throw Failure(
                     .failed, what, "the policy in force has no override named \(name)",
-                    try: "see vip-bpfctl policy show")
+                    hint: "see vip-bpfctl policy show")
             }
 
             var record = SessionRecord(
@@ -242,59 +238,49 @@ extension Change {
                 openedAt: now.date, createdCgroup: request.createdCgroup, keeper: request.keeper,
                 keeperProcess: request.keeperProcess)
             let number = try policyNumber(of: record, under: policy, groups: &groups)
-            let virtualIP = policy.rules(for: number == 0 ? nil : policy.overrides[number - 1]).virtualIP
+            let virtualIP = policy.rules(number: number).virtualIP
 
             var chosen: [(address: IPAddress, fromPool: Bool)] = []
             for address in request.addresses {
                 if let other = chosen.first(where: { $0.address.family == address.family }) {
                     throw Failure(
                         .usage, what, "\(other.address) and \(address) are both \(address.family.rawValue)",
-                        try: "give one address of each family at most")
+                        hint: "give one address of each family at most")
                 }
                 chosen.append((address, false))
             }
             if virtualIP.enabled {
-                if !virtualIP.addresses.pool.isEmpty, pools[number] == nil {
-                    let isOwn = number > 0 && policy.overrides[number - 1].virtualIP?.addresses.pool.isEmpty == false
-                    pools[number] = try PoolPicker(
-                        virtualIP.addresses, override: isOwn ? policy.overrides[number - 1].name : nil, now: now)
-                }
-                if !request.getsAddressLater, var pool = pools[number] {
-                    for family in IPAddress.Family.allCases
-                    where pool.has(family) && !chosen.contains(where: { $0.address.family == family }) {
-                        do throws(Failure) {
-                            let taken: (IPAddress) -> Bool = { address in
-                                owners[address] != nil || hostAddresses[address] != nil || unusable.contains(address)
-                                    || held.contains(address)
-                            }
-                            if let known = request.picked.first(where: { $0.family == family }), !taken(known),
-                                pool.allows(known, for: request.user)
-                            {
-                                chosen.append((known, true))
-                                continue
-                            }
-                            guard !request.isOutOfAddresses else {
-                                throw Failure(
-                                    .failed, "pick an \(family.rawValue) address",
-                                    "other hosts have all that were tried",
-                                    try: "see the warnings; take their addresses out of virtualIP.addresses.pool")
-                            }
-                            let pick = try pool.pick(
-                                family, for: request.user, registry, used: owners, held: held, taken: taken)
-                            if let warning = pick.warning { warnings.append("session \(id): \(warning)") }
-                            chosen.append((pick.address, true))
-                        } catch {
-                            guard request.opensWithoutAddress else { throw error }
-                            unaddressed.append((id, error))
-                        }
+                try free.usePool(number, of: policy)
+                for family in IPAddress.Family.allCases
+                where !request.getsAddressLater && free.hasPool(number, family)
+                    && !chosen.contains(where: { $0.address.family == family })
+                {
+                    if let known = request.picked.first(where: { $0.family == family }),
+                        free.canPick(known, from: number, for: request.user)
+                    {
+                        chosen.append((known, true))
+                        continue
                     }
-                    pools[number] = pool
+                    do throws(Failure) {
+                        guard !request.isOutOfAddresses else {
+                            throw Failure(
+                                .failed, "pick an \(family.rawValue) address",
+                                "other hosts have all that were tried",
+                                hint: "see the warnings; take their addresses out of virtualIP.addresses.pool")
+                        }
+                        let pick = try free.pick(family, from: number, for: request.user)
+                        if let warning = pick.warning { warnings.append("session \(id): \(warning)") }
+                        chosen.append((pick.address, true))
+                    } catch {
+                        guard request.opensWithoutAddress else { throw error }
+                        unaddressed.append((id, error))
+                    }
                 }
             }
             if virtualIP.enabled, virtualIP.addresses.source == .dhcp {
                 if !chosen.contains(where: { $0.address.family == .v4 }) { try awaitLease(id, request, what) }
             } else if virtualIP.enabled, !chosen.contains(where: { $0.address.family == .v4 }),
-                pools[number]?.has(.v4) != true
+                !free.hasPool(number, .v4)
             {
                 let kind = chosen.isEmpty ? "virtual IP" : "IPv4 virtual IP"
                 warnings.append(
@@ -315,13 +301,11 @@ extension Change {
                     if let loopbackPrefix, loopbackPrefix.contains(choice.address) {
                         throw Failure(
                             .usage, what, "\(choice.address) is a session's IPv6 loopback, in \(loopbackPrefix)",
-                            try: "give a unicast address of this host's network")
+                            hint: "give a unicast address of this host's network")
                     }
-                    try check(
-                        choice.address, what, on: interface, pool: virtualIP.addresses.pool, owners: owners,
-                        hostAddresses: hostAddresses, placed: placed)
+                    try check(choice.address, what, on: interface, pool: virtualIP.addresses.pool, free)
                 }
-                owners[choice.address] = id
+                free.give(choice.address, to: id)
                 record.addresses.append(
                     isRouted
                         ? .init(choice.address, interface: "lo", placed: false, fromPool: choice.fromPool)
@@ -334,45 +318,45 @@ extension Change {
 
     /// Whether an address that was asked for can be a session's.
     private func check(
-        _ address: IPAddress, _ what: String, on interface: String, pool: [AddressRange],
-        owners: [IPAddress: UInt32], hostAddresses: [IPAddress: String], placed: [PlacedAddress]
+        _ address: IPAddress, _ what: String, on interface: String, pool: [AddressRange], _ free: FreeAddresses
     ) throws(Failure) {
         guard !address.isMapped else {
             throw Failure(
-                .usage, what, "\(address) is an IPv4 address in IPv6 form", try: "write it as an IPv4 address")
+                .usage, what, "\(address) is an IPv4 address in IPv6 form", hint: "write it as an IPv4 address")
         }
         guard !address.isIPv6LinkLocal else {
             throw Failure(
                 .usage, what, "\(address) is link-local, and no program could use it without naming the interface",
-                try: "give a global or unique local address")
+                hint: "give a global or unique local address")
         }
         guard !address.isLoopback, !address.isMulticast, !address.isUnspecified, address.v4 != UInt32.max else {
             throw Failure(
-                .usage, what, "\(address) cannot be a virtual IP", try: "give a unicast address of this host's network")
+                .usage, what, "\(address) cannot be a virtual IP", hint: "give a unicast address of this host's network"
+            )
         }
-        if let network = placed.first(where: { $0.subnetRouter == address }) {
+        if let network = free.placed.first(where: { $0.subnetRouter == address }) {
             throw Failure(
                 .failed, what,
                 "\(address) is the subnet-router anycast address of \(network.address)/\(network.prefixLength)",
-                try: "give another address of it")
+                hint: "give another address of it")
         }
-        if let network = placed.first(where: { $0.isNetworkOrBroadcast(address) }) {
+        if let network = free.placed.first(where: { $0.isNetworkOrBroadcast(address) }) {
             throw Failure(
                 .failed, what,
                 "\(address) is the network's or the broadcast address of \(network.address)/\(network.prefixLength)",
-                try: "give another address of it")
+                hint: "give another address of it")
         }
-        if let owner = owners[address] {
+        if let owner = free.owners[address] {
             throw Failure(
                 .failed, what, "\(address) is session \(owner)'s",
-                try: "give another address, or close session \(owner)")
+                hint: "give another address, or close session \(owner)")
         }
-        if let owner = hostAddresses[address] {
+        if let owner = free.interface(of: address) {
             throw Failure(
-                .failed, what, "\(address) is the host's own, on \(owner)", try: "give an address that nothing has")
+                .failed, what, "\(address) is the host's own, on \(owner)", hint: "give an address that nothing has")
         }
         // On lo anything goes: addresses there are routed to this host from elsewhere.
-        let networks = placed.filter { $0.interface == interface && $0.prefixLength < $0.address.family.bits }
+        let networks = free.placed.filter { $0.interface == interface && $0.prefixLength < $0.address.family.bits }
         guard
             interface == "lo" || pool.contains(where: { $0.contains(address) })
                 || networks.contains(where: { $0.network(contains: address) })
@@ -383,7 +367,7 @@ extension Change {
                 .failed, what,
                 "\(address) is not ours: neither in the pool nor in a network of \(interface)"
                     + (networks.isEmpty ? "" : " (\(networks))"),
-                try: "give one that is, or add it to virtualIP.addresses.pool")
+                hint: "give one that is, or add it to virtualIP.addresses.pool")
         }
     }
 

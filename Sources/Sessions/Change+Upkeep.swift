@@ -85,25 +85,7 @@ extension Change {
             }
         }
         if !moved.isEmpty { try registry.setInterface(moved) }
-        var missing: [String: [KeptAddress]] = [:]
-        for record in records where record.state == .open && record.bootID == bootID {
-            for address in record.addresses where address.placed && !there.contains(address.address) {
-                missing[address.interface, default: []].append(KeptAddress(record: record, address: address))
-            }
-        }
-        for (interface, kept) in missing.sorted(by: { $0.key < $1.key }) {
-            do throws(Failure) {
-                let results = try netlink.add(kept.map(\.address.address), to: interface)
-                for (kept, result) in zip(kept, results) {
-                    switch result {
-                    case .success: upkeep.restored.append(kept)
-                    case .failure(let failure): upkeep.missing.append((kept, failure))
-                    }
-                }
-            } catch {
-                upkeep.missing += kept.map { ($0, error) }
-            }
-        }
+        (upkeep.restored, upkeep.missing) = putBackAddresses(of: records, present: there)
         if pins.isLoaded {
             let maps = try PolicyMapSet(pins)
             let virtual = Set(records.flatMap(\.addresses).map(\.address))
@@ -113,6 +95,43 @@ extension Change {
             try repairLoopback(maps)
         }
         return upkeep
+    }
+
+    /// Puts back what something else has undone since the last attach: quick where nothing has.
+    mutating func repairLoopback(_ maps: borrowing PolicyMapSet) throws(Failure) {
+        guard let prefix = try maps.configuration().loopbackPrefix else { return }
+        try settings.repairLoopback(prefix, warnings: &warnings)
+    }
+
+    /// Puts virtual IPs of open sessions back that something took off their interface.
+    ///
+    /// - Parameter present: every address of the host.
+    /// - Returns: those that were missing and are back, and those that could not be put back.
+    func putBackAddresses(
+        of records: [SessionRecord], present: Set<IPAddress>
+    ) -> (restored: [KeptAddress], missing: [(kept: KeptAddress, failure: Failure)]) {
+        var byInterface: [String: [KeptAddress]] = [:]
+        for record in records where record.state == .open && record.bootID == bootID {
+            for address in record.addresses where address.placed && !present.contains(address.address) {
+                byInterface[address.interface, default: []].append(KeptAddress(record: record, address: address))
+            }
+        }
+        var restored: [KeptAddress] = []
+        var missing: [(kept: KeptAddress, failure: Failure)] = []
+        for (interface, kept) in byInterface.sorted(by: { $0.key < $1.key }) {
+            do throws(Failure) {
+                let results = try netlink.add(kept.map(\.address.address), to: interface)
+                for (kept, result) in zip(kept, results) {
+                    switch result {
+                    case .success: restored.append(kept)
+                    case .failure(let failure): missing.append((kept, failure))
+                    }
+                }
+            } catch {
+                missing += kept.map { ($0, error) }
+            }
+        }
+        return (restored, missing)
     }
 
     /// Notes that interfaces have other names now: sessions' addresses stay on them.
@@ -178,7 +197,7 @@ extension SessionRecord {
 extension Policy {
     /// The absolute paths on its program lists, each once.
     public var listedPaths: Set<FilePath> {
-        let all = [self.rules(for: nil)] + overrides.map { self.rules(for: $0) }
+        let all = allRules
         let entries = all.flatMap {
             $0.virtualIP.programs + $0.virtualLoopback.programs + $0.preferLoopback.programs
         }

@@ -22,7 +22,7 @@ public struct Event: Sendable, Hashable {
         public static let stopped = Kind(rawValue: "stopped")
         public static let sessionOpened = Kind(rawValue: "session_opened")
         public static let sessionClosed = Kind(rawValue: "session_closed")
-        /// A login that should have a session has none: no address left in the pool, say.
+        /// A login that should have a session has none.
         public static let sessionRefused = Kind(rawValue: "session_refused")
         public static let addressGiven = Kind(rawValue: "address_given")
         public static let addressTaken = Kind(rawValue: "address_taken")
@@ -36,13 +36,13 @@ public struct Event: Sendable, Hashable {
         public static let addressMissing = Kind(rawValue: "address_missing")
         /// A DHCP server gave a session another address in place of the one that it had.
         public static let leaseChanged = Kind(rawValue: "lease_changed")
-        /// A DHCP server refused to prolong a lease, or nobody prolonged it in time.
+        /// A DHCP server refused to renew a lease, or it was not renewed in time.
         public static let leaseLost = Kind(rawValue: "lease_lost")
         /// A DHCP server offered an address that cannot be a session's.
         public static let leaseRefused = Kind(rawValue: "lease_refused")
-        /// A lease is not being prolonged, and is held as long as it lasts.
+        /// A lease is not being renewed, and is held as long as it lasts.
         public static let leaseTroubled = Kind(rawValue: "lease_troubled")
-        /// An address was given back to its DHCP server.
+        /// An address was released to its DHCP server.
         public static let leaseReleased = Kind(rawValue: "lease_released")
         public static let interfaceDown = Kind(rawValue: "interface_down")
         public static let interfaceUp = Kind(rawValue: "interface_up")
@@ -87,7 +87,7 @@ public struct Event: Sendable, Hashable {
         self.kind = kind
         self.priority = priority
         // Names in it are others': an entry stays one line.
-        self.message = Self.line(message)
+        self.message = message.printableLine
         self.session = session
         self.user = user
         self.cgroup = cgroup
@@ -106,15 +106,23 @@ public struct Event: Sendable, Hashable {
             address: address?.address.description, interface: address?.interface, reason: reason)
     }
 
-    /// What a session's end is told by: each address that it had, and that it is closed.
+    /// The events of a session's end: each address that it had, and that it is closed.
     public static func closing(of record: SessionRecord, because reason: String) -> [Event] {
         record.addresses.map {
-            Event(.addressTaken, "\($0.address) was session \(record.id)'s", of: record, address: $0, reason: reason)
+            Event(
+                .addressTaken, "released \($0.address) from session \(record.id)", of: record, address: $0,
+                reason: reason)
         } + [
             Event(
-                .sessionClosed, "session \(record.id) of \(record.user ?? "-") is closed: \(reason)",
+                .sessionClosed, "closed session \(record.id) of \(record.user ?? "-"): \(reason)",
                 priority: .notice, of: record, reason: reason)
         ]
+    }
+
+    public init(assigned address: SessionRecord.Address, to record: SessionRecord) {
+        self.init(
+            .addressGiven, "assigned \(address.address) (\(address.interface)) to session \(record.id)", of: record,
+            address: address)
     }
 
     public init(_ conflict: AddressConflict) {
@@ -123,31 +131,23 @@ public struct Event: Sendable, Hashable {
             interface: conflict.question.interface, reason: "\(conflict.other) has it")
     }
 
-    /// What sessions' opening is told by: that each is open, its addresses, those that it wants and has not, and those that
-    /// other hosts have.
+    /// The events of sessions' opening: that each is open, its addresses, those that it lacks, and those that other hosts have.
     public static func opening(of opened: Opened) -> [Event] {
         var events: [Event] = []
         for record in opened.records {
             let name = "session \(record.id)"
             events.append(
-                Event(.sessionOpened, "\(name) of \(record.user ?? "-") is open", priority: .notice, of: record))
-            events += record.addresses.map {
-                Event(.addressGiven, "\($0.address) is \(name)'s, on \($0.interface)", of: record, address: $0)
-            }
+                Event(.sessionOpened, "opened \(name) for \(record.user ?? "-")", priority: .notice, of: record))
+            events += record.addresses.map { Event(assigned: $0, to: record) }
             for refused in opened.unaddressed where refused.session == record.id {
                 events.append(
                     Event(
                         .addressRefused, "\(name) has no address: \(refused.failure)", priority: .error, of: record,
-                        reason: refused.failure.why))
+                        reason: refused.failure.reason))
             }
         }
         events += opened.conflicts.map(Event.init)
         return events + opened.warnings.map { Event(.warning, $0, priority: .warning) }
-    }
-
-    private static func line(_ text: String) -> String {
-        String(
-            String.UnicodeScalarView(text.unicodeScalars.map { $0.properties.generalCategory == .control ? " " : $0 }))
     }
 
     /// Names and values; names in lower case, `session` and so on.
@@ -195,14 +195,14 @@ public struct EventLog: Sendable {
 
     /// - Parameters:
     ///   - place: `nil` is the journal where there is one.
-    ///   - isLogin: whether somebody logs in by this process, whose standard error nobody may see: where there is no journal,
+    ///   - isLogin: whether this process is part of a login, which may not show its standard error: where there is no journal,
     ///     the message goes to syslog(3) as well.
     public init(_ place: Place? = nil, isLogin: Bool = false) {
         self.place = place
         self.isLogin = isLogin
     }
 
-    /// For a command, which says to its caller what there is to say: events, where there is a journal to take them.
+    /// For a command, which reports to its caller itself: sends events to the journal, if there is one.
     public static func reportOfCommand(_ events: [Event]) {
         guard access(journal, W_OK) == 0 else { return }
         for event in events { _ = send(event.journalFields) }

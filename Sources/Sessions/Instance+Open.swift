@@ -82,7 +82,7 @@ extension Instance {
     /// The lock is not held while it waits for answers: logins do not wait for each other.
     ///
     /// - Parameters:
-    ///   - logger: told what was mended first.
+    ///   - logger: told what was repaired first.
     ///   - requests: what to open, asked for again after each wait, since others change things meanwhile.
     public func open(
         _ logger: Logger, probe: AddressProbe = AddressProbe(),
@@ -137,7 +137,7 @@ extension Instance {
                     throw Failure(
                         .failed, "open session \(record.id) on \(record.cgroupPath)",
                         "\(question.address) is another host's (\(other)) on \(question.interface)",
-                        try: "give another address, or take it away from that host")
+                        hint: "give another address, or take it away from that host")
                 }
                 conflicts.append(AddressConflict(question: question, other: other))
             }
@@ -178,8 +178,7 @@ extension Registry {
 extension Policy {
     /// How long the link is asked: the longest time of the base policy and the overrides.
     public var probeSeconds: Int {
-        let all = [rules(for: nil)] + overrides.map { rules(for: $0) }
-        return all.map { $0.virtualIP.addresses.probeSeconds ?? Addresses.defaultProbeSeconds }.max() ?? 0
+        allRules.map { $0.virtualIP.addresses.probeSeconds ?? Addresses.defaultProbeSeconds }.max() ?? 0
     }
 }
 
@@ -228,7 +227,8 @@ extension Change {
     public func hold(_ questions: [AddressProbe.Question], seconds: Int) throws(Failure) {
         guard let own = ProcessIdentity(pid: getpid()) else { return }
         // A process that is stuck holds them no longer than a minute for each wave of questions.
-        let until = Moment.uptime() + Int64(seconds + 60) * 1000 * Int64(questions.count / 64 + 1)
+        let until =
+            Moment.uptime() + Int64(seconds + 60) * 1000 * Int64(questions.count / AddressProbe.neighboursAtOnce + 1)
         try set(
             registry.held(bootID: bootID)
                 + questions.map {

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import BPFLoader
 import Glibc
 public import Host
 public import Logging
 import Network
 public import Policy
-import PolicyMaps
+public import PolicyMaps
 public import SystemPackage
 
 /// One vip-bpf on a host: what is pinned, what is registered, and what is on the interfaces, kept in agreement.
 ///
 /// An address flows provider → registry → interface → map, and back in that order; a session's record says how far it
-/// has come. So whatever a killed command leaves behind is known, and ``Change`` mends it before it does anything else.
+/// has come. So whatever a killed command leaves behind is known, and ``Change`` repairs it before it does anything else.
 public struct Instance: Sendable {
     public let pins: PinDirectory
     public let state: StateDirectory
@@ -30,10 +29,10 @@ public struct Instance: Sendable {
         try Registry(state.registry, access: .readOnly)
     }
 
-    /// Takes the lock, opens the registry and mends what a killed command has left.
+    /// Takes the lock, opens the registry and repairs what a killed command has left.
     ///
     /// - Parameters:
-    ///   - logger: told what was mended.
+    ///   - logger: told what was repaired.
     ///   - repairing: `false` for the one change that takes everything away, and so must work with whatever there is.
     public func change(_ logger: Logger, repairing: Bool = true) throws(Failure) -> Change {
         let change = try Change(self, logger)
@@ -75,6 +74,7 @@ public struct Change: ~Copyable {
     let netlink: Netlink
     let bootID: String
     let logger: Logger
+    let settings: HostSettings
     /// What an administrator should know though the change succeeded.
     public internal(set) var warnings: [String] = []
     /// Sessions that were opened without an address, which the daemon leases for them.
@@ -82,18 +82,31 @@ public struct Change: ~Copyable {
     /// Sessions that were opened without an address, as they wanted it, and why there is none.
     public internal(set) var unaddressed: [(session: UInt32, failure: Failure)] = []
     private let lock: FileLock
+    private let new: StateDirectory.New
 
     fileprivate init(_ instance: Instance, _ logger: Logger) throws(Failure) {
-        let lock = try instance.state.lock()
-        let registry = try Registry(instance.state.registry, access: .readWrite)
-        let netlink = try Netlink()
-        let bootID = try BootID.current()
+        var new = StateDirectory.New()
+        let lock = try instance.state.lock(noting: &new)
+        let parts: (registry: Registry, netlink: Netlink, bootID: String)
+        do throws(Failure) {
+            parts = (
+                try Registry(instance.state.registry, access: .readWrite), try Netlink(), try BootID.current()
+            )
+        } catch {
+            instance.state.remove(new)
+            throw error
+        }
+        (registry, netlink, bootID) = parts
         self.instance = instance
-        self.registry = registry
-        self.netlink = netlink
-        self.bootID = bootID
         self.logger = logger
+        settings = HostSettings(registry: registry, netlink: netlink, bootID: bootID, logger: logger)
         self.lock = lock
+        self.new = new
+    }
+
+    /// A change that has registered nothing leaves no registry behind where there was none: it failed, or did nothing.
+    deinit {
+        if !new.files.isEmpty, registry.isEmpty { instance.state.remove(new) }
     }
 
     var pins: PinDirectory { instance.pins }
@@ -107,21 +120,14 @@ public struct Change: ~Copyable {
             throw Failure(
                 .failed, "use state directory \(instance.state.path)",
                 "it belongs to the pins in \(other), not in \(pins.path)",
-                try: "name the other of the two with --state or --bpffs")
+                hint: "name the other of the two with --state or --bpffs")
         }
-        guard let noted = try registry.value(of: .network), noted.hasPrefix(bootID), noted != (try networkNamespace()),
+        guard let noted = try registry.value(of: .network), noted.hasPrefix(bootID), noted != (try settings.network()),
             !(try registry.usedIDs().isEmpty)
         else { return }
         throw Failure(
             .failed, "use state directory \(instance.state.path)", "its sessions are in another network namespace",
-            try: "run in that one: nsenter --net=FILE vip-bpfctl …")
-    }
-
-    /// The calling process's network namespace: the inode of /proc/self/ns/net, namespaces(7), of this boot.
-    func networkNamespace() throws(Failure) -> String {
-        var status = stat()
-        guard stat("/proc/self/ns/net", &status) == 0 else { throw .kernel(.current, "read /proc/self/ns/net") }
-        return "\(bootID) \(status.st_ino)"
+            hint: "run in that one: nsenter --net=FILE vip-bpfctl …")
     }
 
     // MARK: Repair
@@ -156,12 +162,8 @@ public struct Change: ~Copyable {
     /// Removes cgroups that a `run` made before it was killed, empty and with no session on them: `run-PID-STARTTIME`.
     func removeAbandonedRunCgroups() throws(Failure) {
         for attachment in try registry.attachments() {
-            guard let stream = attachment.path.withPlatformString({ opendir($0) }) else { continue }
-            defer { closedir(stream) }
-            while let entry = readdir(stream) {
-                let name = withUnsafeBytes(of: entry.pointee.d_name) {
-                    String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-                }
+            for entry in (try? Directory.entries(of: attachment.path)) ?? [] {
+                let name = entry.name
                 let parts = name.split(separator: "-", omittingEmptySubsequences: false)
                 guard parts.count == 3, parts[0] == "run", let pid = pid_t(parts[1]), let started = UInt64(parts[2]),
                     !ProcessIdentity(pid: pid, startTime: started).isAlive

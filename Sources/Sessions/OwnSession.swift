@@ -34,14 +34,14 @@ public enum OwnSession {
             family == .v4 ? AF_INET : AF_INET6, CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
         guard socket >= 0 else {
             if errno == EAFNOSUPPORT { return .unchanged }
-            throw .system(what, .init(rawValue: errno))
+            throw Failure(what, errno: Errno(rawValue: errno))
         }
         defer { close(socket) }
         var one: CInt = 1
         let size = socklen_t(MemoryLayout<CInt>.size)
         guard setsockopt(socket, CInt(IPPROTO_IP), IP_BIND_ADDRESS_NO_PORT, &one, size) == 0,
             family == .v4 || setsockopt(socket, CInt(IPPROTO_IPV6), IPV6_V6ONLY, &one, size) == 0
-        else { throw .system(what, .init(rawValue: errno)) }
+        else { throw Failure(what, errno: Errno(rawValue: errno)) }
 
         // sockaddr_in and sockaddr_in6, ip(7) and ipv6(7): the wildcard and port 0 are zeros.
         var name = sockaddr_storage()
@@ -56,7 +56,7 @@ public enum OwnSession {
         }
         // No kernel refuses the wildcard for this reason: a hook did.
         if error == EADDRNOTAVAIL { return .refused }
-        guard error == 0 else { throw .system(what, .init(rawValue: error)) }
+        guard error == 0 else { throw Failure(what, errno: Errno(rawValue: error)) }
         let place = family == .v4 ? 4..<8 : 8..<24
         let bytes = withUnsafeBytes(of: &name) { Array($0[place]) }
         guard let address = IPAddress(bytes: bytes), !address.isUnspecified else { return .unchanged }

@@ -139,7 +139,7 @@ struct PoolPicker {
                 count == 1
                     ? "\(name)'s only \(family.rawValue) one (1 of 1) is in use"
                     : "all \(count) \(family.rawValue) addresses of \(name) are in use (\(count) of \(count))",
-                try: "close sessions, or \(add)")
+                hint: "close sessions, or \(add)")
         }
         var parts = ["\(inUse) of \(count) in use"]
         if let first = resting.min() {
@@ -149,7 +149,7 @@ struct PoolPicker {
         if reserved > 0 { parts.append("\(reserved) reserved for other users") }
         return Failure(
             .failed, what, "no \(family.rawValue) address of \(name) is free: \(parts.joined(separator: ", "))",
-            try: "\(resting.isEmpty ? "" : "wait, ")close sessions, or \(add)")
+            hint: "\(resting.isEmpty ? "" : "wait, ")close sessions, or \(add)")
     }
 }
 

@@ -25,7 +25,7 @@ extension Registry {
             if let owner = try UInt32.fetchOne(
                 db, sql: "SELECT session_id FROM addresses WHERE address = ?", arguments: [text])
             {
-                throw Failure(.failed, what, "it is session \(owner)'s", try: "choose another address")
+                throw Failure(.failed, what, "it is session \(owner)'s", hint: "choose another address")
             }
             try db.execute(sql: Self.insertAddress, arguments: Self.row(address, of: session))
             try db.execute(sql: "INSERT INTO unsettled_addresses (address) VALUES (?)", arguments: [text])

@@ -87,6 +87,18 @@ public final class Registry: Sendable {
         }
     }
 
+    /// Whether no table has a row; `false` where that cannot be read.
+    var isEmpty: Bool {
+        (try? database.read { db in
+            try String.fetchAll(
+                db, sql: "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'grdb_migrations'"
+            )
+            .allSatisfy { table in
+                try Int.fetchOne(db, sql: "SELECT 1 FROM \"\(table)\" LIMIT 1") == nil
+            }
+        }) ?? false
+    }
+
     /// Makes the tables where they are missing. Nothing but two header fields is read where they are there.
     private static func prepare(_ database: DatabaseQueue, _ file: FilePath, _ access: Access) throws {
         let what = "open registry \(file)"
@@ -97,18 +109,18 @@ public final class Registry: Sendable {
             if application == applicationID && found > version {
                 throw Failure(
                     .failed, what, "a later vip-bpfctl wrote it (version \(found), this one knows \(version))",
-                    try: "use that one")
+                    hint: "use that one")
             }
             let isEmpty = try Int.fetchOne(db, sql: "SELECT 1 FROM sqlite_master") == nil
             guard application == applicationID || application == 0 && found == 0 && isEmpty else {
                 throw Failure(
-                    .failed, what, "it is another program's database", try: "move it away, or name another --state")
+                    .failed, what, "it is another program's database", hint: "move it away, or name another --state")
             }
             guard access == .readWrite else {
-                if isEmpty { throw Failure(.failed, what, "it is being made", try: "try again") }
+                if isEmpty { throw Failure(.failed, what, "it is being made", hint: "try again") }
                 throw Failure(
                     .failed, what, "an earlier vip-bpfctl wrote it (version \(found))",
-                    try: "run a command that changes something, as root, to bring it up to date")
+                    hint: "run a command that changes something, as root, to bring it up to date")
             }
             // First of all, so that what is left of an interrupted migration is known for ours and gone on with.
             try db.execute(sql: "PRAGMA application_id = \(applicationID)")
@@ -272,7 +284,7 @@ public final class Registry: Sendable {
         try sessions(where: "TRUE", [])
     }
 
-    /// The sessions that a command may have to mend: not open, of another boot, or made by `run`. By rising ID.
+    /// The sessions that a command may have to repair: not open, of another boot, or made by `run`. By rising ID.
     func unsettledSessions(bootID: String) throws(Failure) -> [SessionRecord] {
         try sessions(
             where: "state <> 'open' OR boot_id <> ? OR keeper = ?", [bootID, SessionRecord.Keeper.run.rawValue])
@@ -536,7 +548,7 @@ public final class Registry: Sendable {
             for id in ids {
                 try update.execute(arguments: [state.rawValue, Int64(id)])
                 guard db.changesCount == 1 else {
-                    throw Failure(.failed, what, "there is no session \(id)", try: "see session list")
+                    throw Failure(.failed, what, "there is no session \(id)", hint: "see session list")
                 }
             }
         }
@@ -556,7 +568,7 @@ public final class Registry: Sendable {
         if let taken, isOwn != true {
             return Failure(
                 .failed, what, "the ID is taken, by cgroup \(FilePath(data: taken))",
-                try: "choose another one, or close session \(record.id)")
+                hint: "choose another one, or close session \(record.id)")
         }
         let owner = try UInt32.fetchOne(
             db, sql: "SELECT id FROM sessions WHERE cgroup_id = ? AND boot_id = ? AND id <> ?",
@@ -564,7 +576,7 @@ public final class Registry: Sendable {
         if let owner {
             return Failure(
                 .failed, what, "cgroup \(record.cgroupPath) is session \(owner) already",
-                try: "close session \(owner) first")
+                hint: "close session \(owner) first")
         }
         for address in record.addresses {
             let owner = try UInt32.fetchOne(
@@ -572,11 +584,11 @@ public final class Registry: Sendable {
             if let owner, owner != record.id {
                 return Failure(
                     .failed, what, "\(address.address) is session \(owner)'s",
-                    try: "choose another address, or close session \(owner)")
+                    hint: "choose another address, or close session \(owner)")
             }
         }
         if taken != nil {
-            return Failure(.failed, what, "it is registered already", try: "close session \(record.id) first")
+            return Failure(.failed, what, "it is registered already", hint: "close session \(record.id) first")
         }
         return nil
     }
@@ -600,7 +612,7 @@ public final class Registry: Sendable {
     /// One line that names the file, out of whatever came up: https://www.sqlite.org/rescode.html
     private static func failure(_ error: any Error, _ what: String, _ file: FilePath) -> Failure {
         if let failure = error as? Failure { return failure }
-        if let error = error as? Errno { return .system(what, error) }
+        if let error = error as? Errno { return Failure(what, errno: error) }
         // What is no error of SQLite is one of decoding: a value that no statement of ours wrote.
         let detail = "\(error)"
         let error = error as? DatabaseError ?? DatabaseError(resultCode: .SQLITE_CORRUPT)
@@ -608,31 +620,34 @@ public final class Registry: Sendable {
         case .SQLITE_NOTADB:
             return Failure(
                 .damagedRegistry, what, "\(file) is not a database",
-                try: "start over: vip-bpfctl detach --all; open sessions are lost", detail: detail)
+                hint: "start over: vip-bpfctl detach --all; open sessions are lost", detail: detail)
         case .SQLITE_CORRUPT:
             return Failure(
                 .damagedRegistry, what, "\(file) is damaged",
-                try: "start over: vip-bpfctl detach --all; open sessions are lost", detail: detail)
+                hint: "start over: vip-bpfctl detach --all; open sessions are lost", detail: detail)
         case .SQLITE_BUSY, .SQLITE_LOCKED:
             return Failure(
                 .failed, what, "\(file) has been locked by another process for \(Int(busyTimeout)) s",
-                try: "see who has it open: fuser -v \(file)", detail: detail)
+                hint: "see who has it open: fuser -v \(file)", detail: detail)
         case .SQLITE_FULL:
             return Failure(
-                .failed, what, "no space is left for \(file)", try: "make room on its file system", detail: detail)
+                .failed, what, "no space is left for \(file)", hint: "make room on its file system", detail: detail)
         case .SQLITE_READONLY where error.extendedResultCode == .SQLITE_READONLY_ROLLBACK:
             return Failure(
                 .notPermitted, what, "\(file) has an interrupted write to undo, which needs the right to write",
-                try: "run any command as root", detail: detail)
+                hint: "run any command as root", detail: detail)
         case .SQLITE_READONLY, .SQLITE_PERM, .SQLITE_AUTH:
-            return Failure(.notPermitted, what, "\(file) may not be written", try: "run as root", detail: detail)
+            let refused = Failure(what, errno: .permissionDenied)
+            return Failure(
+                refused.code, what, "\(file) may not be written", hint: refused.hint, errno: refused.errno,
+                detail: detail)
         case .SQLITE_CANTOPEN:
             return Failure(
                 .failed, what, "\(file) or its journal cannot be opened",
-                try: "see whether its directory is there and may be written", detail: detail)
+                hint: "see whether its directory is there and may be written", detail: detail)
         case .SQLITE_IOERR:
             return Failure(
-                .failed, what, "the disk under \(file) fails", try: "see the kernel's log: dmesg", detail: detail)
+                .failed, what, "the disk under \(file) fails", hint: "see the kernel's log: dmesg", detail: detail)
         default:
             return Failure(
                 .failed, what, "\(file): \(error.message ?? "SQLite error \(error.resultCode.rawValue)")",

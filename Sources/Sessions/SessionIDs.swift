@@ -24,12 +24,12 @@ public enum SessionIDs {
     public static func check(_ id: UInt32, allowReserved: Bool = false) throws(Failure) {
         let what = "use session ID \(id)"
         guard id <= last else {
-            throw Failure(.failed, what, "the last one is \(last)", try: "choose a lower one")
+            throw Failure(.failed, what, "the last one is \(last)", hint: "choose a lower one")
         }
         guard let owner = reserved[id], id == 0 || !allowReserved else { return }
         throw Failure(
             .failed, what, "it is reserved: its loopback would be \(owner)",
-            try: id == 0 ? "choose another one" : "choose another one, or give --allow-reserved")
+            hint: id == 0 ? "choose another one" : "choose another one, or give --allow-reserved")
     }
 
     /// The lowest ID that is neither taken nor reserved. For many in a row, ``FreeSessionIDs``.
@@ -80,6 +80,6 @@ public struct FreeSessionIDs: Sendable {
             if !taken.contains(candidate) && SessionIDs.reserved[candidate] == nil { return candidate }
         }
         throw Failure(
-            .failed, "find a free session ID", "all of them up to \(SessionIDs.last) are taken", try: "close sessions")
+            .failed, "find a free session ID", "all of them up to \(SessionIDs.last) are taken", hint: "close sessions")
     }
 }

@@ -25,9 +25,15 @@ public struct StateDirectory: Sendable, Hashable {
     /// The lock file of ``lockForDaemon()``.
     public var daemonLockFile: FilePath { path.appending("daemon.lock") }
 
+    /// For what outlives the daemon, but not a boot: /run/vip-bpf, or for another state directory than the default one, a
+    /// directory in there.
+    public var runtime: FilePath {
+        path == "/var/lib/vip-bpf" ? "/run/vip-bpf" : path.appending("run")
+    }
+
     /// Makes the directory, mode 0755, and those above it; one that is there is fine.
     ///
-    /// - Throws: ``Failure`` where it cannot be made, and where somebody else could put files into it.
+    /// - Throws: ``Failure`` as ``OwnedDirectory/create()``.
     public func create() throws(Failure) { try OwnedDirectory(path).create() }
 
     /// Makes the directory where it is missing, and waits until no other process holds its lock.
@@ -35,8 +41,44 @@ public struct StateDirectory: Sendable, Hashable {
     /// - Parameter timeout: how long to wait.
     /// - Throws: ``Failure`` that names the process that holds it, after the timeout; (not permitted) without root.
     public func lock(timeout: Duration = .seconds(10)) throws(Failure) -> FileLock {
-        try create()
-        return try FileLock(lockFile, timeout: timeout)
+        var made = New()
+        return try lock(timeout: timeout, noting: &made)
+    }
+
+    /// What a change made here before anything was registered.
+    struct New: Sendable {
+        var directories: [FilePath] = []
+        var files: [FilePath] = []
+    }
+
+    /// ``lock(timeout:)``; `new` has what is not there without the caller, also when it throws.
+    func lock(timeout: Duration = .seconds(10), noting new: inout New) throws(Failure) -> FileLock {
+        var tries = 3
+        while true {
+            new.directories += try OwnedDirectory(path).create()
+            let hadLock = FileStatus.exists(lockFile)
+            do throws(Failure) {
+                let lock = try FileLock(lockFile, timeout: timeout)
+                if !FileStatus.exists(registry) {
+                    new.files = [path.appending("registry.sqlite-journal"), registry] + (hadLock ? [] : [lockFile])
+                }
+                return lock
+            } catch {
+                // Another command may have removed the directory that it made.
+                tries -= 1
+                if error.errno != .noSuchFileOrDirectory || tries == 0 {
+                    OwnedDirectory.remove(new.directories)
+                    throw error
+                }
+            }
+        }
+    }
+
+    /// Takes away what a change made of which nothing is registered. The caller has the lock.
+    func remove(_ new: New) {
+        guard !new.files.isEmpty, !hasDaemon else { return }
+        for file in new.files { _ = file.withPlatformString { unlink($0) } }
+        OwnedDirectory.remove(new.directories)
     }
 
     /// The right to be this directory's daemon, which is not the right to change something: a daemon takes that one
@@ -48,8 +90,8 @@ public struct StateDirectory: Sendable, Hashable {
         // Not at once: ``hasDaemon`` has it for a moment.
         return try FileLock(daemonLockFile, timeout: .milliseconds(200)) { holder in
             Failure(
-                .failed, "start the daemon of \(path)", "\(holder) is it already",
-                try: "let it be, or end it first: systemctl stop vip-bpfd")
+                .failed, "start the daemon of \(path)", "\(holder) is already running",
+                hint: "stop it first: systemctl stop vip-bpfd")
         }
     }
 

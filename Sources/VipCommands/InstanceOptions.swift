@@ -11,13 +11,15 @@ import SystemPackage
 
 /// The options of every command: which instance it works on.
 struct InstanceOptions: ParsableArguments {
-    @Option(help: ArgumentHelp("Where programs, maps and links are pinned.", valueName: "dir"), completion: .directory)
+    @Option(
+        help: ArgumentHelp("The directory in which programs, maps and links are pinned.", valueName: "dir"),
+        completion: .directory)
     var bpffs: String = ProcessInfo.processInfo.environment["VIP_BPF_BPFFS"] ?? "/sys/fs/bpf/vip"
 
-    @Option(help: ArgumentHelp("Where the registry of sessions is.", valueName: "dir"), completion: .directory)
+    @Option(help: ArgumentHelp("The directory of the session registry.", valueName: "dir"), completion: .directory)
     var state: String = ProcessInfo.processInfo.environment["VIP_BPF_STATE"] ?? "/var/lib/vip-bpf"
 
-    @Flag(name: [.short, .long], help: "Say more, the verifier's log among it.")
+    @Flag(name: [.short, .long], help: "Print more detail, including the verifier log.")
     var verbose = false
 
     func validate() throws {

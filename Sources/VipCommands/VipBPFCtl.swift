@@ -8,16 +8,16 @@ import Host
 public struct VipBPFCtl: ParsableCommand {
     public static let configuration = CommandConfiguration(
         commandName: "vip-bpfctl",
-        abstract: "An IP address and a localhost of one's own, for every session on this host.",
+        abstract: "Give each session on this host its own IP address and loopback.",
         discussion: """
             A session is a cgroup and everything below it. Programs in it keep asking for 0.0.0.0 and 127.0.0.1; the \
             kernel gives them the session's virtual IP and virtual loopback, as the policy says.
 
             EXAMPLES
-              vip-bpfctl check                                   can this host do it?
+              vip-bpfctl check                                   does this host meet the requirements?
               vip-bpfctl discover --for 60 --cgroup DIR          which programs need it?
               vip-bpfctl attach cgroup /sys/fs/cgroup/user.slice --policy policy.yaml
-              vip-bpfctl run -- redis-server --port 6379         a session of its own for one command
+              vip-bpfctl run -- redis-server --port 6379         one command in its own session
               vip-bpfctl session list
 
             Exit codes: 0 done, 1 failed, 64 bad usage, 69 this kernel or host lacks what is needed, 77 not permitted.
@@ -48,7 +48,8 @@ public struct VipBPFCtl: ParsableCommand {
                 break
             }
         }
-        let end = rest.firstIndex(of: "--") ?? rest.endIndex
+        // What follows the options of `run` is another command's, which may have a `--` of its own.
+        let end = rest.first == "run" ? rest.startIndex + 1 : rest.firstIndex(of: "--") ?? rest.endIndex
         return Array(rest[..<end]) + common + Array(rest[end...])
     }
 
@@ -74,7 +75,7 @@ public struct VipBPFCtl: ParsableCommand {
             guard !code.isSuccess else {  // --help, --version, --generate-completion-script
                 return (try? StandardOutput.text(fullMessage(for: error) + "\n")) == nil ? 1 : 0
             }
-            let message = message(for: error).split(whereSeparator: \.isNewline).joined(separator: " ")
+            let message = message(for: error).split(whereSeparator: \.isNewline).joined(separator: " ").printableLine
             StandardError.line("vip-bpfctl: \(arguments.first ?? "vip-bpfctl"): \(message); see vip-bpfctl --help")
             return Failure.Code.usage.exitCode
         }

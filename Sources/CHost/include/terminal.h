@@ -2,10 +2,15 @@
 /* What ncurses has not got: a terminal that is put right whatever ends the process, and how wide text is. */
 #pragma once
 
+#include <sys/types.h>
+
 /* The size of a terminal (TIOCGWINSZ, tty_ioctl(4)), 0 where it is not known; -1 where it is no terminal. */
 int vip_terminal_size(int fd, int *lines, int *columns);
 
-/* Whether this process may write to its terminal and set its modes: it is in the foreground. */
+/*
+ * Whether this process may read from the terminal, and set its modes: it is in the foreground, or the terminal is not
+ * its controlling one, and so knows no background.
+ */
 int vip_terminal_is_ours(int fd);
 
 /* How many cells a character takes, in the locale's terms: wcwidth(3). -1 for one that cannot be shown. */
@@ -28,3 +33,25 @@ void vip_terminal_restore(void);
 
 /* Ends the guard. */
 void vip_terminal_unguard(void);
+
+/*
+ * Puts a terminal into raw mode, under the guard: each byte goes to the reader as it was typed. Returns 0 or -errno.
+ */
+int vip_terminal_raw(int fd);
+
+/*
+ * Makes a pseudo-terminal, pts(4), of the size that the terminal `like` has, and with its modes where this process is in the
+ * foreground there: a shell that reads a line has modes of its own. It belongs to `owner`.
+ *
+ * Returns the master, nonblocking, and in *slave the other end; or -errno. Both are close-on-exec.
+ */
+int vip_pty_open(int like, uid_t owner, int *slave);
+
+/* Gives one terminal the size of another, if it has another one. */
+void vip_terminal_copy_size(int from, int to);
+
+/*
+ * Opens the terminal that a descriptor refers to anew: O_NONBLOCK on the descriptor itself would also be that of the shell
+ * that it came from. Close-on-exec. -errno on failure.
+ */
+int vip_terminal_reopen(int fd, int flags);

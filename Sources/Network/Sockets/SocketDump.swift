@@ -110,10 +110,10 @@ public enum SocketDump {
         case NLE_OBJ_NOTFOUND, NLE_PROTO_MISMATCH, NLE_OPNOTSUPP, NLE_AF_NOSUPPORT:
             return Failure(
                 .unavailable, what, "this kernel has no socket diagnostics",
-                try: "modprobe tcp_diag udp_diag (CONFIG_INET_DIAG)")
+                hint: "modprobe tcp_diag udp_diag (CONFIG_INET_DIAG)")
         default:
             let text = nl_geterror(error).map { String(cString: $0) } ?? "libnl error \(error)"
-            return Failure(.failed, what, text.prefix(1).lowercased() + text.dropFirst(), try: "try again")
+            return Failure(.failed, what, text.prefix(1).lowercased() + text.dropFirst(), hint: "try again")
         }
     }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 public import Glibc
+import Host
+import SystemPackage
 
 /// Which processes hold which sockets: the links in /proc/PID/fd, proc_pid_fd(5).
 public struct SocketOwners: Sendable {
@@ -64,15 +66,6 @@ public struct SocketOwners: Sendable {
 
     /// The IDs of the processes that /proc shows, ascending.
     public static func allProcesses() -> [pid_t] {
-        guard let directory = opendir("/proc") else { return [] }
-        defer { closedir(directory) }
-        var found: [pid_t] = []
-        while let entry = readdir(directory) {
-            let name = withUnsafeBytes(of: entry.pointee.d_name) {
-                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            if let pid = pid_t(name) { found.append(pid) }
-        }
-        return found.sorted()
+        ((try? Directory.entries(of: "/proc")) ?? []).compactMap { pid_t($0.name) }.sorted()
     }
 }

@@ -28,14 +28,14 @@ enum AddressFacts: CheckedSubject {
                     wrong.append(
                         .bad(
                             subject, "\(what) is not local",
-                            try: "put its prefix back: vip-bpfctl policy apply FILE"))
+                            fix: "put its prefix back: vip-bpfctl policy apply FILE"))
                 } else if !present.contains(Place(address: address.address, interface: address.interface)) {
                     let elsewhere = present.first { $0.address == address.address }
                     wrong.append(
                         .bad(
                             subject,
                             "\(what) is not on \(address.interface)\(elsewhere.map { ", but on \($0.interface)" } ?? "")",
-                            try: "put it back: vip-bpfctl policy apply FILE"))
+                            fix: "put it back: vip-bpfctl policy apply FILE"))
                 }
             }
             guard wrong.isEmpty else { return wrong }

@@ -17,7 +17,7 @@ enum AttachmentFacts: CheckedSubject {
             let pins = host.instance.pins
             try pins.requireReadable()
             guard pins.isLoaded else {
-                return [.warning(subject, "nothing is", try: "attach a cgroup: vip-bpfctl attach cgroup PATH")]
+                return [.warning(subject, "no cgroup is attached", fix: "run: vip-bpfctl attach cgroup PATH")]
             }
             return try facts(host.instance, pins)
         }
@@ -29,8 +29,8 @@ enum AttachmentFacts: CheckedSubject {
         if config.objectID != BPFObject.embeddedID {
             wrong.append(
                 .bad(
-                    subject, "the programs in the kernel are another build's than this vip-bpfctl",
-                    try: "update them: vip-bpfctl attach cgroup PATH"))
+                    subject, "the programs in the kernel are from another build than this vip-bpfctl",
+                    fix: "update them: vip-bpfctl attach cgroup PATH"))
         }
         let links = try pins.attachments()
         let programs = try pins.programIDs()
@@ -41,19 +41,19 @@ enum AttachmentFacts: CheckedSubject {
             // A link whose cgroup was removed is defunct.
             if hooks.values.contains(where: { $0.cgroupID == 0 }) {
                 let isBack = path.map { FileStatus.exists($0) } ?? false
-                let what = "\(name) was removed, and its links lead nowhere"
+                let what = "\(name) was removed; its links are defunct"
                 wrong.append(
                     isBack
                         ? .bad(
-                            subject, "\(what); another cgroup is there now",
-                            try: "attach that: vip-bpfctl attach cgroup \(name)")
-                        : .warning(subject, what, try: "forget it: vip-bpfctl detach cgroup \(name)"))
+                            subject, "\(what); another cgroup has its path now",
+                            fix: "attach it: vip-bpfctl attach cgroup \(name)")
+                        : .warning(subject, what, fix: "forget it: vip-bpfctl detach cgroup \(name)"))
                 continue
             }
             let missing = Hook.ofCgroups.filter { hooks[$0.name] == nil }.map(\.name)
             if !missing.isEmpty {
                 wrong.append(
-                    .bad(subject, "\(name): \(missing.joined(separator: ", ")) not attached", try: again))
+                    .bad(subject, "\(name): \(missing.joined(separator: ", ")) not attached", fix: again))
             }
             let old = Hook.ofCgroups.filter { hook in
                 hooks[hook.name].map { $0.programID != programs[hook.name] } ?? false
@@ -61,14 +61,14 @@ enum AttachmentFacts: CheckedSubject {
             if !old.isEmpty {
                 wrong.append(
                     .bad(
-                        subject, "\(name): \(old.map(\.name).joined(separator: ", ")) run an older program", try: again)
+                        subject, "\(name): \(old.map(\.name).joined(separator: ", ")) run an older program", fix: again)
                 )
             }
         }
         let network = try pins.networkAttachments()
         for hook in Hook.ofNetwork where !links.isEmpty && network[hook.name]?.isHere != true {
             let state = network[hook.name] == nil ? "not attached" : "attached to another one"
-            wrong.append(.bad(subject, "of the network namespace, hook \(hook.name) is \(state)", try: again))
+            wrong.append(.bad(subject, "of the network namespace, hook \(hook.name) is \(state)", fix: again))
         }
         guard wrong.isEmpty else { return wrong }
         return [

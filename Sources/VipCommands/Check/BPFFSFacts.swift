@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Host
+import PolicyMaps
 import Sessions
 
 /// Whether there is a place to pin.

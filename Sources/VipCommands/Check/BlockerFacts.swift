@@ -22,7 +22,7 @@ enum BlockerFacts: CheckedSubject {
                     } ?? "an unknown process"
                 return .warning(
                     subject, "\(holder) holds \(blocker.transport) port \(blocker.port) on every address",
-                    try: "no session can have that port: run it in a session, or bind it to one address")
+                    fix: "no session can have that port: run it in a session, or bind it to one address")
             }
         }
     }

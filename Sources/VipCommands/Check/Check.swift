@@ -8,11 +8,11 @@ import SystemPackage
 
 struct Check: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Say whether this host can do it, and what stands in the way.",
+        abstract: "Check that this host meets the requirements.",
         discussion: """
-            A line for each fact, with the mend where it is bad. Nothing is changed; the hooks are tried by loading the \
-            real programs and dropping them again. Exit code 69 where the host lacks something without which it cannot work, 77 where only \
-            privileges are missing, 1 where something is wrong that a command can mend.
+            Prints one line per check, with a fix for each problem. Nothing is changed; the hooks are tested by loading the \
+            real programs and dropping them again. Exit code 69 if the host lacks something that is required, 77 if only \
+            privileges are missing, 1 if something is wrong that a command can fix.
 
             With --self-test, two sessions are opened below the first attached cgroup, with addresses as any session gets \
             them, and a program in each makes its calls: bind, connect, accept, names, the other session's addresses. It \
@@ -34,7 +34,7 @@ struct Check: ParsableCommand {
         completion: .file(extensions: ["yaml", "yml"]))
     var policy: String?
 
-    @Flag(help: "Open two sessions for a moment, and prove that they work.")
+    @Flag(help: "Open two temporary sessions and test that they work.")
     var selfTest = false
 
     @OptionGroup var options: InstanceOptions

@@ -16,27 +16,27 @@ struct CheckPayload: Payload {
         /// What a bad fact is a matter of.
         enum Kind { case host, privilege, state }
 
-        private enum CodingKeys: CodingKey { case subject, verdict, fact, mend }
+        private enum CodingKeys: CodingKey { case subject, verdict, fact, fix }
 
         var subject: String
         var kind: Kind
         var verdict: Verdict
         var fact: String
         /// What to do about it.
-        @Nullable var mend: String?
+        @Nullable var fix: String?
 
-        init(subject: String, kind: Kind = .state, verdict: Verdict, fact: String, mend: String? = nil) {
+        init(subject: String, kind: Kind = .state, verdict: Verdict, fact: String, fix: String? = nil) {
             self.subject = subject
             self.kind = kind
             self.verdict = verdict
             self.fact = fact
-            self.mend = mend
+            self.fix = fix
         }
     }
 
     var facts: [Fact]
 
-    /// What the bad facts come to: the host lacks something, else the caller's privileges, else what a command can mend.
+    /// What the bad facts come to: the host lacks something, else the caller's privileges, else what a command can fix.
     var code: Failure.Code? {
         let bad = Set(facts.filter { $0.verdict == .bad }.map(\.kind))
         return bad.contains(.host)
@@ -46,7 +46,7 @@ struct CheckPayload: Payload {
     var table: Table {
         Table(
             rows: facts.map { fact in
-                [fact.verdict.rawValue, fact.subject, fact.mend.map { "\(fact.fact); \($0)" } ?? fact.fact]
+                [fact.verdict.rawValue, fact.subject, fact.fix.map { "\(fact.fact); \($0)" } ?? fact.fact]
             })
     }
 }
@@ -56,18 +56,18 @@ extension CheckPayload.Fact {
         Self(subject: subject, verdict: .good, fact: fact)
     }
 
-    static func warning(_ subject: String, _ fact: String, try mend: String? = nil) -> Self {
-        Self(subject: subject, verdict: .warning, fact: fact, mend: mend)
+    static func warning(_ subject: String, _ fact: String, fix: String? = nil) -> Self {
+        Self(subject: subject, verdict: .warning, fact: fact, fix: fix)
     }
 
-    static func bad(_ subject: String, _ fact: String, try mend: String? = nil, _ kind: Kind = .state) -> Self {
-        Self(subject: subject, kind: kind, verdict: .bad, fact: fact, mend: mend)
+    static func bad(_ subject: String, _ fact: String, fix: String? = nil, _ kind: Kind = .state) -> Self {
+        Self(subject: subject, kind: kind, verdict: .bad, fact: fact, fix: fix)
     }
 
     static func bad(_ subject: String, _ failure: Failure) -> Self {
         let kind: Kind =
             failure.code == .unavailable ? .host : failure.code == .notPermitted ? .privilege : .state
-        return bad(subject, "\(failure.what): \(failure.why)", try: failure.remedy, kind)
+        return bad(subject, "\(failure.operation): \(failure.reason)", fix: failure.hint, kind)
     }
 }
 

@@ -14,8 +14,8 @@ enum DaemonFacts: CheckedSubject {
         }
         return [
             .warning(
-                "daemon", "does not run: no session opens or ends by a login, and what others undo stays undone",
-                try: "systemctl start vip-bpfd")
+                "daemon", "not running: sessions do not follow logins; removed addresses are not restored",
+                fix: "systemctl start vip-bpfd")
         ]
     }
 

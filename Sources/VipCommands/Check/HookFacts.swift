@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Host
+import PolicyMaps
 
 /// Whether this kernel takes the program of each hook: found out by loading it, as attach does.
 enum HookFacts: CheckedSubject {
@@ -11,9 +11,9 @@ enum HookFacts: CheckedSubject {
             guard let failure = support.failure else { return .good(subject, "this kernel takes its program") }
             let isPrivilege = failure.code == .notPermitted
             return .bad(
-                subject, failure.why,
-                try: isPrivilege
-                    ? failure.remedy : "it came with Linux \(support.hook.since); update the kernel",
+                subject, failure.reason,
+                fix: isPrivilege
+                    ? failure.hint : "it came with Linux \(support.hook.since); update the kernel",
                 isPrivilege ? .privilege : .host)
         }
     }

@@ -15,7 +15,7 @@ enum LeaseFacts: CheckedSubject {
         guard let client = UDHCPCLeases.installedClient else {
             return [
                 .bad(
-                    subject, "the policy leases addresses, and udhcpc is not installed", try: "apt-get install udhcpc")
+                    subject, "the policy leases addresses, and udhcpc is not installed", fix: "apt-get install udhcpc")
             ]
         }
         // Who may not open the daemon's lock file cannot see it.
@@ -23,7 +23,7 @@ enum LeaseFacts: CheckedSubject {
             return [
                 .bad(
                     subject, "the policy leases addresses, and the daemon does not run",
-                    try: "start it: systemctl start vip-bpfd")
+                    fix: "start it: systemctl start vip-bpfd")
             ]
         }
         return [.good(subject, "addresses are leased by \(client[0])")]

@@ -12,8 +12,8 @@ enum LogindFacts: CheckedSubject {
         } catch {
             return [
                 .warning(
-                    "logind", "does not answer, so the daemon opens no sessions: \(error.why)",
-                    try: "\(error.remedy ?? "see systemctl status systemd-logind"), or open sessions by PAM or by hand")
+                    "logind", "does not answer, so the daemon opens no sessions: \(error.reason)",
+                    fix: "\(error.hint ?? "see systemctl status systemd-logind"), or open sessions by PAM or by hand")
             ]
         }
     }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import Host
 import Network
 import PolicyMaps
@@ -12,7 +11,7 @@ enum LoopbackFacts: CheckedSubject {
 
     static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
         if let obstacle = LoopbackHost.obstacle() {
-            return [.warning(subject, obstacle.why, try: obstacle.mend)]
+            return [.warning(subject, obstacle.reason, fix: obstacle.fix)]
         }
         let possible = CheckPayload.Fact.good(subject, "this host can have it")
         let pins = host.instance.pins
@@ -23,19 +22,19 @@ enum LoopbackFacts: CheckedSubject {
                     return [
                         .bad(
                             subject, "this host could not have one when it was attached",
-                            try: "attach again: vip-bpfctl attach cgroup PATH")
+                            fix: "attach again: vip-bpfctl attach cgroup PATH")
                     ]
                 }
                 return [possible]
             }
-            let mend = "put it back: vip-bpfctl policy apply FILE"
+            let fix = "put it back: vip-bpfctl policy apply FILE"
             guard try Netlink().routes(.v6).contains(where: { $0.isLocal(prefix) }) else {
-                return [.bad(subject, "look at the routes: \(prefix) is not local", try: mend)]
+                return [.bad(subject, "look at the routes: \(prefix) is not local", fix: fix)]
             }
             guard LoopbackHost.nonlocalBind() == "1" else {
                 return [
                     .bad(
-                        subject, "net.ipv6.ip_nonlocal_bind is not 1, and nothing can bind to \(prefix)", try: mend)
+                        subject, "net.ipv6.ip_nonlocal_bind is not 1, and nothing can bind to \(prefix)", fix: fix)
                 ]
             }
             return [.good(subject, "\(prefix) is local, and net.ipv6.ip_nonlocal_bind is 1")]

@@ -8,15 +8,15 @@ import SystemPackage
 /// What `check` says of names: whether the module is asked, can be loaded, and nobody answers in its place.
 enum NameFacts: CheckedSubject {
     static func facts(of host: CheckedHost) -> [CheckPayload.Fact] {
-        [hostsLine(), module(), nscd()].compactMap { verdict, fact, mend in
-            fact.map { .init(subject: "names", verdict: verdict, fact: $0, mend: mend) }
+        [hostsLine(), module(), nscd()].compactMap { verdict, fact, fix in
+            fact.map { .init(subject: "names", verdict: verdict, fact: $0, fix: fix) }
         }
     }
 
     /// Whether nothing keeps a session's programs from learning their address by the host's name.
     static var isEnabled: Bool { [hostsLine(), module(), nscd()].allSatisfy { $0.verdict == .good } }
 
-    private typealias Finding = (verdict: CheckPayload.Fact.Verdict, fact: String?, mend: String?)
+    private typealias Finding = (verdict: CheckPayload.Fact.Verdict, fact: String?, fix: String?)
 
     private static let enable = "vip-bpfctl names enable"
 
@@ -24,33 +24,33 @@ enum NameFacts: CheckedSubject {
         let path = NameServiceSwitch.defaultPath
         do throws(Failure) {
             let bytes: [UInt8]
-            do throws(Errno) { bytes = try readWholeFile(path) } catch { throw .kernel(error, "read \(path)") }
+            do throws(Errno) { bytes = try readWholeFile(path) } catch { throw Failure("read \(path)", errno: error) }
             let line = try HostsLine(in: bytes, "read \(path)")
             return finding(line, path)
         } catch {
-            return (.warning, "\(error.what): \(error.why)", error.remedy)
+            return (.warning, "\(error.operation): \(error.reason)", error.hint)
         }
     }
 
     private static func finding(_ line: HostsLine, _ path: FilePath) -> Finding {
-        let mend = "make it '\(line.enabledText)': \(enable)"
+        let fix = "make it '\(line.enabledText)': \(enable)"
         guard line.hasModule else {
             return (
                 .warning,
                 "\(path) does not ask \(HostsLine.module), so programs in a session get the host's address by its name",
-                mend
+                fix
             )
         }
         guard line.before.isEmpty else {
-            return (.warning, "\(path) asks \(line.before.joined(separator: ", ")) before \(HostsLine.module)", mend)
+            return (.warning, "\(path) asks \(line.before.joined(separator: ", ")) before \(HostsLine.module)", fix)
         }
         guard line.endsSearch else {
             return (
                 .warning, "\(path) asks others where \(HostsLine.module) says that a session has no address to tell",
-                mend
+                fix
             )
         }
-        return line.isEnabled ? (.good, "\(path) says '\(line.text)'", nil) : (.warning, "\(path) says it twice", mend)
+        return line.isEnabled ? (.good, "\(path) says '\(line.text)'", nil) : (.warning, "\(path) says it twice", fix)
     }
 
     /// By loading it, as libc does: only so is the linker's whole search path looked at.

@@ -3,6 +3,7 @@
 import BPFLoader
 import Host
 import Network
+import PolicyMaps
 import Sessions
 import SystemPackage
 
@@ -54,7 +55,9 @@ enum NeighbourFacts: CheckedSubject {
     }
 
     private static func fact(_ neighbour: Neighbour, _ hooks: [String]) -> CheckPayload.Fact {
-        let name = AttachedPrograms.name(ofProgram: neighbour.id).map { "\($0) (ID \(neighbour.id))" }
+        let name = (try? BPFProgram(id: neighbour.id).name()).flatMap { $0.isEmpty ? nil : $0 }.map {
+            "\($0) (ID \(neighbour.id))"
+        }
         let program = "\(name ?? "program \(neighbour.id)") on \(neighbour.place)"
         let order =
             neighbour.cgroup == neighbour.place && neighbour.place == "the network namespace"
@@ -64,7 +67,7 @@ enum NeighbourFacts: CheckedSubject {
                 : "runs after ours on \(neighbour.cgroup), and gets the addresses that ours leave"
         return .warning(
             subject, "\(program) \(order): \(hooks.joined(separator: ", "))",
-            try: "see whether it changes addresses, too: bpftool prog show id \(neighbour.id)")
+            fix: "see whether it changes addresses, too: bpftool prog show id \(neighbour.id)")
     }
 
     private static func neighbours(of cgroup: FilePath, _ hook: Hook, ours: UInt32?) throws(Failure) -> [Neighbour] {

@@ -36,7 +36,7 @@ enum PolicyFacts: CheckedSubject {
         return .warning(
             subject,
             "what is in force is not what \(path) says: \(differences.prefix(few).joined(separator: ", "))\(rest)",
-            try: "put the file in force: vip-bpfctl policy apply \(path)")
+            fix: "put the file in force: vip-bpfctl policy apply \(path)")
     }
 
     /// `virtualIP.enabled is true, false in the file`, for each key that has another value.
@@ -79,18 +79,18 @@ enum PolicyFacts: CheckedSubject {
         let desired = try DesiredRows(policy: policy, sessions: [], hostAddresses: []) { path throws(Failure) in
             try ProgramFile.identity(of: path, mounts: mounts)
         }
-        let mend = "apply it again: vip-bpfctl policy apply FILE"
+        let fix = "apply it again: vip-bpfctl policy apply FILE"
         for (number, row) in desired.policies.enumerated() {
             let key = UInt32(config.bank * Int(VIP_POLICIES_PER_BANK) + number)
             if try maps.policies.value(of: key) != row {
-                return [.bad(subject, "the maps say something else than the registry", try: mend)]
+                return [.bad(subject, "BPF maps and registry disagree", fix: fix)]
             }
         }
         var facts = desired.warnings.map { CheckPayload.Fact.warning(subject, $0) }
         if try !maps.knowsExactly(Set(desired.files.keys)) {
             facts.append(
                 .warning(
-                    subject, "a listed program's file is another one than when the policy was applied", try: mend))
+                    subject, "a listed program's file changed after the policy was applied", fix: fix))
         }
         return facts
     }

@@ -53,7 +53,7 @@ struct SelfTest {
     private func open() throws(Failure) -> Place {
         guard let keeper = ProcessIdentity(pid: getpid()) else {
             throw Failure(
-                .unavailable, "start the self-test", "this process is not in /proc", try: "mount -t proc proc /proc")
+                .unavailable, "start the self-test", "this process is not in /proc", hint: "mount -t proc proc /proc")
         }
         var own: Cgroup?
         let opened: Opened
@@ -66,7 +66,7 @@ struct SelfTest {
                     guard let parent = try change.attachedCgroups().first else {
                         throw Failure(
                             .failed, "start the self-test", "no cgroup is attached",
-                            try: "attach one first: vip-bpfctl attach cgroup PATH")
+                            hint: "attach one first: vip-bpfctl attach cgroup PATH")
                     }
                     // Named as `run` names its own: what a killed one leaves is found by that.
                     cgroup = try parent.makeChild(named: "run-\(keeper.pid)-\(keeper.startTime)")
@@ -119,6 +119,7 @@ struct SelfTest {
 
     private func test(_ place: Place, _ signals: borrowing SignalReader) throws(Failure) -> [CheckPayload.Fact] {
         let maps = try PolicyMapSet(options.instance.pins)
+        let host = try HookHost(maps)
         let policy = try options.instance.policy(options.instance.registry())
         var peers: [SelfTestPeer] = []
         for record in place.records { peers.append(try SelfTestPeer(in: Cgroup(path: record.cgroupPath))) }
@@ -129,18 +130,20 @@ struct SelfTest {
         var features: UInt32 = 0
         var name = ""
         for (record, peer) in zip(place.records, peers) {
-            guard let session = try LiveSession(cgroupID: record.cgroupID, maps) else {
-                throw Failure(.failed, "run the self-test", "session \(record.id) has gone meanwhile", try: "try again")
+            host.setCgroup(record.cgroupID)
+            guard let session = try host.session() else {
+                throw Failure(
+                    .failed, "run the self-test", "session \(record.id) has gone meanwhile", hint: "try again")
             }
             let number = session.number
             let override = number > 0 && number <= policy.overrides.count ? policy.overrides[number - 1] : nil
             var program = try ExplainedProgram.running(peer.pid)
-            let choice = try Self.name(for: program, session, policy.rules(for: override), maps)
+            let choice = try Self.name(for: program, policy.rules(for: override), host)
             (name, features) = (choice.name, choice.features)
             _ = try peer.ask("name \(name)", signals)
             program.processName = Array(name.utf8)
-            let listed = try FeatureFinding.all(program, session, rules: nil, maps).listed
-            tables.append(try CallTable(session: session, listed: listed, port: nil).rows(maps))
+            host.setProgram(program)
+            tables.append(try CallTable(session: session, host: host, port: nil).rows(maps))
             sessions.append(session)
         }
         let addresses = place.records.map { record in
@@ -154,13 +157,13 @@ struct SelfTest {
                     + "a program called \(name) in each")
         ]
         if let failure = place.unaddressed {
-            facts.append(.warning(Self.subject, "\(failure.what): \(failure.why)", try: failure.remedy))
+            facts.append(.warning(Self.subject, "\(failure.operation): \(failure.reason)", fix: failure.hint))
         }
         guard features & (VIP_V.rawValue | VIP_L.rawValue) != 0 else {
             facts.append(
                 .warning(
                     Self.subject, "the policy in force is for no program that the test can be: nothing could be proved",
-                    try:
+                    fix:
                         "list a program by name, not by path alone, or see that virtualIP or virtualLoopback is enabled"
                 ))
             return facts
@@ -174,8 +177,7 @@ struct SelfTest {
 
     /// A process name that the most of virtual IP and virtual loopback apply to.
     private static func name(
-        for program: ExplainedProgram, _ session: LiveSession, _ rules: Policy.Rules,
-        _ maps: borrowing PolicyMapSet
+        for program: ExplainedProgram, _ rules: Policy.Rules, _ host: HookHost
     ) throws(Failure) -> (name: String, features: UInt32) {
         let entries = rules.virtualIP.programs + rules.virtualLoopback.programs
         let names = entries.compactMap { entry in entry.processName.flatMap { String(validating: $0, as: UTF8.self) } }
@@ -183,9 +185,8 @@ struct SelfTest {
         for name in [best.name] + names {
             var candidate = program
             candidate.processName = Array(name.utf8)
-            let listed = try FeatureFinding.all(candidate, session, rules: nil, maps).listed
-            let has: CInt = session.virtualIPs.isEmpty ? 0 : 1
-            let features = vip_features(session.flags, listed, has)
+            host.setProgram(candidate)
+            let features = try host.features()
             if features.nonzeroBitCount > best.features.nonzeroBitCount { best = (name, features) }
         }
         return best
@@ -206,24 +207,24 @@ final class SelfTestPeer {
         let what = "start a program of the self-test in \(cgroup.path)"
         var ends: [CInt] = [0, 0]
         let kind = CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
-        guard socketpair(AF_UNIX, kind, 0, &ends) == 0 else { throw .kernel(.current, what) }
+        guard socketpair(AF_UNIX, kind, 0, &ends) == 0 else { throw Failure(what, errno: .current) }
         let (ours, its) = (FileDescriptor(rawValue: ends[0]), ends[1])
         defer { Glibc.close(its) }
         // Its end alone is inherited.
         guard fcntl(its, F_SETFD, 0) == 0 else {
             try? ours.close()
-            throw .kernel(.current, what)
+            throw Failure(what, errno: .current)
         }
         let rawProcs = cgroup.path.appending("cgroup.procs").withPlatformString { open($0, O_WRONLY | O_CLOEXEC) }
         guard rawProcs >= 0 else {
             try? ours.close()
-            throw .kernel(.current, what)
+            throw Failure(what, errno: .current)
         }
         let procs = Descriptor(owning: rawProcs)
         let pid = SelfTestChild.spawn(procs.raw, line: its)
         guard pid > 0 else {
             try? ours.close()
-            throw .kernel(Errno(rawValue: -pid), what)
+            throw Failure(what, errno: Errno(rawValue: -pid))
         }
         self.pid = pid
         line = ours
@@ -248,7 +249,7 @@ final class SelfTestPeer {
         var bytes = Array((command + "\n").utf8)[...]
         while !bytes.isEmpty {
             let count = bytes.withUnsafeBytes { send(line.rawValue, $0.baseAddress, $0.count, CInt(MSG_NOSIGNAL)) }
-            guard count > 0 else { throw .kernel(.current, what) }
+            guard count > 0 else { throw Failure(what, errno: .current) }
             bytes = bytes.dropFirst(count)
         }
         let deadline = ContinuousClock.now + Self.patience
@@ -263,9 +264,9 @@ final class SelfTestPeer {
                 pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
             ]
             let left = ContinuousClock.now.duration(to: deadline)
-            guard left > .zero else { throw Failure(.failed, what, "its program did not answer", try: "try again") }
+            guard left > .zero else { throw Failure(.failed, what, "its program did not answer", hint: "try again") }
             guard poll(&ready, nfds_t(ready.count), CInt(left.components.seconds * 1000 + 1000)) >= 0 || errno == EINTR
-            else { throw .kernel(.current, what) }
+            else { throw Failure(what, errno: .current) }
             if let signal = signals.next() {
                 throw Failure(
                     Failure.Code("interrupted", exitCode: 128 + signal.number), "run the self-test",
@@ -274,7 +275,7 @@ final class SelfTestPeer {
             guard ready[0].revents != 0 else { continue }
             var buffer = [UInt8](repeating: 0, count: 4096)
             let count = recv(line.rawValue, &buffer, buffer.count, 0)
-            guard count > 0 else { throw Failure(.failed, what, "its program has ended", try: "try again") }
+            guard count > 0 else { throw Failure(.failed, what, "its program has ended", hint: "try again") }
             rest += buffer[..<count]
         }
     }

@@ -26,7 +26,7 @@ struct SelfTestChild: ParsableCommand {
         var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
         defer { for pointer in arguments { free(pointer) } }
         var step = VIP_SPAWN_FORK
-        return vip_spawn(procs, nil, &arguments, environ, &step)
+        return vip_spawn(procs, nil, &arguments, environ, nil, &step)
     }
 
     func run() throws {

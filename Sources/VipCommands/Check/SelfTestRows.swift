@@ -81,7 +81,7 @@ struct SelfTestRows {
             guard got == ["error", error] else { return bad(what, "bind is to fail with \(error)", got) }
             return .warning(
                 subject, "\(what): refused (\(error)), as the session has no virtual IP and the policy says deny",
-                try: "give the policy a pool of addresses")
+                fix: "give the policy a pool of addresses")
         }
         guard !first.isAsAsked, !second.isAsAsked, first.address != second.address else { return nil }
         // A port may be taken by who knows whom: on the wildcard it is on every address.
@@ -133,14 +133,16 @@ struct SelfTestRows {
     private func bad(_ what: String, _ wanted: String, _ got: [String]) -> CheckPayload.Fact {
         .bad(
             subject, "\(what): \(wanted), and it was: \(got.joined(separator: " "))",
-            try: "see vip-bpfctl check and vip-bpfctl explain")
+            fix: "see vip-bpfctl check and vip-bpfctl explain")
     }
 
     /// Below the ephemeral ports, and excluded by neither session's policy.
     private mutating func newPort() -> UInt16 {
         while true {
             let port = UInt16.random(in: 20000...29999)
-            guard !sessions.0.excludes(port), !sessions.1.excludes(port), taken.insert(port).inserted else { continue }
+            guard ![sessions.0, sessions.1].contains(where: { $0.excludedPorts.contains(port) }),
+                taken.insert(port).inserted
+            else { continue }
             return port
         }
     }
@@ -188,7 +190,7 @@ struct SelfTestRows {
     func names(_ signals: borrowing SignalReader, applies: Bool) throws(Failure) -> [CheckPayload.Fact] {
         guard NameFacts.isEnabled else {
             return [
-                .warning(subject, "names were not tried: the module is not enabled", try: "vip-bpfctl names enable")
+                .warning(subject, "names were not tried: the module is not enabled", fix: "vip-bpfctl names enable")
             ]
         }
         guard applies, !sessions.0.virtualIPs.isEmpty else { return [] }

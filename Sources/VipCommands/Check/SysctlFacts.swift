@@ -20,7 +20,7 @@ struct SysctlFacts: CheckedSubject {
             var facts: [CheckPayload.Fact] = []
             if let lo = interfaces.first(where: { $0.name == "lo" }), !lo.isUp {
                 facts.append(
-                    .bad(subject, "the interface lo is down, and virtual loopbacks with it", try: "ip link set lo up"))
+                    .bad(subject, "the interface lo is down, and virtual loopbacks with it", fix: "ip link set lo up"))
             }
             let settings = SysctlFacts(
                 interfaces: interfaces.map(\.name).sorted(), placed: try placed(host.instance),
@@ -77,7 +77,7 @@ struct SysctlFacts: CheckedSubject {
             .bad(
                 Self.subject,
                 "net.ipv6.conf.\(interface).disable_ipv6 is 1: \(interface) takes no IPv6 virtual IP",
-                try: "sysctl net.ipv6.conf.\(interface).disable_ipv6=0, then vip-bpfctl policy apply FILE")
+                fix: "sysctl net.ipv6.conf.\(interface).disable_ipv6=0, then vip-bpfctl policy apply FILE")
         }
     }
 
@@ -91,7 +91,7 @@ struct SysctlFacts: CheckedSubject {
                 Self.subject,
                 "rp_filter is 1 on \(interface), which has virtual IPs, and the default route leads over "
                     + "\(defaultInterface): what comes in on \(interface) from beyond its own network is dropped",
-                try: "sysctl net.ipv4.conf.\(interface).rp_filter=2, and the same of conf.all where that is 1")
+                fix: "sysctl net.ipv4.conf.\(interface).rp_filter=2, and the same of conf.all where that is 1")
         }
     }
 
@@ -104,7 +104,7 @@ struct SysctlFacts: CheckedSubject {
                 facts.append(
                     .warning(
                         Self.subject, "arp_ignore is 8 on \(interface): nobody on its network finds its virtual IPs",
-                        try: "sysctl net.ipv4.conf.\(interface).arp_ignore=0, and the same of conf.all where that is 8")
+                        fix: "sysctl net.ipv4.conf.\(interface).arp_ignore=0, and the same of conf.all where that is 8")
                 )
                 continue
             }
@@ -122,7 +122,7 @@ struct SysctlFacts: CheckedSubject {
                         Self.subject,
                         "arp_ignore is \(Self.larger("arp_ignore", network)) on \(network): nobody on its network "
                             + "finds the virtual IPs of it that are on lo",
-                        try: "place them on \(network) (virtualIP.addresses.interface), or set arp_ignore to 0"))
+                        fix: "place them on \(network) (virtualIP.addresses.interface), or set arp_ignore to 0"))
             }
         }
         return facts
@@ -137,7 +137,7 @@ struct SysctlFacts: CheckedSubject {
                 Self.subject,
                 "route_localnet is 1 on \(open.joined(separator: ", ")): who is on that network can reach 127/8 of this "
                     + "host, and so sessions' virtual loopbacks",
-                try: "set it to 0, or drop what comes in for 127.0.0.0/8")
+                fix: "set it to 0, or drop what comes in for 127.0.0.0/8")
         ]
     }
 }

@@ -4,7 +4,6 @@ public import ArgumentParser
 import Daemon
 import Host
 import Logging
-public import Metrics
 import Sessions
 import SystemPackage
 
@@ -13,21 +12,21 @@ struct DaemonCommand: ParsableCommand {
         commandName: "daemon",
         abstract: "Open and close sessions as users log in and out, and keep their addresses.",
         discussion: """
-            Follows logind: with sessions.unit of the policy userSlice (the default), a user has one session, with all of \
+            Follows logind. With sessions.unit of the policy userSlice (the default), a user has one session, with all of \
             the user's logins and services in it; with sessionScope, each login is one. A session ends when the last process \
-            has left its cgroup, also where the user has logged out before. Sessions that there are, by PAM or by hand, are \
+            has left its cgroup, also where the user logged out before. Sessions that PAM or an administrator opened are \
             left alone; those that were opened by hand end by hand, or with their cgroup.
 
-            With source: dhcp in the policy, leases an IPv4 address for each session from the DHCP server, keeps it as long as \
-            the session lasts, and gives it back then; busybox's udhcpc does the protocol (Debian's package udhcpc). \
-            Sessions that had to be opened without an address get one as soon as the pool or the server has one.
+            With source: dhcp in the policy, the daemon leases an IPv4 address for each session from the DHCP server, renews \
+            it as long as the session lasts, and then releases it; busybox's udhcpc does the protocol (Debian's package \
+            udhcpc). Sessions that had to be opened without an address get one as soon as the pool or the server has one.
 
-            Puts virtual IPs back that something took off their interface, tells the hooks of the host's own addresses as \
-            they change, and lets listed programs match again whose files were replaced.
+            The daemon restores virtual IPs that something removed from their interface, updates the maps as the host's own \
+            addresses change, and lets listed programs match again whose files were replaced.
 
-            Stays in the foreground. SIGHUP applies the policy file, SIGTERM ends it; sessions stay open, and a daemon that \
-            is started again goes on with them. What happens goes to the journal, or where there is none, to standard \
-            error as JSON lines.
+            It stays in the foreground. SIGHUP applies the policy file, SIGTERM ends it; sessions stay open, and a daemon that \
+            is started again goes on with them. Events go to the journal, or where there is none, to standard error as JSON \
+            lines.
 
             EXAMPLES
               vip-bpfctl daemon
@@ -53,18 +52,12 @@ struct DaemonCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "For what outlives the daemon, but not a boot. Default: /run/vip-bpf, or 'run' in another --state.",
+            "Where files are kept that outlive the daemon, but not a boot. Default: /run/vip-bpf, or 'run' in another --state.",
             valueName: "dir"),
         completion: .directory)
     var runtime: String?
 
-    @Option(
-        help: ArgumentHelp(
-            "Serve metrics for Prometheus at /metrics: a port of 127.0.0.1, or unix:PATH. Default: nowhere.",
-            valueName: "port|unix:path"))
-    var metrics: MetricsServer.Address?
-
-    @Option(help: "Where events go. Default: journal where there is one.")
+    @Option(help: "Where events go. Default: the journal if it exists.")
     var events: EventLog.Place?
 
     @OptionGroup var options: InstanceOptions
@@ -74,7 +67,6 @@ struct DaemonCommand: ParsableCommand {
         settings.policyFile = FilePath(policy)
         settings.bus = bus
         settings.events = events
-        settings.metrics = metrics
         settings.runtime = runtime.map { FilePath($0) }
         settings.userSlice = try userSlice.map { path throws(Failure) in try Cgroup(path: FilePath(path)).path }
         settings.logLevel = options.verbose ? .debug : .warning
@@ -83,7 +75,3 @@ struct DaemonCommand: ParsableCommand {
 }
 
 extension EventLog.Place: ExpressibleByArgument {}
-
-extension MetricsServer.Address: ExpressibleByArgument {
-    public init?(argument: String) { self.init(argument) }
-}

@@ -39,7 +39,7 @@ struct Discover: ParsableCommand {
         help: ArgumentHelp("Observe this cgroup and all below it; may be repeated.", valueName: "path"),
         completion: .directory)
     var cgroup: [String] = []
-    @Flag(help: "Print a policy file with which they do not clash.")
+    @Flag(help: "Print a policy file under which they do not conflict.")
     var suggest = false
     @OptionGroup var options: InstanceOptions
     @OptionGroup var output: OutputOptions
@@ -106,7 +106,7 @@ struct Discover: ParsableCommand {
             guard !found.isEmpty else {
                 throw Failure(
                     .failed, "observe the attached cgroups", "none is attached",
-                    try: "name one: vip-bpfctl discover --cgroup /sys/fs/cgroup/user.slice")
+                    hint: "name one: vip-bpfctl discover --cgroup /sys/fs/cgroup/user.slice")
             }
         } else {
             for path in cgroup { found.append(try Cgroup(path: FilePath(path), mounts: mounts)) }
@@ -114,7 +114,7 @@ struct Discover: ParsableCommand {
         if let root = found.first(where: \.isRoot) {
             throw Failure(
                 .failed, "observe cgroup \(root.path)", "it is the root: every socket of the host would pay for it",
-                try: "name what is below: --cgroup \(root.path)/user.slice --cgroup \(root.path)/system.slice")
+                hint: "name what is below: --cgroup \(root.path)/user.slice --cgroup \(root.path)/system.slice")
         }
         var topmost: [Cgroup] = []
         for candidate in found
@@ -137,13 +137,12 @@ struct Discover: ParsableCommand {
                 nextLook = now + .seconds(Self.addressInterval)
             }
             let left = min(nextLook, end ?? nextLook) - now
-            let milliseconds = left.components.seconds * 1000 + left.components.attoseconds / 1_000_000_000_000_000
             var ready = [
                 pollfd(fd: observation.eventDescriptor, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
             ]
-            guard poll(&ready, nfds_t(ready.count), CInt(clamping: milliseconds + 1)) >= 0 || errno == EINTR else {
-                throw .kernel(.current, "wait for what is observed")
+            guard poll(&ready, nfds_t(ready.count), left.pollTimeout) >= 0 || errno == EINTR else {
+                throw Failure("wait for what is observed", errno: .current)
             }
             if signals.next() != nil { return }
             observation.takeInNew()

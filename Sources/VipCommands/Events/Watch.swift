@@ -13,14 +13,14 @@ import SystemPackage
 
 struct Watch: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Print what becomes of the calls of sessions' programs, as it happens.",
+        abstract: "Print socket calls made in sessions, and their outcome, as they happen.",
         discussion: """
             A line for each call, or with --json a JSON object: when, by whom, which call, the address that it asked for \
             and the one it got, the source it leaves from, and the verdict: rewritten, refused (and why), unaddressed (let \
             through with the host's address, as useHostAddress says), or seen (left as it is). Default: all but seen.
 
-            Nobody pays for it but while somebody watches; four may at once. Events that come faster than they can be \
-            written are lost: how many is said on standard error, and with --json by an object of its own.
+            Events are generated only while a watcher runs; at most four watchers run at once. Events that come faster than they \
+            can be written are lost: their number is reported on standard error, and with --json by a separate object.
 
             Ends with SIGINT or SIGTERM, after --count events or --for seconds, and with its reader.
 
@@ -30,24 +30,24 @@ struct Watch: ParsableCommand {
             """
     )
 
-    @Option(help: ArgumentHelp("Of this session alone.", valueName: "id"))
+    @Option(help: ArgumentHelp("Only events of this session.", valueName: "id"))
     var session: UInt32?
 
     @Option(
         help: ArgumentHelp(
-            "Of programs whose executable or process has this name; may be repeated.", valueName: "name"))
+            "Only events of programs whose executable or process has this name; may be repeated.", valueName: "name"))
     var program: [String] = []
 
-    @Option(help: "What became of the call; may be repeated.")
+    @Option(help: "Only calls with this outcome; may be repeated.")
     var verdict: [Verdict] = []
 
-    @Option(help: ArgumentHelp("End after so many events.", valueName: "n"))
+    @Option(help: ArgumentHelp("Stop after this many events.", valueName: "n"))
     var count: UInt64?
 
-    @Option(name: .customLong("for"), help: ArgumentHelp("End after so long.", valueName: "seconds"))
+    @Option(name: .customLong("for"), help: ArgumentHelp("Stop after this many seconds.", valueName: "seconds"))
     var seconds: Double?
 
-    @Flag(help: "Print a JSON object a line instead.")
+    @Flag(help: "Print one JSON object per line.")
     var json = false
 
     @OptionGroup var options: InstanceOptions
@@ -62,12 +62,12 @@ struct Watch: ParsableCommand {
 
     func validate() throws {
         if let session, session == 0 || session > SessionIDs.last {
-            throw ValidationError("--session \(session) is no session's ID")
+            throw ValidationError("--session \(session) is not a session ID")
         }
-        if count == 0 { throw ValidationError("--count 0 is nothing to wait for") }
+        if count == 0 { throw ValidationError("--count must be at least 1") }
         // A year, so that it fits whatever clock.
         if let seconds, !(seconds > 0 && seconds <= 31_536_000) {
-            throw ValidationError("--for \(seconds) is no time to wait: a number of seconds above 0, at most 31536000")
+            throw ValidationError("--for \(seconds) is not a number of seconds above 0 and at most 31536000")
         }
     }
 
@@ -90,8 +90,7 @@ struct Watch: ParsableCommand {
             ]
             var wait: CInt = -1
             if let deadline, !isLast {
-                let left = (deadline - .now).components
-                wait = CInt(clamping: max(0, left.seconds * 1000 + left.attoseconds / 1_000_000_000_000_000 + 1))
+                wait = (deadline - .now).pollTimeout
             }
             guard poll(&polls, 3, wait) >= 0 || errno == EINTR else { break }
             if polls[0].revents != 0 || polls[2].revents & Int16(POLLERR | POLLNVAL) != 0 { break }
@@ -208,7 +207,7 @@ private final class Writing: Sendable {
                 switch Errno.current {
                 case .interrupted, .wouldBlock: continue
                 case .brokenPipe: return .noReader
-                case let error: throw .kernel(error, "write standard output", try: "see where it goes")
+                case let error: throw Failure("write standard output", errno: error, hint: "see where it goes")
                 }
             }
             rest = rest.dropFirst(count)

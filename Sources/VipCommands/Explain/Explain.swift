@@ -57,6 +57,7 @@ struct Explain: ParsableCommand {
     func run() throws {
         let instance = options.instance
         let maps = try PolicyMapSet(instance.pins)
+        let host = try HookHost(maps)
         var payload: ExplainPayload
         let live: LiveSession?
         if let pid {
@@ -64,7 +65,9 @@ struct Explain: ParsableCommand {
             let mounts = try MountTable.current()
             let cgroup = try Cgroup(ofProcess: pid, mounts: mounts)
             let place = try ProcessPlace(cgroup, mounts, instance.pins)
-            live = try LiveSession.ofProcess(in: place.ancestors.map(\.id), maps)
+            host.setCgroups(place.ancestors.map(\.id))
+            host.setProgram(program)
+            live = try host.session()
             payload = ExplainPayload(program, pid: pid, cgroup: cgroup)
             payload.attachedCgroup = place.attached?.path.string
             if live == nil {
@@ -77,19 +80,22 @@ struct Explain: ParsableCommand {
         } else {
             let id = session ?? 0
             let program = try ExplainedProgram.file(FilePath(exe ?? ""))
-            guard let cgroup = try maps.ids.value(of: id), let found = try LiveSession(cgroupID: cgroup, maps) else {
+            host.setProgram(program)
+            let cgroup = try maps.ids.value(of: id)
+            if let cgroup { host.setCgroup(cgroup) }
+            guard let found = try cgroup == nil ? nil : host.session() else {
                 throw Failure(
-                    .failed, "explain session \(id)", "there is no such session", try: "see vip-bpfctl session list")
+                    .failed, "explain session \(id)", "there is no such session", hint: "see vip-bpfctl session list")
             }
             live = found
             payload = ExplainPayload(program, pid: nil, cgroup: nil)
         }
-        if let live { try explain(&payload, live, maps) }
+        if let live { try explain(&payload, live, host, maps) }
         try output.print(payload)
     }
 
     private func explain(
-        _ payload: inout ExplainPayload, _ live: LiveSession, _ maps: borrowing PolicyMapSet
+        _ payload: inout ExplainPayload, _ live: LiveSession, _ host: HookHost, _ maps: borrowing PolicyMapSet
     ) throws(Failure) {
         // The registry adds names to what the maps say; where it cannot be read, they are missing.
         let registry = try? options.instance.registry()
@@ -99,15 +105,14 @@ struct Explain: ParsableCommand {
             (1...policy.overrides.count + 1).contains(live.number) && live.number <= policy.overrides.count
                 ? policy.overrides[live.number - 1] : nil
         }
-        payload.generation = live.config.generation
+        payload.generation = live.generation
         payload.session = ExplainPayload.Session(live, record: record)
         payload.policy = ExplainPayload.PolicyName(live, override: override, record: record)
-        let (findings, listed) = try FeatureFinding.all(
-            payload.program, live, rules: policy?.rules(for: override), maps)
+        let findings = try FeatureFinding.all(payload.program, live, host, rules: policy?.rules(for: override))
         payload.features = findings.map(ExplainPayload.Feature.init)
-        let rows = try CallTable(session: live, listed: listed, port: port).rows(maps)
+        let rows = try CallTable(session: live, host: host, port: port).rows(maps)
         payload.calls = rows.map(ExplainPayload.Call.init)
-        let excluded = live.policy.excludedPorts
+        let excluded = live.excludedPorts
         if port == nil, !excluded.isEmpty {
             let few = excluded.prefix(8).map { "\($0)" }.joined(separator: ", ")
             payload.notes.append(

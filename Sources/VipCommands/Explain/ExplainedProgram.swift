@@ -32,15 +32,15 @@ struct ExplainedProgram {
     static func running(_ pid: pid_t) throws(Failure) -> ExplainedProgram {
         let what = "explain process \(pid)"
         guard let status = read("/proc/\(pid)/status") else {
-            throw Failure(.failed, what, "there is no such process", try: "see ps -e")
+            throw Failure(.failed, what, "there is no such process", hint: "see ps -e")
         }
         // The list's names are compared with the leader's, whichever thread calls.
         let leader = field("Tgid", of: status).flatMap { pid_t($0) } ?? pid
         guard let program = try ProgramFile.running(in: leader) else {
-            throw Failure(.failed, what, try reason(pid, status), try: "see ps -e")
+            throw Failure(.failed, what, try reason(pid, status), hint: "see ps -e")
         }
         guard let comm = read("/proc/\(leader)/comm") else {
-            throw Failure(.failed, what, "it has ended meanwhile", try: "see ps -e")
+            throw Failure(.failed, what, "it has ended meanwhile", hint: "see ps -e")
         }
         var explained = ExplainedProgram(
             identity: program.identity, path: program.path, name: program.name,
@@ -100,7 +100,7 @@ struct ExplainedProgram {
         _ path: FilePath, _ what: String, _ mounts: MountTable
     ) throws(Failure) -> ExplainedProgram {
         guard let identity = try ProgramFile.identity(of: path, mounts: mounts) else {
-            throw Failure(.failed, what, "there is no file \(path)", try: "give the path of an executable file")
+            throw Failure(.failed, what, "there is no file \(path)", hint: "give the path of an executable file")
         }
         let real = path.withPlatformString { name -> [UInt8]? in
             guard let real = realpath(name, nil) else { return nil }
@@ -108,7 +108,7 @@ struct ExplainedProgram {
             return Array(UnsafeBufferPointer(start: real, count: strlen(real))).map(UInt8.init(bitPattern:))
         }
         guard let real, path.withPlatformString({ access($0, X_OK) }) == 0 else {
-            throw Failure(.failed, what, "\(path) cannot be executed", try: "give the path of an executable file")
+            throw Failure(.failed, what, "\(path) cannot be executed", hint: "give the path of an executable file")
         }
         let name = real.split(separator: UInt8(ascii: "/")).last.map(Array.init) ?? []
         return ExplainedProgram(identity: identity, path: real, name: name, processName: [])
@@ -126,24 +126,10 @@ struct ExplainedProgram {
 
     // MARK: On the lists
 
-    /// By what the in-kernel programs find a program on a list: the three look-ups of `vip_judge()`.
+    /// By what the in-kernel programs find a program on a list: the three look-ups of `vip_evaluate_program()`.
     enum Way: String, CaseIterable {
         case executableName = "executable name"
         case processName = "process name"
         case file
-    }
-
-    /// The lists of each policy that the program is on, by each of the ways, in the bank in force.
-    func listings(_ maps: borrowing PolicyMapSet) throws(Failure) -> [Way: ListMasks] {
-        let bank = try maps.configuration().bank
-        var found: [Way: ListMasks] = [:]
-        if let row = try maps.scripts.value(of: vip_program_script(processName)) {
-            found[.processName] = row[bank: bank]
-        }
-        if let row = try maps.files.value(of: identity) { found[.file] = row[bank: bank] }
-        if let key = vip_program_name(name), let row = try maps.names.value(of: key) {
-            found[.executableName] = row[bank: bank]
-        }
-        return found
     }
 }

@@ -17,37 +17,25 @@ struct FeatureFinding {
     var reason: String
 
     /// - Parameters:
+    ///   - host: with the session's task and the program set.
     ///   - rules: of the session, as the registry has them; `nil` where it cannot be read.
     static func all(
-        _ program: ExplainedProgram, _ session: LiveSession, rules: Policy.Rules?, _ maps: borrowing PolicyMapSet
-    ) throws(Failure) -> (findings: [FeatureFinding], listed: UInt32) {
-        let listings = try program.listings(maps)
-        let bit = UInt32(1) << UInt32(session.number)
-        var ways: [ProgramList: [ExplainedProgram.Way]] = [:]
-        for list in ProgramList.allCases {
-            // A path says more than a name.
-            ways[list] = [.file, .executableName, .processName].filter { way in
-                listings[way].map { $0[list] & bit != 0 } ?? false
-            }
+        _ program: ExplainedProgram, _ session: LiveSession, _ host: HookHost, rules: Policy.Rules?
+    ) throws(Failure) -> [FeatureFinding] {
+        let features = try host.features()
+        // A path says more than a name.
+        var lists: [(way: ExplainedProgram.Way, bits: UInt32)] = []
+        for way in [ExplainedProgram.Way.file, .executableName, .processName] {
+            lists.append((way, try host.lists(by: way)))
         }
-        var listed: UInt32 = 0
-        // The hooks ask no list where all that are in use name every program, or none.
-        if session.flags & VIP_POLICY_LISTS.rawValue != 0 {
-            for (number, list) in ProgramList.allCases.enumerated() where ways[list]?.isEmpty == false {
-                listed |= 1 << UInt32(number)
-            }
-        }
-        let hasAddress = session.row.vip4 != 0 || session.row.virtualIPv6 != nil
-        let features = vip_features(session.flags, listed, hasAddress ? 1 : 0)
         let mounts = try MountTable.current()
-        var findings: [FeatureFinding] = []
-        for (number, list) in ProgramList.allCases.enumerated() {
-            let facts = Facts(
-                list: list, program: program, session: session, rules: rules, way: ways[list]?.first,
-                applies: features >> UInt32(number) & 1 == 1, hasAddress: hasAddress, mounts: mounts)
-            findings.append(facts.finding)
+        return ProgramList.allCases.enumerated().map { number, list in
+            Facts(
+                list: list, program: program, session: session, rules: rules,
+                way: lists.first { $0.bits >> UInt32(number) & 1 == 1 }?.way,
+                applies: features >> UInt32(number) & 1 == 1, hasAddress: !session.virtualIPs.isEmpty, mounts: mounts
+            ).finding
         }
-        return (findings, listed)
     }
 }
 

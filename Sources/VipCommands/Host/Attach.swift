@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import BPFLoader
 import Host
 import Policy
+import PolicyMaps
 import Sessions
 import SystemPackage
 
 struct Attach: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Attach the programs, so that sessions can be opened.",
+        abstract: "Attach the BPF programs, so that sessions can be opened.",
         subcommands: [AttachCgroup.self]
     )
 }
@@ -36,7 +36,7 @@ struct AttachCgroup: ParsableCommand {
     var path: String
 
     @Option(
-        help: ArgumentHelp("Put this policy in force.", valueName: "file"),
+        help: ArgumentHelp("Apply this policy file.", valueName: "file"),
         completion: .file(extensions: ["yaml", "yml"]))
     var policy: String?
 

@@ -8,7 +8,7 @@ import SystemPackage
 
 struct Detach: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Take the programs off a cgroup, or take everything away.",
+        abstract: "Detach the programs from a cgroup, or remove everything.",
         usage: "vip-bpfctl detach cgroup <path>\n       vip-bpfctl detach --all",
         discussion: """
             --all closes every session, takes its addresses off the interfaces, and removes links, programs, maps and the \
@@ -20,10 +20,10 @@ struct Detach: ParsableCommand {
             """
     )
 
-    @Argument(help: ArgumentHelp("The word 'cgroup', and the cgroup's directory.", valueName: "cgroup path"))
+    @Argument(help: ArgumentHelp("The word 'cgroup' and the cgroup's path.", valueName: "cgroup path"))
     var words: [String] = []
 
-    @Flag(help: "Take everything away.")
+    @Flag(help: "Remove everything.")
     var all = false
 
     @OptionGroup var options: InstanceOptions
@@ -31,7 +31,7 @@ struct Detach: ParsableCommand {
 
     func validate() throws {
         if all ? !words.isEmpty : words.count != 2 || words[0] != "cgroup" {
-            throw ValidationError("say either 'detach cgroup PATH' or 'detach --all'")
+            throw ValidationError("use either 'detach cgroup PATH' or 'detach --all'")
         }
     }
 
@@ -50,7 +50,7 @@ struct Detach: ParsableCommand {
             return try options.change(repairing: false) { change throws(Failure) in try change.detachAll() }
         }
         let aside = try options.instance.detachAllWithoutRegistry()
-        options.logger.warning("the registry could not be read (\(damage.why)); it is now \(aside)")
+        options.logger.warning("the registry could not be read (\(damage.reason)); it is now \(aside)")
     }
 
     /// Why the registry cannot be used, where its file is damaged; nothing else is a reason to go without it.

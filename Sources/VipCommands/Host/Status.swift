@@ -11,12 +11,11 @@ import SystemPackage
 
 struct Status: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Show what is attached and what it does.",
+        abstract: "Show what is attached, and its counters.",
         discussion: """
-            Counters are of calls by sessions' programs that came as far as a decision: seen, of those rewritten, of those \
-            let through with the host's address for want of their own (unaddressed), of those refused, and why: isolation \
-            (another session's address), unavailable (the session has no virtual IP), peer (another session's loopback), \
-            in_use (another server of the session has the port).
+            The counters are of socket calls made in sessions: total (seen), rewritten, allowed with the host's address \
+            (unaddressed), and refused, by reason: isolation (another session's address), unavailable (the session has no \
+            virtual IP), peer (another session's loopback), in_use (another server of the session has the port).
 
             EXAMPLES
               vip-bpfctl status
@@ -70,7 +69,7 @@ struct StatusPayload: Payload {
         @Nullable var linkId: UInt32?
         @Nullable var programId: UInt32?
 
-        init(hook: String, link: PinDirectory.Link?) {
+        init(hook: String, link: BPFLink.Info?) {
             self.hook = hook
             linkId = link?.id
             programId = link?.programID

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import Foundation
 import Glibc
 import Host
 import Metrics
@@ -12,41 +11,57 @@ struct MetricsCommand: ParsableCommand {
         commandName: "metrics",
         abstract: "Print counters and gauges for Prometheus.",
         discussion: """
-            Calls by hook and outcome, sessions, pools, listeners, and whether the daemon runs, in Prometheus's text format. \
-            For node_exporter's textfile collector, let a timer write a file that ends in .prom; it is replaced in one step. \
-            The daemon serves the same, and its own events besides, where it is asked to: vip-bpfctl daemon --metrics.
+            Calls by hook and outcome, sessions, pools, listeners, and the daemon's own counters, in Prometheus's text format. \
+            The page is complete also while the daemon does not run; its counters are those that it wrote last.
+
+            vip-bpf-page.timer writes the page to /run/vip-bpf/metrics.prom. vip-bpf-metrics.socket serves that file by HTTP, on \
+            127.0.0.1:9464, from processes without privileges. For node_exporter's textfile collector, link the file into the \
+            collector's directory.
 
             EXAMPLES
               vip-bpfctl metrics
-              vip-bpfctl metrics --output /var/lib/prometheus/node-exporter/vip-bpf.prom
+              systemctl enable --now vip-bpf-metrics.socket
+              systemctl enable --now vip-bpf-page.timer &&
+                ln -s /run/vip-bpf/metrics.prom /var/lib/prometheus/node-exporter/vip-bpf.prom
             """
     )
 
     @Option(
-        help: ArgumentHelp("Write this file instead of standard output.", valueName: "file"),
+        help: ArgumentHelp(
+            "Write this file instead of standard output; it is replaced in one step.", valueName: "file"),
         completion: .file(extensions: ["prom"]))
     var output: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "Answer one HTTP request on standard input with this file: for a socket unit with Accept=yes.",
+            valueName: "file"),
+        completion: .file(extensions: ["prom"]))
+    var serve: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "The daemon's --runtime. Default: /run/vip-bpf, or 'run' in another --state.", valueName: "dir"),
+        completion: .directory)
+    var runtime: String?
+
     @OptionGroup var options: InstanceOptions
 
+    func validate() throws {
+        if output != nil, serve != nil { throw ValidationError("--output and --serve exclude each other") }
+    }
+
     func run() throws {
-        let text = try MetricsPage.page(of: options.instance).text
+        if let serve { return PageRequest.answer(FilePath(serve), input: STDIN_FILENO, output: STDOUT_FILENO) }
+        let text = try MetricsPage.page(of: options.instance, runtime: runtime.map { FilePath($0) }).text
         guard let output else { return try StandardOutput.text(text) }
         var status = stat()
         if lstat(output, &status) == 0, status.st_mode & S_IFMT != S_IFREG {
             // It would be replaced: a device, a directory, or the link to either.
             throw Failure(
-                .failed, "write \(output.debugDescription)", "it is there and no regular file",
-                try: "name another, or redirect standard output")
+                .failed, "write \(output.debugDescription)", "it is not a regular file",
+                hint: "choose another path, or redirect standard output")
         }
-        do {
-            // Atomically: a collector never sees half of it.
-            try Data(text.utf8).write(to: URL(fileURLWithPath: output), options: .atomic)
-            try FileManager.default.setAttributes([.posixPermissions: 0o644], ofItemAtPath: output)
-        } catch {
-            throw Failure(
-                .failed, "write \(output.debugDescription)", error.localizedDescription,
-                try: "name a file in a directory that is there")
-        }
+        try replaceFile(FilePath(output), with: Array(text.utf8), hint: "choose a path in an existing directory")
     }
 }

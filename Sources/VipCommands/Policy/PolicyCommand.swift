@@ -11,7 +11,7 @@ import SystemPackage
 struct PolicyCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "policy",
-        abstract: "Put a policy in force, check one, or show the one in force.",
+        abstract: "Apply, check or show a policy.",
         subcommands: [PolicyApply.self, PolicyCheck.self, PolicyShow.self]
     )
 }
@@ -19,7 +19,7 @@ struct PolicyCommand: ParsableCommand {
 struct PolicyApply: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "apply",
-        abstract: "Make the policy what a file says, for all sessions in one step.",
+        abstract: "Apply a policy file to all sessions in one step.",
         discussion: """
             Also brings the maps in line with the host: programs replaced by an upgrade match again, sessions whose cgroup \
             has gone are closed, virtual IPs that something took off their interface are put back.
@@ -63,7 +63,7 @@ struct AppliedPayload: Payload {
 struct PolicyCheck: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "check",
-        abstract: "Check a policy file; nothing is applied.",
+        abstract: "Check a policy file without applying it.",
         discussion: """
             Needs no privilege. Silent where the file is good.
 

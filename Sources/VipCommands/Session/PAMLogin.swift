@@ -27,7 +27,7 @@ struct PAMLogin {
             log.report(
                 Event(
                     .sessionRefused, "\(error)", priority: .error, user: UserName.isAcceptable(user) ? user : nil,
-                    reason: error.why))
+                    reason: error.reason))
             throw error
         }
     }

@@ -10,41 +10,74 @@ import SystemPackage
 
 struct Run: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Run a command in a session of its own.",
+        abstract: "Run a command in a new session.",
         discussion: """
-            Makes a cgroup below the first attached one, a session on it, and starts the command in it. Waits until the \
+            Makes a cgroup below the first attached one, a session on it, and starts the command in it. Options of run \
+            stand before the command; -- may stand between them. Waits until the \
             last process of the session has ended, so also for daemons that the command leaves behind; then session and \
             cgroup go, and the exit code is the command's (128 + N where signal N ended it). SIGTERM, SIGHUP, SIGINT and \
             SIGQUIT are passed on to the command.
 
-            With --user, the command runs as that user, and the session is recorded as that user's.
+            The command has a session in the sense of setsid(2), too, and no open file but its standard input, output and \
+            error. Where standard input and output are terminals, it gets a pseudo-terminal: keys, output, window size \
+            and hang-up are passed on, and the terminal is given back when the command itself ends. Programs that it \
+            leaves running lose that pseudo-terminal then. Without one, the command has no controlling terminal, and its \
+            output is not altered.
+
+            With --user, the command runs as that user, and the session is recorded as that user's. As with runuser -l, \
+            it starts in the user's home directory (/ where there is none), with umask 022, and its environment has \
+            HOME, SHELL, USER, LOGNAME and a PATH of the system's directories; of the caller's, only TERM, COLORTERM and \
+            NO_COLOR are kept. With --preserve-env, environment, directory and umask are the caller's, but HOME, SHELL, \
+            USER and LOGNAME are the user's.
 
             EXAMPLES
-              vip-bpfctl run -- redis-server --port 6379
-              vip-bpfctl run --ip 10.20.0.17 --user ann -- /opt/crm/bin/crm
+              vip-bpfctl run redis-server --port 6379
+              vip-bpfctl run --ip 10.20.0.17 --user ann /opt/crm/bin/crm
             """
     )
 
     @OptionGroup var new: NewSessionOptions
     @Option(help: ArgumentHelp("The user to run the command as.", valueName: "name"))
     var user: String?
+    @Flag(help: "Keep the caller's environment, working directory and umask, though the command runs as --user.")
+    var preserveEnv = false
+    @Flag(help: "Make no pseudo-terminal: the command reads from the terminal and writes to it itself.")
+    var noPty = false
     @OptionGroup var options: InstanceOptions
-    @Argument(parsing: .postTerminator, help: ArgumentHelp("The command and its arguments.", valueName: "command"))
+    @Argument(
+        parsing: .captureForPassthrough, help: ArgumentHelp("The command and its arguments.", valueName: "command"))
     var command: [String] = []
 
-    func validate() throws {
-        if command.isEmpty { throw ValidationError("there is no command; write: vip-bpfctl run -- COMMAND [ARG…]") }
+    mutating func validate() throws {
+        if command.first == "--" {
+            command.removeFirst()
+        } else if let option = command.first, option.hasPrefix("-") {
+            if ["-h", "--help"].contains(option) { throw CleanExit.helpRequest(self) }
+            throw ValidationError("Unknown option '\(option)'")
+        }
+        if command.isEmpty { throw ValidationError("there is no command; write: vip-bpfctl run COMMAND [ARG…]") }
         if let user { try SessionBatch.check(user: user) }
     }
 
+    /// Those that are passed on to the command.
+    private static let passedOn: [CInt] = [SIGTERM, SIGHUP, SIGINT, SIGQUIT]
+
     func run() throws {
+        let account = try user.map { user throws(Failure) in
+            guard let account = try SystemUsers.account(of: user) else {
+                throw Failure(.usage, "run \(command[0])", "there is no user \(user)", hint: "see getent passwd")
+            }
+            return account
+        }
         // Blocked from here on, so that none ends this process between making the session and giving it back.
-        let signals = try SignalReader([SIGTERM, SIGHUP, SIGINT, SIGQUIT])
+        let signals = try SignalReader(Self.passedOn + [SIGTSTP, SIGCONT, SIGWINCH, SIGCHLD])
+        // Where it was ignored, as a caller may have left it, the command's exit code would be lost.
+        signal(SIGCHLD, SIG_DFL)
         let new = new
         let user = user
         guard let keeper = ProcessIdentity(pid: getpid()) else {
             throw Failure(
-                .unavailable, "run \(command[0])", "this process is not in /proc", try: "mount -t proc proc /proc")
+                .unavailable, "run \(command[0])", "this process is not in /proc", hint: "mount -t proc proc /proc")
         }
         var cgroup: Cgroup?
         let opened: Opened
@@ -57,7 +90,7 @@ struct Run: ParsableCommand {
                     guard let parent = try change.attachedCgroups().first else {
                         throw Failure(
                             .failed, "make a cgroup for the session", "no cgroup is attached",
-                            try: "attach one first: vip-bpfctl attach cgroup PATH")
+                            hint: "attach one first: vip-bpfctl attach cgroup PATH")
                     }
                     own = try parent.makeChild(named: "run-\(keeper.pid)-\(keeper.startTime)")
                     cgroup = own
@@ -79,10 +112,15 @@ struct Run: ParsableCommand {
         do throws(Failure) {
             _ = try LeaseWait.wait(for: record, opened.awaitingLease, options)
             // What came while the link was asked: there is no command yet that it could have been for.
-            if let signal = signals.next() {
-                result = .success(128 + signal.number)
+            var early: CInt?
+            while let signal = signals.next() {
+                if Self.passedOn.contains(signal.number) { early = early ?? signal.number }
+                if signal.number == SIGTSTP { vip_stop() }
+            }
+            if let early {
+                result = .success(128 + early)
             } else {
-                result = .success(try follow(record, signals))
+                result = .success(try follow(record, as: account, signals))
             }
         } catch {
             result = .failure(error)
@@ -109,79 +147,145 @@ struct Run: ParsableCommand {
     }
 
     /// Starts the command, passes signals on, and returns its exit code once the cgroup is empty.
-    private func follow(_ record: SessionRecord, _ signals: borrowing SignalReader) throws(Failure) -> Int32 {
+    private func follow(
+        _ record: SessionRecord, as account: SystemUsers.Account?, _ signals: borrowing SignalReader
+    ) throws(Failure) -> Int32 {
         let cgroup = try Cgroup(path: record.cgroupPath)
-        let child = try start(in: cgroup)
+        let isInteractive = !noPty && isatty(STDIN_FILENO) == 1 && isatty(STDOUT_FILENO) == 1
+        let terminal = isInteractive ? try PseudoTerminal(owner: account?.number ?? getuid()) : nil
+        let child = try start(in: cgroup, as: account, terminal)
         let rawPidfd = vip_pidfd(child)
         guard rawPidfd >= 0 else {
             try cgroup.kill()
-            throw .kernel(Errno(rawValue: -rawPidfd), "follow process \(child)")
+            throw Failure("follow process \(child)", errno: Errno(rawValue: -rawPidfd))
         }
         let pidfd = Descriptor(owning: rawPidfd)
 
         var status: CInt = 0
         var isRunning = true
-        while isRunning {
+        while isRunning || terminal?.hasOutput == true {
             var ready = [
-                pollfd(fd: pidfd.raw, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: isRunning ? pidfd.raw : -1, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
             ]
-            guard poll(&ready, nfds_t(ready.count), -1) >= 0 || errno == EINTR else {
-                throw .kernel(.current, "wait for process \(child)")
+            if let terminal { ready += terminal.polled() }
+            guard poll(&ready, nfds_t(ready.count), terminal?.patience ?? -1) >= 0 || errno == EINTR else {
+                throw Failure("wait for process \(child)", errno: .current)
             }
-            // A terminal's ^C has reached the command already: it is in the foreground like this process.
+            terminal?.copy(ready[2...])
             while let signal = signals.next() {
-                if !signal.isFromKernel { kill(child, signal.number) }
+                switch signal.number {
+                case SIGTSTP where isRunning:
+                    // SIGTSTP itself has no effect on a session's leader: its process group is an orphaned one.
+                    kill(-child, SIGSTOP)
+                    suspend(child, terminal)
+                case SIGCONT: terminal?.takeAgain()
+                case SIGWINCH: terminal?.resize()
+                case SIGCHLD, SIGTSTP: break
+                case _ where isRunning:
+                    // What the terminal sends, ^C for example, is for all processes that are in the foreground.
+                    kill(signal.isFromKernel ? -child : child, signal.number)
+                default:
+                    terminal?.close()
+                    try pass(signal.number, to: cgroup)
+                }
             }
-            if waitpid(child, &status, WNOHANG) == child { isRunning = false }
+            guard isRunning, waitpid(child, &status, WNOHANG | (terminal == nil ? 0 : WUNTRACED)) == child else {
+                continue
+            }
+            if status & 0xff != 0x7f {  // WIFSTOPPED of sys/wait.h, a macro that does not import
+                isRunning = false
+            } else if terminal?.isInForeground == true {
+                suspend(child, terminal)
+            }
         }
+        terminal?.close()
         // Daemons that it left: signals go to all of them now.
         while try cgroup.waitUntilEmpty(interruptedBy: FileDescriptor(rawValue: signals.descriptor)) != .empty {
             while let signal = signals.next() {
-                for process in try cgroup.processes(subtree: true) { kill(process, signal.number) }
+                if signal.number == SIGTSTP { vip_stop() }
+                if Self.passedOn.contains(signal.number) { try pass(signal.number, to: cgroup) }
             }
         }
-        let signalNumber = status & 0x7f  // WTERMSIG of sys/wait.h, a macro that does not import
-        return signalNumber == 0 ? status >> 8 & 0xff : 128 + signalNumber
+        return ChildProcess.exitCode(status)
     }
 
-    private func start(in cgroup: Cgroup) throws(Failure) -> pid_t {
+    private func pass(_ signal: CInt, to cgroup: Cgroup) throws(Failure) {
+        for process in try cgroup.processes(subtree: true) { kill(process, signal) }
+    }
+
+    /// Stops this process as ^Z does, so that the shell that it was started from goes on; then the command goes on, too.
+    private func suspend(_ child: pid_t, _ terminal: PseudoTerminal?) {
+        terminal?.giveBack()
+        vip_stop()
+        kill(-child, SIGCONT)
+    }
+
+    private func start(
+        in cgroup: Cgroup, as account: SystemUsers.Account?, _ terminal: PseudoTerminal?
+    ) throws(Failure) -> pid_t {
         let what = "run \(command[0])"
         let rawProcs = cgroup.path.appending("cgroup.procs").withPlatformString { open($0, O_WRONLY | O_CLOEXEC) }
-        guard rawProcs >= 0 else { throw .kernel(.current, what) }
+        guard rawProcs >= 0 else { throw Failure(what, errno: .current) }
         let procs = Descriptor(owning: rawProcs)
 
         // As they came, byte by byte: neither need be UTF-8.
         let arguments = CStrings(copying: CommandLine.unsafeArgv + Int(CommandLine.argc) - command.count)
-        let variables = CStrings(copying: environ)
-        if let user {
-            guard let account = getpwnam(user) else {
-                throw Failure(.usage, what, "there is no user \(user)", try: "see getent passwd")
-            }
-            variables.set("USER", to: user)
-            variables.set("LOGNAME", to: user)
-            variables.set("HOME", to: String(cString: account.pointee.pw_dir))
-            variables.set("SHELL", to: String(cString: account.pointee.pw_shell))
-        }
+        let variables = environment(of: account)
+        let isLogin = account != nil && !preserveEnv
+        let directory = isLogin ? account.map { strdup($0.home) } ?? nil : nil
+        defer { free(directory) }
+        var own = vip_surroundings(
+            terminal: terminal?.slave ?? -1,
+            // In a session of its own, it would not be stopped for reading what is typed into the shell.
+            no_input: terminal == nil && isatty(STDIN_FILENO) == 1 && vip_terminal_is_ours(STDIN_FILENO) == 0 ? 1 : 0,
+            directory: directory,
+            umask: isLogin ? 0o022 : -1)
         var step = VIP_SPAWN_FORK
         let pid = withExtendedLifetime((arguments, variables)) {
-            vip_spawn(procs.raw, user, arguments.array, variables.array, &step)
+            vip_spawn(procs.raw, user, arguments.array, variables.array, &own, &step)
         }
         if pid > 0 { return pid }
         let error = Errno(rawValue: -pid)
         switch step {
         case VIP_SPAWN_EXEC:
-            throw Failure(.failed, what, error.text, try: "give the command's name or its path after --")
-        case VIP_SPAWN_JOIN: throw .kernel(error, "\(what): move it into \(cgroup.path)")
-        case VIP_SPAWN_USER: throw .kernel(error, "\(what): become user \(user ?? "")")
-        default: throw .kernel(error, "\(what): fork")
+            throw Failure(.failed, what, error.text, hint: "give the command's name or its path")
+        case VIP_SPAWN_JOIN: throw Failure("\(what): move it into \(cgroup.path)", errno: error)
+        case VIP_SPAWN_TERMINAL: throw Failure("\(what): give it a session of its own", errno: error)
+        case VIP_SPAWN_DESCRIPTORS:
+            throw Failure("\(what): close the caller's files", errno: error, hint: "use Linux 5.9 or later")
+        case VIP_SPAWN_USER: throw Failure("\(what): become user \(user ?? "")", errno: error)
+        default: throw Failure("\(what): fork", errno: error)
         }
+    }
+
+    /// The caller's, or what `runuser -l` gives a user.
+    private func environment(of account: SystemUsers.Account?) -> CStrings {
+        let caller = CStrings(copying: environ)
+        guard let account else { return caller }
+        let variables = preserveEnv ? caller : CStrings()
+        if !preserveEnv {
+            for name in ["TERM", "COLORTERM", "NO_COLOR"] {
+                if let value = getenv(name) { variables.set(name, to: String(cString: value)) }
+            }
+            variables.set(
+                "PATH",
+                to: account.number == 0
+                    ? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" : "/usr/local/bin:/usr/bin:/bin")
+        }
+        variables.set("USER", to: account.name)
+        variables.set("LOGNAME", to: account.name)
+        variables.set("HOME", to: account.home)
+        variables.set("SHELL", to: account.shell.isEmpty ? "/bin/sh" : account.shell)
+        return variables
     }
 }
 
 /// A NULL-terminated array of C strings, as execve(2) takes it.
 final class CStrings {
     private var pointers: [UnsafeMutablePointer<CChar>?] = [nil]
+
+    init() {}
 
     /// Copies an array that ends with NULL.
     init(copying strings: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) {

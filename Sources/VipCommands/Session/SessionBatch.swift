@@ -20,7 +20,7 @@ enum SessionBatch {
         var descriptor = STDIN_FILENO
         if file != "-" {
             descriptor = open(file, O_RDONLY | O_CLOEXEC)
-            guard descriptor >= 0 else { throw .kernel(.current, what) }
+            guard descriptor >= 0 else { throw Failure(what, errno: .current) }
         }
         defer { if descriptor != STDIN_FILENO { close(descriptor) } }
         var text: [UInt8] = []
@@ -28,7 +28,7 @@ enum SessionBatch {
         while true {
             let count = Glibc.read(descriptor, &buffer, buffer.count)
             if count < 0, errno == EINTR { continue }
-            guard count >= 0 else { throw .kernel(.current, what) }
+            guard count >= 0 else { throw Failure(what, errno: .current) }
             if count == 0 { break }
             text += buffer[..<count]
             guard text.count <= limit else { throw Failure(.usage, what, "it is longer than \(limit) bytes") }
@@ -47,7 +47,8 @@ enum SessionBatch {
             do throws(Failure) {
                 requests.append(try request(words, mounts: mounts))
             } catch {
-                throw Failure(error.code, what, "line \(index + 1): \(error.what): \(error.why)", try: error.remedy)
+                throw Failure(
+                    error.code, what, "line \(index + 1): \(error.operation): \(error.reason)", hint: error.hint)
             }
         }
         return requests
@@ -67,10 +68,12 @@ enum SessionBatch {
                 continue
             }
             guard let value = rest.popFirst() else {
-                throw Failure(.usage, "read \(option)", "a value is missing", try: "write \(option) VALUE")
+                throw Failure(.usage, "read \(option)", "a value is missing", hint: "write \(option) VALUE")
             }
             func once(_ isFirst: Bool) throws(Failure) {
-                guard isFirst else { throw Failure(.usage, "read \(option)", "it is there twice", try: "give it once") }
+                guard isFirst else {
+                    throw Failure(.usage, "read \(option)", "it is there twice", hint: "give it once")
+                }
             }
             switch option {
             case "--cgroup":
@@ -80,14 +83,14 @@ enum SessionBatch {
                 try once(id == nil)
                 guard let number = UInt32(value) else {
                     throw Failure(
-                        .usage, "read --id", "'\(value)' is no session ID", try: "give a number, 0…\(SessionIDs.last)")
+                        .usage, "read --id", "'\(value)' is no session ID", hint: "give a number, 0…\(SessionIDs.last)")
                 }
                 id = number
             case "--ip":
                 guard let address = IPAddress(value) else {
                     throw Failure(
                         .usage, "read --ip", "'\(value)' is no IP address",
-                        try: "write it as 10.20.0.17 or 2001:db8::17")
+                        hint: "write it as 10.20.0.17 or 2001:db8::17")
                 }
                 addresses.append(address)
             case "--user":
@@ -100,16 +103,16 @@ enum SessionBatch {
             default:
                 throw Failure(
                     .usage, "read \(option)", "there is no such option",
-                    try: "use --cgroup, --id, --allow-reserved, --ip, --user or --policy")
+                    hint: "use --cgroup, --id, --allow-reserved, --ip, --user or --policy")
             }
         }
         guard let cgroup else {
-            throw Failure(.usage, "open a session", "--cgroup is missing", try: "write --cgroup PATH")
+            throw Failure(.usage, "open a session", "--cgroup is missing", hint: "write --cgroup PATH")
         }
         guard !cgroup.isRoot else {
             throw Failure(
                 .failed, "open a session on \(cgroup.path)", "it is the root of cgroup v2",
-                try: "name a cgroup below it")
+                hint: "name a cgroup below it")
         }
         var request = SessionRequest(cgroup: cgroup)
         request.id = id
@@ -125,7 +128,7 @@ enum SessionBatch {
         guard UserName.isAcceptable(user) else {
             throw Failure(
                 .usage, "read --user", "that is no user name",
-                try: "give 1 to \(UserName.limit) bytes, no control characters")
+                hint: "give 1 to \(UserName.limit) bytes, no control characters")
         }
     }
 }

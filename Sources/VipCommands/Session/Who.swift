@@ -10,7 +10,7 @@ import SystemPackage
 
 struct Who: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Say which session, user and cgroup has an address, or had it.",
+        abstract: "Show which session, user and cgroup has or had an address.",
         discussion: """
             For virtual IPs, and for the loopbacks of sessions (127.0.0.8 is session 7's; those of IPv6 by the prefix that \
             is in force now). Several are printed where the address went from one to another within the second.
@@ -63,7 +63,7 @@ struct Who: ParsableCommand {
             throw Failure(
                 .failed, "find who \(at == nil ? "has" : "had") \(address)\(when)",
                 at == nil ? "no session has it" : "no session is known to have had it",
-                try: at == nil ? "ask with --at for the past" : start ?? "the history is empty")
+                hint: at == nil ? "ask with --at for the past" : start ?? "the history is empty")
         }
         try output.print(WhoPayload(address: address.description, at: at?.date, holders: found))
     }

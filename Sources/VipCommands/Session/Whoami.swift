@@ -10,7 +10,7 @@ import SystemPackage
 
 struct Whoami: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Show the session that this is run in: its ID and addresses.",
+        abstract: "Show the ID and addresses of the session that the caller is in.",
         discussion: """
             Needs no privilege, and shows nobody else's. The kernel is asked for the virtual IPs, as any program would ask \
             it: by a socket bound to 0.0.0.0 and one bound to ::. The ID, and addresses that do not apply to this program \
@@ -48,18 +48,18 @@ struct Whoami: ParsableCommand {
             record = nil
             obstacle = Failure(
                 .failed, "use \(options.instance.state.registry)", "the kernel gives addresses that it does not know",
-                try: "name the right one with --state")
+                hint: "name the right one with --state")
         }
         guard record != nil || answers.contains(where: \.isOfSession) else {
             if let obstacle {
                 throw Failure(
                     obstacle.code == .notPermitted ? .notPermitted : .failed, what,
-                    "no virtual IP applies to this program, and the registry does not say: \(obstacle.what): "
-                        + obstacle.why,
-                    try: obstacle.remedy, detail: obstacle.detail)
+                    "no virtual IP applies to this program, and the registry does not say: \(obstacle.operation): "
+                        + obstacle.reason,
+                    hint: obstacle.hint, detail: obstacle.detail)
             }
             throw Failure(
-                .failed, what, "this process is in none", try: "run it in one, or see vip-bpfctl session list")
+                .failed, what, "this process is in none", hint: "run it in one, or see vip-bpfctl session list")
         }
         if record == nil {
             options.logger.warning(

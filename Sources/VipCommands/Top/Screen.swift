@@ -49,7 +49,7 @@ struct Screen: ~Copyable {
                 .failed, "show a live table on the terminal",
                 name.isEmpty
                     ? "TERM does not say which one it is" : "TERM says '\(name)', which ncurses cannot draw on",
-                try: "set TERM, or use --once")
+                hint: "set TERM, or use --once")
         }
         isUTF8 = vip_locale_is_utf8() != 0
         input = keys.map { fileno($0) } ?? STDIN_FILENO

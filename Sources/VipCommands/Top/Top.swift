@@ -10,7 +10,7 @@ import SystemPackage
 
 struct Top: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Show what the sessions are doing, in a live table.",
+        abstract: "Show the activity of sessions in a live table.",
         discussion: """
             A row for each session: its user, calls rewritten and refused per second over the last interval, TCP and UDP \
             sockets in this network namespace, processes, virtual IPs, virtual loopback, and the names of its programs. \
@@ -33,16 +33,16 @@ struct Top: ParsableCommand {
             """
     )
 
-    @Option(help: ArgumentHelp("How often to look, and over how long rates are measured.", valueName: "seconds"))
+    @Option(help: ArgumentHelp("Refresh interval, over which rates are measured.", valueName: "seconds"))
     var interval: Double = 2
 
-    @Option(help: "What to sort by.")
+    @Option(help: "The column to sort by.")
     var sort: TopKey = .session
 
-    @Flag(help: "Sort the other way round.")
+    @Flag(help: "Reverse the sort order.")
     var reverse = false
 
-    @Flag(help: "Print one table and end, on a terminal as well.")
+    @Flag(help: "Print one table and exit, even on a terminal.")
     var once = false
 
     @OptionGroup var options: InstanceOptions
@@ -82,19 +82,12 @@ struct Top: ParsableCommand {
                 pollfd(fd: ending.descriptor, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: activity.ended, events: Int16(POLLIN), revents: 0),
             ]
-            poll(&polls, 2, interval.milliseconds)
+            poll(&polls, 2, interval.pollTimeout)
         }
         var snapshot = try activity.look()
         activity.readPrograms(of: snapshot.rows.indices, in: &snapshot)
         order.sort(&snapshot.rows)
         return snapshot
-    }
-}
-
-extension Duration {
-    /// For poll(2): rounded up, at least 0.
-    fileprivate var milliseconds: CInt {
-        CInt(clamping: Int64(max(0, (self / .milliseconds(1)).rounded(.up))))
     }
 }
 
@@ -171,7 +164,7 @@ private final class LiveTable: Sendable {
                 pollfd(fd: activity.ended, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: screen.isShown ? screen.input : -1, events: Int16(POLLIN), revents: 0),
             ]
-            var wait = view.isPaused ? -1 : (next - .now).milliseconds
+            var wait = view.isPaused ? -1 : (next - .now).pollTimeout
             // A shell gives a job that runs in the background the terminal without a word.
             if !screen.isShown { wait = wait < 0 ? 500 : min(wait, 500) }
             guard poll(&polls, nfds_t(polls.count), wait) >= 0 || errno == EINTR else { return }

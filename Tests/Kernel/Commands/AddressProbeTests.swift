@@ -75,21 +75,41 @@ struct AddressProbeTests {
     /// A neighbour that remembers the address as another's learns who has it now, without having asked.
     @Test("announces a new address to neighbours that have another host for it")
     func neighboursAreTold() throws {
-        try attached(policy("198.51.100.16-198.51.100.30")) { sandbox in
+        try attached(policy("198.51.100.16-198.51.100.30, '2001:db8:51::10-2001:db8:51::1f'")) { sandbox in
             let own = try linkAddress(sandbox, at: .inside)
-            try sandbox.sh("ip neigh replace 198.51.100.16 lladdr 02:00:00:00:00:99 nud stale dev eth0", at: .outside)
-            let result = try open(sandbox, "ann")
-            #expect(try result.decode(OpenSession.self).virtualIps == ["198.51.100.16"], "\(result)")
-            // The second announcement comes a second after the first.
             try sandbox.sh(
                 """
-                for try in $(seq 3000); do
-                    ! ip neigh show 198.51.100.16 dev eth0 | grep -q '\(own)' || exit 0
-                    sleep 0.1
+                for address in 198.51.100.16 2001:db8:51::10; do
+                    ip neigh replace $address lladdr 02:00:00:00:00:99 nud stale dev eth0
                 done
-                ip neigh show dev eth0 >&2
-                exit 1
                 """, at: .outside)
+            let result = try open(sandbox, "ann")
+            #expect(
+                try result.decode(OpenSession.self).virtualIps == ["198.51.100.16", "2001:db8:51::10"], "\(result)")
+            try sandbox.sh(
+                """
+                for address in 198.51.100.16 2001:db8:51::10; do
+                    for try in $(seq 3000); do
+                        ! ip neigh show $address dev eth0 | grep -q '\(own)' || continue 2
+                        sleep 0.1
+                    done
+                    ip neigh show dev eth0 >&2
+                    exit 1
+                done
+                """, at: .outside)
+        }
+    }
+
+    /// A unit that opens a session must not have a process of it in its cgroup.
+    @Test("leaves no process in the cgroup of whoever opens a session")
+    func noProcessIsLeftBehind() throws {
+        try attached(policy("198.51.100.16-198.51.100.30")) { sandbox in
+            let opening = try sandbox.start(
+                [
+                    Build.controller.path, "session", "open", "--cgroup", sandbox.cgroup("attached/ann"),
+                ], in: "unit", environment: sandbox.controlEnvironment, errorOutput: true)
+            #expect(try opening.wait() == 0, "\(opening.errorText)")
+            #expect(try KernelFile.read("\(sandbox.cgroup)/unit/cgroup.procs") == "")
         }
     }
 
@@ -99,6 +119,10 @@ struct AddressProbeTests {
     func askingBlocksNobody() throws {
         try attached(policy("198.51.100.16-198.51.100.30", seconds: 5)) { sandbox in
             let environment = sandbox.controlEnvironment
+            let neighbour = try sandbox.start(
+                ["python3", SourceTree.url("Tests/Tools/neighbour/neighbour.py").path, "eth0"], in: "outside",
+                at: .outside)
+            #expect(try neighbour.readLine() == "ready")
             let asking = try ["ann", "ben"].map { name in
                 try sandbox.start(
                     [
@@ -107,12 +131,18 @@ struct AddressProbeTests {
                     ],
                     in: "control", environment: environment, errorOutput: true)
             }
-            // Both are at it, and stay so for as long as the change takes.
-            let held = try sandbox.holdArping(of: ["198.51.100.16", "198.51.100.17"])
+            // Both are at it once the link is asked about two addresses.
+            var missing: Set = [" 0.0.0.0 198.51.100.16", " 0.0.0.0 198.51.100.17"]
+            while !missing.isEmpty {
+                let line = try neighbour.readLine()
+                missing = missing.filter { !line.hasSuffix($0) }
+            }
+            // Stopped, they ask for as long as the change takes.
+            for program in asking { program.signal(SIGSTOP) }
             try sandbox.mustCtl("program", "add", "redis-server", "--for", "virtual-ip")
             #expect(asking.allSatisfy { $0.isRunning })
-            kill(asking[0].pid, SIGKILL)
-            for pid in held { kill(pid, SIGCONT) }
+            asking[0].signal(SIGKILL)
+            asking[1].signal(SIGCONT)
             _ = try asking[0].wait()
             #expect(try asking[1].wait() == 0, "\(asking[1].errorText)")
             let second = try JSONDecoder.snake.decode(OpenSession.self, from: Data(asking[1].outputText.utf8))
@@ -147,13 +177,11 @@ struct AddressProbeTests {
             #expect(conflict.address == "198.51.100.16" && conflict.interface == "eth0", "\(conflict)")
 
             // While the next one is asked about.
-            let held = try sandbox.holdArping(of: ["198.51.100.17"])
             #expect(try host.sessions().map(\.virtualIps) == [[]])
             let ben = try host.process(in: DaemonHost.slice(1002))
             try host.logind("user 1002 ben")
             try host.event("session_opened")
             #expect(try host.sessions().map(\.virtualIps) == [[], []])
-            for pid in held { kill(pid, SIGCONT) }
             let given = try (0..<2).map { _ in try host.event("address_given") }
             #expect(given.map(\.address) == ["198.51.100.17", "198.51.100.18"])
             #expect(given.map(\.user) == ["ann", "ben"])
@@ -165,19 +193,20 @@ struct AddressProbeTests {
         }
     }
 
-    /// Without busybox nobody is asked, and that is said.
-    @Test("asks nobody without busybox, and reports it")
-    func nothingToAskWith() throws {
+    /// Without the capability nobody is asked, and that is reported.
+    @Test("asks nobody without the capability, and reports it")
+    func notPermittedToAsk() throws {
         try attached(policy("198.51.100.16-198.51.100.30")) { sandbox in
-            let hidden = #"mount --bind /dev/null "$(readlink -f /usr/bin/busybox)" && exec "$@""#
             let program = try sandbox.start(
                 [
-                    "unshare", "--mount", "/bin/sh", "-c", hidden, "sh", Build.controller.path, "session", "open",
-                    "--cgroup", sandbox.cgroup("attached/ann"),
+                    "setpriv", "--bounding-set", "-net_raw", Build.controller.path, "session", "open", "--cgroup",
+                    sandbox.cgroup("attached/ann"),
                 ], in: "control", environment: sandbox.controlEnvironment, errorOutput: true)
             #expect(try program.wait() == 0, "\(program.errorText)")
-            let said = program.errorText
-            #expect(said.contains("install busybox, or set virtualIP.addresses.probeSeconds to 0"), "\(said)")
+            #expect(
+                program.errorText.contains(
+                    "ask on eth0 who has 198.51.100.16: permission denied; run as root or grant CAP_NET_RAW"),
+                "\(program.errorText)")
         }
     }
 }
@@ -193,23 +222,5 @@ extension Sandbox {
             done
             exit 1
             """)
-    }
-
-    /// Stops arping once it asks about each of the addresses in this sandbox: whoever runs it waits until it is continued.
-    fileprivate func holdArping(of addresses: [String]) throws -> [pid_t] {
-        var held: [String: pid_t] = [:]
-        try wait(for: "arping of \(addresses)") {
-            for pid in try KernelFile.read("\(cgroup)/control/cgroup.procs").split(separator: "\n").compactMap({
-                pid_t($0)
-            }) {
-                guard let command = try? KernelFile.read("/proc/\(pid)/cmdline"), command.contains("arping"),
-                    let address = addresses.first(where: { command.contains($0) }), held[address] == nil
-                else { continue }
-                kill(pid, SIGSTOP)
-                held[address] = pid
-            }
-            return held.count == addresses.count
-        }
-        return Array(held.values)
     }
 }

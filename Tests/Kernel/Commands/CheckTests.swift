@@ -12,7 +12,7 @@ struct CheckTests {
         let subject: String
         let verdict: String
         let fact: String
-        let mend: String?
+        let fix: String?
 
         var description: String { "\(verdict) \(subject): \(fact)" }
     }
@@ -72,7 +72,7 @@ struct CheckTests {
             var facts = try check(sandbox, "policy", ["--policy", file])
             #expect(facts.first?.verdict == "warning", "\(facts)")
             #expect(facts.first?.fact.contains("virtualIP.programs") == true, "\(facts)")
-            #expect(facts.first?.mend?.contains("policy apply \(file)") == true, "\(facts)")
+            #expect(facts.first?.fix?.contains("policy apply \(file)") == true, "\(facts)")
             try "nonsense: 1\n".write(toFile: file, atomically: true, encoding: .utf8)
             facts = try check(sandbox, "policy", status: 1, ["--policy", file])
             #expect(facts.first?.fact.contains("nonsense") == true, "\(facts)")
@@ -89,7 +89,7 @@ struct CheckTests {
             try sandbox.mustCtl("attach", "cgroup", sandbox.attached, "--policy", sandbox.policyFile(yaml))
             #expect(try !check(sandbox, "policy").contains { $0.verdict != "good" })
             try sandbox.sh("cp '\(path)' '\(path).new' && mv '\(path).new' '\(path)'")
-            #expect(try check(sandbox, "policy").contains { $0.fact.contains("another one than when") })
+            #expect(try check(sandbox, "policy").contains { $0.fact.contains("changed after the policy") })
             try sandbox.sh("rm '\(path)'")
             #expect(try check(sandbox, "policy").contains { $0.fact.contains("there is no such file") })
         }
@@ -110,7 +110,7 @@ struct CheckTests {
             #expect(gone.map(\.verdict) == ["warning"] && gone[0].fact.contains("was removed"), "\(gone)")
             _ = try sandbox.cgroup("second")
             let another = try check(sandbox, "attached", status: 1)
-            #expect(another.first?.fact.contains("another cgroup is there now") == true, "\(another)")
+            #expect(another.first?.fact.contains("another cgroup has its path now") == true, "\(another)")
             try sandbox.mustCtl("attach", "cgroup", second)
             #expect(try check(sandbox, "attached").map(\.verdict) == ["good"])
         }

@@ -87,7 +87,7 @@ struct CommandErrorTests: CommandHost {
         let support = HookSupport.probe(hooks: [unknown])
         let failure = try #require(support.first?.failure)
         #expect(failure.code == .unavailable)
-        #expect(failure.what.contains("bind4"))
+        #expect(failure.operation.contains("bind4"))
         #expect(!"\(failure)".contains("\n"))
         #expect(failure.detail?.isEmpty == false)
         #expect(HookSupport.probe().allSatisfy { $0.failure == nil })

@@ -155,9 +155,9 @@ struct LeaseTests {
             let program = try host.sandbox.probe(in: DaemonHost.slice(1001))
 
             try host.tell(server, #"{"renew": "nak", "offer": "198.51.100.102"}"#)
-            #expect(try host.event("lease_lost").reason == "the server refused to prolong it")
+            #expect(try host.event("lease_lost").reason == "the server refused to renew it")
             let taken = try host.event("address_taken")
-            #expect(taken.address == "198.51.100.101" && taken.reason == "the server refused to prolong it")
+            #expect(taken.address == "198.51.100.101" && taken.reason == "the server refused to renew it")
             #expect(try host.event("address_given").address == "198.51.100.102")
             #expect(try host.placed() == ["198.51.100.102"])
             #expect(try host.endings(of: "198.51.100.101") == ["lease-lost"])
@@ -175,7 +175,7 @@ struct LeaseTests {
             #expect(try program.must("getsockname a").address == "198.51.100.103")
 
             try host.tell(server, #"{"silent": true}"#)
-            #expect(try host.event("lease_lost").reason == "nobody prolonged it in time")
+            #expect(try host.event("lease_lost").reason == "it was not renewed in time")
             #expect(try host.event("address_taken").address == "198.51.100.103")
             #expect(try host.placed().isEmpty)
             try program.must("socket b tcp")
@@ -206,9 +206,10 @@ struct LeaseTests {
                 try host.tell(server, "{\"offer\": \"\(address)\"}")
                 let shell = try host.process(in: DaemonHost.slice(2000 + uid))
                 try host.logind("user \(2000 + uid) user\(uid)")
-                let refused = try host.event("lease_refused")
+                // The one before may have been tried again meanwhile.
+                let refused = try host.event("lease_refused") { $0.user == "user\(uid)" }
                 #expect(refused.address == address && refused.reason?.contains(why) == true, "\(refused)")
-                #expect(try host.event("address_refused").user == "user\(uid)")
+                try host.event("address_refused") { $0.user == "user\(uid)" }
                 #expect(try host.placed() == ["198.51.100.105"])
                 try host.end(shell)
                 try host.event("session_closed")
@@ -228,10 +229,7 @@ struct LeaseTests {
             let server = try host.hostile(#"{"offer": "198.51.100.101", "seconds": 15}"#)
             let clock = "\(host.sandbox.directory)/clock"
             try "+0".write(toFile: clock, atomically: true, encoding: .utf8)
-            try host.start(environment: [
-                "LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "FAKETIME_TIMESTAMP_FILE": clock,
-                "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            ])
+            try host.start(environment: try host.fakeClock(from: clock))
             let ann = try host.login(1001, "ann")
             for offset in ["+3650d", "-3650d"] {
                 try offset.write(toFile: clock, atomically: true, encoding: .utf8)

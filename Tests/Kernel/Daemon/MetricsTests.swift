@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-/// What Prometheus gets to see: the page, the file, the daemon's server, and the rules and the dashboard over them.
+/// What Prometheus gets: the page, its file, the answer by HTTP, and the rules and the dashboard over them.
 @Suite(.requiresRoot)
 struct MetricsTests {
     private static let policy = """
@@ -81,7 +81,7 @@ struct MetricsTests {
                 "ln -s vip-bpf.prom '\(sandbox.directory)/link.prom'; mknod '\(sandbox.directory)/null' c 1 3")
             for name in ["link.prom", "null", "bpf"] {
                 let result = try sandbox.ctl("metrics", "--output", "\(sandbox.directory)/\(name)")
-                #expect(result.status == 1 && result.stderr.contains("no regular file"), "\(result)")
+                #expect(result.status == 1 && result.stderr.contains("not a regular file"), "\(result)")
             }
             #expect(try sandbox.sh("stat -c %F '\(sandbox.directory)/null'") == "character special file\n")
             let result = try sandbox.ctl("metrics", "--output", "\(sandbox.directory)/no/such/file.prom")
@@ -101,90 +101,202 @@ struct MetricsTests {
         }
     }
 
-    @Test(arguments: ["port", "unix"]) func theDaemonServes(kind: String) throws {
+    /// The page's service has this capability alone, and no more rights to files than any user has to root's.
+    @Test func aPageNeedsNoMoreThanItsUnitHas() throws {
         try attached { sandbox in
-            let socket = "\(sandbox.directory)/metrics.sock"
-            let address = kind == "port" ? "9464" : "unix:\(socket)"
-            let curl = kind == "port" ? "http://127.0.0.1:9464" : "--unix-socket '\(socket)' http://localhost"
+            let unit = try String(contentsOf: SourceTree.url("packaging/vip-bpf-page.service.in"), encoding: .utf8)
+            #expect(unit.contains("\nCapabilityBoundingSet=CAP_BPF\n"))
             let host = try DaemonHost(sandbox)
-            try host.start(["--metrics", address])
+            try host.start()
+            try host.event("logind_followed")
+            let file = "\(sandbox.directory)/page/metrics.prom"
+            try FileManager.default.createDirectory(
+                atPath: "\(sandbox.directory)/page", withIntermediateDirectories: false)
+            let command = [
+                "unshare", "--mount", "/bin/sh", "-ec",
+                // As ProtectKernelTunables= and ProtectSystem= do it.
+                #"mount -o remount,bind,ro "$0"; mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; shift; exec "$@""#,
+                "\(sandbox.directory)/bpf", sandbox.stateDirectory, "setpriv", "--inh-caps=-all",
+                "--bounding-set=-all,+bpf",
+                Build.controller.path, "metrics", "--output", file,
+            ]
+            let program = try sandbox.start(
+                command, in: "control", environment: sandbox.controlEnvironment, errorOutput: true)
+            #expect(try program.wait() == 0, "\(program.errorText)")
+            let page = try String(contentsOfFile: file, encoding: .utf8)
+            #expect(value("vip_bpf_daemon_up", in: page) == 1 && value("vip_bpf_attached_cgroups", in: page) == 1)
+            #expect(value("vip_bpf_daemon_logind_up", in: page) == 1, "\(page)")
+            #expect(try host.stop() == 0)
+        }
+    }
+
+    /// The daemon's own counters are in the page while it runs, and when it is dead: with its last turn.
+    @Test func thePageHasTheDaemonsCounters() throws {
+        try attached { sandbox in
+            let host = try DaemonHost(sandbox)
+            #expect(try value("vip_bpf_daemon_up", in: sandbox.mustCtl("metrics").stdout) == 0)
+            let before = Date().timeIntervalSince1970
+            try host.start()
             let ann = try host.process(in: DaemonHost.slice(1001))
             try host.logind("user 1001 ann")
             try host.event("session_opened")
-            let page = try sandbox.sh("curl -sS --fail \(curl)/metrics")
+            let opened = "vip_bpf_daemon_events_total{event=\"session_opened\"}"
+            let deadline = ContinuousClock.now + Program.patience
+            var page = ""
+            repeat {
+                page = try sandbox.mustCtl("metrics").stdout
+            } while value(opened, in: page) != 1 && ContinuousClock.now < deadline
             try check(page, sandbox)
+            #expect(value(opened, in: page) == 1, "\(page)")
             #expect(value("vip_bpf_daemon_up", in: page) == 1)
             #expect(value("vip_bpf_daemon_logind_up", in: page) == 1)
-            #expect(value("vip_bpf_daemon_events_total{event=\"session_opened\"}", in: page) == 1, "\(page)")
-            #expect(try sandbox.sh("curl -s -o /dev/null -w '%{http_code}' \(curl)/other") == "404")
-
-            // A second one does not take it away.
-            if kind == "port" {
-                let other = try sandbox.start(
-                    [
-                        "python3", "-c",
-                        "import socket; s=socket.create_server(('127.0.0.1', 9465)); print('on', flush=True); input()",
-                    ],
-                    in: "control")
-                _ = try other.readLine()
-                _ = try host.stop(SIGKILL)
-                let result = try sandbox.ctl("daemon", "--metrics", "9465", "--events", "stderr")
-                #expect(result.status == 1 && result.stderr.contains("serve metrics on 127.0.0.1:9465"), "\(result)")
-                other.closeInput()
-                _ = try other.wait()
-            } else {
-                // What a killed one has left is in nobody's way.
-                _ = try host.stop(SIGKILL)
-                #expect(FileManager.default.fileExists(atPath: socket))
+            #expect(value("vip_bpf_daemon_troubles", in: page) == 0)
+            for name in ["vip_bpf_daemon_start_time_seconds", "vip_bpf_daemon_last_turn_timestamp_seconds"] {
+                let time = try #require(value(name, in: page))
+                #expect((before - 1...Date().timeIntervalSince1970 + 1).contains(time), "\(name) \(time)")
             }
-            try host.start(["--metrics", address])
-            try host.event("logind_followed")
-            try check(try sandbox.sh("curl -sS --fail \(curl)/metrics"), sandbox)
 
-            // Readers who connect and say nothing keep nobody from anything.
-            let silent = try sandbox.start(
-                [
-                    "python3", "-c",
-                    """
-                    import socket, sys
-                    held = []
-                    for n in range(200):
-                        s = socket.socket(socket.AF_UNIX if sys.argv[1] == 'unix' else socket.AF_INET)
-                        s.connect(sys.argv[2] if sys.argv[1] == 'unix' else ('127.0.0.1', 9464))
-                        held.append(s)
-                    print('on', flush=True)
-                    input()
-                    """, kind, socket,
-                ], in: "control")
-            _ = try silent.readLine()
-            try check(try sandbox.sh("curl -sS --fail --max-time 10 \(curl)/metrics"), sandbox)
-            silent.closeInput()
-            _ = try silent.wait()
+            _ = try host.stop(SIGKILL)
+            let after = try sandbox.mustCtl("metrics").stdout
+            try check(after, sandbox)
+            #expect(value("vip_bpf_daemon_up", in: after) == 0)
+            #expect(value("vip_bpf_attached_cgroups", in: after) == 1)
+            #expect(value(opened, in: after) == 1, "\(after)")
+            // The time since then is what the alert is about.
+            let age = try #require(value("vip_bpf_page_timestamp_seconds", in: after))
+            #expect(age >= (value("vip_bpf_daemon_last_turn_timestamp_seconds", in: after) ?? .infinity))
+
+            try host.start()
+            try host.event("logind_followed")
             try host.end(ann)
             try host.event("session_closed")
             #expect(try host.stop() == 0)
         }
     }
 
-    @Test(arguments: ["0", "65536", "x", "unix:relative", "0.0.0.0:9464"]) func badAddresses(address: String) throws {
-        try Sandbox.with { sandbox in
-            let result = try sandbox.ctl("daemon", "--metrics", address)
-            #expect(result.status == 64, "\(result)")
+    /// A process for each connection, as the socket unit starts it: as nobody, without a capability.
+    @Test(arguments: ["port", "unix"]) func aPageIsServedByHTTP(kind: String) throws {
+        try attached { sandbox in
+            let directory = "\(sandbox.directory)/public"
+            let (file, socket) = ("\(directory)/metrics.prom", "\(directory)/metrics.sock")
+            try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
+            let curl = kind == "port" ? "http://127.0.0.1:9464" : "--unix-socket '\(socket)' http://localhost"
+            // Its output is the socket, and its other ends are closed: what the listener says goes to a file.
+            let listener = try sandbox.start(
+                [
+                    "/bin/sh", "-c", "exec \"$@\" 2>'\(directory)/log'", "sh", "systemd-socket-activate", "--accept",
+                    "--inetd", "--listen", kind == "port" ? "127.0.0.1:9464" : socket, "setpriv", "--reuid=65534",
+                    "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all",
+                    Build.controller.path, "metrics", "--serve", file,
+                ], in: "control")
+            let deadline = ContinuousClock.now + Program.patience
+            func status(_ request: String) throws -> String {
+                try sandbox.sh("curl -s -o /dev/null -w '%{http_code}' \(request)")
+            }
+            // No page yet, and a request that comes before the listener.
+            var code = ""
+            repeat {
+                code = (try? status("\(curl)/metrics")) ?? ""
+            } while code != "503" && ContinuousClock.now < deadline
+            #expect(code == "503", "\((try? String(contentsOfFile: "\(directory)/log", encoding: .utf8)) ?? "")")
+
+            try sandbox.mustCtl("metrics", "--output", file)
+            let page = try sandbox.sh("curl -sS --fail \(curl)/metrics")
+            #expect(page == (try String(contentsOfFile: file, encoding: .utf8)))
+            try check(page, sandbox)
+            #expect(
+                try sandbox.sh("curl -sS -o /dev/null -w '%{content_type}' \(curl)/metrics")
+                    == "text/plain; version=0.0.4; charset=utf-8")
+            #expect(
+                try sandbox.sh("curl -sS --fail --head \(curl)/metrics").contains("Content-Length: \(page.utf8.count)"))
+            for (request, code) in [
+                ("\(curl)/metrics?x=1", "200"), ("\(curl)/other", "404"), ("-X POST \(curl)/metrics", "405"),
+                ("\(curl)/../../etc/passwd --path-as-is", "404"),
+            ] {
+                #expect(try status(request) == code, "\(request)")
+            }
+
+            // Readers who connect and send nothing keep nobody from anything, and have no place for ever.
+            let silent = try sandbox.start(
+                [
+                    "python3", "-c",
+                    """
+                    import socket, sys
+                    def connect(first):
+                        s = socket.socket(socket.AF_UNIX if sys.argv[1] == 'unix' else socket.AF_INET)
+                        s.connect(sys.argv[2] if sys.argv[1] == 'unix' else ('127.0.0.1', 9464))
+                        s.sendall(first)
+                        s.settimeout(60)
+                        return s
+                    held = [connect(b'G' * (n % 2)) for n in range(20)]
+                    long = connect(b'')
+                    print('on', flush=True)
+                    input()
+                    try:
+                        for n in range(1024): long.sendall(b'x' * 1024)
+                    except OSError: pass
+                    def ended(s):
+                        try: return s.recv(1) == b''
+                        except ConnectionError: return True
+                    print('ended' if all(ended(s) for s in held + [long]) else 'open', flush=True)
+                    """, kind, socket,
+                ], in: "control")
+            _ = try silent.readLine()
+            try check(try sandbox.sh("curl -sS --fail --max-time 10 \(curl)/metrics"), sandbox)
+            try silent.write("\n")
+            #expect(try silent.readLine(within: .seconds(60)) == "ended")
+            _ = try silent.wait()
+            listener.signal(SIGTERM)
+            _ = try listener.wait()
         }
     }
 
-    /// The rules and the dashboard name metrics that there are.
+    /// What is no request has no answer, or one that says so.
+    @Test(arguments: [
+        ("", ""), ("GET /metrics HTTP/1.0\\r\\n", ""), ("\\r\\n\\r\\n", "405"), ("GET\\r\\n\\r\\n", "405"),
+        ("GET /metrics\\n\\n", "503"), ("\\000\\377 \\000 \\r\\n\\r\\n", "405"),
+    ]) func badRequests(request: String, status: String) throws {
+        try Sandbox.with { sandbox in
+            let answer = try sandbox.sh(
+                """
+                printf '\(request)' | '\(Build.controller.path)' metrics --serve '\(sandbox.directory)/no.prom'
+                """)
+            #expect(answer.isEmpty == status.isEmpty && answer.hasPrefix(status.isEmpty ? "" : "HTTP/1.0 \(status) "))
+        }
+    }
+
+    /// Each alert fires when it should and is silent when it should be: promtool runs the cases beside the rules.
+    @Test func alertsFire() throws {
+        let directory = SourceTree.url("packaging/prometheus").path
+        let program = try Program(
+            ["promtool", "test", "rules", "\(directory)/vip-bpf.rules.test.yaml"], name: "promtool", errorOutput: true)
+        program.closeInput()
+        #expect(try program.wait() == 0, "\(program.outputText)\(program.errorText)")
+        let rules = try String(contentsOfFile: "\(directory)/vip-bpf.rules.yaml", encoding: .utf8)
+        let cases = try String(contentsOfFile: "\(directory)/vip-bpf.rules.test.yaml", encoding: .utf8)
+        let alerts = Set(rules.matches(of: /- alert: (\w+)/).map { String($0.1) })
+        #expect(alerts.count >= 11)
+        for (kind, pattern) in [
+            ("fires", try Regex(#"alertname: (\w+)\n +exp_alerts:\n"#)),
+            ("silent", try Regex(#"alertname: (\w+)\n +exp_alerts: \[\]"#)),
+        ] {
+            let tested = Set(cases.matches(of: pattern).compactMap { $0[1].substring.map(String.init) })
+            #expect(tested == alerts, "\(kind)")
+        }
+    }
+
+    /// The rules and the dashboard name metrics that exist.
     @Test func rulesAndDashboard() throws {
         try attached { sandbox in
             let rules = SourceTree.url("packaging/prometheus/vip-bpf.rules.yaml").path
             try sandbox.sh("promtool check rules '\(rules)' >&2")
             let host = try DaemonHost(sandbox)
-            try host.start(["--metrics", "9464"])
+            try host.start()
             try host.event("logind_followed")
-            let page = try sandbox.sh("curl -sS --fail http://127.0.0.1:9464/metrics")
             #expect(try host.stop() == 0)
+            let page = try sandbox.mustCtl("metrics").stdout
             let known = Set(page.matches(of: /# TYPE (\w+)/).map { String($0.1) })
-                // Of those who listen, when somebody does.
+                // Of listeners, while there are some.
                 .union(["vip_bpf_listener_events_lost", "vip_bpf_listener_events_written"])
             let dashboard = try Data(contentsOf: SourceTree.url("packaging/grafana/vip-bpf.json"))
             #expect(throws: Never.self) { try JSONSerialization.jsonObject(with: dashboard) }

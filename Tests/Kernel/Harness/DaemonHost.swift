@@ -91,6 +91,26 @@ final class DaemonHost {
         try program.wait()
     }
 
+    /// What lets the wall clock of a program be what a file says (libfaketime), and leaves it all other clocks.
+    func fakeClock(from file: String) throws -> [String: String] {
+        // libfaketime moves absolute timers of every clock, also of those that it does not fake: those are the kernel's here.
+        let source = """
+            #include <sys/syscall.h>
+            #include <unistd.h>
+            int timerfd_settime(int fd, int flags, const void *value, void *old)
+            {
+                return (int)syscall(SYS_timerfd_settime, fd, flags, value, old);
+            }
+            """
+        let library = "\(sandbox.directory)/timers.so"
+        try source.write(toFile: "\(library).c", atomically: true, encoding: .utf8)
+        try sandbox.sh("gcc -shared -fPIC -o '\(library)' '\(library).c'")
+        return [
+            "LD_PRELOAD": "\(library) /usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+            "FAKETIME_TIMESTAMP_FILE": file, "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        ]
+    }
+
     /// Starts the daemon and waits until it runs.
     ///
     /// - Parameter wrapper: a command that runs the daemon's, `unshare …`.

@@ -320,12 +320,12 @@ struct NameTests {
             ("files", "does not ask vip", line),
             ("resolve [!UNAVAIL=return] vip [TRYAGAIN=return] myhostname", "resolve before vip", "names enable"),
         ]
-        for (sources, fragment, mend) in cases {
+        for (sources, fragment, fix) in cases {
             try world(sources)
             facts = try check()
             #expect(facts.first?["verdict"] == "warning", "\(facts)")
             #expect(facts.first?["fact"]?.contains(fragment) == true, "\(facts)")
-            #expect(facts.first?["mend"]?.contains(mend) == true, "\(facts)")
+            #expect(facts.first?["fix"]?.contains(fix) == true, "\(facts)")
         }
         // On this host itself the module is not installed, as a rule.
         let here = try sandbox.ctl("check")

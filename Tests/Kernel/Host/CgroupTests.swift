@@ -127,7 +127,7 @@ import Testing
         let directory = try TemporaryDirectory()
         var wrong: [(FilePath, String)] = [
             (own.path.appending("nothing"), "there is no such directory"),
-            (own.path.appending("cgroup.procs"), "it is no directory"),
+            (own.path.appending("cgroup.procs"), "it is not a directory"),
             (directory.path, "it is not on cgroup v2"), ("/proc/self", "it is not on cgroup v2"),
         ]
         if let v1 = try MountTable.current().mounts.first(where: { $0.fsType == "cgroup" }) {
@@ -135,7 +135,7 @@ import Testing
         }
         for (path, why) in wrong {
             let error = try failure { _ = try Cgroup(path: path) }
-            #expect(error.why == why && error.what == "use cgroup \(path)" && error.remedy != nil)
+            #expect(error.reason == why && error.operation == "use cgroup \(path)" && error.hint != nil)
         }
     }
 
@@ -192,7 +192,7 @@ import Testing
         #expect(try Cgroup(ofProcess: child.pid, mounts: .current()) == inner)
 
         let busy = try failure { try own.remove() }
-        #expect(busy.why == "a process is still in it")
+        #expect(busy.reason == "a process is still in it")
         #expect(inner.isSame, "nothing was removed")
         #expect(try own.waitUntilEmpty(timeout: .milliseconds(20)) == .timedOut)
         let pipe = try FileDescriptor.pipe()
@@ -244,7 +244,7 @@ import Testing
     @Test("refuses to create a child that exists")
     func childThatIsThere() throws {
         _ = try own.makeChild(named: "twice")
-        #expect(try failure { _ = try own.makeChild(named: "twice") }.why == "there is one already")
+        #expect(try failure { _ = try own.makeChild(named: "twice") }.reason == "there is one already")
     }
 
     @Test("refuses to remove, kill or await the root")
@@ -259,7 +259,7 @@ import Testing
         let child = try Child("true")
         child.wait()
         #expect(throws: Failure.self) { try Cgroup(ofProcess: child.pid, mounts: .current()) }
-        #expect(try failure { try own.add(process: child.pid) }.why == "there is no such process")
+        #expect(try failure { try own.add(process: child.pid) }.reason == "there is no such process")
         #expect(try Cgroup.current().isSame)
     }
 }

@@ -61,7 +61,8 @@ import Testing
             let netlink = try Netlink()
             for name in ["nothing0", "", "a-name-longer-than-any"] {
                 let error = try failure { _ = try netlink.add(Self.v4, to: name) }
-                #expect(error.what == "place 10.20.0.17 on \(name)" && error.why == "there is no interface \(name)")
+                #expect(
+                    error.operation == "place 10.20.0.17 on \(name)" && error.reason == "there is no interface \(name)")
                 #expect(try netlink.remove(Self.v4, from: name) == .alreadyGone)
             }
         }
@@ -77,7 +78,8 @@ import Testing
             let error = try failure { _ = try unprivileged.add(IPAddress("10.20.0.18")!, to: "lo") }
             #expect(error.code == .notPermitted)
             #expect(
-                error.description == "place 10.20.0.18 on lo: permission denied; run as root or grant CAP_NET_ADMIN")
+                error.description
+                    == "place 10.20.0.18 on lo: operation not permitted; grant CAP_NET_ADMIN, which root lacks here")
             #expect(try failure { _ = try unprivileged.remove(Self.v4, from: "lo") }.code == .notPermitted)
             #expect(try unprivileged.hostAddresses().map(\.address) == [Self.v4])
         }
@@ -92,7 +94,7 @@ import Testing
             let results = try netlink.add(addresses, to: "lo")
             #expect(results.map { try? $0.get() } == [.added, .alreadyThere, .added, nil, .added])
             guard case .failure(let error) = results[3] else { return }
-            #expect(error.what == "place ff02::1 on lo")
+            #expect(error.operation == "place ff02::1 on lo")
             // The socket is as good as new afterwards.
             #expect(try netlink.hostAddresses().filter { $0.address.family == .v4 }.count == 4)
         }
@@ -103,7 +105,7 @@ import Testing
         try await inNetworkNamespace {
             try shell("echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6")
             let error = try failure { _ = try Netlink().add(Self.v6, to: "lo") }
-            #expect(error.why == "IPv6 is disabled there" && error.code == .failed)
+            #expect(error.reason == "IPv6 is disabled there" && error.code == .failed)
         }
     }
 

@@ -43,6 +43,10 @@ import Testing
             let below = prefix.dropFirst()
             let expected = [
                 "644 etc/vip-bpf/policy.yaml", "644 \(below)/lib/cpu/libnss_vip.so.2",
+                "644 \(below)/lib/systemd/system/vip-bpf-metrics.socket",
+                "644 \(below)/lib/systemd/system/vip-bpf-metrics@.service",
+                "644 \(below)/lib/systemd/system/vip-bpf-page.service",
+                "644 \(below)/lib/systemd/system/vip-bpf-page.timer",
                 "644 \(below)/lib/systemd/system/vip-bpf.service",
                 "644 \(below)/lib/systemd/system/vip-bpfd.service", "755 \(below)/sbin/vip-bpfctl",
                 "644 \(below)/share/bash-completion/completions/vip-bpfctl",
@@ -95,10 +99,19 @@ import Testing
         try inDirectory { directory in
             // Where the units say that it is; a DESTDIR, so that this host's libraries are left alone.
             try install(["DESTDIR=/", "PREFIX=\(directory)/usr", "SYSCONFDIR=\(directory)/etc"], directory)
-            let units = ["vip-bpf.service", "vip-bpfd.service"].map { "\(directory)/usr/lib/systemd/system/\($0)" }
+            let names = [
+                "vip-bpf.service", "vip-bpfd.service", "vip-bpf-page.timer", "vip-bpf-page.service",
+                "vip-bpf-metrics.socket", "vip-bpf-metrics@.service",
+            ]
+            let units = names.map { "\(directory)/usr/lib/systemd/system/\($0)" }
             #expect(try run(["systemd-analyze", "--man=no", "verify"] + units).isEmpty)
             // In tenths of what systemd calls exposure: 4.0 is where its "OK" ends.
-            try run(["systemd-analyze", "security", "--no-pager", "--offline=yes", "--threshold=35", units[1]])
+            for (unit, exposure) in [(1, 35), (3, 30), (5, 10)] {
+                try run([
+                    "systemd-analyze", "security", "--no-pager", "--offline=yes", "--threshold=\(exposure)",
+                    units[unit],
+                ])
+            }
         }
     }
 }

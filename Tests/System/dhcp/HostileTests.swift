@@ -138,14 +138,14 @@ struct HostileTests {
             let silent = try #require(throws: Failure.self) { _ = try source.acquire(Self.ann) }
             #expect(
                 silent.description
-                    == "lease an address for ann on eth0: no DHCP server answered 2 times in 2 s; see that a server answers there, and try again"
+                    == "lease an address for ann on eth0: no DHCP server answered 2 times in 2 s; check that a DHCP server answers there, and try again"
             )
             #expect(LeaseClock.now - start < 40)
             // What the caller allows is less: then that counts.
             let short = try #require(throws: Failure.self) {
                 _ = try source.acquire(Self.ann, timeout: .milliseconds(500))
             }
-            #expect(short.why == "no DHCP server gave one within 0.5 s")
+            #expect(short.reason == "no DHCP server granted one within 0.5 s")
             #expect(source.held.isEmpty)
             #expect(try link.clients().isEmpty)
             #expect(try link.tell(server, #"{"silent": false, "offer": "198.18.7.1"}"#).count >= 2)
@@ -161,7 +161,7 @@ struct HostileTests {
             let source = try link.source(events)
             _ = try source.acquire(Self.ann)
             let failure = try #require(throws: Failure.self) { _ = try source.acquire(Self.ben) }
-            #expect(failure.why.contains("ann has it") && failure.remedy?.contains("option 61") == true)
+            #expect(failure.reason.contains("ann has it") && failure.hint?.contains("option 61") == true)
             #expect(try events.await { $0.refused }.0.why.contains("ann has it"))
             #expect(source.held.map(\.holder) == [Self.ann])
             // To give it back would take it from the first.
@@ -195,7 +195,7 @@ struct HostileTests {
             for (text, why) in Self.bad {
                 try link.tell(server, "{\"offer\": \"\(text)\"}")
                 let failure = try #require(throws: Failure.self, "\(text)") { _ = try source.acquire(Self.ann) }
-                #expect(failure.why.contains(why), "\(text): \(failure)")
+                #expect(failure.reason.contains(why), "\(text): \(failure)")
                 let refused = try events.await { $0.refused }.0
                 #expect(refused.0 == text && refused.why.contains(why))
             }
@@ -206,7 +206,7 @@ struct HostileTests {
             ] {
                 try link.tell(server, "{\"offer\": \"198.18.7.1\", \(part)}")
                 let failure = try #require(throws: Failure.self) { _ = try source.acquire(Self.ann) }
-                #expect(failure.why.contains(why), "\(part): \(failure)")
+                #expect(failure.reason.contains(why), "\(part): \(failure)")
             }
             #expect(source.held.isEmpty)
             #expect(events.count { $0.refused != nil } == Self.bad.count + 3)
@@ -224,7 +224,7 @@ struct HostileTests {
             let allowed = try AddressRange("10.1.0.0/16")
             let source = try link.source(Events(places: false)) { $0.check.networks = .within([allowed]) }
             let failure = try #require(throws: Failure.self) { _ = try source.acquire(Self.ann) }
-            #expect(failure.why.contains("none of the networks allowed"))
+            #expect(failure.reason.contains("outside the allowed networks"))
             try link.tell(server, #"{"offer": "10.1.2.3"}"#)
             #expect(try source.acquire(Self.ann).address == address("10.1.2.3"))
         }
@@ -238,7 +238,7 @@ struct HostileTests {
             let events = Events()
             let source = try link.source(events)
             let failure = try #require(throws: Failure.self) { _ = try source.acquire(Self.ann) }
-            #expect(failure.why.contains("no DHCP server answered"))
+            #expect(failure.reason.contains("no DHCP server answered"))
             #expect(events.list.isEmpty)
             // At renewal as well: none of them is taken for a yes or a no.
             try link.tell(server, #"{"garbage": false, "seconds": 20}"#)

@@ -48,7 +48,7 @@ struct RestartTests {
                 $0.client = ["/bin/sh", "-c", "echo 'udhcpc: applet not found' >&2; exit 127"]
             }
             let ended = try #require(throws: Failure.self) { _ = try other.acquire(Self.ann) }
-            #expect(ended.why == "udhcpc ended: applet not found")
+            #expect(ended.reason == "udhcpc ended: applet not found")
             #expect(other.held.isEmpty)
         }
     }
@@ -57,7 +57,7 @@ struct RestartTests {
     func interfaceMustBeThere() async throws {
         try await Link.with { link in
             let failure = try #require(throws: Failure.self) { _ = try link.source { $0.interface = "none0" } }
-            #expect(failure.why == "there is no such interface")
+            #expect(failure.reason == "there is no such interface")
         }
     }
 
@@ -66,7 +66,7 @@ struct RestartTests {
         try await Link.with { link in
             let first = try link.source()
             let failure = try #require(throws: Failure.self) { _ = try link.source() }
-            #expect(failure.why.hasPrefix("process \(getpid()) "))
+            #expect(failure.reason.hasPrefix("process \(getpid()) "))
             first.close()
             _ = try link.source()
         }
@@ -82,7 +82,7 @@ struct RestartTests {
             #expect(clients.count == 1)
             first.close()
             let closed = try #require(throws: Failure.self) { _ = try first.acquire(Self.ben) }
-            #expect(closed.why == "the lease source is closed")
+            #expect(closed.reason == "the lease source is closed")
             // The client renews by itself, at half the time that it knows of, and nobody looks.
             try link.tell(server, "{}")
             kill(try #require(clients.first), SIGUSR1)
@@ -145,7 +145,7 @@ struct RestartTests {
             let events = Events()
             let second = try link.source(events)
             #expect(second.held.map(\.address) == [lease.address])
-            #expect(try events.await { $0.troubled }.0 == "its udhcpc ended while nobody looked")
+            #expect(try events.await { $0.troubled }.0 == "its udhcpc ended while it was not supervised")
             #expect(try events.await { $0.renewed }.0.address == lease.address)
             #expect(try link.clients().count == 1)
             #expect(try link.tell(server, "{}").contains { $0.hasPrefix("DISCOVER 198.18.7.1 ") })

@@ -75,9 +75,9 @@ static struct vip_address special(const struct session *session, const struct in
 	}
 }
 
-static enum vip_place place_of(const struct session *session, struct vip_address address)
+static enum vip_addr_class place_of(const struct session *session, struct vip_address address)
 {
-	return vip_place_of_owner(vip_place(session->family, &session->own, address),
+	return vip_class_of_owner(vip_class(session->family, &session->own, address),
 				  session->owner);
 }
 
@@ -95,13 +95,26 @@ static int is_own(const struct session *session, struct vip_address address)
 		same(session, address, session->own.address));
 }
 
-static int is_another_form(enum vip_answer answer)
+static int is_another_form(enum vip_action answer)
 {
 	return answer == VIP_TO_MAPPED_LOOPBACK || answer == VIP_TO_MAPPED_ADDRESS;
 }
 
+static struct vip_facts facts_of(const struct session *session, const struct input *in,
+				 enum vip_addr_class asked, __u32 features)
+{
+	return (struct vip_facts){ .own = session->own,
+				   .user_addr = in->address,
+				   .local_addr = in->other,
+				   .asked = asked,
+				   .flags = in->flags,
+				   .features = features,
+				   .state = in->reserved,
+				   .is_excluded = in->excluded };
+}
+
 /* As the hook does, which knows whether there is a VIP4 to look at. */
-static enum vip_answer carry_out(struct vip_plan plan, __u32 has, __u8 found, __u8 answered)
+static enum vip_action carry_out(struct vip_plan plan, __u32 has, __u8 found, __u8 answered)
 {
 	__u32 hit = plan.probes & found;
 
@@ -139,7 +152,8 @@ static void check_numbers(const struct session *session, const struct input *in)
 	REQUIRE(vip_is_mapped(vip_wildcard(family)) == (family != VIP_INET6));
 }
 
-static void check_place(const struct session *session, const struct input *in, enum vip_place place)
+static void check_place(const struct session *session, const struct input *in,
+			enum vip_addr_class place)
 {
 	enum vip_family family = session->family;
 	const struct vip_own *own = &session->own;
@@ -160,14 +174,33 @@ static void check_place(const struct session *session, const struct input *in, e
 					      vip_is_127(in->address.word[3]));
 }
 
-static void check_bind(const struct session *session, const struct input *in, enum vip_place asked,
-		       __u32 features)
+static void check_bind(const struct session *session, const struct input *in,
+		       enum vip_addr_class asked, __u32 features)
 {
 	const struct vip_own *own = &session->own;
 	struct vip_address granted;
-	enum vip_answer answer = vip_bind(asked, features, in->flags, own->has, in->excluded);
+	enum vip_action answer =
+		vip_bind_action(asked, features, in->flags, own->has, in->excluded);
 	int is_wildcard = asked == VIP_WILDCARD || asked == VIP_DUAL_WILDCARD;
 
+	struct vip_facts facts = facts_of(session, in, asked, features);
+	struct vip_bind_facts call = { .has_port = in->found & 1, .is_stream = in->found & 2 };
+	struct vip_bind_decision bind;
+
+	call.is_datagram = !call.is_stream;
+	bind = vip_decide_bind(session->family, &facts, call);
+	REQUIRE(vip_is_refused(bind.decision.outcome) ==
+		(answer == VIP_REFUSE_BIND || answer == VIP_UNAVAILABLE));
+	if (vip_is_refused(bind.decision.outcome)) {
+		REQUIRE(vip_equal(bind.decision.address, in->address));
+		REQUIRE(!(bind.decision.remember | bind.on_loopback | bind.on_address));
+	}
+	/* An answer in another form is remembered, and of a dual-stack socket. */
+	if (vip_is_mapped(bind.decision.address) && !vip_is_mapped(in->address))
+		REQUIRE(asked == VIP_DUAL_WILDCARD && bind.is_dual &&
+			(bind.decision.remember & VIP_SOCKET_DUAL));
+	REQUIRE(!(bind.on_loopback | bind.on_address) || (call.is_stream && call.has_port));
+	REQUIRE(!bind.on_address || (own->has & VIP_HAS_ADDRESS));
 	REQUIRE(answer != VIP_REFUSE_PEER && answer != VIP_TO_LOCALHOST);
 	REQUIRE(answer != VIP_UNAVAILABLE || (features & VIP_V));
 	REQUIRE(answer != VIP_TO_ADDRESS || (own->has & VIP_HAS_ADDRESS));
@@ -194,22 +227,22 @@ static void check_bind(const struct session *session, const struct input *in, en
 			(asked != VIP_HOST_ADDRESS || is_own(session, granted)));
 	/* Binding what one got gives the same again: nothing is translated twice. */
 	asked = place_of(session, granted);
-	answer = vip_bind(asked, features, in->flags, own->has, in->excluded);
+	answer = vip_bind_action(asked, features, in->flags, own->has, in->excluded);
 	REQUIRE(answer == VIP_AS_ASKED ||
 		same(session, vip_address_of(session->family, answer, granted, own), granted) ||
 		same(session, granted, in->address));
 }
 
 /* Both ends of a connection that asked for localhost are localhost by name. */
-static void check_local_names(const struct session *session, enum vip_place asked,
-			      enum vip_answer to, __u32 features)
+static void check_local_names(const struct session *session, enum vip_addr_class asked,
+			      enum vip_action to, __u32 features)
 {
 	struct vip_address none = vip_wildcard(session->family), peer, source;
 	enum vip_family family = session->family;
 	const struct vip_own *own = &session->own;
 
 	peer = vip_address_of(family, to, none, own);
-	source = vip_address_of(family, vip_source(asked, to, features), none, own);
+	source = vip_address_of(family, vip_source_action(asked, to, features), none, own);
 	REQUIRE(vip_is_localhost(family, vip_name(family, own, peer, source)));
 	REQUIRE(vip_is_localhost(family, vip_name(family, own, source, peer)));
 	if (family == VIP_MAPPED) /* which the hook may have to make ::1 of */
@@ -217,20 +250,65 @@ static void check_local_names(const struct session *session, enum vip_place aske
 			!vip_name_is_plain(family, source, peer));
 }
 
+/* Whatever is known of a socket, a connection of a V-program never leaves from the host's address unnoticed. */
+static void check_route(const struct session *session, const struct input *in,
+			enum vip_addr_class asked, __u32 features, enum vip_action to)
+{
+	struct vip_facts facts = facts_of(session, in, asked, features);
+	enum vip_family form = vip_form_of(session->family, to);
+	struct vip_route route = vip_route_of(session->family, form, &facts, to);
+	struct vip_bound bound = { .address = in->other,
+				   .has_port = in->answered & 1,
+				   .is_named = (in->answered >> 1) & 1,
+				   .owner = session->owner };
+	enum vip_source_decision source;
+	enum vip_outcome outcome;
+	struct vip_decision datagram;
+
+	REQUIRE(form == session->family || form == VIP_MAPPED);
+	REQUIRE(form == session->family || vip_is_mapped(route.address));
+	REQUIRE(!route.remember == (form == session->family));
+	bound.class = vip_class_of_owner(vip_class(form, &route.own, bound.address), bound.owner);
+	source = vip_decide_source(&route, &bound, in->flags);
+	if (source == VIP_SOURCE_BIND)
+		REQUIRE(!bound.has_port && !vip_same(form, route.source_addr, bound.address));
+	if (source == VIP_SOURCE_KEEP && route.source == VIP_TO_ADDRESS)
+		REQUIRE(bound.class != VIP_WILDCARD);
+	outcome = vip_connect_outcome(&facts, &route, source);
+	if (source == VIP_SOURCE_MISSING)
+		REQUIRE(vip_is_refused(outcome) || (in->flags & VIP_POLICY_USE_HOST_ADDRESS));
+	REQUIRE(!(vip_peer_state(&route, bound.class) &
+		  ~(VIP_SOCKET_NAMED_PEER | VIP_SOCKET_LOCAL_PEER | VIP_SOCKET_MAPPED_PEER)));
+
+	if (form != session->family)
+		return;
+	datagram = vip_decide_datagram(form, &facts, &route, bound.class, in->answered & 1);
+	REQUIRE(vip_equal(datagram.address, route.address));
+	if (datagram.outcome == VIP_REFUSED_ISOLATION)
+		REQUIRE(vip_is_others(bound.class) && (in->flags & VIP_POLICY_ISOLATION));
+	REQUIRE(vip_equal(datagram.source, in->other) || vip_is_wildcard(form, datagram.source) ||
+		vip_is_localhost(form, datagram.source) || is_own(session, datagram.source));
+	/* A V-program's datagram to elsewhere leaves from its address, unless it has named another. */
+	if (asked == VIP_ELSEWHERE && (features & VIP_V) && bound.class == VIP_WILDCARD)
+		REQUIRE(same(session, datagram.source, session->own.address));
+	datagram = vip_decide_connected_datagram(form, &facts, in->address, bound.class);
+	REQUIRE(vip_equal(datagram.source, in->other) || vip_equal(datagram.source, in->address));
+}
+
 static void check_connect(const struct session *session, const struct session *mapped,
-			  const struct input *in, enum vip_place asked, __u32 features)
+			  const struct input *in, enum vip_addr_class asked, __u32 features)
 {
 	int is_local = asked == VIP_WILDCARD || asked == VIP_LOCALHOST;
 	int is_on_host = is_local || asked == VIP_OWN_LOOPBACK || asked == VIP_OTHER_LOOPBACK ||
 			 asked == VIP_LOOPBACK_REST;
 	__u32 has = session->own.has;
 	struct vip_plan plan;
-	enum vip_answer answer, from;
+	enum vip_action answer, from;
 
 	/* As the hook does: where it matters, and the socket is not V6ONLY. */
 	if (session->family == VIP_INET6 && is_local && !in->is_v6only)
 		has |= VIP_HAS_MAPPED;
-	plan = vip_connect(asked, features, in->flags, has, in->excluded);
+	plan = vip_connect_plan(asked, features, in->flags, has, in->excluded);
 	REQUIRE(!(plan.probes & VIP_PROBE_MAPPED) || (has & VIP_HAS_MAPPED));
 	REQUIRE(!(plan.probes & VIP_PROBE_OWN_ADDRESS) || (has & VIP_HAS_ADDRESS));
 	REQUIRE(!plan.probes || is_local || asked == VIP_HOST_ADDRESS);
@@ -253,6 +331,7 @@ static void check_connect(const struct session *session, const struct session *m
 		REQUIRE(answer == VIP_UNAVAILABLE);
 	if (answer == VIP_REFUSE_PEER || answer == VIP_UNAVAILABLE)
 		return;
+	check_route(session, in, asked, features, answer);
 	if (is_another_form(answer)) {
 		check_local_names(mapped, VIP_LOCALHOST,
 				  answer == VIP_TO_MAPPED_LOOPBACK ? VIP_TO_LOOPBACK :
@@ -260,7 +339,7 @@ static void check_connect(const struct session *session, const struct session *m
 				  features);
 		return;
 	}
-	from = vip_source(asked, answer, features);
+	from = vip_source_action(asked, answer, features);
 	REQUIRE(!is_another_form(from) && from < VIP_REFUSE_BIND);
 	REQUIRE(from != VIP_TO_ADDRESS || (has & VIP_HAS_ADDRESS));
 	if (!is_on_host)
@@ -269,6 +348,30 @@ static void check_connect(const struct session *session, const struct session *m
 		REQUIRE(from != VIP_TO_ADDRESS);
 	if (is_local && (answer == VIP_TO_LOOPBACK || answer == VIP_TO_ADDRESS))
 		check_local_names(session, asked, answer, features);
+}
+
+/* Whatever is remembered, a name is itself, localhost or the wildcard, and only of the session's own addresses. */
+static void check_decided_names(const struct session *session, const struct input *in)
+{
+	struct vip_facts facts = facts_of(session, in, VIP_ELSEWHERE, 0);
+	enum vip_family family = session->family;
+	struct vip_decision own = vip_decide_own_name(family, &facts, in->other, in->answered & 1),
+			    peer = vip_decide_peer_name(family, &facts, in->other);
+	struct vip_address shown[] = { own.address, peer.address };
+
+	if (vip_is_wildcard(family, in->address)) /* which is no end's name */
+		return;
+	for (int i = 0; i < 2; i++) {
+		int is_one = family == VIP_MAPPED && (facts.state & VIP_SOCKET_MAPPED_PEER);
+
+		REQUIRE(vip_equal(shown[i], in->address) || is_one || is_own(session, in->address));
+		REQUIRE(vip_equal(shown[i], in->address) || vip_is_localhost(family, shown[i]) ||
+			vip_is_localhost(VIP_INET6, shown[i]) ||
+			(i == 0 && (in->answered & 1) &&
+			 (vip_is_wildcard(family, shown[i]) ||
+			  vip_is_wildcard(VIP_INET6, shown[i]))));
+	}
+	REQUIRE(own.outcome == VIP_SEEN && peer.outcome == VIP_SEEN);
 }
 
 /* A name is itself or localhost; localhost for nobody else's; and plain ones are left alone. */
@@ -285,6 +388,7 @@ static void check_names(const struct session *session, const struct input *in)
 		REQUIRE(is_kept);
 	REQUIRE(same(session, vip_name(family, own, name, in->other), name));
 	REQUIRE(vip_is_localhost(family, vip_name(family, own, own->loopback, in->other)));
+	check_decided_names(session, in);
 	/* The address by its own name, but to a local peer. */
 	if (is_kept && (own->has & VIP_HAS_ADDRESS) && same(session, in->address, own->address))
 		REQUIRE(!same(session, in->other, own->loopback) &&
@@ -294,7 +398,7 @@ static void check_names(const struct session *session, const struct input *in)
 static void check(const struct session *session, const struct session *mapped, struct input in)
 {
 	__u32 features;
-	enum vip_place place;
+	enum vip_addr_class place;
 
 	in.address = special(session, &in, in.address_is, in.address);
 	in.other = special(session, &in, in.other_is, in.other);
@@ -336,18 +440,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	    !memcmp(&in.vip6, in.prefix, sizeof(in.prefix)))
 		in.vip6 = vip_wildcard(VIP_INET6);
 
-	/* vip_own_of(), which needs the maps. */
 	session4.owner = session6.owner = in.owner % 4;
-	session4.own.address = vip_mapped(in.vip4);
-	session4.own.loopback = vip_mapped(vip_loopback4(in.id));
-	session4.own.has = VIP_HAS_LOOPBACK | (in.vip4 ? VIP_HAS_ADDRESS : 0);
+	session4.own = vip_own_of(VIP_INET4, in.id, in.vip4, in.vip6, in.prefix);
 	mapped = session4;
 	mapped.family = VIP_MAPPED;
-	session6.own.address = in.vip6;
-	session6.own.loopback = vip_loopback6(in.prefix, in.id);
-	session6.own.has = (in.prefix[0] ? VIP_HAS_LOOPBACK : 0) |
-			   (vip_is_wildcard(VIP_INET6, in.vip6) ? 0 : VIP_HAS_ADDRESS) |
-			   (in.vip4 ? VIP_HAS_IPV4 : 0);
+	session6.own = vip_own_of(VIP_INET6, in.id, in.vip4, in.vip6, in.prefix);
 
 	check(&session4, &mapped, in);
 	check(&mapped, &mapped, in);

@@ -35,6 +35,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -851,6 +852,25 @@ static void do_pid(char **words, int count)
 	answer_end();
 }
 
+/* Types a line into the terminal that one of the standard descriptors is, as if it came from its keyboard: tty_ioctl(4). */
+static void do_type(char **words, int count)
+{
+	const char newline = '\n';
+	int result = -1;
+
+	(void)count;
+	for (int fd = 0; fd <= 2 && result < 0; fd++) {
+		for (const char *next = words[1]; *next; next++) {
+			result = ioctl(fd, TIOCSTI, next);
+			if (result < 0)
+				break;
+		}
+		if (!result)
+			result = ioctl(fd, TIOCSTI, &newline);
+	}
+	answer(result);
+}
+
 /*
  * Waits until no process is left in a cgroup or below it. The kernel says so by POLLPRI on
  * cgroup.events (Documentation/admin-guide/cgroup-v2.rst, "[Un]populated Notification").
@@ -1100,6 +1120,7 @@ static const struct command {
 	{ "take", "NAME", 2, 2, do_take },
 	{ "rename", "THREAD-NAME", 2, 2, do_rename },
 	{ "pid", "", 1, 1, do_pid },
+	{ "type", "WORD", 2, 2, do_type },
 	{ "await-empty", "CGROUP", 2, 2, do_await_empty },
 	{ "path", "syscall|uring|uring-async|uring-sqpoll", 2, 2, do_path },
 	{ "crooked", "CALL NAME ADDRESS PORT FAMILY LENGTH", 7, 7, do_crooked },

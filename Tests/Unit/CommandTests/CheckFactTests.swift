@@ -12,14 +12,14 @@ import Testing
         ("[none] integrity confidentiality\n", CheckPayload.Fact.Verdict.good, "none"),
         ("none [integrity] confidentiality\n", .good, "integrity"),
         ("none integrity [confidentiality]\n", .bad, "which program is calling"),
-        (nil, .good, "does not say"),
+        (nil, .good, "lockdown is off"),
         ("", .good, "unknown"),
     ]
 
     @Test(arguments: lockdowns) func lockdown(text: String?, verdict: CheckPayload.Fact.Verdict, says: String) {
         let fact = KernelFacts.lockdown(text)
         #expect(fact.verdict == verdict && fact.fact.contains(says))
-        #expect((fact.mend == nil) == (verdict == .good))
+        #expect((fact.fix == nil) == (verdict == .good))
     }
 
     static let units: [(path: String, unit: String?)] = [

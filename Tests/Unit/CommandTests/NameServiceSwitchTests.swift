@@ -2,10 +2,10 @@
 
 import Foundation
 import Glibc
-import Host
 import SystemPackage
 import Testing
 
+@testable import Host
 @testable import VipCommands
 
 /// The hosts line of nsswitch.conf: what it says, and the two edits.
@@ -90,7 +90,7 @@ import Testing
     ])
     func filesThatAreRefused(text: String, fragment: String) throws {
         let failure = #expect(throws: Failure.self) { _ = try Self.line(text) }
-        #expect(failure?.why.contains(fragment) == true, "\(failure?.description ?? "")")
+        #expect(failure?.reason.contains(fragment) == true, "\(failure?.description ?? "")")
     }
 }
 
@@ -189,7 +189,7 @@ import Testing
         for change in [subject.enable, subject.disable] as [() throws(Failure) -> NameServiceSwitch.Outcome] {
             let failure = #expect(throws: Failure.self, sourceLocation: location) { _ = try change() }
             #expect(
-                failure?.why.contains(fragment) == true, "\(failure?.description ?? "")", sourceLocation: location)
+                failure?.reason.contains(fragment) == true, "\(failure?.description ?? "")", sourceLocation: location)
         }
         #expect(try names == before, sourceLocation: location)
         #expect((try? text(file)) == content, sourceLocation: location)
@@ -215,7 +215,7 @@ import Testing
     @Test func nothingElseOnTheLine() throws {
         try write("hosts: vip [TRYAGAIN=return]\n")
         let failure = #expect(throws: Failure.self) { _ = try subject.disable() }
-        #expect(failure?.why.contains("no source would be left") == true)
+        #expect(failure?.reason.contains("no source would be left") == true)
         #expect(try names == ["nsswitch.conf"])
     }
 

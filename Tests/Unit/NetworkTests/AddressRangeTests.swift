@@ -77,14 +77,14 @@ import Testing
     ])
     func refuses(text: String, why: String) throws {
         let failure = try #require(throws: Failure.self) { try AddressRange(text) }
-        #expect(failure.why == why)
-        #expect(failure.what == "read address range '\(text)'")
+        #expect(failure.reason == why)
+        #expect(failure.operation == "read address range '\(text)'")
         #expect(failure.code == .usage)
     }
 
     @Test func saysWhichPrefixWasMeant() throws {
         let failure = try #require(throws: Failure.self) { try AddressRange("10.1.2.3/16") }
-        #expect(failure.remedy == "write 10.1.0.0/16, or 10.1.2.3 for one address")
+        #expect(failure.hint == "write 10.1.0.0/16, or 10.1.2.3 for one address")
     }
 
     @Test(arguments: [

@@ -246,7 +246,7 @@ import Testing
         let failure = #expect(throws: Failure.self) {
             try rows(Policy(), sessions: sessions(UInt32(VIP_LEVELS_MAX) + 1))
         }
-        #expect(failure?.why.contains("9 different depths") == true)
+        #expect(failure?.reason.contains("9 different depths") == true)
     }
 }
 

@@ -117,8 +117,8 @@ import Testing
         let failure = try #require(throws: Failure.self) {
             try Policy.read(yaml: "virtualIP: { programs: [\(number)] }", file: Self.file)
         }
-        #expect(failure.why == "line 1, virtualIP.programs[0]: expected a text, found the number '\(number)'")
-        #expect(failure.remedy == "put it in quotes")
+        #expect(failure.reason == "line 1, virtualIP.programs[0]: expected a text, found the number '\(number)'")
+        #expect(failure.hint == "put it in quotes")
     }
 
     @Test func takesWhatOnlyLooksLikeAnAlias() throws {
@@ -566,12 +566,12 @@ import Testing
         let failure = try #require(throws: Failure.self) { try Policy.read(yaml: row.yaml, file: Self.file) }
         let line = failure.description
         #expect(failure.code == .failed)
-        #expect(failure.what == "read policy \(Self.file)")
+        #expect(failure.operation == "read policy \(Self.file)")
         #expect(!line.contains { $0.isNewline })
         #expect(line.utf8.count < 500)
         if let number = row.line {
             let place = row.key.isEmpty ? "line \(number): " : "line \(number), \(row.key): "
-            #expect(failure.why.hasPrefix(place), "\(line)")
+            #expect(failure.reason.hasPrefix(place), "\(line)")
         }
         #expect(line.contains(row.fragment), "\(line)")
     }
@@ -647,7 +647,7 @@ import Testing
             let again = try Policy.read(yaml: policy.yaml(), file: "what was written")
             #expect(again == policy)
         } catch {
-            #expect(error.what == "read policy \(Self.file)")
+            #expect(error.operation == "read policy \(Self.file)")
             #expect(!error.description.contains { $0.isNewline })
         }
     }
@@ -720,14 +720,14 @@ import Testing
             #expect(folder.description == "read policy \(directory): it is a directory; name the file in it")
             try Data().write(to: URL(filePath: missing.string))
             let below = try #require(throws: Failure.self) { try Policy.read(contentsOf: missing.appending("x")) }
-            #expect(below.description == "read policy \(missing)/x: Not a directory")
+            #expect(below.description == "read policy \(missing)/x: not a directory")
         }
     }
 
     @Test func saysWhatTheKernelSays() throws {
         // Nothing is mapped at address 0, root or not.
         let failure = try #require(throws: Failure.self) { try Policy.read(contentsOf: "/proc/self/mem") }
-        #expect(failure.description == "read policy /proc/self/mem: Input/output error")
+        #expect(failure.description == "read policy /proc/self/mem: input/output error")
     }
 
     private func withDirectory(_ body: (FilePath) throws -> Void) throws {

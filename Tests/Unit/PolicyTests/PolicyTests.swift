@@ -140,7 +140,7 @@ import Testing
         var policy = Policy()
         try policy.add(.name("java"), to: .loopback)
         let failure = try #require(throws: Failure.self) { try policy.remove(.name("java"), from: .virtualIP) }
-        #expect(failure.remedy == "it is on loopback")
+        #expect(failure.hint == "it is on loopback")
     }
 
     @Test func namesListsAsTheCommandLineDoes() {

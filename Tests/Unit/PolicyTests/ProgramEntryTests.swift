@@ -53,7 +53,7 @@ import Testing
     ])
     func refuses(text: String, why: String) throws {
         let failure = try #require(throws: Failure.self) { try ProgramEntry(text) }
-        #expect(failure.why == why)
+        #expect(failure.reason == why)
         #expect(failure.code == .usage)
         #expect(!failure.description.contains { $0.isNewline })
         let json = try JSONEncoder().encode([text])

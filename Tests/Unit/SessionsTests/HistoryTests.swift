@@ -136,7 +136,7 @@ import Testing
         try Registry(file, access: .readWrite).open([Self.record(7)], at: Self.moment(0))
         try shell("sqlite3 '\(file)' \"\(sql)\"")
         let registry = try Registry(file, access: .readOnly)
-        #expect(try failure { _ = try registry.history() }.why == "\(file) is damaged")
+        #expect(try failure { _ = try registry.history() }.reason == "\(file) is damaged")
         #expect(try registry.sessions().count == 1, "the sessions are there all the same")
     }
 
@@ -209,7 +209,7 @@ import Testing
     func theFirstVersionIsBroughtUpToDate() throws {
         try makeFirstVersion()
         let old = try failure { _ = try Registry(file, access: .readOnly) }
-        #expect(old.why.contains("an earlier vip-bpfctl wrote it (version 1)"))
+        #expect(old.reason.contains("an earlier vip-bpfctl wrote it (version 1)"))
         let registry = try Registry(file, access: .readWrite)
         #expect(try registry.sessions().map(\.id) == [7, SessionIDs.last])
         let history = try registry.history()

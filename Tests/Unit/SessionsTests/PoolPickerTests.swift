@@ -96,9 +96,9 @@ private final class Host {
         host.wait(10)
         try host.logout("10.0.0.1")
         let error = try failure { try host.login("eve") }
-        #expect(error.what == "pick an IPv4 address")
+        #expect(error.operation == "pick an IPv4 address")
         #expect(
-            error.why
+            error.reason
                 == "no IPv4 address of the pool is free: 0 of 2 in use, 2 resting after use, the first for 50 s more")
         host.wait(50)
         #expect(try host.login("eve") == ["10.0.0.2"], "the one that has been free longest")
@@ -130,7 +130,7 @@ private final class Host {
         try host.logout("10.0.0.1")
         host.boot(20, clock: 100)
         let error = try failure { try host.login("bob") }
-        #expect(error.why.contains("the first for 500 s more"), "\(error)")
+        #expect(error.reason.contains("the first for 500 s more"), "\(error)")
         host.wait(499)
         #expect(throws: Failure.self) { try host.login("bob") }
         host.wait(1)
@@ -168,7 +168,7 @@ private final class Host {
         #expect(host.warnings.isEmpty)
         try host.logout("10.0.0.1", "10.0.0.3", "10.0.0.4")
         let error = try failure { try host.login("eve") }
-        #expect(error.why == "no IPv4 address of the pool is free: 1 of 4 in use, 3 reserved for other users")
+        #expect(error.reason == "no IPv4 address of the pool is free: 1 of 4 in use, 3 reserved for other users")
         try host.login("ann", "ann")
         try host.logout("10.0.0.2")
         #expect(try host.login("ann") == ["10.0.0.2"])
@@ -204,19 +204,19 @@ private final class Host {
     func allInUse() throws {
         let one = try Host("10.0.0.1", "2001:db8::/64")
         try one.login("ann")
-        #expect(try failure { try one.login("bob") }.why == "the pool's only IPv4 one (1 of 1) is in use")
+        #expect(try failure { try one.login("bob") }.reason == "the pool's only IPv4 one (1 of 1) is in use")
         let two = try Host("10.0.0.1-10.0.0.2", "2001:db8::/64")
         try two.login("ann", "bob")
         let error = try failure { try two.login("eve") }
-        #expect(error.why == "all 2 IPv4 addresses of the pool are in use (2 of 2)")
-        #expect(error.remedy == "close sessions, or add an IPv4 range to virtualIP.addresses.pool")
+        #expect(error.reason == "all 2 IPv4 addresses of the pool are in use (2 of 2)")
+        #expect(error.hint == "close sessions, or add an IPv4 range to virtualIP.addresses.pool")
         #expect(try two.login("eve", family: .v6) == ["2001:db8::1"])
 
         var ofOverride = try PoolPicker(two.addresses, override: "cti", now: two.now)
         let named = try failure {
             _ = try ofOverride.pick(.v4, for: "x", two.registry, used: two.registry.usedAddresses()) { _ in true }
         }
-        #expect(named.why.contains("of the pool of override cti"))
+        #expect(named.reason.contains("of the pool of override cti"))
     }
 
     @Test("leaves the host's own addresses out")

@@ -118,7 +118,7 @@ import Testing
         writer.kill()
         #expect(FileManager.default.fileExists(atPath: "\(file)-journal"), "there is something to undo")
         let reader = try failure { _ = try Registry(file, access: .readOnly).sessions() }
-        #expect(reader.code == .notPermitted && reader.why.contains("an interrupted write to undo"))
+        #expect(reader.code == .notPermitted && reader.reason.contains("an interrupted write to undo"))
         #expect(try Registry(file, access: .readWrite).sessions().map(\.state) == [.opening])
     }
 
@@ -141,8 +141,8 @@ import Testing
         let before = try registry.sessions()
         // In a batch, the ones before it are not registered either.
         let error = try failure { try registry.open([Self.record(20), record, Self.record(21)]) }
-        #expect(error.what == "register session \(record.id)")
-        #expect(error.why == why)
+        #expect(error.operation == "register session \(record.id)")
+        #expect(error.reason == why)
         #expect(try registry.sessions() == before)
     }
 
@@ -184,7 +184,7 @@ import Testing
     @Test func unknownSession() throws {
         let registry = try Registry(file, access: .readWrite)
         try registry.open(Self.record(7))
-        #expect(try failure { try registry.markOpen([7, 8]) }.why == "there is no session 8")
+        #expect(try failure { try registry.markOpen([7, 8]) }.reason == "there is no session 8")
         #expect(try registry.session(id: 7)?.state == .opening)
         #expect(throws: Failure.self) { try registry.beginClose([8]) }
     }
@@ -244,7 +244,7 @@ import Testing
         let bytes = try Data(contentsOf: URL(filePath: file.string))
         for access in [Registry.Access.readOnly, .readWrite] {
             let error = try failure { _ = try Registry(file, access: access) }
-            #expect(error.what == "open registry \(file)" && error.why == why && error.remedy != nil)
+            #expect(error.operation == "open registry \(file)" && error.reason == why && error.hint != nil)
         }
         #expect(try Data(contentsOf: URL(filePath: file.string)) == bytes, "it is left as it was")
     }
@@ -254,7 +254,7 @@ import Testing
             to: URL(filePath: file.string))
         for access in [Registry.Access.readOnly, .readWrite] {
             let error = try failure { _ = try Registry(file, access: access) }
-            #expect(error.why == "\(file) is not a database")
+            #expect(error.reason == "\(file) is not a database")
         }
     }
 
@@ -266,7 +266,7 @@ import Testing
         // The header stays: what opens it finds out as it reads.
         try shell("dd if=/dev/urandom of='\(file)' bs=4096 seek=1 count=20 conv=notrunc status=none")
         let error = try failure { _ = try Registry(file, access: .readWrite).sessions() }
-        #expect(error.why == "\(file) is damaged")
+        #expect(error.reason == "\(file) is damaged")
         #expect(!error.description.contains("\n") && error.detail != nil)
     }
 
@@ -279,7 +279,7 @@ import Testing
     func strangeValue(sql: String) throws {
         try Registry(file, access: .readWrite).open(Self.record(7))
         try shell("sqlite3 '\(file)' \"\(sql)\"")
-        #expect(try failure { _ = try Registry(file, access: .readOnly).sessions() }.why == "\(file) is damaged")
+        #expect(try failure { _ = try Registry(file, access: .readOnly).sessions() }.reason == "\(file) is damaged")
     }
 
     @Test func interruptedBeforeItsTables() throws {
@@ -292,7 +292,8 @@ import Testing
     @Test func readOnlyDoesNotWrite() throws {
         try Registry(file, access: .readWrite).open(Self.record(7))
         let registry = try Registry(file, access: .readOnly)
-        #expect(try failure { try registry.remove([(7, .closed)], at: .now(bootID: Self.boot)) }.code == .notPermitted)
+        let error = try failure { try registry.remove([(7, .closed)], at: .now(bootID: Self.boot)) }
+        #expect(error.reason == "\(file) may not be written" && error.errno == .permissionDenied)
         #expect(try registry.sessions().count == 1)
     }
 
@@ -334,12 +335,12 @@ import Testing
             let registry = try Registry(file, access: .readWrite)
             try registry.open(RegistryTests.record(7))
             let error = try failure { try registry.open((10..<10_000).map { RegistryTests.record($0) }) }
-            #expect(error.why == "no space is left for \(file)")
+            #expect(error.reason == "no space is left for \(file)")
             #expect(try registry.sessions() == [RegistryTests.record(7)].map { try registry.session(id: $0.id) ?? $0 })
             #expect(try registry.history().map(\.id) == [7])
         }
         try shell("mount -o remount,ro '\(directory.path)'")
-        #expect(try failure { _ = try Registry(file, access: .readWrite) }.why.contains("read-only"))
+        #expect(try failure { _ = try Registry(file, access: .readWrite) }.reason.contains("read-only"))
         #expect(try Registry(file, access: .readOnly).sessions().count == 1)
     }
 

@@ -45,7 +45,7 @@ import Testing
                 try SessionIDs.check(id, allowReserved: allowReserved)
             } else {
                 let error = try failure { try SessionIDs.check(id, allowReserved: allowReserved) }
-                #expect(error.what == "use session ID \(id)" && error.remedy != nil)
+                #expect(error.operation == "use session ID \(id)" && error.hint != nil)
             }
         }
     }

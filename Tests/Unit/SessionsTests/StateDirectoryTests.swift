@@ -34,13 +34,13 @@ import Testing
     func othersMayWriteThere() throws {
         try directory.create()
         chmod(directory.path.string, 0o777)
-        #expect(try failure { try directory.create() }.why == "somebody else may write there")
+        #expect(try failure { try directory.create() }.reason == "other users may write to it")
     }
 
     @Test("refuses a path that is no directory")
     func noDirectory() throws {
         try shell("mkdir -p '\(temporary.path)/var/lib'; touch '\(directory.path)'")
-        #expect(try failure { try directory.create() }.why == "it is no directory")
+        #expect(try failure { try directory.create() }.reason == "it is not a directory")
     }
 
     @Test("names the process that holds the lock")
@@ -51,8 +51,8 @@ import Testing
             "sh", "-c", "exec 9<>'\(directory.lockFile)'; flock 9; echo $$ >&9; echo locked; read x")
         #expect(try holder.line() == "locked")
         let error = try failure { _ = try directory.lock(timeout: .milliseconds(50)) }
-        #expect(error.what == "lock \(directory.lockFile)")
-        #expect(error.why.contains("process \(holder.pid) (sh)"))
+        #expect(error.operation == "lock \(directory.lockFile)")
+        #expect(error.reason.contains("process \(holder.pid) (sh)"))
 
         // A holder that is killed lets go; who waits meanwhile gets it.
         async let result: Void = withCheckedThrowingContinuation { continuation in

@@ -20,7 +20,7 @@ private let hasIPv4 = VIP_HAS_IPV4.rawValue
 private let hasMapped = VIP_HAS_MAPPED.rawValue
 
 /// The type, where the function of that name could be meant as well.
-typealias Place = vip_place
+typealias Place = vip_addr_class
 
 /// Those that an address can be found to be, for any call but bind.
 private let places: [Place] = [
@@ -34,7 +34,7 @@ private let everyHas = 0..<UInt32(16)
 private let bools = [false, true]
 
 /// The short names that the tables below are written in.
-private func name(_ answer: vip_answer) -> String {
+private func name(_ answer: vip_action) -> String {
     switch answer {
     case VIP_AS_ASKED: "asked"
     case VIP_TO_LOOPBACK: "LO"
@@ -69,14 +69,14 @@ private func name(_ place: Place) -> String {
 }
 
 /// An IPv4 address comes in mapped form, as everywhere in translate.h.
-private func address(_ text: String) -> vip_address {
+func address(_ text: String) -> vip_address {
     var result = vip_address()
     let isRead = inet_pton(AF_INET6, text.contains(":") ? text : "::ffff:" + text, &result)
     precondition(isRead == 1, "\(text) is no address")
     return result
 }
 
-private func text(_ address: vip_address) -> String {
+func text(_ address: vip_address) -> String {
     var address = address
     var buffer = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
     inet_ntop(AF_INET6, &address, &buffer, socklen_t(buffer.count))
@@ -98,9 +98,11 @@ private struct Session {
     var vip6: String? = "2001:db8::17"
     var prefix: String? = "fdd2:9088:43af::"
 
-    /// The same as vip_own_of() makes of a row of `sessions`; that one needs the maps, and is for the kernel only.
+    /// What vip_own_of() is to make of a row of `sessions`, written out.
     func own(_ family: vip_family) -> vip_own {
         var own = vip_own()
+        own.id = id
+        own.vip4 = vip4.map { address($0).word.3 } ?? 0
         if family == VIP_INET6 {
             own.address = address(vip6 ?? "::")
             own.loopback = vip_loopback6(prefixWords(prefix), id)
@@ -136,7 +138,7 @@ private func wildcard(_ family: vip_family) -> String { family == VIP_INET6 ? ":
 
 private func place(_ family: vip_family, _ session: Session, _ asked: String) -> Place {
     var own = session.own(family)
-    return vip_place(family, &own, address(asked))
+    return vip_class(family, &own, address(asked))
 }
 
 private func shown(_ family: vip_family, _ session: Session, _ name: String, _ other: String) -> String {
@@ -144,7 +146,7 @@ private func shown(_ family: vip_family, _ session: Session, _ name: String, _ o
     return text(vip_name(family, &own, address(name), address(other)))
 }
 
-private func granted(_ family: vip_family, _ session: Session, _ answer: vip_answer, asked: String) -> String {
+private func granted(_ family: vip_family, _ session: Session, _ answer: vip_action, asked: String) -> String {
     var own = session.own(family)
     return text(vip_address_of(family, answer, address(asked), &own))
 }
@@ -371,13 +373,13 @@ private struct Wrong {
             (VIP_SOME_ADDRESS, VIP_OWNER_BROADCAST, VIP_ELSEWHERE),
         ] as [(Place, vip_owner, Place)])
     func byOwner(place: Place, owner: vip_owner, expected: Place) {
-        #expect(vip_place_of_owner(place, owner) == expected)
+        #expect(vip_class_of_owner(place, owner) == expected)
     }
 
     @Test func theOwnerChangesNothingOfTheOthers() {
         for place in bindPlaces {
             for owner in [VIP_OWNER_NOBODY, VIP_OWNER_HOST, VIP_OWNER_SESSION, VIP_OWNER_BROADCAST] {
-                #expect(vip_place_of_owner(place, owner) == place)
+                #expect(vip_class_of_owner(place, owner) == place)
             }
         }
     }
@@ -514,7 +516,7 @@ private struct Wrong {
                             for flag in [0] + flags {
                                 var flags = flag & ~VIP_POLICY_ISOLATION.rawValue
                                 if isolation { flags |= VIP_POLICY_ISOLATION.rawValue }
-                                let answer = name(vip_bind(asked, features, flags, has, excluded ? 1 : 0))
+                                let answer = name(vip_bind_action(asked, features, flags, has, excluded ? 1 : 0))
                                 #expect(
                                     answer == expected,
                                     "\(name(asked)), features \(features), has \(has), excluded \(excluded), flags \(flags)"
@@ -557,7 +559,7 @@ private struct Wrong {
         var asPlace = place(family, session, asked)
         if asPlace == VIP_WILDCARD, !isV6Only { asPlace = VIP_DUAL_WILDCARD }
         for (features, expected) in [(v, withV), (v | l | p, withVLP)] {
-            let answer = vip_bind(asPlace, features, 0, session.own(family).has, 0)
+            let answer = vip_bind_action(asPlace, features, 0, session.own(family).has, 0)
             switch answer {
             case VIP_UNAVAILABLE, VIP_TO_MAPPED_LOOPBACK, VIP_TO_MAPPED_ADDRESS:
                 #expect(name(answer) == expected)
@@ -583,7 +585,7 @@ private struct Listeners {
     var onMappedLoopback = false
     var onMappedAddress = false
     /// UDP: a peer that is connected to the sender, and where it is.
-    var answered: vip_answer?
+    var answered: vip_action?
 
     static let all: [Listeners] = [nil, VIP_TO_LOOPBACK, VIP_TO_LOCALHOST].flatMap { answered in
         (0..<64).map {
@@ -595,7 +597,7 @@ private struct Listeners {
 
     /// Carries out a plan as the hook does: the first probe that finds something. A session without VIP4 has no
     /// listener on ::ffff:VIP4, which the hook knows; all else is up to the plan.
-    func carryOut(_ plan: vip_plan, _ has: UInt32) -> vip_answer {
+    func carryOut(_ plan: vip_plan, _ has: UInt32) -> vip_action {
         func looks(_ probe: vip_probe) -> Bool { plan.probes & probe.rawValue != 0 }
         if looks(VIP_PROBE_LOCALHOST), onLocalhost || onWildcard { return VIP_AS_ASKED }
         if looks(VIP_PROBE_LOOPBACK), onLoopback || onWildcard { return VIP_TO_LOOPBACK }
@@ -604,21 +606,21 @@ private struct Listeners {
         if looks(VIP_PROBE_OWN_ADDRESS), onAddress { return VIP_TO_ADDRESS }
         if looks(VIP_PROBE_MAPPED), onMappedLoopback { return VIP_TO_MAPPED_LOOPBACK }
         if looks(VIP_PROBE_MAPPED), onMappedAddress, has & hasIPv4 != 0 { return VIP_TO_MAPPED_ADDRESS }
-        return vip_answer(plan.otherwise)
+        return vip_action(plan.otherwise)
     }
 
     /// The contract for 127.0.0.1 and ::1: the answers in the order in which they are preferred, and nil for those
     /// that are not to be had.
-    func preferred(_ features: UInt32, _ has: UInt32, isOn: Bool, fallbackHost: Bool) -> vip_answer {
+    func preferred(_ features: UInt32, _ has: UInt32, isOn: Bool, fallbackHost: Bool) -> vip_action {
         let address = onAddress && has & hasAddress != 0 ? VIP_TO_ADDRESS : nil
-        let mapped: [vip_answer?] =
+        let mapped: [vip_action?] =
             has & hasMapped == 0
             ? []
             : [
                 onMappedLoopback ? VIP_TO_MAPPED_LOOPBACK : nil,
                 onMappedAddress && has & hasIPv4 != 0 ? VIP_TO_MAPPED_ADDRESS : nil,
             ]
-        var order: [vip_answer?]
+        var order: [vip_action?]
         if features & l != 0 {
             order = [onLoopback || onWildcard ? VIP_TO_LOOPBACK : nil, answered, address] + mapped
             order.append(fallbackHost ? VIP_TO_LOCALHOST : VIP_TO_LOOPBACK)
@@ -646,7 +648,7 @@ private struct Listeners {
     private func expected(
         _ asked: Place, _ features: UInt32, _ has: UInt32, _ listeners: Listeners, isolation: Bool,
         fallbackHost: Bool, excluded: Bool, isOn: Bool
-    ) -> vip_answer {
+    ) -> vip_action {
         switch asked {
         case VIP_LOCALHOST, VIP_WILDCARD:
             return excluded
@@ -678,7 +680,7 @@ private struct Listeners {
                         var flags = policy.flags
                         if isolation { flags |= VIP_POLICY_ISOLATION.rawValue }
                         if fallbackHost { flags |= VIP_POLICY_FALLBACK_HOST.rawValue }
-                        let plan = vip_connect(asked, features, flags, has, excluded ? 1 : 0)
+                        let plan = vip_connect_plan(asked, features, flags, has, excluded ? 1 : 0)
                         for listeners in everyListener {
                             let answer = listeners.carryOut(plan, has)
                             let expected = expected(
@@ -702,7 +704,7 @@ private struct Listeners {
         // A policy with both features off must not cost a listener look-up on any connect.
         for asked in places {
             for has in everyHas {
-                #expect(vip_connect(asked, 0, VIP_POLICY_ISOLATION.rawValue, has, 0).probes == 0)
+                #expect(vip_connect_plan(asked, 0, VIP_POLICY_ISOLATION.rawValue, has, 0).probes == 0)
             }
         }
     }
@@ -715,7 +717,7 @@ private struct Listeners {
             let isLocal = asked == VIP_LOCALHOST || asked == VIP_WILDCARD
             for features in everyFeatureSet {
                 for has in everyHas {
-                    let plan = vip_connect(asked, features, flags, has, 0)
+                    let plan = vip_connect_plan(asked, features, flags, has, 0)
                     let what: Comment = "\(name(asked)), features \(features), has \(has)"
                     func looks(_ probe: vip_probe) -> Bool { plan.probes & probe.rawValue != 0 }
                     #expect(looks(VIP_PROBE_MAPPED) == (isLocal && has & hasMapped != 0), what)
@@ -726,7 +728,7 @@ private struct Listeners {
                     } else if !isLocal {
                         #expect(plan.probes == 0, what)
                     }
-                    if isLocal { #expect(vip_connect(asked, features, flags, has, 1).probes == 0, what) }
+                    if isLocal { #expect(vip_connect_plan(asked, features, flags, has, 1).probes == 0, what) }
                 }
             }
         }
@@ -769,7 +771,7 @@ private struct Listeners {
                         case "VIP": features & v != 0 ? VIP_TO_ADDRESS : VIP_AS_ASKED
                         default: VIP_AS_ASKED
                         }
-                    let source = vip_source(row.0, to, features)
+                    let source = vip_source_action(row.0, to, features)
                     #expect(
                         source == expected,
                         "\(name(row.0)) to \(name(to)), features \(features): \(name(source))")
@@ -782,7 +784,7 @@ private struct Listeners {
     @Test(arguments: everyFeatureSet)
     func anAnswerToLocalhostComesFromTheLoopback(features: UInt32) {
         for asked in [VIP_LOCALHOST, VIP_WILDCARD] {
-            let source = vip_source(asked, VIP_TO_LOCALHOST_BACK, features)
+            let source = vip_source_action(asked, VIP_TO_LOCALHOST_BACK, features)
             #expect(source == VIP_TO_LOOPBACK, "\(name(asked)): \(name(source))")
         }
     }
@@ -875,7 +877,7 @@ private struct Listeners {
                     for to in [VIP_TO_LOOPBACK, VIP_TO_ADDRESS] {
                         for asked in [VIP_LOCALHOST, VIP_WILDCARD] {
                             let peer = granted(family, session, to, asked: localhost(family))
-                            let source = vip_source(asked, to, features)
+                            let source = vip_source_action(asked, to, features)
                             let own = granted(family, session, source, asked: localhost(family))
                             // getpeername at the client
                             #expect(shown(family, session, peer, own) == localhost(family))
@@ -897,7 +899,7 @@ private struct Listeners {
                 for to in [VIP_TO_LOOPBACK, VIP_TO_ADDRESS] {
                     let peer = granted(VIP_MAPPED, session, to, asked: "127.0.0.1")
                     let own = granted(
-                        VIP_MAPPED, session, vip_source(VIP_LOCALHOST, to, features), asked: "127.0.0.1")
+                        VIP_MAPPED, session, vip_source_action(VIP_LOCALHOST, to, features), asked: "127.0.0.1")
                     #expect(!isPlain(VIP_MAPPED, peer, own) && !isPlain(VIP_MAPPED, own, peer))
                     #expect(shown(VIP_MAPPED, session, peer, own) == "127.0.0.1")
                     #expect(shown(VIP_MAPPED, session, own, peer) == "127.0.0.1")
@@ -915,7 +917,7 @@ private struct Listeners {
             let own = session.own(family)
             for features in everyFeatureSet {
                 for asked in [wildcard(family), localhost(family)] {
-                    let answer = vip_bind(place(family, session, asked), features, 0, own.has, 0)
+                    let answer = vip_bind_action(place(family, session, asked), features, 0, own.has, 0)
                     let bound = granted(family, session, answer, asked: asked)
                     let shown = shown(family, session, bound, wildcard(family))
                     switch answer {
@@ -929,7 +931,7 @@ private struct Listeners {
                         #expect(bound == asked && shown == asked)
                     }
                     // Binding what one was given, as after getsockname, gives the same.
-                    let again = vip_bind(place(family, session, bound), features, 0, own.has, 0)
+                    let again = vip_bind_action(place(family, session, bound), features, 0, own.has, 0)
                     #expect(granted(family, session, again, asked: bound) == bound)
                 }
             }
@@ -946,13 +948,366 @@ private struct Listeners {
             if let virtualIP = session.virtualIP(family) {
                 #expect(granted(family, session, VIP_TO_ADDRESS, asked: asked) == virtualIP)
             }
-            // Those of the other form are the hook's to make.
-            for answer in [
-                VIP_AS_ASKED, VIP_REFUSE_BIND, VIP_REFUSE_PEER, VIP_UNAVAILABLE, VIP_TO_MAPPED_LOOPBACK,
-                VIP_TO_MAPPED_ADDRESS,
-            ] {
+            #expect(granted(family, session, VIP_TO_MAPPED_LOOPBACK, asked: asked) == session.loopback(VIP_MAPPED))
+            if let virtualIP = session.vip4 {
+                #expect(granted(family, session, VIP_TO_MAPPED_ADDRESS, asked: asked) == virtualIP)
+            }
+            for answer in [VIP_AS_ASKED, VIP_REFUSE_BIND, VIP_REFUSE_PEER, VIP_UNAVAILABLE] {
                 #expect(granted(family, session, answer, asked: asked) == asked)
             }
         }
+    }
+}
+
+// MARK: Facts and decisions
+
+@Suite struct Decisions {
+    private static let everyClass = places + [VIP_DUAL_WILDCARD]
+    private static let v4 = Session()
+
+    private func facts(
+        _ family: vip_family, asked: String, _ place: Place, features: UInt32 = 0, flags: UInt32 = 0,
+        excluded: Bool = false, local: String? = nil, state: UInt32 = 0
+    ) -> vip_facts {
+        var facts = vip_facts()
+        facts.own = Self.v4.own(family)
+        facts.user_addr = address(asked)
+        facts.local_addr = address(local ?? wildcard(family))
+        facts.asked = place
+        (facts.features, facts.flags, facts.state) = (features, flags, state)
+        facts.is_excluded = excluded ? 1 : 0
+        facts.unchanged = VIP_SEEN
+        return facts
+    }
+
+    private func isEqual(_ a: vip_address, _ b: vip_address) -> Bool { vip_equal(a, b) != 0 }
+
+    @Test(arguments: families) func ownAddressesOfASession(family: vip_family) {
+        for session in Session.every {
+            let expected = session.own(family)
+            let own = vip_own_of(
+                family, session.id, expected.vip4, address(session.vip6 ?? "::"), prefixWords(session.prefix))
+            #expect(isEqual(own.address, expected.address) && isEqual(own.loopback, expected.loopback))
+            #expect(own.has == expected.has && own.id == expected.id && own.vip4 == expected.vip4)
+        }
+    }
+
+    /// What each action refuses, and with which outcome.
+    @Test func refusals() {
+        let rows = [
+            VIP_REFUSE_BIND: VIP_REFUSED_ISOLATION, VIP_REFUSE_PEER: VIP_REFUSED_PEER,
+            VIP_UNAVAILABLE: VIP_REFUSED_UNAVAILABLE,
+        ]
+        for action in (0...VIP_UNAVAILABLE.rawValue).map({ vip_action($0) }) {
+            #expect(vip_refusal(action) == rows[action] ?? VIP_SEEN, "\(name(action))")
+        }
+        for outcome in (0..<VIP_OUTCOME_COUNT.rawValue).map({ vip_outcome($0) }) {
+            #expect((vip_is_refused(outcome) != 0) == (outcome.rawValue >= VIP_REFUSED_ISOLATION.rawValue))
+        }
+        #expect(vip_is_refused(VIP_OUTCOME_COUNT) == 0)
+    }
+
+    /// bind: the address, what is remembered and where another server must not be, for everything that it depends on.
+    @Test(arguments: families) func everyBind(family: vip_family) {
+        let asked = family == VIP_INET6 ? "2001:db8::99" : "192.0.2.99"
+        let own = Self.v4.own(family)
+        var wrong = Wrong()
+        for place in Self.everyClass where place != VIP_DUAL_WILDCARD || family == VIP_INET6 {
+            for features in everyFeatureSet {
+                for flags in [0, VIP_POLICY_ISOLATION.rawValue] {
+                    for choice in 0..<8 {
+                        let (hasPort, isStream, excluded) = (choice & 1 != 0, choice & 2 != 0, choice & 4 != 0)
+                        var facts = facts(
+                            family, asked: asked, place, features: features, flags: flags, excluded: excluded)
+                        let call = vip_bind_facts(
+                            has_port: hasPort ? 1 : 0, is_stream: isStream ? 1 : 0, is_datagram: isStream ? 0 : 1)
+                        let bind = vip_decide_bind(family, &facts, call)
+                        let decision = bind.decision
+                        let action = vip_bind_action(place, features, flags, own.has, excluded ? 1 : 0)
+                        let what = "\(name(place)), features \(features), flags \(flags), \(choice)"
+                        if vip_refusal(action) != VIP_SEEN {
+                            wrong.note(
+                                decision.outcome == vip_refusal(action) && isEqual(decision.address, address(asked))
+                                    && decision.remember | decision.forget == 0, what)
+                            continue
+                        }
+                        // UDP on :: without a port stays there.
+                        let stays = place == VIP_DUAL_WILDCARD && !isStream && !hasPort
+                        let granted = stays ? asked : granted(family, Self.v4, action, asked: asked)
+                        let isDual = place == VIP_DUAL_WILDCARD && features & v != 0 && !stays
+                        wrong.note(
+                            decision.outcome == VIP_SEEN && text(decision.address) == granted
+                                && (bind.is_dual != 0) == isDual, what)
+                        let isOnAddress = granted == Self.v4.virtualIP(family)
+                        var remember: UInt32 = 0
+                        if place == VIP_OWN_ADDRESS || place == VIP_HOST_ADDRESS && isOnAddress {
+                            remember = VIP_SOCKET_NAMED_ADDRESS.rawValue
+                        } else if place == VIP_WILDCARD, granted == Self.v4.loopback(family) {
+                            remember = VIP_SOCKET_WILDCARD.rawValue
+                        } else if isDual {
+                            remember = VIP_SOCKET_DUAL.rawValue
+                        }
+                        let isNamed =
+                            [VIP_LOCALHOST, VIP_OWN_LOOPBACK, VIP_OWN_ADDRESS].contains(place)
+                            || place == VIP_HOST_ADDRESS && granted != asked
+                        if !hasPort, isNamed { remember |= VIP_SOCKET_NAMED_SOURCE.rawValue }
+                        wrong.note(decision.remember == remember, "\(what): remembers \(decision.remember)")
+                        let isServer = family == VIP_INET6 && isStream && hasPort
+                        let onLoopback =
+                            isDual || granted == Self.v4.loopback(VIP_INET6) || place == VIP_OWN_LOOPBACK
+                        // A dual-stack one that prefers the loopback is not at VIP6.
+                        let onAddress =
+                            isDual && features & p == 0 || granted == Self.v4.virtualIP(VIP_INET6)
+                            || place == VIP_OWN_ADDRESS
+                        wrong.note(
+                            (bind.on_loopback != 0) == (isServer && onLoopback)
+                                && (bind.on_address != 0) == (isServer && onAddress), "\(what): clashes")
+                    }
+                }
+            }
+        }
+        #expect(wrong.cases.isEmpty)
+    }
+
+    /// The source of a connection, in the contract's order.
+    @Test(arguments: families) func everySource(family: vip_family) {
+        let isolation = VIP_POLICY_ISOLATION.rawValue
+        let owners = [VIP_OWNER_NOBODY, VIP_OWNER_HOST, VIP_OWNER_SESSION, VIP_OWNER_BROADCAST]
+        let bounds = family == VIP_INET6 ? ["2001:db8::17", "ff02::1"] : ["10.20.0.17", "224.0.0.1"]
+        var wrong = Wrong()
+        for source in [VIP_AS_ASKED, VIP_TO_ADDRESS, VIP_TO_LOOPBACK, VIP_TO_LOCALHOST] {
+            for place in places {
+                for owner in owners {
+                    for local in bounds {
+                        for choice in 0..<16 {
+                            var route = vip_route()
+                            route.form = family
+                            route.own = Self.v4.own(family)
+                            route.source = source
+                            route.source_addr = address(granted(family, Self.v4, source, asked: wildcard(family)))
+                            var bound = vip_bound()
+                            bound.address = address(local)
+                            bound.`class` = place
+                            bound.owner = owner
+                            let (hasPort, isOther, isNamed) = (choice & 1 != 0, choice & 2 != 0, choice & 4 != 0)
+                            bound.has_port = hasPort ? 1 : 0
+                            bound.is_other_form = isOther ? 1 : 0
+                            bound.is_named = isNamed ? 1 : 0
+                            let isIsolated = choice & 8 != 0
+                            let isOwn = [VIP_OWN_ADDRESS, VIP_OWN_LOOPBACK, VIP_LOCALHOST].contains(place)
+                            let isOthers = place == VIP_OTHER_ADDRESS || place == VIP_OTHER_LOOPBACK
+                            let missing = source == VIP_TO_ADDRESS ? VIP_SOURCE_MISSING : VIP_SOURCE_KEEP
+                            let expected: vip_source_decision =
+                                if isOther, hasPort || family != VIP_INET6 {
+                                    VIP_SOURCE_KEEP
+                                } else if hasPort {
+                                    if isOwn {
+                                        VIP_SOURCE_KEEP
+                                    } else if place == VIP_WILDCARD || owner == VIP_OWNER_BROADCAST
+                                        || local == bounds[1]
+                                    {
+                                        missing
+                                    } else {
+                                        isOthers && isIsolated ? VIP_SOURCE_OTHERS : VIP_SOURCE_KEEP
+                                    }
+                                } else if place == VIP_WILDCARD ? source == VIP_AS_ASKED : !isOwn || isNamed {
+                                    VIP_SOURCE_KEEP
+                                } else {
+                                    text(route.source_addr) == local ? VIP_SOURCE_KEEP : VIP_SOURCE_BIND
+                                }
+                            let decided = vip_decide_source(&route, &bound, isIsolated ? isolation : 0)
+                            wrong.note(
+                                decided == expected,
+                                "\(name(source)) from \(name(place)) \(local), owner \(owner.rawValue), \(choice)")
+                        }
+                    }
+                }
+            }
+        }
+        #expect(wrong.cases.isEmpty)
+    }
+
+    @Test func sourceThatCannotBeBound() {
+        var route = vip_route()
+        for form in families {
+            route.form = form
+            for v6only: Int32 in [0, 1] {
+                route.source = VIP_TO_ADDRESS
+                let isKernels = form == VIP_MAPPED && v6only == 1  // which says ENETUNREACH
+                #expect(vip_source_failed(&route, v6only) == (isKernels ? VIP_SOURCE_KEEP : VIP_SOURCE_MISSING))
+                route.source = VIP_TO_LOOPBACK
+                #expect(vip_source_failed(&route, v6only) == VIP_SOURCE_KEEP)
+            }
+        }
+    }
+
+    @Test(
+        arguments: [
+            // the source, whenUnavailable: useHostAddress, the outcome of a connect to elsewhere
+            (VIP_SOURCE_OTHERS, false, VIP_REFUSED_ISOLATION), (VIP_SOURCE_OTHERS, true, VIP_REFUSED_ISOLATION),
+            (VIP_SOURCE_MISSING, false, VIP_REFUSED_UNAVAILABLE), (VIP_SOURCE_MISSING, true, VIP_UNADDRESSED),
+            (VIP_SOURCE_BIND, false, VIP_REWRITTEN), (VIP_SOURCE_KEEP, false, VIP_REWRITTEN),
+        ] as [(vip_source_decision, Bool, vip_outcome)])
+    func outcomeOfConnect(source: vip_source_decision, usesHost: Bool, expected: vip_outcome) {
+        for family in families {
+            let asked = family == VIP_INET6 ? "2001:db8::99" : "192.0.2.99"
+            var facts = facts(
+                family, asked: asked, VIP_ELSEWHERE, features: v,
+                flags: usesHost ? VIP_POLICY_USE_HOST_ADDRESS.rawValue : 0)
+            var route = vip_route_of(family, family, &facts, VIP_AS_ASKED)
+            #expect(vip_connect_outcome(&facts, &route, source) == expected)
+            // Without V the kernel chooses the source, and nothing has changed.
+            facts.features = 0
+            facts.unchanged = VIP_UNADDRESSED
+            route = vip_route_of(family, family, &facts, VIP_AS_ASKED)
+            #expect(vip_connect_outcome(&facts, &route, VIP_SOURCE_KEEP) == VIP_UNADDRESSED)
+        }
+    }
+
+    /// ::1 by a mapped address: everything is in that form from there on, and the socket remembers it.
+    @Test func routeInAnotherForm() {
+        for (action, expected) in [(VIP_TO_MAPPED_LOOPBACK, "127.0.0.8"), (VIP_TO_MAPPED_ADDRESS, "10.20.0.17")] {
+            for asked in [VIP_LOCALHOST, VIP_WILDCARD] {
+                for (features, source) in [(v | l, "127.0.0.8"), (v, "127.0.0.1"), (l, "127.0.0.8")] {
+                    var facts = facts(VIP_INET6, asked: "::1", asked, features: features)
+                    #expect(vip_form_of(VIP_INET6, action) == VIP_MAPPED)
+                    let route = vip_route_of(VIP_INET6, VIP_MAPPED, &facts, action)
+                    #expect(vip_is_mapped(route.address) != 0 && text(route.address) == expected)
+                    #expect(vip_is_mapped(route.source_addr) != 0 && text(route.source_addr) == source)
+                    #expect(route.remember == VIP_SOCKET_MAPPED_PEER.rawValue)
+                }
+            }
+        }
+        for family in [VIP_INET4, VIP_MAPPED] { #expect(vip_form_of(family, VIP_TO_MAPPED_LOOPBACK) == family) }
+    }
+
+    /// What the peer is called at the client, by what connect has remembered.
+    @Test(arguments: families) func connectRemembersItsPeer(family: vip_family) {
+        let virtualIP = Self.v4.virtualIP(family) ?? ""
+        let loopback = Self.v4.loopback(family)
+        // asked for, the class, how it goes, the local address, the peer's name then
+        let rows: [(String, Place, vip_action, String, String)] = [
+            (virtualIP, VIP_OWN_ADDRESS, VIP_AS_ASKED, loopback, virtualIP),
+            (virtualIP, VIP_OWN_ADDRESS, VIP_AS_ASKED, virtualIP, virtualIP),
+            (localhost(family), VIP_LOCALHOST, VIP_TO_ADDRESS, virtualIP, localhost(family)),
+            (localhost(family), VIP_LOCALHOST, VIP_TO_ADDRESS, loopback, localhost(family)),
+            (localhost(family), VIP_LOCALHOST, VIP_TO_LOOPBACK, loopback, localhost(family)),
+        ]
+        for (asked, place, to, local, name) in rows {
+            var facts = facts(family, asked: asked, place, features: v | l, local: local)
+            var route = vip_route_of(family, family, &facts, to)
+            var own = Self.v4.own(family)
+            facts.state = vip_peer_state(&route, vip_class(family, &own, address(local)))
+            facts.user_addr = route.address
+            let shown = vip_decide_peer_name(family, &facts, route.address)
+            #expect(text(shown.address) == name, "\(asked) from \(local)")
+        }
+    }
+
+    /// The source of a datagram: of its class and destination, with V alone.
+    @Test(arguments: families) func sourceOfADatagram(family: vip_family) {
+        let virtualIP = Self.v4.virtualIP(family) ?? ""
+        let loopback = Self.v4.loopback(family)
+        let host = family == VIP_INET6 ? "2001:db8::1" : "192.0.2.1"
+        // the source before, its class, the destination's class, with V, with V and L; "=": as it was
+        let rows: [(String, Place, Place, String, String)] = [
+            (wildcard(family), VIP_WILDCARD, VIP_ELSEWHERE, virtualIP, virtualIP),
+            (wildcard(family), VIP_WILDCARD, VIP_OWN_LOOPBACK, localhost(family), loopback),
+            (virtualIP, VIP_OWN_ADDRESS, VIP_ELSEWHERE, "=", "="),
+            (virtualIP, VIP_OWN_ADDRESS, VIP_LOCALHOST, localhost(family), localhost(family)),
+            (localhost(family), VIP_LOCALHOST, VIP_OWN_LOOPBACK, "=", loopback),
+            (loopback, VIP_OWN_LOOPBACK, VIP_ELSEWHERE, virtualIP, virtualIP),
+            (loopback, VIP_OWN_LOOPBACK, VIP_HOST_ADDRESS, "=", "="),
+            (host, VIP_HOST_ADDRESS, VIP_ELSEWHERE, virtualIP, virtualIP),
+            (host, VIP_HOST_ADDRESS, VIP_OWN_LOOPBACK, "=", "="),
+            (host, VIP_ELSEWHERE, VIP_ELSEWHERE, "=", "="),
+        ]
+        for (before, place, asked, withV, withVL) in rows {
+            for (features, expected) in [(v, withV), (v | l, withVL)] {
+                let destination = family == VIP_INET6 ? "2001:db8::99" : "192.0.2.99"
+                var facts = facts(family, asked: destination, asked, features: features, local: before)
+                var route = vip_route_of(family, family, &facts, VIP_AS_ASKED)
+                let decision = vip_decide_datagram(family, &facts, &route, place, 0)
+                #expect(
+                    text(decision.source) == (expected == "=" ? before : expected),
+                    "\(name(place)) to \(name(asked)), features \(features)")
+                // A peer that is connected to VIP must hear from there.
+                if place == VIP_OWN_ADDRESS {
+                    let kept = vip_decide_datagram(family, &facts, &route, place, 1)
+                    #expect(text(kept.source) == before)
+                }
+            }
+        }
+        for place in [VIP_OTHER_ADDRESS, VIP_OTHER_LOOPBACK] {
+            for (flags, outcome) in [(0, VIP_SEEN), (VIP_POLICY_ISOLATION.rawValue, VIP_REFUSED_ISOLATION)] {
+                var facts = facts(family, asked: host, VIP_ELSEWHERE, features: v, flags: flags, local: host)
+                var route = vip_route_of(family, family, &facts, VIP_AS_ASKED)
+                #expect(vip_decide_datagram(family, &facts, &route, place, 0).outcome == outcome)
+            }
+        }
+    }
+
+    /// IP_PKTINFO on a connected socket.
+    @Test(arguments: families) func sourceOfAConnectedDatagram(family: vip_family) {
+        let virtualIP = Self.v4.virtualIP(family) ?? ""
+        let host = family == VIP_INET6 ? "2001:db8::1" : "192.0.2.1"
+        for place in places {
+            for end in [virtualIP, Self.v4.loopback(family)] {
+                for flags in [0, VIP_POLICY_ISOLATION.rawValue] {
+                    var facts = facts(family, asked: wildcard(family), VIP_WILDCARD, flags: flags, local: host)
+                    let decision = vip_decide_connected_datagram(family, &facts, address(end), place)
+                    let isEnds =
+                        place == VIP_WILDCARD || place == VIP_LOCALHOST
+                        || place == VIP_HOST_ADDRESS && end == virtualIP
+                    let isRefused = flags != 0 && (place == VIP_OTHER_ADDRESS || place == VIP_OTHER_LOOPBACK)
+                    #expect(text(decision.source) == (isEnds ? end : host), "\(name(place))")
+                    #expect((vip_is_refused(decision.outcome) != 0) == isRefused, "\(name(place))")
+                }
+            }
+        }
+    }
+
+    /// getsockname without a peer under wildcardName: asRequested, by what bind has remembered.
+    @Test func wildcardByName() {
+        let rows: [(vip_family, String, vip_socket_flag?, String)] = [
+            (VIP_INET4, "10.20.0.17", nil, "0.0.0.0"),
+            (VIP_INET4, "10.20.0.17", VIP_SOCKET_NAMED_ADDRESS, "10.20.0.17"),
+            (VIP_INET4, "127.0.0.8", VIP_SOCKET_WILDCARD, "0.0.0.0"), (VIP_INET4, "127.0.0.8", nil, "127.0.0.1"),
+            (VIP_INET6, "2001:db8::17", nil, "::"), (VIP_INET6, "fdd2:9088:43af::8", VIP_SOCKET_WILDCARD, "::"),
+            (VIP_INET6, "fdd2:9088:43af::8", nil, "::1"), (VIP_MAPPED, "10.20.0.17", VIP_SOCKET_DUAL, "::"),
+            (VIP_MAPPED, "127.0.0.8", VIP_SOCKET_DUAL, "::"), (VIP_MAPPED, "10.20.0.17", nil, "0.0.0.0"),
+            (VIP_MAPPED, "127.0.0.8", VIP_SOCKET_MAPPED_PEER, "::1"),
+        ]
+        for (family, name, flag, expected) in rows {
+            var facts = facts(family, asked: name, VIP_ELSEWHERE, state: flag?.rawValue ?? 0)
+            let shown = vip_decide_own_name(family, &facts, address(wildcard(family)), 1)
+            #expect(text(shown.address) == expected, "\(name) \(String(describing: flag))")
+        }
+    }
+
+    /// 0.0.0.0 is the socket's own address, where it has one that the program knows of.
+    @Test func destinationOfTheWildcard() {
+        for family in families {
+            var own = Self.v4.own(family)
+            for local in [
+                wildcard(family), localhost(family), Self.v4.loopback(family), Self.v4.virtualIP(family) ?? "",
+            ] {
+                #expect(vip_destination(family, &own, VIP_WILDCARD, address(local)) == VIP_WILDCARD)
+            }
+            let elsewhere = address(family == VIP_INET6 ? "2001:db8::99" : "192.0.2.99")
+            let expected = family == VIP_INET6 ? VIP_WILDCARD : VIP_LOOPBACK_REST
+            #expect(vip_destination(family, &own, VIP_WILDCARD, elsewhere) == expected)
+            #expect(vip_destination(family, &own, VIP_HOST_ADDRESS, elsewhere) == VIP_HOST_ADDRESS)
+        }
+    }
+
+    /// A dual-stack listener that its session has left behind is not led to.
+    @Test func whichListenerIsTheSessions() {
+        let vip4 = address("10.20.0.17").word.3
+        #expect(vip_is_served_by(vip4, vip4, 7, 0) != 0 && vip_is_served_by(vip4, vip4, 7, 1) != 0)
+        #expect(vip_is_served_by(vip_loopback4(7), vip4, 7, 1) != 0)
+        #expect(vip_is_served_by(vip_loopback4(7), vip4, 7, 0) == 0, "not at VIP6")
+        #expect(vip_is_served_by(vip_loopback4(8), vip4, 7, 1) == 0)
+        #expect(vip_is_served_by(address("10.20.0.18").word.3, vip4, 7, 1) == 0)
     }
 }

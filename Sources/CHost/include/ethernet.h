@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * ARP (RFC 826) and unsolicited neighbour advertisements (RFC 4861) on Ethernet, by packet(7): Swift's
+ * Glibc module has no struct sockaddr_ll, and a packet's layout is a matter of bytes.
+ *
+ * IPv4 addresses are numbers in host byte order. Hardware addresses are numbers of 48 bits, the first byte
+ * on the wire being the most significant one. Every function returns -errno on failure.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { VIP_ARP_REQUEST = 1, VIP_ARP_REPLY = 2 };
+
+/* What an ARP packet says. */
+struct vip_arp {
+	uint64_t hardware; /* of the sender, by the packet itself */
+	uint32_t sender;   /* 0 in a probe (RFC 5227) */
+	uint32_t target;
+	uint16_t operation; /* VIP_ARP_REQUEST or VIP_ARP_REPLY */
+};
+
+/*
+ * Opens a socket that does not block and receives ARP packets of one interface, by its index, and nothing
+ * else. Needs CAP_NET_RAW.
+ */
+int vip_arp_open(int interface);
+
+/* Reads a packet without its link-layer header. Returns 1, or 0 for what is no ARP for IPv4 on Ethernet. */
+int vip_arp_parse(const uint8_t *bytes, size_t length, struct vip_arp *packet);
+
+/*
+ * Reads the next packet for this host. Returns 1 with a packet, 0 where a packet was passed over (malformed,
+ * or for another host), -EAGAIN where there is none.
+ */
+int vip_arp_read(int fd, struct vip_arp *packet);
+
+/*
+ * Broadcasts an ARP request: a probe where `sender` is 0, an announcement where `sender` is `target`
+ * (RFC 5227, 2.1.1 and 2.3). Where the interface's queue is full it waits, for a second at most.
+ *
+ * interface: its index. hardware: its hardware address.
+ */
+int vip_arp_request(int fd, int interface, uint64_t hardware, uint32_t sender, uint32_t target);
+
+/*
+ * Multicasts an unsolicited neighbour advertisement to all nodes, from the address that it is about, with
+ * the override flag (RFC 4861, 7.2.6): whoever remembers another hardware address replaces it. Waits as
+ * vip_arp_request() does.
+ *
+ * fd: of vip_arp_open(). address: 16 bytes in network order.
+ */
+int vip_advertise(int fd, int interface, uint64_t hardware, const uint8_t *address);

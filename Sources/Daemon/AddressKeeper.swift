@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Host
+import Network
+import Sessions
+
+/// Puts sessions' addresses back that something else removed, tells the maps of the host's own addresses, and follows
+/// interfaces to their new names.
+final class AddressKeeper {
+    /// Called with the new names of interfaces by their old ones.
+    var interfacesRenamed: ([String: String]) -> Void = { _ in }
+
+    private let context: KeeperContext
+    private var troubles: Troubles { context.troubles }
+    private let watch: NetlinkWatch
+    private var source: EventLoop.Source?
+    private var reconciler: Reconciler?
+    /// By index, as they were last seen.
+    private var interfaces: [CInt: Interface]
+
+    init(_ context: KeeperContext) throws(Failure) {
+        self.context = context
+        watch = try NetlinkWatch()
+        interfaces = try context.netlink.interfaces()
+        reconciler = try Reconciler(context.loop, context.troubles, .addresses) { [unowned self] () throws(Failure) in
+            try reconcile()
+        }
+        source = try context.loop.watch(watch.descriptor) { [unowned self] in
+            if watch.drain() { reconciler?.runSoon() }
+        }
+    }
+
+    func runNow() { reconciler?.runNow() }
+
+    private func reconcile() throws(Failure) -> Bool {
+        let registry = try context.instance.registry()
+        let records = try followInterfaces(try context.sessions(registry))
+        guard try context.instance.needsUpkeep(records, context.netlink.hostAddresses()) else {
+            troubles.clear { if case .missing = $0 { true } else { false } }
+            return true
+        }
+        let upkeep = try context.change { change throws(Failure) in try change.keepAddresses() }
+        for kept in upkeep.restored {
+            troubles.clear(.missing(kept.address.address))
+            context.log.report(
+                Event(
+                    .addressRestored, "restored virtual IP \(kept.address.address) on \(kept.address.interface)",
+                    priority: .notice, of: kept.record, address: kept.address))
+        }
+        for (kept, failure) in upkeep.missing {
+            troubles.report(
+                .missing(kept.address.address),
+                Event(
+                    .addressMissing, "virtual IP \(kept.address.address) is missing: \(failure)", priority: .error,
+                    of: kept.record, address: kept.address, reason: failure.reason))
+        }
+        if upkeep.hasHostChanged {
+            context.log.report(Event(.hostAddresses, "host addresses changed; maps updated"))
+        }
+        return upkeep.missing.isEmpty
+    }
+
+    // MARK: Interfaces
+
+    /// Reports what happened to interfaces with virtual IPs, and notes their new names.
+    ///
+    /// - Returns: the records, with the names as they are now.
+    private func followInterfaces(_ records: [SessionRecord]) throws(Failure) -> [SessionRecord] {
+        let now = try context.netlink.interfaces()
+        let before = interfaces
+        interfaces = now
+        var used = Set(records.flatMap(\.addresses).map(\.interface))
+        // All at once: one may have another's old name.
+        var renamed: [String: String] = [:]
+        for (index, old) in before {
+            if let new = now[index], new.name != old.name { renamed[old.name] = new.name }
+        }
+        if !renamed.isEmpty { interfacesRenamed(renamed) }
+        var counts: [String: Int] = [:]
+        if renamed.keys.contains(where: used.contains) {
+            let names = renamed
+            counts = try context.change { change throws(Failure) in try change.renameInterfaces(names) }
+        }
+        for (index, old) in before.sorted(by: { $0.key < $1.key }) {
+            guard let new = now[index] else {
+                if used.contains(old.name) {
+                    report(
+                        .interfaceRemoved,
+                        "interface \(old.name) was removed; its virtual IPs are restored when it is back", old.name,
+                        .warning)
+                }
+                continue
+            }
+            if let count = counts[new.name], new.name != old.name {
+                used.insert(new.name)
+                report(
+                    .interfaceRenamed, "interface \(old.name) was renamed to \(new.name), with \(count) virtual IPs",
+                    new.name, .notice)
+            }
+            guard new.isUp != old.isUp, used.contains(new.name) else { continue }
+            if new.isUp {
+                report(.interfaceUp, "interface \(new.name) is up", new.name, .notice)
+            } else {
+                report(.interfaceDown, "interface \(new.name) is down", new.name, .warning)
+            }
+        }
+        for (index, new) in now where before[index] == nil && used.contains(new.name) {
+            report(.interfaceAdded, "interface \(new.name) appeared", new.name, .notice)
+        }
+        return counts.isEmpty ? records : try context.sessions(context.instance.registry())
+    }
+
+    private func report(_ kind: Event.Kind, _ message: String, _ interface: String, _ priority: Event.Priority) {
+        context.log.report(Event(kind, message, priority: priority, interface: interface))
+    }
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Host
+import Network
+import Sessions
+import SystemPackage
+
+/// Gives sessions the addresses that they had to be opened without, as the pool has some again or leases arrive, and takes
+/// away those whose lease has ended.
+final class LeaseKeeper {
+    private let context: KeeperContext
+    private var troubles: Troubles { context.troubles }
+    private let leases: LeaseReconciler
+    private let conflictCheck: AddressConflictCheck
+    private var sources: [EventLoop.Source] = []
+    private var reconciler: Reconciler?
+    /// Addresses that no other host had when it was asked a moment ago.
+    private var cleared: Set<AddressProbe.Question> = []
+    private var hasRun = false
+
+    /// - Parameter runtime: for what outlives the daemon, but not a boot.
+    init(_ context: KeeperContext, runtime: FilePath) throws(Failure) {
+        self.context = context
+        leases = try LeaseReconciler(context.instance, runtime: runtime, log: context.log)
+        conflictCheck = try AddressConflictCheck(AddressProbe())
+        reconciler = try Reconciler(context.loop, context.troubles, .leases) { [unowned self] () throws(Failure) in
+            try reconcile()
+        }
+        sources = [
+            try context.loop.watch(leases.descriptor) { [unowned self] in if leases.handleNews() { runNow() } },
+            try context.loop.watch(conflictCheck.descriptor) { [unowned self] in
+                for result in conflictCheck.takeResults() { handle(result) }
+            },
+        ]
+    }
+
+    func runNow() { reconciler?.runNow() }
+
+    /// Looks at the leases again where sessions need one, or may have ended with one.
+    func sessionsReconciled(_ records: [SessionRecord]) {
+        // A session without IPv6 alone is looked at once a minute.
+        if !hasRun || leases.isBusy || records.contains(where: { !$0.addresses.contains { $0.address.family == .v4 } })
+        {
+            runNow()
+        }
+    }
+
+    func interfacesRenamed(_ names: [String: String]) {
+        leases.rename(names)
+        runNow()
+    }
+
+    /// Ends the supervision. Clients run on, for the next daemon.
+    func close() { leases.close() }
+
+    // MARK: What is and what should be
+
+    /// - Returns: `false` where something could not be done for a reason that may pass.
+    private func reconcile() throws(Failure) -> Bool {
+        hasRun = true
+        let registry = try context.instance.registry()
+        try context.readPolicy(registry)
+        let records = try context.sessions(registry)
+        let wishes = try context.instance.wishes(records, under: context.policy, registry, context.netlink)
+        let picked = try withoutConflicts(wishes.picked)
+        let plan = leases.plan(wishes.leases)
+        report(plan, wishes, records)
+        if let delay = plan.nextLook { reconciler?.run(within: delay) }
+        let additions = plan.additions + picked.map { ($0.record, $0.address) }
+        guard !additions.isEmpty || !plan.removals.isEmpty else { return true }
+        var added: [AddressProbe.Question] = []
+        // After the change: neighbours are told without the lock.
+        defer { conflictCheck.announce(added) }
+        return try context.change { change throws(Failure) in
+            let isRemoved = remove(plan.removals, &change)
+            return add(additions, &change, &added) && isRemoved
+        }
+    }
+
+    private func report(_ plan: LeaseReconciler.Plan, _ wishes: AddressWishes, _ records: [SessionRecord]) {
+        let ids = Set(records.map(\.id))
+        troubles.clear { if case .noAddress(let session, _) = $0 { !ids.contains(session) } else { false } }
+        for (interface, failure) in plan.interfaces.sorted(by: { $0.key < $1.key }) {
+            if let failure {
+                troubles.report(.interface(interface), failure)
+            } else {
+                troubles.clear(.interface(interface))
+            }
+        }
+        for (record, failure) in plan.refused {
+            troubles.report(.noAddress(session: record.id, family: nil), Self.refused(record, failure))
+        }
+        // The reason changes as addresses come and go: one report is enough.
+        for (record, family, failure) in wishes.unavailable
+        where !troubles.contains(.noAddress(session: record.id, family: nil)) {
+            let trouble = Trouble.noAddress(session: record.id, family: family)
+            if !troubles.contains(trouble) {
+                troubles.report(trouble, Self.refused(record, failure, family))
+            }
+        }
+    }
+
+    private func remove(_ removals: [LeaseReconciler.Removal], _ change: inout Change) -> Bool {
+        var isDone = true
+        for removal in removals {
+            let (record, address) = (removal.record, removal.address)
+            do throws(Failure) {
+                guard try change.take(address.address, from: record, because: removal.ending) != nil else { continue }
+                context.log.report(
+                    Event(
+                        .addressTaken, "released \(address.address) from session \(record.id): \(removal.reason)",
+                        priority: .warning, of: record, address: address, reason: removal.reason))
+            } catch {
+                isDone = false
+                troubles.report(.noAddress(session: record.id, family: nil), error)
+            }
+        }
+        return isDone
+    }
+
+    private func add(
+        _ additions: [(record: SessionRecord, address: SessionRecord.Address)], _ change: inout Change,
+        _ added: inout [AddressProbe.Question]
+    ) -> Bool {
+        var isDone = true
+        for (record, address) in additions {
+            do throws(Failure) {
+                guard let after = try change.give(address, to: record) else { continue }
+                troubles.clear(.noAddress(session: record.id, family: nil))
+                troubles.clear(.noAddress(session: record.id, family: address.address.family))
+                added.append(AddressProbe.Question(address.address, on: address.interface))
+                context.log.report(Event(assigned: address, to: after))
+            } catch {
+                isDone = false
+                troubles.report(.noAddress(session: record.id, family: nil), Self.refused(record, error, of: address))
+            }
+        }
+        return isDone
+    }
+
+    private static func refused(
+        _ record: SessionRecord, _ failure: Failure, _ family: IPAddress.Family? = nil,
+        of address: SessionRecord.Address? = nil
+    ) -> Event {
+        Event(
+            .addressRefused,
+            "session \(record.id) has no \(family.map { "\($0.rawValue) " } ?? "")address: \(failure)",
+            priority: .error, of: record, address: address, reason: failure.reason)
+    }
+
+    // MARK: Other hosts' addresses
+
+    /// Those of the addresses that no other host has, as far as is known. Other hosts are asked for the rest, and when they have
+    /// been, this runs again.
+    private func withoutConflicts(_ picked: [KeptAddress]) throws(Failure) -> [KeptAddress] {
+        let known = cleared
+        cleared = []
+        let links = try Instance.askedLinks(context.policy, context.netlink)
+        var open: [AddressProbe.Question] = []
+        let free = picked.filter { kept in
+            guard kept.address.placed, links.contains(kept.address.interface) else { return true }
+            let question = AddressProbe.Question(kept.address.address, on: kept.address.interface)
+            if known.contains(question) { return true }
+            open.append(question)
+            return false
+        }
+        guard !open.isEmpty, !conflictCheck.isBusy else { return free }
+        let seconds = context.policy.probeSeconds
+        let asked = open
+        try context.change { change throws(Failure) in try change.hold(asked, seconds: seconds) }
+        conflictCheck.ask(asked, seconds: seconds)
+        return free
+    }
+
+    private func handle(_ result: AddressConflictCheck.Result) {
+        runNow()
+        var conflicts: [AddressConflict] = []
+        for question in result.asked {
+            if let other = result.answers.taken[question.address] {
+                conflicts.append(AddressConflict(question: question, other: other))
+            } else {
+                cleared.insert(question)
+            }
+        }
+        for conflict in conflicts { context.log.report(Event(conflict)) }
+        if let failure = result.answers.failures.first {
+            troubles.report(.conflictCheck, failure)
+        } else {
+            troubles.clear(.conflictCheck)
+        }
+        do throws(Failure) {
+            let conflicts = conflicts
+            try context.change { change throws(Failure) in try change.settleHeld(conflicts: conflicts) }
+            troubles.clear(.heldAddresses)
+        } catch {
+            troubles.report(.heldAddresses, error)
+        }
+    }
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import Glibc
+import Host
+import Leases
+import Network
+import Sessions
+import SystemPackage
+
+/// The sources of leases, one for each interface that a session's lease is on.
+final class LeaseSources {
+    private let instance: Instance
+    private let runtime: FilePath
+    private let log: EventLog
+    private let handle: @Sendable (_ interface: String, LeaseEvent) -> Void
+    private(set) var all: [String: UDHCPCLeases] = [:]
+    /// Interfaces without a source: why, and until when not to try again.
+    private var broken: [String: (failure: Failure, until: ContinuousClock.Instant)] = [:]
+
+    /// As long as it takes for an interface to come back.
+    private static let retryAfter: Duration = .seconds(5)
+
+    /// - Parameters:
+    ///   - runtime: for what outlives the daemon, but not a boot.
+    ///   - handle: called for each event, on a thread of the source.
+    init(
+        _ instance: Instance, runtime: FilePath, _ log: EventLog,
+        handle: @escaping @Sendable (_ interface: String, LeaseEvent) -> Void
+    ) {
+        self.instance = instance
+        self.runtime = runtime
+        self.log = log
+        self.handle = handle
+    }
+
+    private var directory: FilePath { instance.state.path.appending("leases") }
+
+    /// The source of an interface, which is opened where it is not yet.
+    ///
+    /// - Throws: ``Failure`` where it cannot be, at most once in a while: ``retry(_:)``.
+    func source(_ interface: String) throws(Failure) -> UDHCPCLeases {
+        if let source = all[interface] { return source }
+        if let (failure, until) = broken[interface], until > .now { throw failure }
+        do throws(Failure) {
+            var options = UDHCPCLeases.Options(
+                interface: interface, state: directory.appending(interface), runtime: runtime.appending(interface),
+                host: try ClientIdentifier.hostIdentifier())
+            options.check.owner = { [instance] address, holder in Self.owner(of: address, besides: holder, instance) }
+            let source = try UDHCPCLeases(options) { [handle] event in handle(interface, event) }
+            all[interface] = source
+            broken[interface] = nil
+            return source
+        } catch {
+            broken[interface] = (error, .now + Self.retryAfter)
+            throw error
+        }
+    }
+
+    /// When an interface without a source may be tried again.
+    func retry(_ interface: String) -> ContinuousClock.Instant? { broken[interface]?.until }
+
+    /// Opens those of an earlier daemon: what they hold may be to release.
+    func openKnown() {
+        for name in (try? FileManager.default.contentsOfDirectory(atPath: directory.string)) ?? []
+        where if_nametoindex(name) != 0 {
+            _ = try? source(name)
+        }
+    }
+
+    /// Ends the supervision. The leases are kept by their clients, for the next daemon.
+    func close() { for source in all.values { source.close() } }
+
+    /// Interfaces have other names: what is leased on them goes on there, with new clients.
+    ///
+    /// - Parameter names: old to new, all at once, since one may have another's old name.
+    /// - Returns: the old names of those that have a source.
+    func rename(_ names: [String: String]) -> [String] {
+        let known = names.filter { all[$0.key] != nil }
+        for old in known.keys { all.removeValue(forKey: old)?.close() }
+        for new in known.values { broken[new] = nil }
+        // By another name first, since names may be exchanged. Where the new name is taken all the same, leases are asked for anew.
+        for parent in [directory, runtime] {
+            for (old, new) in known { move(parent.appending(old), to: parent.appending(".\(new)"), new) }
+            for new in known.values { move(parent.appending(".\(new)"), to: parent.appending(new), new) }
+        }
+        return Array(known.keys)
+    }
+
+    private func move(_ old: FilePath, to new: FilePath, _ interface: String) {
+        guard Glibc.rename(old.string, new.string) != 0, errno != ENOENT else { return }
+        let failure = Failure("rename \(old)", errno: .current)
+        log.report(Event(.warning, "\(failure)", priority: .warning, interface: interface, reason: failure.reason))
+    }
+
+    /// Which session has an address already; called on a source's thread.
+    private static func owner(of address: IPAddress, besides holder: LeaseHolder, _ instance: Instance) -> String? {
+        do throws(Failure) {
+            guard let record = try instance.registry().session(address: address) else { return nil }
+            let slot = record.addresses.first { $0.address == address }?.leaseSlot
+            return record.user ?? "" == holder.user && slot == holder.slot ? nil : "session \(record.id)"
+        } catch {
+            // Then it is not known to be free.
+            return "unknown owner (\(error))"
+        }
+    }
+}

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CHost
+import Glibc
+import Synchronization
+
+/// Items that any thread puts in and one thread takes out, which waits for them with poll(2) or an ``EventLoop``.
+package final class Mailbox<Item: Sendable>: Sendable {
+    private let items = Mutex<[Item]>([])
+    private let wakeUp: WakeUp
+
+    package init() throws(Failure) { wakeUp = try WakeUp() }
+
+    /// Readable while there are items.
+    package var descriptor: CInt { wakeUp.descriptor.raw }
+
+    package func put(_ item: Item) {
+        items.withLock { $0.append(item) }
+        wakeUp()
+    }
+
+    /// All items, in the order in which they were put in.
+    package func take() -> [Item] {
+        // Before the items are taken: one that is put in between makes the descriptor readable again.
+        var count: UInt64 = 0
+        read(descriptor, &count, MemoryLayout<UInt64>.size)
+        return items.withLock { items in
+            defer { items = [] }
+            return items
+        }
+    }
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import SystemPackage
+
+/// A capability: capabilities(7).
+public struct Capability: Sendable, Hashable, CustomStringConvertible {
+    /// Its bit in a capability set: linux/capability.h.
+    package let bit: UInt64
+    public let description: String
+
+    public static let dacOverride = Capability(bit: 1, description: "CAP_DAC_OVERRIDE")
+    public static let netBindService = Capability(bit: 10, description: "CAP_NET_BIND_SERVICE")
+    public static let netAdmin = Capability(bit: 12, description: "CAP_NET_ADMIN")
+    public static let netRaw = Capability(bit: 13, description: "CAP_NET_RAW")
+    public static let sysAdmin = Capability(bit: 21, description: "CAP_SYS_ADMIN")
+    public static let perfmon = Capability(bit: 38, description: "CAP_PERFMON")
+    public static let bpf = Capability(bit: 39, description: "CAP_BPF")
+
+    /// What it takes to load BPF programs and to attach them to cgroups.
+    public static let bpfPrograms = [bpf, netAdmin, perfmon]
+}
+
+/// What this process may do.
+package struct Privileges: Sendable, Hashable {
+    package var isRoot: Bool
+    /// The effective capabilities, a bit for each.
+    package var effective: UInt64
+    /// Whether root here is another user outside, and has its capabilities only here: user_namespaces(7).
+    package var isInUserNamespace: Bool
+
+    package init(isRoot: Bool, effective: UInt64, isInUserNamespace: Bool = false) {
+        self.isRoot = isRoot
+        self.effective = effective
+        self.isInUserNamespace = isInUserNamespace
+    }
+
+    /// The calling thread's: CapEff of proc_pid_status(5). Without /proc root has all capabilities, and others have none.
+    package static var current: Privileges {
+        let isRoot = geteuid() == 0
+        let status = (try? readWholeFile("/proc/thread-self/status")).map { String(decoding: $0, as: UTF8.self) } ?? ""
+        let line = status.split(separator: "\n").first { $0.hasPrefix("CapEff:") }
+        let effective = line.flatMap { UInt64($0.dropFirst(7).drop { $0 == "\t" || $0 == " " }, radix: 16) }
+        let map = (try? readWholeFile("/proc/thread-self/uid_map")).map { String(decoding: $0, as: UTF8.self) }
+        return Privileges(
+            isRoot: isRoot, effective: effective ?? (isRoot ? .max : 0),
+            isInUserNamespace: map.map { $0.split(whereSeparator: \.isWhitespace) != ["0", "0", "4294967295"] } ?? false
+        )
+    }
+
+    /// Those of some capabilities that are not effective.
+    package func missing(_ needed: [Capability]) -> [Capability] {
+        // CAP_SYS_ADMIN has what these two were split off from.
+        let isAdministrator = effective >> Capability.sysAdmin.bit & 1 == 1
+        return needed.filter { capability in
+            effective >> capability.bit & 1 == 0
+                && !(isAdministrator && (capability == .bpf || capability == .perfmon))
+        }
+    }
+
+    /// How to get what a refused call takes; `nil` where privilege is not what is missing.
+    ///
+    /// - Parameter isFile: Whether it was EACCES, which root has no reason to see as long as it may override permissions.
+    func hint(needed: [Capability], isFile: Bool) -> String? {
+        let all = isFile ? needed + [.dacOverride] : needed
+        var missing = missing(all)
+        guard isRoot else {
+            guard !missing.isEmpty || needed.isEmpty else { return isInUserNamespace ? Self.outside : nil }
+            // Whoever lacks what the operation is about is not told of files besides.
+            if missing.contains(where: needed.contains) { missing.removeAll { !needed.contains($0) } }
+            return needed.isEmpty ? "run as root" : "run as root, or grant \(Self.list(missing))"
+        }
+        if !missing.isEmpty { return "grant \(Self.list(missing)), which root lacks here" }
+        return isInUserNamespace ? Self.outside : nil
+    }
+
+    private static let outside = "run as root outside of this user namespace"
+
+    private static func list(_ capabilities: [Capability]) -> String {
+        let names = capabilities.map(\.description)
+        guard let last = names.last, names.count > 1 else { return names.first ?? "" }
+        return names.dropLast().joined(separator: ", ") + " and " + last
+    }
+}

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package import Glibc
+package import SystemPackage
+
+/// Writes a file in one step: a reader sees the old content or the new one (rename(2)). Makes `PATH.new` on the way.
+///
+/// - Parameters:
+///   - mode: of the file, whatever the umask.
+///   - hint: what to do about any error but a missing privilege.
+package func replaceFile(
+    _ path: FilePath, with bytes: [UInt8], mode: mode_t = 0o644, hint: String? = nil
+) throws(Failure) {
+    let what = "write \(path)"
+    let new = FilePath("\(path).new")
+    // A leftover, or something that another user put there: a pipe would be waited for.
+    unlink(new.string)
+    do throws(Errno) {
+        let file = try openFile(new, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode: mode)
+        defer { close(file) }
+        var rest = bytes[...]
+        while !rest.isEmpty {
+            let count = rest.withUnsafeBytes { write(file, $0.baseAddress, $0.count) }
+            if count < 0, errno != EINTR { throw Errno.current }
+            rest = rest.dropFirst(max(0, count))
+        }
+        guard fchmod(file, mode) == 0, rename(new.string, path.string) == 0 else { throw Errno.current }
+    } catch {
+        unlink(new.string)
+        throw Failure(what, errno: error, hint: hint)
+    }
+}

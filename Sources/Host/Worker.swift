@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import SystemPackage
+
+/// A thread for work that blocks, so that no thread of Swift's pool does.
+package final class Worker: Sendable {
+    private let done: WakeUp
+    private let stop: WakeUp
+
+    /// Starts the thread.
+    ///
+    /// - Parameters:
+    ///   - name: of the thread, for ps(1) and debuggers: at most 15 bytes.
+    ///   - work: gets a descriptor that becomes readable when the work is to end.
+    /// - Throws: ``Failure`` where no descriptor or thread is left.
+    package init(_ name: String, _ work: @escaping @Sendable (_ stop: CInt) -> Void) throws(Failure) {
+        let done = try WakeUp()
+        let stop = try WakeUp()
+        self.done = done
+        self.stop = stop
+        try Self.detach(name) { [self] in
+            work(self.stop.descriptor.raw)
+            self.done()
+        }
+    }
+
+    /// For poll(2): readable once the work is over.
+    package var finished: CInt { done.descriptor.raw }
+
+    /// Asks the work to end, and waits until it has.
+    ///
+    /// - Parameter patience: for how long at most; `nil` is for ever.
+    /// - Returns: whether it has ended.
+    @discardableResult
+    package func end(within patience: Duration? = nil) -> Bool {
+        stop()
+        guard let patience else {
+            while done.sleep(for: .seconds(3600)) {}
+            return true
+        }
+        return !done.sleep(for: patience)
+    }
+
+    /// Runs work that ends by itself, in a thread that nothing waits for.
+    package static func detach(_ name: String, _ work: @escaping @Sendable () -> Void) throws(Failure) {
+        let box = Unmanaged.passRetained(Box(name, work))
+        var thread = pthread_t()
+        let error = pthread_create(
+            &thread, nil,
+            { context in
+                guard let context else { return nil }
+                let box = Unmanaged<Box>.fromOpaque(context).takeRetainedValue()
+                // pthread_setname_np(3), which Swift's view of glibc lacks.
+                if let file = try? openFile("/proc/thread-self/comm", O_WRONLY) {
+                    write(file, box.name, box.name.utf8.count)
+                    close(file)
+                }
+                box.work()
+                return nil
+            }, box.toOpaque())
+        guard error == 0 else {
+            box.release()
+            throw Failure("start thread \(name)", errno: Errno(rawValue: error), hint: "raise TasksMax=")
+        }
+        pthread_detach(thread)
+    }
+
+    private final class Box: Sendable {
+        let name: String
+        let work: @Sendable () -> Void
+
+        init(_ name: String, _ work: @escaping @Sendable () -> Void) {
+            self.name = String(name.prefix(15))
+            self.work = work
+        }
+    }
+}

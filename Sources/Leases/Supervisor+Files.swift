@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import Glibc
+import Host
+import Network
+import SystemPackage
+
+/// What outlives the process: lease files in the state directory, events and logs of clients in the runtime directory.
+extension Supervisor {
+    private static let longestLog: off_t = 64 << 10
+    /// A file whose lease has not been held for so long is removed.
+    private static let forgetAfter: TimeInterval = 30 * 24 * 3600
+
+    func path(_ entry: LeaseEntry) -> FilePath { options.state.appending("\(entry.name).json") }
+    func log(_ entry: LeaseEntry) -> FilePath { options.runtime.appending("\(entry.name).log") }
+
+    // MARK: Writing
+
+    func write(_ entry: LeaseEntry) throws(Failure) {
+        let grant = entry.grant
+        let process = entry.state.client?.identity
+        try LeaseFile(
+            holder: entry.holder, client: entry.name, interface: options.interface,
+            address: grant?.address ?? entry.hint, server: grant?.server, seconds: grant?.seconds ?? 0,
+            obtained: grant.map { Date(timeIntervalSinceNow: $0.obtained - LeaseClock.now) }, stamp: grant?.stamp ?? 0,
+            bootID: bootID, pid: process?.pid, startTime: process?.startTime, isHeld: entry.isKept
+        ).write(path(entry))
+    }
+
+    /// A lease is held whether or not this can be written; what is not known after a restart is asked for again.
+    func save(_ entry: LeaseEntry) {
+        do throws(Failure) {
+            try write(entry)
+        } catch {
+            if let grant = entry.grant { emit(.troubled(entry.holder, grant.address, why: error.description)) }
+        }
+    }
+
+    /// Removes the files of an entry that is dropped; its hint stays, for the next time.
+    func forgetFiles(of entry: LeaseEntry) {
+        if entry.hint == nil { unlink(path(entry).string) } else { try? write(entry) }
+        for name in ["events", "events.old", "log"] {
+            unlink(options.runtime.appending("\(entry.name).\(name)").string)
+        }
+    }
+
+    func cutLog(of entry: LeaseEntry) {
+        var status = stat()
+        if stat(log(entry).string, &status) == 0, status.st_size > Self.longestLog { truncate(log(entry).string, 0) }
+    }
+
+    /// The last line that the client logged, without its name.
+    func lastLogLine(of entry: LeaseEntry) -> String? {
+        guard let bytes = try? readWholeFile(log(entry)) else { return nil }
+        let line = bytes.split(separator: UInt8(ascii: "\n")).last.map { String(decoding: $0, as: UTF8.self) }
+        return line.map { $0.hasPrefix("udhcpc: ") ? String($0.dropFirst(8)) : $0 }
+    }
+
+    // MARK: Taking over
+
+    /// Takes over what an earlier process has left.
+    func restore() {
+        let names = (try? FileManager.default.contentsOfDirectory(atPath: options.state.string)) ?? []
+        for name in names where name.hasSuffix(".json") { restore(options.state.appending(name)) }
+        // A client without a file would hold its lease for ever.
+        let known = Set(entries.values.compactMap { $0.state.client?.identity })
+        for stray in Client.all(script: options.state.appending("event")) {
+            if known.contains(stray.identity) { close(stray.descriptor) } else { kill(stray) }
+        }
+    }
+
+    private func restore(_ path: FilePath) {
+        guard let file = LeaseFile.read(path) else { return }
+        let entry = LeaseEntry(file.holder, ClientIdentifier(host: options.host, holder: file.holder), options)
+        guard path == self.path(entry), file.client == entry.name else { return }
+        var client: Client?
+        if file.bootID == bootID, let pid = file.pid, let startTime = file.startTime {
+            client = Client.adopt(ProcessIdentity(pid: pid, startTime: startTime), client: entry.client)
+        }
+        guard file.isHeld, file.bootID == bootID else {
+            if let client { kill(client) }  // of a lease that was not granted yet, or has been released
+            return removeIfOld(path)
+        }
+        entry.isKept = true
+        entry.hint = file.address
+        if file.obtained != nil, let address = file.address, let server = file.server {
+            entry.grant = Grant(
+                address: address, server: server, seconds: file.seconds,
+                obtained: LeaseClock.now - max(0, LeaseClock.uptime - file.stamp), stamp: file.stamp)
+        }
+        entries[entry.name] = entry
+        if let client {
+            takeOver(client, of: entry, file)
+        } else if let grant = entry.grant {
+            emit(.troubled(entry.holder, grant.address, why: "its udhcpc ended while it was not supervised"))
+        }
+    }
+
+    private func takeOver(_ client: Client, of entry: LeaseEntry, _ file: LeaseFile) {
+        run(client, for: entry, .held(client, renewal: entry.grant.map { renewal(of: $0) }))
+        // What it reported meanwhile. The rest of its events is in what the lease file tells.
+        for event in entry.events.read() where event.uptime > file.stamp { handle(event, of: entry) }
+        guard entry.state.client?.identity == client.identity else { return }
+        if file.interface != options.interface {
+            // Renamed: a client names its interface at each step, and its script and files are elsewhere now.
+            requeue(entry)
+            if let grant = entry.grant {
+                emit(.troubled(entry.holder, grant.address, why: "its udhcpc was on \(file.interface)"))
+            }
+        } else if entry.grant == nil {
+            // It was about to acquire, and may be stuck with that.
+            requeue(entry)
+        }
+    }
+
+    private func removeIfOld(_ path: FilePath) {
+        var status = stat()
+        if stat(path.string, &status) == 0,
+            Date().timeIntervalSince1970 - Double(status.st_mtim.tv_sec) > Self.forgetAfter
+        {
+            unlink(path.string)
+        }
+    }
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+import CVipABI
+
+/// A place in the kernel at which a program of ours runs, by attach type.
+///
+/// A new hook is a row of ``Hook/all``, a number in `enum vip_hook` (bpf/abi.h) and a function in bpf/vip.bpf.c.
+public struct Hook: Sendable, Hashable {
+    /// What a program of the hook is attached to.
+    public enum Place: Sendable {
+        /// Each attached cgroup, and all below it.
+        case cgroup
+        /// The network namespace of the sessions' addresses, once for all cgroups.
+        case network
+    }
+
+    /// The field's name for it, and the name of its link's and its program's pin: `connect4`.
+    public let name: String
+    public let attachType: AttachType
+    /// Its row in the `counters` map: `enum vip_hook` of bpf/abi.h.
+    public let number: UInt32
+    /// The first kernel that has it, for messages.
+    public let since: String
+    public let place: Place
+
+    /// The name of the C function in bpf/vip.bpf.c.
+    public var programName: String { "vip_\(name)" }
+
+    public init(name: String, attachType: AttachType, number: UInt32, since: String, place: Place = .cgroup) {
+        self.name = name
+        self.attachType = attachType
+        self.number = number
+        self.since = since
+        self.place = place
+    }
+
+    /// Every hook of the embedded object, in the order of their numbers.
+    public static let all: [Hook] = [
+        hook("bind4", .bind4, VIP_HOOK_BIND4, "4.17"),
+        hook("connect4", .connect4, VIP_HOOK_CONNECT4, "4.17"),
+        hook("sendmsg4", .sendmsg4, VIP_HOOK_SENDMSG4, "4.18"),
+        hook("recvmsg4", .recvmsg4, VIP_HOOK_RECVMSG4, "5.2"),
+        hook("getsockname4", .getsockname4, VIP_HOOK_GETSOCKNAME4, "5.8"),
+        hook("getpeername4", .getpeername4, VIP_HOOK_GETPEERNAME4, "5.8"),
+        hook("bind6", .bind6, VIP_HOOK_BIND6, "4.17"),
+        hook("connect6", .connect6, VIP_HOOK_CONNECT6, "4.17"),
+        hook("sendmsg6", .sendmsg6, VIP_HOOK_SENDMSG6, "4.18"),
+        hook("recvmsg6", .recvmsg6, VIP_HOOK_RECVMSG6, "5.2"),
+        hook("getsockname6", .getsockname6, VIP_HOOK_GETSOCKNAME6, "5.8"),
+        hook("getpeername6", .getpeername6, VIP_HOOK_GETPEERNAME6, "5.8"),
+        // The hook is older; its program may use a socket's storage since then.
+        hook("sock_ops", .sockOps, VIP_HOOK_SOCK_OPS, "5.3"),
+        hook("sk_lookup", .skLookup, VIP_HOOK_SK_LOOKUP, "5.9", place: .network),
+    ]
+
+    /// Those of which every attached cgroup has a link.
+    public static let ofCgroups: [Hook] = all.filter { $0.place == .cgroup }
+    /// Those of which there is one link, to a network namespace.
+    public static let ofNetwork: [Hook] = all.filter { $0.place == .network }
+
+    /// The order in which hooks are attached; detaching goes the other way.
+    ///
+    /// Servers can be found, and names are translated back, before any address is rewritten, so that no program meets a
+    /// loopback address of its session untranslated.
+    public static let attachOrder: [Hook] = all.reversed()
+
+    private static func hook(
+        _ name: String, _ type: AttachType, _ number: vip_hook, _ since: String, place: Place = .cgroup
+    ) -> Hook {
+        Hook(name: name, attachType: type, number: number.rawValue, since: since, place: place)
+    }
+}

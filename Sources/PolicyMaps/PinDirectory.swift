@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import BPFLoader
+internal import CVipABI
+import Glibc
+public import Host
+import Network
+public import SystemPackage
+
+/// One instance of vip-bpf in the kernel: everything that is pinned below one directory of a BPF file system.
+///
+///     DIR/maps/NAME               the maps, by their names in bpf/maps.h
+///     DIR/programs/HOOK           the programs, by hook
+///     DIR/links/CGROUP-ID/HOOK    a link for each hook of each attached cgroup
+///     DIR/links/network/HOOK      the links to the network namespace, as long as any cgroup is attached
+///
+/// Pins keep what they name alive without a process. Callers that change anything hold the state lock.
+public struct PinDirectory: Sendable, Hashable {
+    public let path: FilePath
+
+    public var maps: FilePath { path.appending("maps") }
+    public var programs: FilePath { path.appending("programs") }
+    public var links: FilePath { path.appending("links") }
+    private var networkLinks: FilePath { links.appending("network") }
+
+    /// Names the directory; nothing is made and nothing is looked at.
+    public init(_ path: FilePath) {
+        self.path = path.lexicallyNormalized()
+    }
+
+    // MARK: Is it there
+
+    /// Whether `path` or the nearest directory above it that exists is on a BPF file system.
+    public func requireBPFFS() throws(Failure) {
+        var existing = path
+        while existing.withPlatformString({ access($0, F_OK) }) != 0 {
+            let parent = existing.removingLastComponent()
+            guard parent != existing, !parent.isEmpty else { break }
+            existing = parent
+        }
+        guard Pin.isOnBPFFileSystem(existing) else {
+            let mountPoint = path.removingLastComponent()
+            throw Failure(
+                .unavailable, "use \(path)", "\(existing) is not on a BPF file system",
+                hint: "mount one: mount -t bpf bpf \(mountPoint)")
+        }
+    }
+
+    /// Whether the maps are there: some cgroup was attached since the last boot or `detach --all`.
+    public var isLoaded: Bool {
+        maps.appending("config").withPlatformString { access($0, F_OK) } == 0
+    }
+
+    /// Fails where the caller may not see whether the maps are there: ``isLoaded`` is `false` for it either way.
+    public func requireReadable() throws(Failure) {
+        guard maps.appending("config").withPlatformString({ access($0, F_OK) }) != 0, errno == EACCES else { return }
+        throw Failure("look into \(path)", errno: .permissionDenied)
+    }
+
+    /// Fails unless the maps are there and have this build's layout.
+    public func requireLoaded() throws(Failure) {
+        guard isLoaded else {
+            try requireReadable()
+            try requireBPFFS()
+            throw Failure(
+                .failed, "open the maps in \(maps)", "nothing is attached",
+                hint: "attach a cgroup first: vip-bpfctl attach cgroup PATH")
+        }
+        try requireLayout()
+    }
+
+    /// Fails where the pinned maps have another layout than this build's.
+    ///
+    /// The version is the first four bytes of the `config` map in every layout there will be.
+    public func requireLayout() throws(Failure) {
+        let version = try layoutVersion()
+        guard version == UInt32(VIP_ABI_VERSION) else {
+            throw Failure(
+                .failed, "use the maps in \(maps)",
+                "their layout is version \(version), and this vip-bpfctl has version \(VIP_ABI_VERSION)",
+                hint: "use the vip-bpfctl that made them, or start over: vip-bpfctl detach --all")
+        }
+    }
+
+    /// The layout version of the pinned maps.
+    public func layoutVersion() throws(Failure) -> UInt32 {
+        do throws(Failure) {
+            return try BPFMap<UInt32, UInt32>.firstWord(pinnedAt: maps.appending("config"))
+        } catch {
+            guard error.errno == nil else { throw error }
+            throw Failure(
+                .failed, "use the maps in \(maps)", "map config was not made by vip-bpf",
+                hint: "name another directory with --bpffs, or start over: vip-bpfctl detach --all")
+        }
+    }
+
+    /// Opens a pinned map with the types of its rows.
+    public func map<Key, Value>(
+        _ name: String, _: Key.Type = Key.self, _: Value.Type = Value.self
+    ) throws(Failure) -> BPFMap<Key, Value> {
+        try BPFMap(pinnedAt: maps.appending(name), hints: Self.hints)
+    }
+
+    private static let hints = MapHints(
+        missing: "attach a cgroup first: vip-bpfctl attach cgroup PATH",
+        otherLayout: "use the vip-bpfctl that made it, or start over with: vip-bpfctl detach --all",
+        full: "close sessions, or start over with larger maps: vip-bpfctl detach --all, "
+            + "then vip-bpfctl attach cgroup PATH --max-sessions N")
+
+    // MARK: Loading
+
+    public enum LoadOutcome: String, Sendable {
+        /// The pinned programs are this build's already.
+        case unchanged
+        /// Maps and programs were made.
+        case loaded
+        /// The maps and what is in them stay, the programs are this build's now.
+        case updated
+    }
+
+    /// Loads and pins maps and programs, where those of this build are not there yet.
+    ///
+    /// A map that is pinned is used again with its contents. The `config` map is pinned last and so stands for the
+    /// whole set: what a killed process left behind before that is taken away first.
+    ///
+    /// - Parameter pinnedID: The object ID that the pinned config has, `nil` where nothing is loaded.
+    public func load(sizes: MapSizes, pinnedID: [UInt8]?, hooks: [Hook] = Hook.all) throws(Failure) -> LoadOutcome {
+        let hasPrograms = hooks.allSatisfy {
+            programs.appending($0.name).withPlatformString { access($0, F_OK) } == 0
+        }
+        if isLoaded, hasPrograms, pinnedID == BPFObject.embeddedID { return .unchanged }
+        try requireBPFFS()
+        let wasLoaded = isLoaded
+        if wasLoaded { try requireLayout() }
+
+        let object = try BPFObject(programsOf: hooks, sizes)
+        let names = object.mapNames
+        if wasLoaded {
+            for name in names { try object.reuse(map: name, pinnedAt: maps.appending(name)) }
+        }
+        try object.load()
+
+        if !wasLoaded {
+            do throws(Failure) {
+                for directory in [path, maps, programs, links] { try makeDirectory(directory) }
+                for name in names { try unlinkIfThere(maps.appending(name)) }
+                for name in names where name != "config" { try object.pin(map: name, at: maps.appending(name)) }
+                for hook in hooks { try object.program(hook.programName).pin(replacing: programs.appending(hook.name)) }
+                try object.writeLayoutVersion()
+                try object.pin(map: "config", at: maps.appending("config"))
+            } catch {
+                try? removeAll()
+                throw error
+            }
+            return .loaded
+        }
+        for hook in hooks { try object.program(hook.programName).pin(replacing: programs.appending(hook.name)) }
+        return .updated
+    }
+
+    // MARK: Attaching
+
+    /// What became of one hook of one cgroup.
+    public enum AttachOutcome: String, Sendable {
+        case attached
+        /// The link runs the pinned program already.
+        case unchanged
+        /// The link was there and runs the pinned program now; at no moment did none run.
+        case updated
+    }
+
+    /// Links every pinned program to `cgroup`, or to the caller's network namespace: `bpf_link_create(2)`, multi mode,
+    /// pinned.
+    ///
+    /// A pinned link is updated in place; one that is defunct (its cgroup or namespace went), or in another network
+    /// namespace, is replaced. Where one hook fails, the links that this call made are taken away again.
+    public func attach(to cgroup: Cgroup, hooks: [Hook] = Hook.attachOrder) throws(Failure) -> [Hook: AttachOutcome] {
+        let directory = links.appending("\(cgroup.id)")
+        try makeDirectory(links)
+        try makeDirectory(directory)
+        var outcome: [Hook: AttachOutcome] = [:]
+        do throws(Failure) {
+            for hook in hooks {
+                switch hook.place {
+                case .cgroup: outcome[hook] = try attach(hook, to: cgroup, at: directory.appending(hook.name))
+                case .network: outcome[hook] = try attachToNetwork(hook)
+                }
+            }
+        } catch {
+            // The network's link serves the other cgroups, too.
+            let isFirst = (try? attachments().keys.allSatisfy { $0 == cgroup.id }) == true
+            for (hook, done) in outcome where done == .attached && (hook.place == .cgroup || isFirst) {
+                let parent = hook.place == .cgroup ? directory : networkLinks
+                _ = parent.appending(hook.name).withPlatformString { unlink($0) }
+            }
+            _ = networkLinks.withPlatformString { rmdir($0) }  // stay where older links are in them
+            _ = directory.withPlatformString { rmdir($0) }
+            throw error
+        }
+        return outcome
+    }
+
+    private func attach(_ hook: Hook, to cgroup: Cgroup, at pin: FilePath) throws(Failure) -> AttachOutcome {
+        let what = "attach \(hook.name) to \(cgroup.path)"
+        let program = try BPFProgram(pinnedAt: programs.appending(hook.name))
+        if let link = try BPFLink.info(pinnedAt: pin) {
+            let isDefunct = link.cgroupID == 0
+            if !isDefunct { return try update(pin, link, to: program, what) }
+            try unlinkIfThere(pin)
+        }
+        let hint = "see what else is attached there: bpftool cgroup show \(cgroup.path)"
+        let link = try BPFLink(
+            attaching: program, to: .cgroup(cgroup.path), hook.attachType, what, hint: hint)
+        try link.pin(at: pin, what)
+        return .attached
+    }
+
+    /// Links the programs of the network namespace to the caller's, where a link has gone or is to another one.
+    public func repairNetwork() throws(Failure) {
+        for hook in Hook.ofNetwork { _ = try attachToNetwork(hook) }
+    }
+
+    private func attachToNetwork(_ hook: Hook) throws(Failure) -> AttachOutcome {
+        let what = "attach \(hook.name) to the network namespace"
+        let program = try BPFProgram(pinnedAt: programs.appending(hook.name))
+        try makeDirectory(networkLinks)
+        let pin = networkLinks.appending(hook.name)
+        if let link = try BPFLink.info(pinnedAt: pin), link.namespace == (try NetworkNamespace.current().inode) {
+            return try update(pin, link, to: program, what)
+        }
+        // None, or one of another namespace or of one that has gone (0), which stays until the new one is there.
+        let link = try BPFLink(
+            attaching: program, to: .networkNamespace(NetworkNamespace.ownFile), hook.attachType, what,
+            hint: "see what else is attached there: bpftool link list")
+        try link.pin(replacing: pin, what)
+        return .attached
+    }
+
+    /// Has a pinned link run `program`, where it does not yet.
+    private func update(
+        _ pin: FilePath, _ link: BPFLink.Info, to program: borrowing BPFProgram, _ what: String
+    ) throws(Failure) -> AttachOutcome {
+        guard link.programID != (try program.id()) else { return .unchanged }
+        try BPFLink(pinnedAt: pin).update(to: program, what)
+        return .updated
+    }
+
+    /// Takes the links of one cgroup away, in the reverse order of attaching, and with the last cgroup's those to the
+    /// network namespace; `false` where there were none.
+    @discardableResult
+    public func detach(cgroupID: UInt64) throws(Failure) -> Bool {
+        let directory = links.appending("\(cgroupID)")
+        guard directory.withPlatformString({ access($0, F_OK) }) == 0 else { return false }
+        for hook in Hook.attachOrder.reversed() { try unlinkIfThere(directory.appending(hook.name)) }
+        for name in try entries(of: directory) { try unlinkIfThere(directory.appending(name)) }
+        // The cgroup's directory goes last: by it, what a killed detach has left is found.
+        let others = try entries(of: links).contains { UInt64($0).map { $0 != cgroupID } ?? false }
+        if !others { try removeNetworkLinks() }
+        guard directory.withPlatformString({ rmdir($0) }) == 0 else {
+            throw Failure("remove \(directory)", errno: .current)
+        }
+        return true
+    }
+
+    private func removeNetworkLinks() throws(Failure) {
+        for name in try entries(of: networkLinks) { try unlinkIfThere(networkLinks.appending(name)) }
+        if networkLinks.withPlatformString({ rmdir($0) }) != 0 {
+            let error = Errno.current
+            guard error == .noSuchFileOrDirectory else {
+                throw Failure("remove \(networkLinks)", errno: error)
+            }
+        }
+    }
+
+    /// Takes everything away: links, programs, maps, the directory itself.
+    public func removeAll() throws(Failure) {
+        for name in try entries(of: links) {
+            if let id = UInt64(name) { try detach(cgroupID: id) }
+        }
+        try removeNetworkLinks()
+        for directory in [links, programs, maps, path] {
+            for name in try entries(of: directory) { try unlinkIfThere(directory.appending(name)) }
+            if directory.withPlatformString({ rmdir($0) }) != 0 {
+                let error = Errno.current
+                guard error == .noSuchFileOrDirectory else {
+                    throw Failure("remove \(directory)", errno: error)
+                }
+            }
+        }
+    }
+
+    // MARK: Looking
+
+    /// One pinned link to a network namespace.
+    public struct NetworkLink: Sendable, Hashable {
+        public let id: UInt32
+        public let programID: UInt32
+        /// The inode of its file, namespaces(7); 0 where the link is defunct: its namespace has gone.
+        public let namespace: UInt64
+        /// Whether it is the caller's.
+        public let isHere: Bool
+    }
+
+    /// The links to a network namespace by hook name, defunct ones among them.
+    public func networkAttachments() throws(Failure) -> [String: NetworkLink] {
+        var hooks: [String: NetworkLink] = [:]
+        for hook in try entries(of: networkLinks) where !Pin.isLeftover(hook) {
+            hooks[hook] = try networkLink(at: networkLinks.appending(hook))
+        }
+        return hooks
+    }
+
+    /// The attached cgroups' IDs and their links by hook name, defunct ones among them.
+    public func attachments() throws(Failure) -> [UInt64: [String: BPFLink.Info]] {
+        var result: [UInt64: [String: BPFLink.Info]] = [:]
+        for name in try entries(of: links) {
+            guard let id = UInt64(name) else { continue }
+            var hooks: [String: BPFLink.Info] = [:]
+            for hook in try entries(of: links.appending(name)) {
+                hooks[hook] = try BPFLink.info(pinnedAt: links.appending(name).appending(hook))
+            }
+            result[id] = hooks
+        }
+        return result
+    }
+
+    /// The kernel's IDs of the pinned programs, by hook name.
+    public func programIDs() throws(Failure) -> [String: UInt32] {
+        var result: [String: UInt32] = [:]
+        for name in try entries(of: programs) where !Pin.isLeftover(name) {
+            result[name] = try BPFProgram(pinnedAt: programs.appending(name)).id()
+        }
+        return result
+    }
+
+    private func networkLink(at pin: FilePath) throws(Failure) -> NetworkLink? {
+        guard let link = try BPFLink.info(pinnedAt: pin) else { return nil }
+        return NetworkLink(
+            id: link.id, programID: link.programID, namespace: link.namespace,
+            isHere: link.namespace == (try NetworkNamespace.current().inode))
+    }
+
+    private func entries(of directory: FilePath) throws(Failure) -> [String] {
+        do throws(Errno) {
+            return try Directory.entries(of: directory).map(\.name).sorted()
+        } catch {
+            if error == .noSuchFileOrDirectory { return [] }
+            throw Failure("read \(directory)", errno: error)
+        }
+    }
+
+    private func makeDirectory(_ directory: FilePath) throws(Failure) {
+        guard directory.withPlatformString({ mkdir($0, 0o700) }) != 0 else { return }
+        let error = Errno.current
+        guard error == .fileExists else {
+            throw Failure("make \(directory)", errno: error)
+        }
+    }
+
+    private func unlinkIfThere(_ path: FilePath) throws(Failure) {
+        guard path.withPlatformString({ unlink($0) }) != 0 else { return }
+        let error = Errno.current
+        guard error == .noSuchFileOrDirectory else {
+            throw Failure("remove \(path)", errno: error)
+        }
+    }
+}

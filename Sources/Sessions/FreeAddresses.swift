@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Host
+import Network
+import Policy
+
+/// What addresses are free just now: of the host's networks, and of each of the policy's pools.
+struct FreeAddresses {
+    /// Every address of the host, and its networks.
+    let placed: [PlacedAddress]
+    /// Whose an address is, by the registry and by what was given since.
+    private(set) var owners: [IPAddress: UInt32]
+    /// On which interface the host has an address.
+    private let interfaces: [IPAddress: String]
+    /// Network and broadcast addresses, and those of subnet routers.
+    private let unusable: Set<IPAddress>
+    /// Those that the link is being asked about, or that other hosts have.
+    private let held: Set<IPAddress>
+    private let registry: Registry
+    private let now: Moment
+    /// By the number of the policy's rules.
+    private var pools: [Int: PoolPicker] = [:]
+
+    init(_ registry: Registry, _ placed: [PlacedAddress], _ now: Moment) throws(Failure) {
+        self.registry = registry
+        self.placed = placed
+        self.now = now
+        owners = try registry.usedAddresses()
+        interfaces = Dictionary(placed.map { ($0.address, $0.interface) }) { first, _ in first }
+        let networks = placed.filter { $0.prefixLength < $0.address.family.bits }
+        unusable = Set(networks.flatMap(\.networkAndBroadcast) + networks.compactMap(\.subnetRouter))
+        held = try registry.heldAddresses(bootID: now.bootID)
+    }
+
+    /// The interface on which the host has an address; `nil` where it has not.
+    func interface(of address: IPAddress) -> String? { interfaces[address] }
+
+    func isTaken(_ address: IPAddress) -> Bool {
+        owners[address] != nil || interfaces[address] != nil || unusable.contains(address) || held.contains(address)
+    }
+
+    mutating func give(_ address: IPAddress, to session: UInt32) { owners[address] = session }
+
+    // MARK: The policy's pools
+
+    /// Has the pool of the rules of a number ready, where they have one.
+    mutating func usePool(_ number: Int, of policy: Policy) throws(Failure) {
+        let addresses = policy.rules(number: number).virtualIP.addresses
+        guard !addresses.pool.isEmpty, pools[number] == nil else { return }
+        let override = number == 0 ? nil : policy.overrides[number - 1]
+        let isOwn = override?.virtualIP?.addresses.pool.isEmpty == false
+        pools[number] = try PoolPicker(addresses, override: isOwn ? override?.name : nil, now: now)
+    }
+
+    /// Whether the pool, if there is one, has addresses of a family.
+    func hasPool(_ number: Int, _ family: IPAddress.Family) -> Bool { pools[number]?.has(family) == true }
+
+    /// Whether an address is free and the pool's for a user.
+    func canPick(_ address: IPAddress, from number: Int, for user: String?) -> Bool {
+        !isTaken(address) && pools[number]?.allows(address, for: user) == true
+    }
+
+    /// A free address of the pool; ``give(_:to:)`` takes it.
+    ///
+    /// - Precondition: ``hasPool(_:_:)``.
+    /// - Throws: ``Failure`` where none is free, which says why.
+    mutating func pick(
+        _ family: IPAddress.Family, from number: Int, for user: String?
+    ) throws(Failure) -> PoolPicker.Pick {
+        guard var pool = pools[number] else { preconditionFailure("the rules have no pool") }
+        defer { pools[number] = pool }
+        return try pool.pick(family, for: user, registry, used: owners, held: held, taken: isTaken)
+    }
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import Host
+import Policy
+import PolicyMaps
+import Sessions
+
+struct ProgramAdd: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "add",
+        abstract: "Add a program to a list.",
+        discussion: """
+            EXAMPLES
+              vip-bpfctl program add redis-server --for virtual-ip
+              vip-bpfctl program add /opt/crm/bin/crm --for loopback
+            """
+    )
+
+    @Argument(help: ArgumentHelp("A file name, an absolute path, or '*'.", valueName: "name-or-path"))
+    var entry: String
+    @Option(name: .customLong("for"), help: programListHelp)
+    var list: ProgramList
+    @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() throws {
+        let entry = try ProgramEntry(entry)
+        let list = list
+        let changes = try options.edit { policy throws(Failure) in try policy.add(entry, to: list) }
+        if output.json { try output.print(AppliedPayload(changes)) }
+    }
+}

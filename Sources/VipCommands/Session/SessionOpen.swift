@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import Host
+import Network
+import Policy
+import Sessions
+import SystemPackage
+
+struct SessionOpen: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "open",
+        abstract: "Make a cgroup a session.",
+        discussion: """
+            With source: dhcp in the policy, the daemon leases the address: it must run, and is waited for, but with --batch, \
+            for some seconds; without an address by then, the session is open, and gets it later.
+
+            Prints the session's ID, its virtual IPs with a comma between ('-' for none), its virtual loopback and its IPv6 \
+            loopback ('-' where this host has none). Programs that run in the \
+            cgroup already are in the session from then on; sockets they have keep their addresses.
+
+            With --batch, reads one session per line, in the words of this command, and opens all of them or none:
+              --cgroup /sys/fs/cgroup/a --user ann
+              --cgroup /sys/fs/cgroup/b --id 12 --ip 10.20.0.12
+
+            With --pam, the cgroup is the one that pam_systemd has made for the login: by sessions.unit of the policy, the \
+            user's slice or the login's scope. If it is a session already, nothing changes; if the caller is not in a \
+            cgroup of the user who logs in (su, sudo, cron), nothing is done. Prints nothing; a failure is in the log too.
+
+            EXAMPLES
+              vip-bpfctl session open --cgroup /sys/fs/cgroup/mine --user ann
+              read -r id ip loopback loopback6 < <(vip-bpfctl session open --ip 10.20.0.17)
+              vip-bpfctl session open --ip 10.20.0.17 --ip 2001:db8:20::17
+              generate | vip-bpfctl session open --batch -
+            """
+    )
+
+    @Option(
+        help: ArgumentHelp("The cgroup v2 directory. Default: the caller's own.", valueName: "path"),
+        completion: .directory)
+    var cgroup: String?
+    @OptionGroup var new: NewSessionOptions
+    @Option(
+        help: ArgumentHelp("User that owns the session (recorded, and matched by overrides).", valueName: "name"))
+    var user: String?
+    @Option(
+        help: ArgumentHelp("Read sessions from a file, '-' for standard input.", valueName: "file"), completion: .file()
+    )
+    var batch: String?
+    @Flag(
+        help: ArgumentHelp(
+            "As pam_exec(8) calls it, after pam_systemd: the session of the user who logs in, by PAM_TYPE and PAM_USER."
+        ))
+    var pam = false
+
+    @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        if pam, batch != nil || cgroup != nil || user != nil || new.id != nil || !new.addresses.isEmpty || output.json {
+            throw ValidationError("--pam takes what it needs from PAM and the policy; leave the other options out")
+        }
+        if batch != nil, cgroup != nil || user != nil || new.id != nil || !new.addresses.isEmpty || new.policy != nil {
+            throw ValidationError("--batch takes its sessions from the file alone; leave the other options out")
+        }
+        if let user { try SessionBatch.check(user: user) }
+    }
+
+    func run() throws {
+        if pam { return try PAMLogin(options).open() }
+        let requests: [SessionRequest]
+        let mounts = try MountTable.current()
+        if let batch {
+            requests = try SessionBatch.read(batch, mounts: mounts)
+        } else {
+            var request = SessionRequest(
+                cgroup: try cgroup.map { path throws(Failure) in try Cgroup(path: FilePath(path), mounts: mounts) }
+                    ?? Cgroup.current())
+            guard !request.cgroup.isRoot else {
+                throw Failure(
+                    .failed, "open a session on \(request.cgroup.path)",
+                    "it is the root of cgroup v2, and so every process would be in the session",
+                    hint: "name a cgroup below it with --cgroup")
+            }
+            request.user = user
+            new.fill(&request)
+            requests = [request]
+        }
+        let opened = try options.open { _ in requests }
+        let prefix = opened.loopbackPrefix
+        var records = opened.records
+        if batch == nil { records[0] = try LeaseWait.wait(for: records[0], opened.awaitingLease, options) }
+        do throws(Failure) {
+            try print(records, prefix)
+        } catch {
+            // Nobody would know of them.
+            try options.change { change throws(Failure) in
+                for record in records { try change.close(record.id, because: .notOpened) }
+            }
+            throw error
+        }
+    }
+
+    private func print(_ records: [SessionRecord], _ prefix: LoopbackPrefix?) throws(Failure) {
+        let sessions = records.map { SessionPayload($0, prefix: prefix) }
+        if !output.json {
+            try StandardOutput.text(sessions.map { $0.line + "\n" }.joined())
+        } else if batch != nil {
+            try output.print(SessionListPayload(sessions: sessions))
+        } else if let session = sessions.first {
+            try output.print(session)
+        }
+    }
+}

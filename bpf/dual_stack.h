@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Dual-stack TCP servers: they are bound to ::ffff:VIP4 or ::ffff:LO4, and are to be reached at VIP6 and LO6 as well.
+ * sock_ops notes such a server as it begins to listen, and sk_lookup leads connections to it.
+ */
+#ifndef VIP_BPF_DUAL_STACK_H
+#define VIP_BPF_DUAL_STACK_H
+
+#include "memory.h"
+#include "watch.h"
+
+/*
+ * Notes a TCP server that asked for :: as it begins to listen. It runs some nine times in the life of every TCP
+ * connection below the attached cgroups (connect, established, and where the kernel asks for initial values), so
+ * everything else leaves at the first compare.
+ */
+static __always_inline int vip_on_sock_ops(struct bpf_sock_ops *ctx)
+{
+	struct vip_listener key = {};
+	struct vip_socket *row;
+	struct tcp_sock *tcp;
+	struct bpf_sock *sk;
+
+	if (ctx->op != BPF_SOCK_OPS_TCP_LISTEN_CB || ctx->family != AF_INET6)
+		return 1;
+	sk = ctx->sk;
+	if (!sk)
+		return 1;
+	row = vip_sock_row(sk);
+	if (!row || !(row->flags & VIP_SOCKET_DUAL))
+		return 1;
+	/* In a socket map, a subflow of MPTCP breaks (on kernels before the one that refuses it). */
+	tcp = bpf_skc_to_tcp_sock(sk);
+	if (!tcp || (bpf_core_field_exists(tcp->is_mptcp) && tcp->is_mptcp))
+		return 1;
+	key.cgroup = row->cgroup;
+	key.port = ctx->local_port;
+	/*
+	 * Several servers may share the port by SO_REUSEPORT. The kernel chooses among all of them when it is led to one;
+	 * a few are noted, so that the end of one does not hide the others.
+	 */
+#pragma unroll
+	for (__u32 slot = 0; slot < VIP_LISTENER_SLOTS; slot++) {
+		key.slot = slot;
+		if (!bpf_sock_hash_update(ctx, &listeners, &key, BPF_NOEXIST)) {
+			vip_count(VIP_HOOK_SOCK_OPS, VIP_SEEN);
+			return 1;
+		}
+	}
+	vip_count(VIP_HOOK_SOCK_OPS, VIP_REFUSED_IN_USE);
+	return 1;
+}
+
+/*
+ * Leads an IPv6 connection for a session's VIP6 or LO6 to its dual-stack listener on that port. And it drops what comes
+ * from outside to the prefix of the loopbacks, as the kernel does with 127/8 and ::1. It runs where the kernel looks for
+ * a listener or an unconnected UDP socket, in the whole network namespace.
+ */
+static __always_inline int vip_on_sk_lookup(struct bpf_sk_lookup *ctx)
+{
+	volatile struct bpf_sk_lookup *packet = ctx;
+	const struct vip_config *in_force;
+	const struct vip_session *session;
+	struct vip_listener key = {};
+	struct vip_address to;
+	struct bpf_sock *sk = 0;
+	const __u64 *cgroup;
+	int is_loopback;
+	__u32 id;
+
+	if (packet->family != AF_INET6)
+		return SK_PASS;
+	in_force = vip_config();
+	if (!in_force)
+		return SK_PASS;
+	to.word[0] = packet->local_ip6[0];
+	to.word[1] = packet->local_ip6[1];
+	to.word[2] = packet->local_ip6[2];
+	to.word[3] = packet->local_ip6[3];
+	is_loopback = vip_is_loopback6(in_force->loopback6, to);
+	if (is_loopback && packet->ingress_ifindex > LOOPBACK_IFINDEX)
+		return SK_DROP;
+	if (is_loopback) {
+		id = vip_id_of_loopback(VIP_INET6, to);
+	} else if (packet->protocol == IPPROTO_TCP) {
+		const struct vip_address_owner *row = bpf_map_lookup_elem(&addresses, &to);
+
+		if (!row || row->owner != VIP_OWNER_SESSION)
+			return SK_PASS;
+		id = row->id;
+	} else {
+		return SK_PASS;
+	}
+	if (packet->protocol != IPPROTO_TCP)
+		return SK_PASS;
+	cgroup = bpf_map_lookup_elem(&ids, &id);
+	if (!cgroup)
+		return SK_PASS;
+	key.cgroup = *cgroup;
+	key.port = packet->local_port;
+#pragma unroll
+	for (__u32 slot = 0; slot < VIP_LISTENER_SLOTS; slot++) {
+		key.slot = slot;
+		sk = bpf_map_lookup_elem(&listeners, &key);
+		if (sk)
+			break;
+	}
+	if (!sk)
+		return SK_PASS;
+	session = bpf_map_lookup_elem(&sessions, &key.cgroup);
+	if (session && vip_is_served_by(sk->src_ip4, session->vip4, id, is_loopback) &&
+	    !bpf_sk_assign(ctx, sk, 0))
+		vip_count(VIP_HOOK_SK_LOOKUP, VIP_REWRITTEN);
+	bpf_sk_release(sk);
+	return SK_PASS;
+}
+
+#endif

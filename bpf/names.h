@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The names of a socket's two ends. Both hooks leave before any look-up if the name needs no translation. */
+#ifndef VIP_BPF_NAMES_H
+#define VIP_BPF_NAMES_H
+
+#include "apply.h"
+
+/* The peer's name: getpeername, accept with an address, recvmsg with an address. */
+static __always_inline int vip_on_peer_name(struct bpf_sock_addr *ctx, enum vip_family family,
+					    enum vip_hook hook)
+{
+	struct vip_call call = { .hook = hook, .family = family };
+	struct bpf_sock *sk = vip_socket_of(ctx);
+	struct vip_facts *facts = &call.facts;
+	struct vip_decision decision;
+	struct vip_caller caller;
+
+	if (!sk)
+		return VIP_PROCEED;
+	facts->user_addr = vip_user_addr(ctx, family);
+	facts->local_addr = vip_local_addr(sk, family);
+	if (vip_name_is_plain(family, facts->user_addr, facts->local_addr) ||
+	    !vip_find_session(&call, &caller))
+		return VIP_PROCEED;
+	if (vip_name_needs_state(family, facts, 0))
+		facts->state = vip_sock_state(sk);
+	decision = vip_decide_peer_name(family, facts, vip_remote_addr(sk, family));
+	return vip_apply(ctx, &call, family, &decision);
+}
+
+/* Whether the policy in force anywhere, and then the session's own, shows the wildcard as it was asked for. */
+static __always_inline int vip_any_as_requested(void)
+{
+	const struct vip_config *in_force = vip_config();
+
+	return in_force && (in_force->flags & VIP_CONFIG_AS_REQUESTED);
+}
+
+static __always_inline int vip_is_as_requested(struct vip_call *call, struct vip_caller *caller)
+{
+	return vip_find_policy(call, caller) && (call->facts.flags & VIP_POLICY_AS_REQUESTED);
+}
+
+/* The socket's own name: getsockname. */
+static __always_inline int vip_on_own_name(struct bpf_sock_addr *ctx, enum vip_family family,
+					   enum vip_hook hook)
+{
+	struct vip_call call = { .hook = hook, .family = family };
+	struct bpf_sock *sk = vip_socket_of(ctx);
+	struct vip_facts *facts = &call.facts;
+	struct vip_decision decision;
+	struct vip_caller caller;
+	struct vip_address peer;
+	int as_requested = 0;
+
+	facts->user_addr = vip_user_addr(ctx, family);
+	if (!sk || vip_is_wildcard(family, facts->user_addr))
+		return VIP_PROCEED;
+	/* A socket that was connected and no longer is may have kept the address, but not the port. */
+	peer = sk->state == BPF_TCP_CLOSE && !sk->dst_port && ctx->type == SOCK_STREAM ?
+		       vip_wildcard(family) :
+		       vip_remote_addr(sk, family);
+	/*
+	 * Only a socket without a peer may show the wildcard. One that has no port yet (IP_BIND_ADDRESS_NO_PORT) shows
+	 * its address: nss/ asks by one.
+	 */
+	if (sk->src_port && vip_is_wildcard(family, peer))
+		as_requested = vip_any_as_requested();
+	if (!as_requested && vip_name_is_plain(family, facts->user_addr, peer))
+		return VIP_PROCEED;
+	if (!vip_find_session(&call, &caller))
+		return VIP_PROCEED;
+	if (as_requested)
+		as_requested = vip_is_as_requested(&call, &caller);
+	if (vip_name_needs_state(family, facts, as_requested))
+		facts->state = vip_sock_state(sk);
+	/* MPTCP's is out of reach, and :: is by far the likelier of the two wildcards. */
+	if (family == VIP_MAPPED && sk->protocol == IPPROTO_MPTCP &&
+	    vip_same(family, facts->user_addr, facts->own.address))
+		facts->state |= VIP_SOCKET_DUAL;
+	decision = vip_decide_own_name(family, facts, peer, as_requested);
+	return vip_apply(ctx, &call, family, &decision);
+}
+
+#endif
