@@ -117,7 +117,7 @@ struct AddressProbeTests {
     /// killed meanwhile leaves nothing.
     @Test("lets other commands change things while it asks the link")
     func askingBlocksNobody() throws {
-        try attached(policy("198.51.100.16-198.51.100.30", seconds: 5)) { sandbox in
+        try attached(policy("198.51.100.16-198.51.100.30", seconds: 9)) { sandbox in
             let environment = sandbox.controlEnvironment
             let neighbour = try sandbox.start(
                 ["python3", SourceTree.url("Tests/Tools/neighbour/neighbour.py").path, "eth0"], in: "outside",
@@ -166,7 +166,7 @@ struct AddressProbeTests {
     /// still meanwhile.
     @Test("opens a session at once, and gives it the address when the link was asked")
     func theDaemonAsks() throws {
-        try attached(policy("198.51.100.16-198.51.100.30", seconds: 3)) { sandbox in
+        try attached(policy("198.51.100.16-198.51.100.30", seconds: 9)) { sandbox in
             try sandbox.sh("ip addr add 198.51.100.16/32 dev eth0", at: .outside)
             let host = try DaemonHost(sandbox)
             try host.start()

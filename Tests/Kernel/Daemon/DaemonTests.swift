@@ -488,7 +488,7 @@ struct DaemonTests {
             let start = """
                 mount -t tmpfs none /run && mkdir -p /run/systemd/journal
                 python3 '\(host.sandbox.directory)/journal.py' &
-                for try in $(seq 200); do [ -S /run/systemd/journal/socket ] && break; sleep 0.05; done
+                for try in $(seq 6000); do [ -S /run/systemd/journal/socket ] && break; sleep 0.05; done
                 exec "$@"
                 """
             try host.start(wrapper: ["unshare", "--mount", "/bin/sh", "-c", start, "sh"], events: [])
