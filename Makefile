@@ -128,13 +128,12 @@ test: deps-test object $(MODULE) ## every test; those on the kernel as root (FIL
 	$(Q)scripts/test-nss $(MODULE)
 	$(Q)$(PRIVILEGED) $(SWIFT) test --skip-build $(STRICT) $(if $(FILTER),--filter '$(FILTER)')
 
-# Those of RegistryTests that need root are skipped, and CI is not told of it: `make test` runs them.
 UNIT := $(subst $() ,|,$(notdir $(wildcard Tests/Unit/*)))
 .PHONY: test-unit
 test-unit: object ## the tests that need no root, in Tests/Unit
 	$(call say,SWIFT,tests of Tests/Unit)
 	$(Q)$(BUILDER) $(SWIFT_BUILD) --build-tests $(STRICT)
-	$(Q)$(BUILDER) env -u CI $(SWIFT) test --skip-build $(STRICT) --filter '^($(UNIT))\.'
+	$(Q)$(BUILDER) $(SWIFT) test --skip-build $(STRICT) --filter '^($(UNIT))\.'
 
 .PHONY: fuzz
 fuzz: deps-test ## the decisions and the hooks, for a bounded time
