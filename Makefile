@@ -128,6 +128,13 @@ test: deps-test object $(MODULE) ## every test; those on the kernel as root (FIL
 	$(Q)scripts/test-nss $(MODULE)
 	$(Q)$(PRIVILEGED) $(SWIFT) test --skip-build $(STRICT) $(if $(FILTER),--filter '$(FILTER)')
 
+UNIT := $(subst $() ,|,$(notdir $(wildcard Tests/Unit/*)))
+.PHONY: test-unit
+test-unit: object ## the tests that need no root, in Tests/Unit
+	$(call say,SWIFT,tests of Tests/Unit)
+	$(Q)$(BUILDER) $(SWIFT_BUILD) --build-tests $(STRICT)
+	$(Q)$(BUILDER) $(SWIFT) test --skip-build $(STRICT) --filter '^($(UNIT))\.'
+
 .PHONY: fuzz
 fuzz: deps-test ## the decisions and the hooks, for a bounded time
 	$(Q)scripts/fuzz

@@ -22,9 +22,6 @@ public final class Program {
         var bytes: [UInt8] = []
     }
 
-    /// How long anything may take that is expected to happen at once. Only a failing test waits as long.
-    public static let patience: Duration = .seconds(20)
-
     /// Writing to a program that has ended is an error here, not the end of the test process.
     private static let ignorePipeSignal: Void = { _ = Glibc.signal(SIGPIPE, SIG_IGN) }()
 
@@ -32,8 +29,10 @@ public final class Program {
     ///   - command: the path of the executable, then its arguments.
     ///   - environment: added to the test's own.
     ///   - errorOutput: whether standard error is kept for `errorText`; else it is the test's own.
+    ///   - log: a file that standard error is appended to instead.
     public init(
-        _ command: [String], name: String? = nil, environment: [String: String] = [:], errorOutput: Bool = false
+        _ command: [String], name: String? = nil, environment: [String: String] = [:], errorOutput: Bool = false,
+        errorsTo log: String? = nil
     ) throws {
         Self.ignorePipeSignal
         // One at a time: between pipe and fcntl another child could inherit an end, and hide the end of file.
@@ -51,6 +50,9 @@ public final class Program {
         posix_spawn_file_actions_adddup2(&actions, inputRead, STDIN_FILENO)
         posix_spawn_file_actions_adddup2(&actions, outputWrite, STDOUT_FILENO)
         if errorOutput { posix_spawn_file_actions_adddup2(&actions, errorWrite, STDERR_FILENO) }
+        if let log {
+            posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log, O_WRONLY | O_CREAT | O_APPEND, 0o600)
+        }
 
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
@@ -113,7 +115,7 @@ public final class Program {
     }
 
     /// The next line of standard output, without its end.
-    public func readLine(within patience: Duration = Program.patience) throws -> String {
+    public func readLine(within patience: Duration = hang) throws -> String {
         let deadline = ContinuousClock.now + patience
         while true {
             if let end = output.bytes.firstIndex(of: UInt8(ascii: "\n")) {
@@ -128,15 +130,32 @@ public final class Program {
 
     /// Waits for the end of the program: its exit code, or 128 + the number of the signal that ended it.
     @discardableResult
-    public func wait(within patience: Duration = Program.patience) throws -> Int32 {
+    public func wait(within patience: Duration = hang) throws -> Int32 {
         if let status { return status }
         let deadline = ContinuousClock.now + patience
         while try fill(until: deadline, waitingFor: "its end") {}
         // It closed its output, so it is ending: this does not block for long.
+        return try reap()
+    }
+
+    /// Waits for the end of the process alone, where others that it started still have its output.
+    @discardableResult
+    public func reap() throws -> Int32 {
+        if let status { return status }
         var raw: Int32 = 0
         while waitpid(pid, &raw, 0) < 0 {
             guard errno == EINTR else { throw HarnessError.errno("waitpid for \(name)") }
         }
+        return end(raw)
+    }
+
+    public var isRunning: Bool {
+        var raw: Int32 = 0
+        if status == nil, waitpid(pid, &raw, WNOHANG) == pid { _ = end(raw) }
+        return status == nil
+    }
+
+    private func end(_ raw: Int32) -> Int32 {
         let signal = raw & 0x7f
         let code = signal == 0 ? raw >> 8 & 0xff : 128 + signal
         status = code

@@ -41,7 +41,7 @@ struct CheckTests {
         _ sandbox: Sandbox, _ subject: String? = nil, status: Int32 = 0, _ arguments: [String] = [],
         environment: [String: String] = [:]
     ) throws -> [Fact] {
-        let result = try sandbox.ctl(["check", "--json"] + arguments, environment: environment, within: .seconds(60))
+        let result = try sandbox.ctl(["check", "--json"] + arguments, environment: environment)
         #expect(result.status == status, "\(result)")
         return try result.decode(Facts.self).facts.filter { subject == nil || $0.subject == subject }
     }
@@ -125,7 +125,7 @@ struct CheckTests {
             var facts = try check(sandbox, "other programs").filter { $0.fact.contains("bind4") }
             #expect(facts.count == 1 && facts[0].fact.contains("on \(sandbox.cgroup) runs after ours"), "\(facts)")
             #expect(facts.first?.fact.hasPrefix("vip_bind4 (ID ") == true, "\(facts)")
-            let theirs = try sandbox.ctl(["check", "--json"] + other, within: .seconds(60)).decode(Facts.self).facts
+            let theirs = try sandbox.ctl(["check", "--json"] + other).decode(Facts.self).facts
             #expect(theirs.contains { $0.subject == "other programs" && $0.fact.contains("network namespace") })
             #expect(try sandbox.ctl(["detach", "--all"] + other).status == 0)
 
@@ -288,9 +288,8 @@ struct CheckTests {
                 environment: sandbox.controlEnvironment, errorOutput: true)
             program.closeInput()
             // Until both sessions are there, which is before the first call.
-            let wanted = ContinuousClock.now + Program.patience
-            while try sandbox.sh("ls '\(sandbox.attached)'/run-*/*/cgroup.procs 2>/dev/null | wc -l") != "2\n" {
-                guard ContinuousClock.now < wanted else { throw HarnessError("no self-test in sight") }
+            try wait(for: "the self-test") {
+                try sandbox.sh("ls '\(sandbox.attached)'/run-*/*/cgroup.procs 2>/dev/null | wc -l") == "2\n"
             }
             program.signal(signal)
             let code = try program.wait()

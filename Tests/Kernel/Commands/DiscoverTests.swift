@@ -7,7 +7,7 @@ import Testing
 
 /// `discover`: what it sees, what it makes of it, and that nobody else notices.
 @Suite(.serialized, .requiresRoot)
-struct DiscoverTests {
+struct DiscoverTests: CommandHost {
     struct Report: Decodable {
         struct Use: Decodable {
             let call: String
@@ -59,10 +59,7 @@ struct DiscoverTests {
     }
 
     private func waitFor(_ count: Int, observersOf cgroup: String, _ sandbox: Sandbox) throws {
-        let deadline = ContinuousClock.now + Program.patience
-        while try observers(sandbox, of: cgroup) != count {
-            guard ContinuousClock.now < deadline else { throw HarnessError("never \(count) observers of \(cgroup)") }
-        }
+        try wait(for: "\(count) observers of \(cgroup)") { try observers(sandbox, of: cgroup) == count }
     }
 
     /// Observes a cgroup of the sandbox while `body` runs, then interrupts and returns the report.
@@ -110,7 +107,7 @@ struct DiscoverTests {
         return false
     }
 
-    @Test(arguments: ["0.0.0.0", "127.0.0.1"])
+    @Test("suggests a policy under which two servers share a port", arguments: ["0.0.0.0", "127.0.0.1"])
     func suggestionMakesTheClashGoAway(_ address: String) throws {
         try Sandbox.with { sandbox in
             let cgroup = try sandbox.cgroup("attached")
@@ -165,11 +162,11 @@ struct DiscoverTests {
     }()
 
     /// It sees what was asked before the hooks have moved it: observing what is attached, as by default, and a cgroup above.
-    @Test(arguments: ["attached", "."])
+    @Test("observes beside the hooks", arguments: ["attached", "."])
     func besideTheHooks(_ observed: String) throws {
         try Sandbox.with { sandbox in
             try sandbox.mustCtl(
-                "attach", "cgroup", sandbox.cgroup("attached"), "--policy", sandbox.policyFile(CommandLineTests.policy))
+                "attach", "cgroup", sandbox.cgroup("attached"), "--policy", sandbox.policyFile(Self.policy))
             let session = try sandbox.openSession("attached/ann", id: 7)
             let report = try observe(sandbox, observed, isDefault: observed == "attached") {
                 let probe = try sandbox.probe("crm", in: "attached/ann")
@@ -194,7 +191,8 @@ struct DiscoverTests {
         }
     }
 
-    @Test func takesInWhatIsOpen() throws {
+    @Test("reports sockets that were open before it started")
+    func takesInWhatIsOpen() throws {
         try Sandbox.with { sandbox in
             let cgroup = try sandbox.cgroup("attached")
             let probe = try sandbox.probe("early", in: "attached/ann")
@@ -220,7 +218,8 @@ struct DiscoverTests {
 
     // MARK: Whatever happens
 
-    @Test func killedItLeavesNothing() throws {
+    @Test("leaves no program attached when it is killed")
+    func killedItLeavesNothing() throws {
         try Sandbox.with { sandbox in
             let cgroup = try sandbox.cgroup("attached")
             let program = try sandbox.start(
@@ -233,7 +232,8 @@ struct DiscoverTests {
         }
     }
 
-    @Test func namesOfAnyBytes() throws {
+    @Test("prints names of any bytes safely")
+    func namesOfAnyBytes() throws {
         try Sandbox.with { sandbox in
             let cgroup = try sandbox.cgroup("attached")
             let report = try observe(sandbox) {
@@ -270,7 +270,8 @@ struct DiscoverTests {
     }
 
     /// Of processes that have gone before anybody looked, with their cgroup, the kernel's own name is left.
-    @Test func processesThatVanish() throws {
+    @Test("reports programs that have ended")
+    func processesThatVanish() throws {
         try Sandbox.with { sandbox in
             let report = try observe(sandbox) {
                 for _ in 0..<50 {
@@ -291,7 +292,8 @@ struct DiscoverTests {
 
     /// A program that goes through all ports, again and again, costs no more memory than its share, hides nobody, and is
     /// told by each call what it is told without an observer.
-    @Test func manyCalls() throws {
+    @Test("needs no more memory for many calls, and counts what it lost")
+    func manyCalls() throws {
         let script = #"""
             import socket, sys
             errors = []
@@ -335,7 +337,8 @@ struct DiscoverTests {
     }
 
     /// A script goes by its own name, not by its interpreter's.
-    @Test func scripts() throws {
+    @Test("names a script by its own name")
+    func scripts() throws {
         try Sandbox.with { sandbox in
             let report = try observe(sandbox) {
                 let script = try sandbox.script("crm-server", in: "attached/ann")
@@ -348,7 +351,8 @@ struct DiscoverTests {
     }
 
     /// Two programs of one name are told apart by their paths.
-    @Test func ambiguousNames() throws {
+    @Test("tells programs of one name apart by their paths")
+    func ambiguousNames() throws {
         try Sandbox.with { sandbox in
             var probes: [Probe] = []  // they live until their paths are known
             let report = try observe(sandbox, "attached", ["--suggest"]) {
@@ -366,7 +370,8 @@ struct DiscoverTests {
         }
     }
 
-    @Test func refusals() throws {
+    @Test("refuses what it cannot observe")
+    func refusals() throws {
         try Sandbox.with { sandbox in
             let root = try #require(CgroupMount.path)
             for (arguments, code, fragment) in [

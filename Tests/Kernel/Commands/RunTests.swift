@@ -7,14 +7,14 @@ import Testing
 
 /// `run`: what of its caller's a command gets, and what it does not.
 @Suite(.serialized, .requiresRoot)
-struct RunTests {
+struct RunTests: CommandHost {
     /// The user that has no privilege; every Linux has it.
     private static let user = "nobody"
 
     /// A sandbox with hooks attached, a program `bin/vip-probe` that each user can run, and one that notes that it was run.
     private func attached(_ body: (Sandbox) throws -> Void) throws {
         try Sandbox.with { sandbox in
-            let policy = try sandbox.policyFile(CommandLineTests.policy)
+            let policy = try sandbox.policyFile(Self.policy)
             try sandbox.mustCtl("attach", "cgroup", sandbox.attached, "--policy", policy)
             try sandbox.sh(
                 """
@@ -77,6 +77,87 @@ struct RunTests {
         func exit() throws {
             try type("exit 0")
             _ = try program.wait()
+        }
+    }
+
+    // MARK: Its session
+
+    @Test("gives the command a session, and returns its exit code")
+    func givesTheCommandASession() throws {
+        try attached { sandbox in
+            let script = "cat /proc/self/cgroup; exit 7"
+            let result = try sandbox.ctl("run", "--id", "9", "--ip", "198.51.100.20", "--", "sh", "-c", script)
+            #expect(result.status == 7, "\(result)")
+            #expect(result.stdout.contains("/attached/run-"))
+            #expect(try sandbox.mustCtl("session", "list").stdout.split(separator: "\n").count == 1)
+            #expect(try !sandbox.sh("ip -br addr").contains("198.51.100.20"))
+            #expect(try sandbox.sh("ls -d '\(sandbox.cgroup)'/attached/*/ 2>/dev/null || true").isEmpty)
+            #expect(try sandbox.ctl("run", "--", "sh", "-c", "kill -TERM $$").status == 128 + SIGTERM)
+            let missing = try sandbox.ctl("run", "--", "no-such-command-at-all")
+            #expect(missing.status == 1, "\(missing)")
+            #expect(missing.stderr.contains("no-such-command-at-all"))
+            #expect(try sandbox.sh("ls -d '\(sandbox.cgroup)'/attached/*/ 2>/dev/null || true").isEmpty)
+        }
+    }
+
+    @Test("runs the command as --user says")
+    func becomesTheUser() throws {
+        try attached { sandbox in
+            let result = try sandbox.ctl("run", "--user", "nobody", "--", "sh", "-c", "id -un; echo $HOME $USER")
+            #expect(result.status == 0, "\(result)")
+            #expect(result.stdout.hasPrefix("nobody\n"))
+            #expect(result.stdout.contains(" nobody\n"))
+            let unknown = try sandbox.ctl("run", "--user", "no-such-user", "--", "true")
+            #expect(unknown.status == 64, "\(unknown)")
+            #expect(unknown.stderr.contains("no-such-user"))
+        }
+    }
+
+    @Test("removes its cgroup though its session was closed meanwhile")
+    func removesItsCgroup() throws {
+        try attached { sandbox in
+            let run = try sandbox.start(
+                [Build.controller.path, "run", "--id", "9", "--", "sh", "-c", "echo up; read line"], in: "control",
+                environment: sandbox.controlEnvironment,
+                errorOutput: true)
+            #expect(try run.readLine() == "up")
+            try sandbox.mustCtl("session", "close", "9")
+            try run.write("\n")
+            #expect(try run.wait() == 0, "\(run.errorText)")
+            #expect(try sandbox.sh("ls -d '\(sandbox.cgroup)'/attached/*/ 2>/dev/null || true").isEmpty)
+        }
+    }
+
+    /// A daemon that the command leaves behind keeps the session; a signal reaches it.
+    @Test("keeps the session for what the command left running, and passes signals on")
+    func waitsForTheLastProcess() throws {
+        try attached { sandbox in
+            let run = try sandbox.start(
+                [Build.controller.path, "run", "--id", "9", "--", "sh", "-c", "sleep 1000 & echo left $!"],
+                in: "control",
+                environment: sandbox.controlEnvironment,
+                errorOutput: true)
+            #expect(try run.readLine().hasPrefix("left "))
+            #expect(try sandbox.mustCtl("session", "show", "9").stdout.contains("open"))
+            run.signal(SIGTERM)
+            #expect(try run.wait() == 0, "\(run.errorText)")
+            #expect(try sandbox.ctl("session", "show", "9").status == 1)
+        }
+    }
+
+    /// A run that is killed before its session is open leaves a cgroup, for the next command.
+    @Test("leaves no cgroup to the next command when it is killed")
+    func leavesNoCgroupAfterAKill() throws {
+        try attached { sandbox in
+            let common = "--bpffs '\(sandbox.bpffs)' --state '\(sandbox.stateDirectory)'"
+            for step in [1, 4, 8] {
+                try sandbox.sh(
+                    "! strace -f -o /dev/null -e trace=pwrite64 -e inject=pwrite64:signal=KILL:when=\(step) "
+                        + "'\(Build.controller.path)' \(common) run -- true 2>/dev/null")
+                try sandbox.mustCtl("program", "add", "p\(step)", "--for", "virtual-ip")
+                #expect(try sandbox.sh("ls -d '\(sandbox.cgroup)'/attached/*/ 2>/dev/null || true").isEmpty, "\(step)")
+                try expectAgreement(sandbox)
+            }
         }
     }
 
@@ -229,12 +310,9 @@ struct RunTests {
             try terminal.type("ctl run --id 9 sh -c 'setsid sleep 1000 & echo le''ft'; echo co''de $?")
             try terminal.expect("left")
             #expect(try sandbox.mustCtl("session", "show", "9").stdout.contains("open"))
-            var patience = 100
-            while try "modes " + sandbox.sh("stty -g -F \(terminal.name)") != before + "\n", patience > 0 {
-                usleep(100_000)
-                patience -= 1
+            try wait(for: "the terminal's modes of before") {
+                try "modes " + sandbox.sh("stty -g -F \(terminal.name)") == before + "\n"
             }
-            #expect(patience > 0)
             try terminal.press("\u{3}")
             try terminal.expect("code 0")
             #expect(try sandbox.ctl("session", "show", "9").status == 1)
@@ -250,12 +328,7 @@ struct RunTests {
             try terminal.expect("starts")
             terminal.program.signal(SIGKILL)
             _ = try terminal.program.wait()
-            var patience = 100
-            while try sandbox.ctl("session", "show", "9").status == 0, patience > 0 {
-                usleep(100_000)
-                patience -= 1
-            }
-            #expect(patience > 0)
+            try wait(for: "the end of the session") { try sandbox.ctl("session", "show", "9").status != 0 }
         }
     }
 

@@ -92,7 +92,7 @@ private final class Terminal {
     /// Waits until the screen is as it should be, and returns it.
     @discardableResult
     func wait(_ what: String, _ isSo: (String) -> Bool) throws -> [String] {
-        let deadline = ContinuousClock.now + Program.patience
+        let deadline = ContinuousClock.now + hang
         while true {
             let lines = try lines
             if isSo(lines.joined(separator: "\n")) { return lines }
@@ -152,14 +152,11 @@ struct TopTests {
 
     /// Waits until so many listen to events.
     private func wait(forListeners count: Int, in sandbox: Sandbox) throws {
-        let deadline = ContinuousClock.now + Program.patience
         func listening() throws -> Int {
             let map = try sandbox.mustCtl("map", "dump", "watchers", "--json").stdout
             return map.matches(of: /"pid" : [1-9]/).count
         }
-        while try listening() != count {
-            guard ContinuousClock.now < deadline else { throw HarnessError("\(count) do not listen") }
-        }
+        try TestSupport.wait(for: "\(count) listeners") { try listening() == count }
     }
 
     private func start(_ sandbox: Sandbox, _ arguments: String...) throws -> Program {
@@ -210,7 +207,8 @@ struct TopTests {
     }
 
     /// What was lost is said, and makes the rates the least that they can be.
-    @Test func lowerBounds() throws {
+    @Test("marks rates as lower bounds when events were lost")
+    func lowerBounds() throws {
         try sessions { sandbox, probes in
             let document = try start(sandbox, "--json", "--interval", "2")
             let table = try start(sandbox, "--interval", "2")
@@ -230,7 +228,8 @@ struct TopTests {
         }
     }
 
-    @Test func noPlaceToListen() throws {
+    @Test("shows no rates while all places to listen are taken")
+    func noPlaceToListen() throws {
         try sessions { sandbox, _ in
             let others = try (0..<4).map { _ in
                 try sandbox.start(
@@ -276,7 +275,8 @@ struct TopTests {
 
     // MARK: On a terminal
 
-    @Test func live() throws {
+    @Test("follows sessions, sorts and filters by keys")
+    func live() throws {
         try sessions { sandbox, probes in
             let terminal = try Terminal(sandbox)
             try terminal.type("\(Build.controller.path) top --interval 0.2")
@@ -326,7 +326,8 @@ struct TopTests {
         }
     }
 
-    @Test func sizes() throws {
+    @Test("fits the table into terminals of any size")
+    func sizes() throws {
         try sessions { sandbox, _ in
             for number in 0..<20 {
                 try sandbox.mustCtl(
@@ -371,7 +372,8 @@ struct TopTests {
     }
 
     /// Every way out leaves the terminal as it was.
-    @Test func restored() throws {
+    @Test("restores the terminal however it ends")
+    func restored() throws {
         try sessions { sandbox, _ in
             let terminal = try Terminal(sandbox)
             let directory = sandbox.directory
@@ -407,7 +409,8 @@ struct TopTests {
     }
 
     /// ^Z, SIGSTOP, `bg` and `fg`; then the terminal goes.
-    @Test func stoppedAndClosed() throws {
+    @Test("gives the terminal back when it is stopped, and ends with it")
+    func stoppedAndClosed() throws {
         try sessions { sandbox, _ in
             let terminal = try Terminal(sandbox)
             let directory = sandbox.directory
@@ -442,15 +445,13 @@ struct TopTests {
                 text.hasPrefix("2 sessions") && !text.contains("Stopped") && text.split(separator: "\n").count == 4
             }
             try terminal.tmux("kill-server")
-            let deadline = ContinuousClock.now + Program.patience
-            while Glibc.kill(pid, 0) == 0 {
-                guard ContinuousClock.now < deadline else { throw HarnessError("it outlives its terminal") }
-            }
+            try TestSupport.wait(for: "it to end with its terminal") { Glibc.kill(pid, 0) != 0 }
             try wait(forListeners: 0, in: sandbox)
         }
     }
 
-    @Test func terminalsThatWillNotDo() throws {
+    @Test("refuses terminals that cannot show it")
+    func terminalsThatWillNotDo() throws {
         try sessions { sandbox, _ in
             let terminal = try Terminal(sandbox)
             for name in ["", "no-such-terminal"] {

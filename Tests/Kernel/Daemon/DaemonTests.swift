@@ -269,7 +269,9 @@ struct DaemonTests {
             try host.event("interface_down")
             try sandbox.sh("ip link set eth0 up")
             try host.event("interface_up")
-            try wait { try sandbox.sh("ip -o addr show dev eth0").contains(" 2001:db8:51::101/128 ") }
+            try wait(for: "the daemon's change") {
+                try sandbox.sh("ip -o addr show dev eth0").contains(" 2001:db8:51::101/128 ")
+            }
 
             // Renamed: noted, and taken off the right one in the end.
             try sandbox.sh("ip link set eth0 down; ip link set eth0 name lan0; ip link set lan0 up")
@@ -301,7 +303,7 @@ struct DaemonTests {
             // No address of the host's: left to the kernel, which knows better.
             #expect(try probe("bind a 198.51.100.9 9000").errno == "EADDRNOTAVAIL")
             try host.sandbox.sh("ip addr add 198.51.100.9/24 dev eth0; ip addr add 2001:db8:51::9/64 dev eth0 nodad")
-            try wait {
+            try wait(for: "the daemon's change") {
                 let rows = try host.sandbox.mustCtl("map", "dump", "addresses", "--json").stdout
                 return rows.contains("\"198.51.100.9\"") && rows.contains("\"2001:db8:51::9\"")
             }
@@ -309,19 +311,10 @@ struct DaemonTests {
             try probe.must("bind a 198.51.100.9 9000")
             #expect(try probe("getsockname a").endpoint == "198.51.100.16:9000")
             try host.sandbox.sh("ip addr del 198.51.100.9/24 dev eth0")
-            try wait {
+            try wait(for: "the daemon's change") {
                 try !host.sandbox.mustCtl("map", "dump", "addresses", "--json").stdout.contains("\"198.51.100.9\"")
             }
             try host.end(ann)
-        }
-    }
-
-    /// Waits for what no event tells, a hundredth of a second at a time.
-    private func wait(_ condition: () throws -> Bool) throws {
-        let deadline = ContinuousClock.now + Program.patience
-        while try !condition() {
-            guard ContinuousClock.now < deadline else { throw HarnessError("it did not come about") }
-            usleep(10_000)
         }
     }
 
@@ -411,16 +404,13 @@ struct DaemonTests {
                 let line = status.split(separator: "\n").first { $0.hasPrefix("voluntary_ctxt_switches:") }
                 return try #require(line.flatMap { Int($0.split(separator: "\t").last ?? "") })
             }
-            // Its own change tells it to look again, once.
-            var before = -1
-            try wait {
-                let now = try wakeUps()
-                defer { before = now }
-                usleep(200_000)
-                return now == before
+            // Once it has done what its own change gave it to do: a second and a half without work is found, be it the
+            // third one on a machine that is busy.
+            try wait(for: "the daemon to sleep") {
+                let before = try wakeUps()
+                usleep(1_500_000)
+                return try wakeUps() - before <= 2
             }
-            usleep(1_500_000)
-            #expect(try wakeUps() - before <= 2)
             try host.end(ann)
         }
     }
@@ -436,14 +426,14 @@ struct DaemonTests {
                 try offset.write(toFile: clock, atomically: true, encoding: .utf8)
                 let program = try host.process(in: DaemonHost.slice(uid))
                 try host.logind("user \(uid) user\(uid)")
-                let opened = try host.event("session_opened", within: .seconds(5))
+                let opened = try host.event("session_opened")
                 #expect(opened.user == "user\(uid)")
                 let year = try #require(opened.time.split(separator: "-").first.flatMap { Int($0) })
                 let now = Calendar.current.component(.year, from: Date())
                 #expect(
                     abs(year - now - (offset == "+0" ? 0 : offset.hasPrefix("-") ? -10 : 10)) <= 1, "it was not fooled")
                 try host.end(program)
-                try host.event("session_closed", within: .seconds(5))
+                try host.event("session_closed")
             }
         }
     }
@@ -498,7 +488,7 @@ struct DaemonTests {
             let start = """
                 mount -t tmpfs none /run && mkdir -p /run/systemd/journal
                 python3 '\(host.sandbox.directory)/journal.py' &
-                for try in $(seq 200); do [ -S /run/systemd/journal/socket ] && break; sleep 0.05; done
+                for try in $(seq 6000); do [ -S /run/systemd/journal/socket ] && break; sleep 0.05; done
                 exec "$@"
                 """
             try host.start(wrapper: ["unshare", "--mount", "/bin/sh", "-c", start, "sh"], events: [])

@@ -38,7 +38,7 @@ struct LeaseLongTests {
                 ], in: "outside")
             let start = ContinuousClock.now
             for uid in 20000..<20000 + Self.count { try host.logind("user \(uid) user\(uid)") }
-            for _ in 0..<Self.count { try host.event("address_given", within: .seconds(60)) }
+            for _ in 0..<Self.count { try host.event("address_given") }
             let acquired = ContinuousClock.now - start
             let sessions = try host.sessions()
             let addresses = Set(sessions.flatMap(\.virtualIps))
@@ -60,7 +60,7 @@ struct LeaseLongTests {
 
             let closing = ContinuousClock.now
             try sandbox.sh("for cgroup in '\(sandbox.attached)'/user-*; do echo 1 >$cgroup/cgroup.kill; done")
-            for _ in 0..<Self.count { try host.event("lease_released", within: .seconds(60)) }
+            for _ in 0..<Self.count { try host.event("lease_released") }
             let released = ContinuousClock.now - closing
             let bad = ["lease_lost", "lease_changed", "lease_refused", "lease_troubled", "address_refused", "error"]
             let troubles = host.seen.filter { bad.contains($0.event) }

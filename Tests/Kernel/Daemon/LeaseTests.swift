@@ -114,7 +114,7 @@ struct LeaseTests {
 
             // By then it is tried again by itself; said once, however often it fails.
             let server = try host.dnsmasq()
-            let given = try host.event("address_given", within: .seconds(30))
+            let given = try host.event("address_given")
             #expect(given.session == opened.session)
             #expect(host.seen.count { $0.event == "address_refused" } == 1)
             try program.must("bind a 0.0.0.0 9000")
@@ -148,7 +148,7 @@ struct LeaseTests {
     /// Refused at renewal, changed at renewal, expired: the session has what the server says, and the record says it too.
     @Test func whatTheServerTakesIsTaken() throws {
         try DaemonHost.withLeases { host in
-            let server = try host.hostile(#"{"offer": "198.51.100.101", "seconds": 6}"#)
+            let server = try host.hostile(#"{"offer": "198.51.100.101", "seconds": 15}"#)
             try host.start()
             let ann = try host.login(1001, "ann")
             #expect(ann.address == "198.51.100.101")
@@ -181,7 +181,7 @@ struct LeaseTests {
             try program.must("socket b tcp")
             #expect(try program("bind b 0.0.0.0 9001").errno == "EADDRNOTAVAIL")
             try host.tell(server, #"{"silent": false, "offer": "198.51.100.103", "renew": "ack"}"#)
-            #expect(try host.event("address_given", within: .seconds(30)).address == "198.51.100.103")
+            #expect(try host.event("address_given").address == "198.51.100.103")
             try program.must("bind b 0.0.0.0 9001")
             for one in [program.program, ann.shell] { try host.end(one) }
             try host.event("lease_released")
@@ -226,7 +226,7 @@ struct LeaseTests {
 
     @Test func aLeaseLastsAsLongAsItDoesWhateverTheClockSays() throws {
         try DaemonHost.withLeases { host in
-            let server = try host.hostile(#"{"offer": "198.51.100.101", "seconds": 6}"#)
+            let server = try host.hostile(#"{"offer": "198.51.100.101", "seconds": 15}"#)
             let clock = "\(host.sandbox.directory)/clock"
             try "+0".write(toFile: clock, atomically: true, encoding: .utf8)
             try host.start(environment: try host.fakeClock(from: clock))
@@ -244,7 +244,7 @@ struct LeaseTests {
             try host.tell(server, #"{"silent": true}"#)
             let before = ContinuousClock.now
             try host.event("lease_lost")
-            #expect(ContinuousClock.now - before < .seconds(8))
+            #expect(ContinuousClock.now - before < .seconds(80), "the clock that jumps gives it no years")
             #expect(!host.seen.dropLast().contains { $0.event == "address_taken" })
             try host.event("address_taken")
             try host.end(ann.shell)

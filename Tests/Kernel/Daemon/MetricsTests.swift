@@ -141,7 +141,7 @@ struct MetricsTests {
             try host.logind("user 1001 ann")
             try host.event("session_opened")
             let opened = "vip_bpf_daemon_events_total{event=\"session_opened\"}"
-            let deadline = ContinuousClock.now + Program.patience
+            let deadline = ContinuousClock.now + hang
             var page = ""
             repeat {
                 page = try sandbox.mustCtl("metrics").stdout
@@ -189,7 +189,7 @@ struct MetricsTests {
                     "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all",
                     Build.controller.path, "metrics", "--serve", file,
                 ], in: "control")
-            let deadline = ContinuousClock.now + Program.patience
+            let deadline = ContinuousClock.now + hang
             func status(_ request: String) throws -> String {
                 try sandbox.sh("curl -s -o /dev/null -w '%{http_code}' \(request)")
             }
@@ -226,7 +226,7 @@ struct MetricsTests {
                         s = socket.socket(socket.AF_UNIX if sys.argv[1] == 'unix' else socket.AF_INET)
                         s.connect(sys.argv[2] if sys.argv[1] == 'unix' else ('127.0.0.1', 9464))
                         s.sendall(first)
-                        s.settimeout(60)
+                        s.settimeout(300)
                         return s
                     held = [connect(b'G' * (n % 2)) for n in range(20)]
                     long = connect(b'')
@@ -244,7 +244,7 @@ struct MetricsTests {
             _ = try silent.readLine()
             try check(try sandbox.sh("curl -sS --fail --max-time 10 \(curl)/metrics"), sandbox)
             try silent.write("\n")
-            #expect(try silent.readLine(within: .seconds(60)) == "ended")
+            #expect(try silent.readLine() == "ended")
             _ = try silent.wait()
             listener.signal(SIGTERM)
             _ = try listener.wait()

@@ -64,7 +64,7 @@ extension Sandbox {
     /// Runs vip-bpfctl on the inner host, with pins and state of this sandbox's own.
     func ctl(
         _ arguments: [String], input: String = "", environment: [String: String] = [:],
-        within patience: Duration = Program.patience
+        within patience: Duration = hang
     ) throws -> ControlResult {
         let own = controlEnvironment.merging(environment) { _, new in new }
         let program = try start([Build.controller.path] + arguments, in: "control", environment: own, errorOutput: true)

@@ -80,10 +80,8 @@ final class DaemonHost {
     func process(in cgroup: String) throws -> Program {
         let program = try sandbox.start(["sleep", "600"], in: cgroup)
         let procs = "\(sandbox.cgroup)/\(cgroup)/cgroup.procs"
-        let deadline = ContinuousClock.now + Program.patience
-        while try !KernelFile.read(procs).split(separator: "\n").contains("\(program.pid)") {
-            guard ContinuousClock.now < deadline else { throw HarnessError("\(program.pid) is not in \(cgroup)") }
-            usleep(5000)
+        try wait(for: "\(program.pid) to be in \(cgroup)") {
+            try KernelFile.read(procs).split(separator: "\n").contains("\(program.pid)")
         }
         return program
     }
@@ -154,7 +152,7 @@ final class DaemonHost {
     /// The next event of a kind, for which `condition` holds; others are passed over.
     @discardableResult
     func event(
-        _ kind: String, within patience: Duration = Program.patience, where condition: (Event) -> Bool = { _ in true }
+        _ kind: String, within patience: Duration = hang, where condition: (Event) -> Bool = { _ in true }
     ) throws -> Event {
         guard let daemon else { throw HarnessError("there is no daemon") }
         let deadline = ContinuousClock.now + patience

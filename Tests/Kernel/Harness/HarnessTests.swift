@@ -42,7 +42,8 @@ struct HarnessTests {
         #expect(stat.contains(") Z"), "\(stat)")
     }
 
-    @Test func aTakenNameIsNotCleaned() throws {
+    @Test("leaves a sandbox alone whose name another one asks for")
+    func aTakenNameIsNotCleaned() throws {
         try Sandbox.with { sandbox in
             let script = SourceTree.url("Tests/Support/janitor.sh").path
             let second = try Program(
@@ -54,7 +55,8 @@ struct HarnessTests {
         }
     }
 
-    @Test func programsAreWhereTheyShouldBe() throws {
+    @Test("starts programs in their cgroup and network namespace")
+    func programsAreWhereTheyShouldBe() throws {
         try Sandbox.with { sandbox in
             let deep = try sandbox.probe("redis-like", in: "attached/ann/x/y")
             let pid = try deep.must("pid")
@@ -189,7 +191,8 @@ struct HarnessTests {
         }
     }
 
-    @Test func otherHostsSeeTheHostAddress() throws {
+    @Test("shows the host's address to other hosts without hooks")
+    func otherHostsSeeTheHostAddress() throws {
         try Sandbox.with { sandbox in
             let outside = try sandbox.probe(in: "outside", at: .outside)
             let inside = try sandbox.probe(in: "outside")

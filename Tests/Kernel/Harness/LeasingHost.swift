@@ -27,12 +27,8 @@ extension DaemonHost {
     /// Lends 198.51.100.100 and up, for 120 s: dnsmasq does not for less.
     func dnsmasq(_ more: String..., to last: Int = 150) throws -> Program {
         let server = try serve(
-            [
-                "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=eth0", "--bind-interfaces",
-                "--user=root", "--pid-file=", "--no-ping", "--dhcp-authoritative", "--log-dhcp",
-                "--dhcp-leasefile=\(sandbox.directory)/dnsmasq.leases",
-                "--dhcp-range=198.51.100.100,198.51.100.\(last),255.255.255.0,120",
-            ] + more)
+            DHCPServer.dnsmasq(
+                in: sandbox.directory, from: "198.51.100.100", to: "198.51.100.\(last)", mask: "255.255.255.0", more))
         try waitFor("dnsmasq") { text("server.log").contains("DHCP, IP range") }
         return server
     }
@@ -40,21 +36,8 @@ extension DaemonHost {
     func kea(
         seconds: Int, pool: String = "198.51.100.100 - 198.51.100.150", subnet: String = "198.51.100.0/24"
     ) throws -> Program {
-        let directory = sandbox.directory
-        let configuration = """
-            { "Dhcp4": {
-                "interfaces-config": { "interfaces": ["eth0"], "dhcp-socket-type": "raw" },
-                "lease-database": { "type": "memfile", "persist": true, "name": "\(directory)/kea.csv", "lfc-interval": 0 },
-                "valid-lifetime": \(seconds), "authoritative": true,
-                "subnet4": [{ "id": 1, "subnet": "\(subnet)", "pools": [{ "pool": "\(pool)" }] }],
-                "loggers": [{ "name": "kea-dhcp4", "severity": "INFO",
-                    "output_options": [{ "output": "\(directory)/kea.log" }] }]
-            } }
-            """
-        try configuration.write(toFile: "\(directory)/kea.json", atomically: true, encoding: .utf8)
-        let server = try serve([
-            "env", "KEA_PIDFILE_DIR=\(directory)", "KEA_LOCKFILE_DIR=none", "kea-dhcp4", "-c", "\(directory)/kea.json",
-        ])
+        let server = try serve(
+            DHCPServer.kea(in: sandbox.directory, seconds: seconds, pool: pool, subnet: subnet))
         try waitFor("kea") { text("kea.log").contains("DHCP4_STARTED") }
         return server
     }
@@ -91,15 +74,9 @@ extension DaemonHost {
         (try? String(contentsOfFile: "\(sandbox.directory)/\(name)", encoding: .utf8)) ?? ""
     }
 
-    /// Looks every 20 ms: for what cannot be waited for.
-    func waitFor(_ what: String, within patience: Duration = Program.patience, _ condition: () throws -> Bool) throws {
-        let deadline = ContinuousClock.now + patience
-        while try !condition() {
-            guard ContinuousClock.now < deadline else {
-                throw HarnessError("\(what) in vain; \(seen.suffix(8)); \(text("server.log").suffix(2000))")
-            }
-            usleep(20_000)
-        }
+    func waitFor(_ what: String, within patience: Duration = hang, _ condition: () throws -> Bool) throws {
+        try wait(
+            for: "\(what); \(seen.suffix(8)); \(text("server.log").suffix(2000))", within: patience, until: condition)
     }
 
     /// The clients that run in the sandbox.
@@ -112,7 +89,7 @@ extension DaemonHost {
     }
 
     /// A user logs in; the address that the session gets, by its event.
-    func login(_ uid: Int, _ name: String, within patience: Duration = Program.patience) throws -> (
+    func login(_ uid: Int, _ name: String, within patience: Duration = hang) throws -> (
         shell: Program, session: UInt32, address: String
     ) {
         let shell = try process(in: Self.slice(uid))

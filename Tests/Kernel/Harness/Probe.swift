@@ -55,7 +55,7 @@ final class Probe {
 
     /// Runs a command and waits for its answer. An errno is an answer; a misunderstood command throws.
     @discardableResult
-    func callAsFunction(_ command: String, within patience: Duration = Program.patience) throws -> Answer {
+    func callAsFunction(_ command: String, within patience: Duration = hang) throws -> Answer {
         try send(command)
         return try receive(within: patience)
     }
@@ -68,7 +68,7 @@ final class Probe {
     private var pending: [String] = []
 
     /// The answer to the earliest command that was sent and not answered.
-    func receive(within patience: Duration = Program.patience) throws -> Answer {
+    func receive(within patience: Duration = hang) throws -> Answer {
         let command = pending.removeFirst()
         let line = try program.readLine(within: patience)
         let decoder = JSONDecoder()
@@ -147,7 +147,7 @@ extension Probe {
             if cmd == "socket":
                 kind = socket.SOCK_DGRAM if rest[0] == "udp" else socket.SOCK_STREAM
                 sockets[name] = socket.socket(socket.AF_INET, kind)
-                sockets[name].settimeout(5)
+                sockets[name].settimeout(100)
                 return {"inode": os.fstat(sockets[name].fileno()).st_ino}
             s = sockets[name]
             if cmd == "accept":

@@ -110,44 +110,8 @@ struct ContractTests {
         BindRow.rows(vlp, .unhooked, .annVIP, at: .annVIP),
     ].flatMap(\.self)
 
-    @Test(arguments: bindRows) func bind(_ row: BindRow) throws { try stage.check(row) }
-
-    /// Port 0, where IP_BIND_ADDRESS_NO_PORT leaves the port to connect.
-    @Test(arguments: [false, true]) func bindToAnyPort(portLater: Bool) throws {
-        try stage.enforce(Self.v)
-        let program = try stage.start(.app)
-        let remote = try stage.start(.remote)
-        let port = stage.newPort()
-        for command in ["socket l tcp", "bind l 0.0.0.0 \(port)", "listen l"] { try remote.must(command) }
-        try program.must("socket a tcp")
-        if portLater { try program.must("setsockopt a bind_no_port 1") }
-        try program.must("bind a 0.0.0.0 0")
-        let name = try program.must("getsockname a")
-        #expect(name.address == Place.annVIP.address)
-        #expect((name.port == 0) == portLater)
-        try program.must("connect a \(Place.remote.address) \(port)")
-        #expect(try remote.must("accept l s").address == Place.annVIP.address)
-    }
-
-    /// The point of it all: one port, on the same request, for each session; and once for each.
-    @Test(arguments: Transport.binds, [Place.wildcard, .localhost, .host]) func onePortForEverySession(
-        transport: Transport, asks: Place
-    ) throws {
-        try stage.enforce(Self.vl)
-        let port = stage.newPort()
-        let commands =
-            ["socket a \(transport.socket)", "bind a \(asks.address) \(port)"]
-            + (transport.isStream ? ["listen a"] : [])
-        let ann = try stage.start(.app)
-        let ben = try stage.start(.benApp)
-        for command in commands {
-            try ann.must(command)
-            try ben.must(command)
-        }
-        let second = try stage.start(.app)
-        try second.must(commands[0])
-        #expect(try second(commands[1]).errno == "EADDRINUSE")
-    }
+    @Test("binds as the contract says", arguments: bindRows)
+    func bind(_ row: BindRow) throws { try stage.check(row) }
 
     // MARK: connect, sendto, accept, recvfrom, getpeername
 
@@ -303,97 +267,14 @@ struct ContractTests {
         ConnectRow.rows(vlp, [(.remote, .wildcard)], .unhooked, .remote, meets: .plain(.remote, from: .host)),
     ].flatMap(\.self)
 
-    @Test(arguments: connectRows) func connect(_ row: ConnectRow) throws { try stage.check(row) }
+    @Test("connects and sends as the contract says", arguments: connectRows)
+    func connect(_ row: ConnectRow) throws { try stage.check(row) }
 
     // MARK: what is no row
 
-    /// After connect(AF_UNSPEC) a socket is as free as before; the source of the last peer must not stick.
-    @Test func reconnectedDatagrams() throws {
-        try stage.enforce(Self.vl)
-        let port = stage.newPort()
-        let server = try stage.start(.app)
-        for command in ["socket l udp", "bind l 127.0.0.1 \(port)"] { try server.must(command) }
-        let remote = try stage.start(.remote)
-        for command in ["socket l udp", "bind l 0.0.0.0 \(port)"] { try remote.must(command) }
-        let client = try stage.start(.app)
-        try client.must("socket c udp")
-        for _ in 0..<2 {
-            for command in ["connect c 127.0.0.1 \(port)", "send c near"] { try client.must(command) }
-            expect(try server.must("recvfrom l").address, is: "127.0.0.1", "the source, near")
-            try client.must("disconnect c")
-            for command in ["connect c \(Place.remote) \(port)", "send c far"] { try client.must(command) }
-            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP)", "the source, far")
-            try client.must("disconnect c")
-            try client.must("sendto c 127.0.0.1 \(port) near")
-            expect(try server.must("recvfrom l").address, is: "127.0.0.1", "the source of sendto, near")
-            try client.must("sendto c \(Place.remote) \(port) far")
-            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP)", "the source of sendto, far")
-        }
-    }
-
-    /// A source given for one datagram is granted or refused as bind would.
-    @Test func sourcesByPacketInfo() throws {
-        try stage.enforce(Self.vl)
-        let port = stage.newPort()
-        let remote = try stage.start(.remote)
-        for command in ["socket l udp", "bind l 0.0.0.0 \(port)"] { try remote.must(command) }
-        let client = try stage.start(.app)
-        try client.must("socket c udp")
-        for source in [Place.host, Place.annVIP] {
-            try client.must("sendmsg-pktinfo c \(Place.remote.address) \(port) \(source.address) far")
-            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP)", "the source \(source)")
-        }
-        for source in [Place.benVIP, Place.benLO] {
-            let answer = try client("sendmsg-pktinfo c \(Place.remote.address) \(port) \(source.address) far")
-            #expect(answer.errno == "EADDRNOTAVAIL", "\(source): \(answer)")
-        }
-    }
-
-    /// Control messages on a connected socket come to the hook with no destination; its source must stay the session's.
-    @Test func sourcesByPacketInfoWhereConnected() throws {
-        try stage.enforce(Self.vl)
-        let port = stage.newPort()
-        let remote = try stage.start(.remote)
-        for command in ["socket l udp", "bind l 0.0.0.0 \(port)"] { try remote.must(command) }
-        let client = try stage.start(.app)
-        for command in ["socket c udp", "connect c \(Place.remote.address) \(port)"] { try client.must(command) }
-        for source in ["0.0.0.0", Place.host.address, Place.annVIP.address] {
-            try client.must("sendmsg-pktinfo c - 0 \(source) far")
-            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP)", "the source \(source)")
-        }
-        #expect(try client("sendmsg-pktinfo c - 0 \(Place.benVIP.address) far").errno == "EADDRNOTAVAIL")
-    }
-
-    /// A socket that was bound in another session does not bring that one's address: isolation, whatever the policy says
-    /// of sessions without an address.
-    @Test(arguments: ["deny", "useHostAddress"])
-    func boundInAnotherSession(whenUnavailable: String) throws {
-        try stage.enforce(Self.vl.with { $0.whenUnavailable = whenUnavailable })
-        let owner = try stage.start(.benApp)
-        let taker = try stage.start(.app)
-        let path = "\(stage.sandbox.directory)/mailbox-\(whenUnavailable)"
-        try taker.must("mailbox \(path)")
-        for command in ["socket a tcp", "bind a 0.0.0.0 0"] { try owner.must(command) }
-        #expect(try owner.must("getsockname a").address == Place.benVIP.address)
-        try owner.must("pass a \(path)")
-        try taker.must("take c")
-        #expect(try taker("connect c \(Place.remote.address) 9").errno == "EADDRNOTAVAIL")
-    }
-
-    /// Bound to what is no source, a socket would take the host's address: refused.
-    @Test(arguments: ["224.0.0.251", "255.255.255.255", "198.51.100.255"])
-    func boundToWhatIsNoSource(address: String) throws {
-        try stage.enforce(Self.vl)
-        let client = try stage.start(.app)
-        for type in ["tcp", "udp"] {
-            for command in ["socket c \(type)", "bind c \(address) 0"] { try client.must(command) }
-            #expect(try client("connect c \(Place.remote.address) 9").errno == "EADDRNOTAVAIL", "\(type)")
-            try client.must("close c")
-        }
-    }
-
     /// One unconnected socket that speaks with many, as a resolver or a telephone does.
-    @Test func oneSocketToManyPeers() throws {
+    @Test("gives each datagram of one socket the source for its peer")
+    func oneSocketToManyPeers() throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         let server = try stage.start(.app)
@@ -410,7 +291,8 @@ struct ContractTests {
         }
     }
 
-    @Test func scriptsAreKnownByTheirName() throws {
+    @Test("knows a script by its own name")
+    func scriptsAreKnownByTheirName() throws {
         try stage.enforce(Self.vl.with { $0.programs = ["crm-script"] })
         let port = stage.newPort()
         let server = try stage.sandbox.script("crm-script", in: Party.ann.cgroup)
@@ -423,7 +305,8 @@ struct ContractTests {
     }
 
     /// An absolute path is that file, not another of the same name.
-    @Test func pathsTellProgramsOfOneNameApart() throws {
+    @Test("takes an absolute path for that file alone")
+    func pathsTellProgramsOfOneNameApart() throws {
         let paths = ["one", "two"].map { "\(stage.sandbox.directory)/\($0)/crm" }
         // The file must be there when the policy is applied: it is known by device and inode.
         let probes = try paths.map { try stage.start(Actor(party: .ann, program: $0)) }
@@ -434,27 +317,15 @@ struct ContractTests {
             #expect(try probe.kernelView("l")?.local == "\(place.address):\(port)", "\(probe.program.name)")
         }
     }
-
-    /// A policy reaches programs that run already, with the next call that they make.
-    @Test func policiesReachRunningPrograms() throws {
-        let program = try stage.start(.app)
-        for (policy, place) in [
-            (Self.off, Place.wildcard), (Self.v, .annVIP), (Self.vlp, .annLO), (Self.off, .wildcard),
-        ] {
-            try stage.enforce(policy)
-            let port = stage.newPort()
-            for command in ["socket l udp", "bind l 0.0.0.0 \(port)"] { try program.must(command) }
-            #expect(try program.kernelView("l")?.local == "\(place.address):\(port)", "\(policy)")
-            try program.must("close l")
-        }
-    }
 }
 
 /// What takes a host of its own, for it breaks something.
 @Suite(.serialized, .requiresRoot)
 struct ContractUnderChangeTests {
     /// A virtual IP that somebody takes off the interface is never replaced by the host's address in silence.
-    @Test(arguments: [Transport.tcp, .mptcp, .fastOpen, .datagram, .connectedDatagram])
+    @Test(
+        "refuses calls where the virtual IP was taken off the interface",
+        arguments: [Transport.tcp, .mptcp, .fastOpen, .datagram, .connectedDatagram])
     func virtualIPTakenAway(transport: Transport) throws {
         try Sandbox.with { sandbox in
             let stage = try Stage(sandbox)
@@ -491,7 +362,10 @@ struct ContractUnderChangeTests {
     }
 
     /// A session that is closed leaves its programs with the host's addresses, one that is detached as well.
-    @Test(arguments: [["session", "close", "7"], ["detach", "--all"]]) func afterTheEnd(command: [String]) throws {
+    @Test(
+        "leaves programs with the host's addresses after the session was closed",
+        arguments: [["session", "close", "7"], ["detach", "--all"]])
+    func afterTheEnd(command: [String]) throws {
         try Sandbox.with { sandbox in
             let stage = try Stage(sandbox)
             try stage.enforce(ContractTests.vl)

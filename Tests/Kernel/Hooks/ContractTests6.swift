@@ -189,10 +189,12 @@ struct ContractTests6 {
         BindRow.rows(vlp, .unhooked, .host6, at: .host6),
     ].flatMap(\.self)
 
-    @Test(arguments: bindRows) func bind(_ row: BindRow) throws { try stage.check(row) }
+    @Test("binds as the contract says", arguments: bindRows)
+    func bind(_ row: BindRow) throws { try stage.check(row) }
 
     /// Every IPv4 row, on AF_INET6 sockets.
-    @Test(arguments: ContractTests.bindRows.map(\.mapped)) func bindMapped(_ row: BindRow) throws {
+    @Test("binds mapped addresses as the IPv4 ones", arguments: ContractTests.bindRows.map(\.mapped))
+    func bindMapped(_ row: BindRow) throws {
         try stage.check(row)
     }
 
@@ -383,7 +385,8 @@ struct ContractTests6 {
         ConnectRow.rows(vl, unheard: [(.app, .localhost6)], .remote, .annVIP6),
     ].flatMap(\.self)
 
-    @Test(arguments: dualStackRows) func dualStack(_ row: ConnectRow) throws { try stage.check(row) }
+    @Test("reaches dual-stack servers as the contract says", arguments: dualStackRows)
+    func dualStack(_ row: ConnectRow) throws { try stage.check(row) }
 
     static let connectRows: [ConnectRow] = [
         // ::1 with L: LO6, then VIP6
@@ -608,43 +611,27 @@ struct ContractTests6 {
         ConnectRow.rows(vlp, unheard: [(.unhooked, .mapped(.wildcard))], .unhooked, .localhost6),
     ].flatMap(\.self)
 
-    @Test(arguments: connectRows) func connect(_ row: ConnectRow) throws { try stage.check(row) }
+    @Test("connects and sends as the contract says", arguments: connectRows)
+    func connect(_ row: ConnectRow) throws { try stage.check(row) }
 
     /// Every IPv4 row with AF_INET6 sockets on both sides, and most of them with one on either.
-    @Test(arguments: ContractTests.connectRows.map { $0.mapped(client: true, servers: true) })
+    @Test(
+        "connects AF_INET6 sockets by IPv4 as the contract says",
+        arguments: ContractTests.connectRows.map { $0.mapped(client: true, servers: true) })
     func connectMapped(_ row: ConnectRow) throws { try stage.check(row) }
 
     @Test(
+        "connects an AF_INET6 socket and an AF_INET one as the contract says",
         arguments: ContractTests.connectRows.filter { $0.transport == .tcp || $0.transport == .datagram }
             .flatMap { [$0.mapped(client: true), $0.mapped(servers: true)] })
     func connectHalfMapped(_ row: ConnectRow) throws { try stage.check(row) }
 
     // MARK: what is no row
 
-    /// One port, on the same request, for each session; and once for each.
-    @Test(arguments: Transport.binds, [Place.wildcard6, .localhost6, .host6]) func onePortForEverySession(
-        transport: Transport, asks: Place
-    ) throws {
-        try stage.enforce(Self.vl)
-        for v6only in [0, 1] {
-            let port = stage.newPort()
-            let commands =
-                ["socket a \(transport.socket) 6", "setsockopt a v6only \(v6only)", "bind a \(asks.address) \(port)"]
-                + (transport.isStream ? ["listen a"] : [])
-            let ann = try stage.start(.app)
-            let ben = try stage.start(.benApp)
-            for command in commands {
-                try ann.must(command)
-                try ben.must(command)
-            }
-            let second = try stage.start(.app)
-            for command in commands.prefix(2) { try second.must(command) }
-            #expect(try second(commands[2]).errno == "EADDRINUSE", "v6only \(v6only)")
-        }
-    }
-
     /// As outside, a dual-stack server has the port for IPv4, too, whichever comes first.
-    @Test(arguments: Transport.binds, [[Place.wildcard6, .wildcard], [.wildcard, .wildcard6]])
+    @Test(
+        "keeps a dual-stack server's port for both families", arguments: Transport.binds,
+        [[Place.wildcard6, .wildcard], [.wildcard, .wildcard6]])
     func dualStackHasThePortOfBothFamilies(transport: Transport, asks: [Place]) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
@@ -686,7 +673,8 @@ struct ContractTests6 {
     ]
 
     /// Where a dual-stack server closes, its port is free and leads nowhere; the next one is found at once.
-    @Test(arguments: ["close", "end"]) func dualStackServersComeAndGo(how: String) throws {
+    @Test("finds a dual-stack server from listen to close", arguments: ["close", "end"])
+    func dualStackServersComeAndGo(how: String) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         let commands = ["socket l tcp 6", "setsockopt l reuseaddr 1", "bind l :: \(port)"]
@@ -711,7 +699,8 @@ struct ContractTests6 {
     }
 
     /// Two servers of one port, by SO_REUSEPORT: the one that stays is found by every way, whichever goes.
-    @Test(arguments: [0, 1]) func dualStackServersThatShareAPort(goes: Int) throws {
+    @Test("finds the server that stays, of two that share a port", arguments: [0, 1])
+    func dualStackServersThatShareAPort(goes: Int) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         let servers = try (0..<2).map { _ in
@@ -739,7 +728,8 @@ struct ContractTests6 {
     }
 
     /// The same without a new `listen`: the other's end must not take the way to the one that stays.
-    @Test(arguments: [0, 1]) func dualStackServersAfterTheOthersEnd(goes: Int) throws {
+    @Test("finds the server that stays without a new listen", arguments: [0, 1])
+    func dualStackServersAfterTheOthersEnd(goes: Int) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         let servers = try (0..<2).map { _ in
@@ -754,7 +744,8 @@ struct ContractTests6 {
     }
 
     /// A server's port is its own, whichever of the session's addresses the kernel sees it on.
-    @Test func aServersPortIsTaken() throws {
+    @Test("refuses a second server on any of the session's addresses")
+    func aServersPortIsTaken() throws {
         try stage.enforce(Self.vl)
         let (server, thief) = (try stage.start(.app), try stage.start(.app))
         for (first, second) in [(Place.wildcard6, Place.localhost6), (.localhost6, .wildcard6)] {
@@ -780,7 +771,8 @@ struct ContractTests6 {
     }
 
     /// Nobody sits where a session to come will have its loopback.
-    @Test func loopbacksToCome() throws {
+    @Test("refuses the loopbacks of sessions to come")
+    func loopbacksToCome() throws {
         try stage.enforce(Self.vl)
         let program = try stage.start(.app)
         for kind in ["tcp", "udp"] {
@@ -793,7 +785,8 @@ struct ContractTests6 {
     }
 
     /// The kernel drops what comes in from the link for ::1; a local route of ours has no such protection but this.
-    @Test func theLoopbackIsClosedToTheLink() throws {
+    @Test("drops what comes from the link for a loopback")
+    func theLoopbackIsClosedToTheLink() throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         let server = try stage.start(.app)
@@ -821,7 +814,8 @@ struct ContractTests6 {
     }
 
     /// An MPTCP server for both families: TCP clients reach it by IPv4, and by ::1 in its session.
-    @Test func dualStackServersOfMPTCP() throws {
+    @Test("reaches a dual-stack MPTCP server by IPv4 and ::1")
+    func dualStackServersOfMPTCP() throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         let server = try stage.start(.app)
@@ -845,7 +839,8 @@ struct ContractTests6 {
     }
 
     /// A server that was made outside the session and passed into it is where it was bound.
-    @Test func dualStackServerMadeOutside() throws {
+    @Test("leaves a dual-stack server where it was bound outside")
+    func dualStackServerMadeOutside() throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         let maker = try stage.start(.nobody)
@@ -860,25 +855,9 @@ struct ContractTests6 {
         try taker.must("accept l s")
     }
 
-    /// Port 0, where IP_BIND_ADDRESS_NO_PORT leaves the port to connect.
-    @Test(arguments: [false, true]) func bindToAnyPort(portLater: Bool) throws {
-        try stage.enforce(Self.v)
-        let program = try stage.start(.app)
-        let remote = try stage.start(.remote)
-        let port = stage.newPort()
-        for command in ["socket l tcp 6", "bind l :: \(port)", "listen l"] { try remote.must(command) }
-        for command in ["socket a tcp 6", "setsockopt a v6only 1"] { try program.must(command) }
-        if portLater { try program.must("setsockopt a bind_no_port 1") }
-        try program.must("bind a :: 0")
-        let name = try program.must("getsockname a")
-        #expect(name.address == Place.annVIP6.address)
-        #expect((name.port == 0) == portLater)
-        try program.must("connect a \(Place.remote6) \(port)")
-        #expect(try remote.must("accept l s").address == Place.annVIP6.address)
-    }
-
     /// A UDP socket on ::, as Java's DatagramSocket and dig have one: unbound, or bound with port 0, or with a port.
-    @Test(arguments: ["unbound", "port 0", "fixed port"]) func oneSocketToManyPeers(kind: String) throws {
+    @Test("gives each datagram of one socket the source for its peer", arguments: ["unbound", "port 0", "fixed port"])
+    func oneSocketToManyPeers(kind: String) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         var peers: [(asks: Place, server: Probe, seen: String)] = []
@@ -924,7 +903,10 @@ struct ContractTests6 {
 
     /// A UDP socket on :: with port 0 is on every address of the host. (a limit: nothing sees a datagram between the
     /// interface and the socket, so what goes to another session's address at that port comes to this one)
-    @Test(arguments: [Place.benVIP, .benVIP6, .host, .host6]) func datagramsForOthers(place: Place) throws {
+    @Test(
+        "delivers datagrams for others to a wildcard socket with port 0",
+        arguments: [Place.benVIP, .benVIP6, .host, .host6])
+    func datagramsForOthers(place: Place) throws {
         try stage.enforce(Self.vl)
         let program = try stage.start(.app)
         for command in ["socket c udp 6", "bind c :: 0"] { try program.must(command) }
@@ -940,32 +922,9 @@ struct ContractTests6 {
         #expect(try owner("bind o 0.0.0.0 \(port)").errno == "EADDRINUSE")
     }
 
-    /// After connect(AF_UNSPEC) a socket is as free as before; the source of the last peer must not stick.
-    @Test func reconnectedDatagrams() throws {
-        try stage.enforce(Self.vl)
-        let port = stage.newPort()
-        let server = try stage.start(.app)
-        for command in ["socket l udp 6", "bind l ::1 \(port)"] { try server.must(command) }
-        let remote = try stage.start(.remote)
-        for command in ["socket l udp 6", "bind l :: \(port)"] { try remote.must(command) }
-        let client = try stage.start(.app)
-        try client.must("socket c udp 6")
-        for _ in 0..<2 {
-            for command in ["connect c ::1 \(port)", "send c near"] { try client.must(command) }
-            expect(try server.must("recvfrom l").address, is: "::1", "the source, near")
-            try client.must("disconnect c")
-            for command in ["connect c \(Place.remote6) \(port)", "send c far"] { try client.must(command) }
-            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source, far")
-            try client.must("disconnect c")
-            try client.must("sendto c ::1 \(port) near")
-            expect(try server.must("recvfrom l").address, is: "::1", "the source of sendto, near")
-            try client.must("sendto c \(Place.remote6) \(port) far")
-            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source of sendto, far")
-        }
-    }
-
     /// One socket that is connected to one family and then to the other, as getaddrinfo's sorting does it.
-    @Test func reconnectedToTheOtherFamily() throws {
+    @Test("gives a socket that is connected to the other family its source there")
+    func reconnectedToTheOtherFamily() throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         let remote = try stage.start(.remote)
@@ -988,92 +947,10 @@ struct ContractTests6 {
         #expect(try client("sendto c ::ffff:\(Place.remote) \(port) far").errno == "ENETUNREACH")
     }
 
-    /// A source given for one datagram is granted or refused as bind would.
-    @Test func sourcesByPacketInfo() throws {
-        try stage.enforce(Self.vl)
-        let port = stage.newPort()
-        let remote = try stage.start(.remote)
-        for command in ["socket l udp 6", "bind l :: \(port)"] { try remote.must(command) }
-        let client = try stage.start(.app)
-        try client.must("socket c udp 6")
-        for source in [Place.wildcard6, .host6, .annVIP6] {
-            try client.must("sendmsg-pktinfo c \(Place.remote6) \(port) \(source) far")
-            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source \(source)")
-        }
-        for source in [Place.mapped(.host), .mapped(.annVIP)] {
-            try client.must("sendmsg-pktinfo c ::ffff:\(Place.remote) \(port) \(source) far")
-            expect(try remote.must("recvfrom l").address, is: "::ffff:\(Place.annVIP)", "the source \(source)")
-        }
-        for source in [Place.benVIP6, .benLO6] {
-            let answer = try client("sendmsg-pktinfo c \(Place.remote6) \(port) \(source) far")
-            #expect(answer.errno == "EADDRNOTAVAIL", "\(source): \(answer)")
-        }
-        for source in [Place.mapped(.benVIP), .mapped(.benLO)] {
-            let answer = try client("sendmsg-pktinfo c ::ffff:\(Place.remote) \(port) \(source) far")
-            #expect(answer.errno == "EADDRNOTAVAIL", "\(source): \(answer)")
-        }
-    }
-
-    /// Control messages on a connected socket come to the hook with no destination; its source must stay the session's.
-    @Test func sourcesByPacketInfoWhereConnected() throws {
-        try stage.enforce(Self.vl)
-        let port = stage.newPort()
-        let remote = try stage.start(.remote)
-        for command in ["socket l udp 6", "bind l :: \(port)"] { try remote.must(command) }
-        let client = try stage.start(.app)
-        for command in ["socket c udp 6", "connect c \(Place.remote6) \(port)"] { try client.must(command) }
-        for source in [Place.wildcard6, .host6, .annVIP6] {
-            try client.must("sendmsg-pktinfo c - 0 \(source) far")
-            expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source \(source)")
-        }
-        #expect(try client("sendmsg-pktinfo c - 0 \(Place.benVIP6) far").errno == "EADDRNOTAVAIL")
-    }
-
-    /// A socket that was bound in another session does not bring that one's address.
-    @Test(arguments: ["deny", "useHostAddress"], [false, true])
-    func boundInAnotherSession(whenUnavailable: String, v6only: Bool) throws {
-        try stage.enforce(Self.vl.with { $0.whenUnavailable = whenUnavailable })
-        let owner = try stage.start(v6only ? .benApp.only6 : .benApp)
-        let taker = try stage.start(.app)
-        let path = "\(stage.sandbox.directory)/mailbox-\(whenUnavailable)-\(v6only)"
-        try taker.must("mailbox \(path)")
-        for command in ["socket a tcp 6", "setsockopt a v6only \(v6only ? 1 : 0)", "bind a :: 0"] {
-            try owner.must(command)
-        }
-        let own = v6only ? Place.benVIP6 : .mapped(.benVIP)
-        #expect(try owner.must("getsockname a").address == own.address)
-        try owner.must("pass a \(path)")
-        try taker.must("take c")
-        let peer = v6only ? Place.remote6 : .mapped(.remote)
-        #expect(try taker("connect c \(peer) 9").errno == "EADDRNOTAVAIL")
-    }
-
-    /// Bound to what is no source, a socket would take the host's address: refused.
-    @Test func boundToWhatIsNoSource() throws {
-        try stage.enforce(Self.vl)
-        let client = try stage.start(.app)
-        for command in ["socket c udp 6", "bind c \(Place.multicast6) 0"] { try client.must(command) }
-        #expect(try client("connect c \(Place.remote6) 9").errno == "EADDRNOTAVAIL")
-    }
-
-    /// A policy reaches programs that run already, with the next call that they make.
-    @Test func policiesReachRunningPrograms() throws {
-        let program = try stage.start(.app)
-        for (policy, place) in [
-            (Self.off, Place.wildcard6), (Self.v, .mapped(.annVIP)), (Self.vlp, .mapped(.annLO)),
-            (Self.off, .wildcard6),
-        ] {
-            try stage.enforce(policy)
-            let port = stage.newPort()
-            for command in ["socket l udp 6", "bind l :: \(port)"] { try program.must(command) }
-            #expect(try program.kernelView("l")?.local == "\(place.address):\(port)", "\(policy)")
-            try program.must("close l")
-        }
-    }
-
     /// Whoever is in no session has the host's address for a source, however many sessions have one of IPv6 (RFC 6724
     /// would prefer the one that is most like the destination), and cannot bind what the host has not.
-    @Test func theHostIsAsBefore() throws {
+    @Test("leaves programs outside sessions with the host's source")
+    func theHostIsAsBefore() throws {
         let program = try stage.start(.unhooked)
         for destination in [Place.remote6.address, "2001:db8:51::16", "2001:db8:51::19", "2001:db8:51::21"] {
             for command in ["socket c udp 6", "connect c \(destination) 9"] { try program.must(command) }
@@ -1087,7 +964,8 @@ struct ContractTests6 {
 @Suite(.serialized, .requiresRoot)
 struct ContractUnderChangeTests6 {
     /// A virtual IP that somebody takes off the interface is never replaced by the host's address in silence.
-    @Test(arguments: Transport.allCases) func virtualIPTakenAway(transport: Transport) throws {
+    @Test("uses no host address where the virtual IP was taken off the interface", arguments: Transport.allCases)
+    func virtualIPTakenAway(transport: Transport) throws {
         try Sandbox.with { sandbox in
             let stage = try Stage(sandbox, ipv6: true)
             try stage.enforce(ContractTests.v)
@@ -1123,7 +1001,10 @@ struct ContractUnderChangeTests6 {
     }
 
     /// A session that is closed, and hooks that are detached, leave nothing of IPv6 behind.
-    @Test(arguments: [["session", "close", "7"], ["detach", "--all"]]) func afterTheEnd(command: [String]) throws {
+    @Test(
+        "leaves nothing of IPv6 after the session was closed",
+        arguments: [["session", "close", "7"], ["detach", "--all"]])
+    func afterTheEnd(command: [String]) throws {
         try Sandbox.with { sandbox in
             // But for what the kernel adds in its own time: link-local addresses.
             let state =
@@ -1155,7 +1036,8 @@ struct ContractUnderChangeTests6 {
     }
 
     /// A new session with another one's ID and port does not inherit its listeners.
-    @Test func listenersOfAClosedSession() throws {
+    @Test("gives a new session no listener of an old one")
+    func listenersOfAClosedSession() throws {
         try Sandbox.with { sandbox in
             let stage = try Stage(sandbox, ipv6: true)
             try stage.enforce(ContractTests.vl)

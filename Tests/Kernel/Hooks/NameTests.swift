@@ -56,7 +56,7 @@ struct NameTests {
     ) throws -> String {
         let program = try start(command, as: party, node: node)
         program.closeInput()
-        let status = try program.wait(within: .seconds(120))
+        let status = try program.wait()
         #expect(status == code, "\(program.name): \(program.errorText)", sourceLocation: location)
         return program.outputText.split(whereSeparator: \.isWhitespace).joined(separator: " ")
     }
@@ -123,7 +123,8 @@ struct NameTests {
         Row(policy: vlp, party: .poor, any: "", v4: "", v6: ""), hosts(vlp, .nobody),
     ]
 
-    @Test(arguments: rows) func ownName(_ row: Row) throws {
+    @Test("names the session's addresses for the host's own name", arguments: rows)
+    func ownName(_ row: Row) throws {
         try stage.enforce(row.policy)
         // A dot at the end is more than `files` understands.
         let isHosts = [row.any, row.v4].contains { $0.contains(Sandbox.hostAddress + " ") || $0 == Sandbox.hostAddress }
@@ -141,7 +142,8 @@ struct NameTests {
     }
 
     /// What is not the host's own name is left to the other sources.
-    @Test func otherNames() throws {
+    @Test("leaves other names to the next source")
+    func otherNames() throws {
         try stage.enforce(Self.vl)
         let others = [
             "www": Self.host, "other": Sandbox.outsideAddress, "other.example.com": Sandbox.outsideAddress,
@@ -155,7 +157,8 @@ struct NameTests {
         }
     }
 
-    @Test func addresses() throws {
+    @Test("names the host for the session's addresses")
+    func addresses() throws {
         try stage.enforce(Self.vl)
         for address in ["198.51.100.17", "2001:db8:51::17"] {
             let answer = try run(["getent", "hosts", address], as: .ann)
@@ -170,7 +173,8 @@ struct NameTests {
     }
 
     /// A virtual IP that was taken off the interface behind our back is not replaced by the host's.
-    @Test func addressTakenAway() throws {
+    @Test("names no address that was taken off the interface")
+    func addressTakenAway() throws {
         try stage.enforce(Self.vl)
         let move = "dev eth0 198.51.100.19/32"
         try sandbox.sh("ip address del \(move)")
@@ -188,7 +192,8 @@ struct NameTests {
         (.unhooked, outside.v4, outside.v6),
     ]
 
-    @Test func hostname() throws {
+    @Test("answers hostname(1)")
+    func hostname() throws {
         try stage.enforce(Self.vl)
         for (party, v4, v6) in Self.parties {
             let own = try run(["hostname", "-i"], as: party)
@@ -202,7 +207,8 @@ struct NameTests {
         }
     }
 
-    @Test func python() throws {
+    @Test("answers Python")
+    func python() throws {
         try stage.enforce(Self.vl)
         let script = """
             from socket import *
@@ -250,7 +256,8 @@ struct NameTests {
                 code: 1), is: "", "no IPv6 address")
     }
 
-    @Test func perl() throws {
+    @Test("answers Perl")
+    func perl() throws {
         try stage.enforce(Self.vl)
         let script = """
             use Socket; use Sys::Hostname;
@@ -266,7 +273,8 @@ struct NameTests {
     }
 
     /// Without the action, the sources after it are asked where it has no address to tell; `check` warns of that.
-    @Test func withoutTheAction() throws {
+    @Test("leaves the host's address in the answer without [TRYAGAIN=return]")
+    func withoutTheAction() throws {
         try stage.enforce(Self.vl)
         try world("vip files")
         #expect(try run(["getent", "ahostsv4", "crm"], as: .poor).hasPrefix("\(Sandbox.hostAddress) "))
@@ -296,13 +304,14 @@ struct NameTests {
             ] + arguments,
             in: "control", environment: sandbox.controlEnvironment, errorOutput: true)
         program.closeInput()
-        try program.wait(within: .seconds(60))
+        try program.wait()
         let document = try JSONSerialization.jsonObject(with: Data(program.outputText.utf8)) as? [String: Any]
         let facts = document?["facts"] as? [[String: Any]] ?? []
         return facts.filter { $0["subject"] as? String == subject }.map { $0.compactMapValues { $0 as? String } }
     }
 
-    @Test func checkSaysWhatIsWrong() throws {
+    @Test("reports a wrong nsswitch.conf by check")
+    func checkSaysWhatIsWrong() throws {
         let line = "'hosts: vip [TRYAGAIN=return] files'"
         try world("vip [TRYAGAIN=return] files")
         var facts = try check()
@@ -323,7 +332,8 @@ struct NameTests {
         #expect(here.stdout.contains("libnss_vip.so.2"), "\(here)")
     }
 
-    @Test func selfTestAsksByName() throws {
+    @Test("asks by name in the self-test")
+    func selfTestAsksByName() throws {
         // So that the policy that comes next is not thought to be in force.
         try stage.enforce(Self.l)
         let pool = "[198.51.100.40-198.51.100.47, \"2001:db8:51::40-2001:db8:51::47\"]"
@@ -389,7 +399,7 @@ struct NameTests {
             let source = SourceTree.url("nss/tests/LocalHost.java").path
             let compiler = try sandbox.start(
                 ["javac", "-d", classes, source], in: Party.unhooked.cgroup, errorOutput: true)
-            let code = try compiler.wait(within: .seconds(180))
+            let code = try compiler.wait()
             try #require(code == 0, "\(compiler.errorText)")
         }
         let java = ["java", "-XX:TieredStopAtLevel=1", "-cp", classes, "LocalHost"]
@@ -399,12 +409,12 @@ struct NameTests {
         }
         let servers = try Self.parties.prefix(2).map { party, v4, _ in
             let server = try start(java + ["serve", "\(party)"], as: party)
-            expect(try server.readLine(within: .seconds(120)), is: "at \(v4) 9000", "\(party)'s server")
+            expect(try server.readLine(), is: "at \(v4) 9000", "\(party)'s server")
             return server
         }
         for (party, v4, _) in Self.parties.prefix(2) {
             expect(try run(java + ["ask"], as: party), is: "\(party) \(v4)", "\(party)'s client")
         }
-        for server in servers { #expect(try server.wait(within: .seconds(60)) == 0, "\(server.errorText)") }
+        for server in servers { #expect(try server.wait() == 0, "\(server.errorText)") }
     }
 }

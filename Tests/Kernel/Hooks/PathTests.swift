@@ -22,6 +22,10 @@ struct Family: Sendable, CustomTestStringConvertible {
         testDescription: "IPv4 on AF_INET6", wildcard: .mapped(.wildcard), localhost: .mapped(.localhost),
         host: .mapped(.host), remote: .mapped(.remote), vip: .mapped(.annVIP), lo: .mapped(.annLO),
         benVIP: .mapped(.benVIP), benLO: .mapped(.benLO))
+    /// IPv6 without IPV6_V6ONLY.
+    static let dual = Family(
+        testDescription: "IPv6, dual-stack", wildcard: .wildcard6, localhost: .localhost6, host: .host6,
+        remote: .remote6, vip: .annVIP6, lo: .annLO6, benVIP: .benVIP6, benLO: .benLO6)
     static let all = [four, six, mapped]
 
     /// The commands that make a socket.
@@ -128,7 +132,7 @@ struct PathTests {
         ConnectRow.rows(vl, [(.benApp, .localhost6)], .app, .benLO6, refused: "ECONNREFUSED", Transport.allCases),
     ].flatMap(\.self)
 
-    @Test(.enabled(if: hasRing), arguments: rings, ringBindRows)
+    @Test("decides a bind by io_uring as one by bind(2)", .enabled(if: hasRing), arguments: rings, ringBindRows)
     func bindByRing(ring: String, row: BindRow) throws {
         try stage.check(
             BindRow(
@@ -136,7 +140,8 @@ struct PathTests {
                 transport: row.transport, port: row.port))
     }
 
-    @Test(.enabled(if: hasRing), arguments: rings, ringConnectRows)
+    @Test(
+        "decides a connect by io_uring as one by connect(2)", .enabled(if: hasRing), arguments: rings, ringConnectRows)
     func connectByRing(ring: String, row: ConnectRow) throws {
         try stage.check(
             ConnectRow(
@@ -145,7 +150,9 @@ struct PathTests {
     }
 
     /// A datagram with a source of its own, by all three.
-    @Test(.enabled(if: hasRing), arguments: rings, Family.all)
+    @Test(
+        "decides a datagram by io_uring with a source as one by sendmsg(2)", .enabled(if: hasRing), arguments: rings,
+        Family.all)
     func packetInfoByRing(ring: String, family: Family) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
@@ -159,7 +166,8 @@ struct PathTests {
 
     // MARK: several datagrams, and a connection, in one call
 
-    @Test(arguments: Family.all) func manyDatagramsInOneCall(family: Family) throws {
+    @Test("decides each datagram of a sendmmsg", arguments: Family.all)
+    func manyDatagramsInOneCall(family: Family) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         let near = try stage.start(.app, doing: family.server("l", "udp", on: family.localhost, port))
@@ -178,7 +186,8 @@ struct PathTests {
     }
 
     /// TCP_FASTOPEN_CONNECT: connect chooses the address; with the cookie of the first connection, send connects.
-    @Test(arguments: Family.all, [true, false]) func fastOpenByConnect(family: Family, onLocalhost: Bool) throws {
+    @Test("decides a TCP_FASTOPEN_CONNECT", arguments: Family.all, [true, false])
+    func fastOpenByConnect(family: Family, onLocalhost: Bool) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         let place = onLocalhost ? family.localhost : family.wildcard
@@ -205,7 +214,8 @@ struct PathTests {
     // MARK: inherited sockets
 
     /// A child goes on with its parent's sockets, and the parent's peer is its own.
-    @Test(arguments: Family.all) func forked(family: Family) throws {
+    @Test("decides for a child as for its parent", arguments: Family.all)
+    func forked(family: Family) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         let server = try stage.start(
@@ -224,7 +234,8 @@ struct PathTests {
     }
 
     /// The program that makes the call decides, not the one that made the socket; names are the session's for all.
-    @Test(arguments: Family.all) func executed(family: Family) throws {
+    @Test("decides by the program that runs, after exec", arguments: Family.all)
+    func executed(family: Family) throws {
         try stage.enforce(Self.vl)
         // Installed by being started once.
         for actor in [Actor.app, .tool] { _ = try stage.start(actor) }
@@ -273,7 +284,8 @@ struct PathTests {
         ]
     }
 
-    @Test(arguments: Owner.all, Family.all) func passedFresh(owner: Owner, family: Family) throws {
+    @Test("decides for whoever calls, of a socket that was passed", arguments: Owner.all, Family.all)
+    func passedFresh(owner: Owner, family: Family) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         let far = try stage.start(.remote, doing: family.server("l", "tcp", on: family.wildcard, port))
@@ -372,7 +384,8 @@ struct PathTests {
     }
 
     /// A socket of the session in the hands of a program outside: what it sees is what is.
-    @Test(arguments: [Actor.nobody, .unhooked], Family.all) func passedOut(taker: Actor, family: Family) throws {
+    @Test("leaves a socket alone that was passed out of the session", arguments: [Actor.nobody, .unhooked], Family.all)
+    func passedOut(taker: Actor, family: Family) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         let maker = try stage.start(
@@ -392,7 +405,8 @@ struct PathTests {
 
     // MARK: connecting, in more than one way
 
-    @Test(arguments: Family.all) func withoutBlocking(family: Family) throws {
+    @Test("decides a connect that does not block", arguments: Family.all)
+    func withoutBlocking(family: Family) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         let server = try stage.start(.app, doing: family.server("l", "tcp", on: family.wildcard, port))
@@ -415,7 +429,7 @@ struct PathTests {
         #expect(try client("connect r \(family.benLO) \(port)").errno == "ECONNREFUSED")
     }
 
-    /// As ContractTests.reconnectedDatagrams, with a peer of each family on an AF_INET6 socket.
+    /// As ContractCallTests.reconnectedDatagrams, with a peer of each family on an AF_INET6 socket.
     @Test(arguments: [Family.six, .mapped]) func reconnected(family: Family) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
@@ -439,7 +453,8 @@ struct PathTests {
     }
 
     /// A stream that was undone connects anew.
-    @Test(arguments: Family.all) func reconnectedStreams(family: Family) throws {
+    @Test("lets a stream connect again", arguments: Family.all)
+    func reconnectedStreams(family: Family) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         let near = try stage.start(.app, doing: family.server("l", "tcp", on: family.localhost, port))
@@ -517,7 +532,7 @@ struct PathTests {
     }
 
     /// Port 0: on the loopback, and where IP_BIND_ADDRESS_NO_PORT leaves the port to connect.
-    @Test(arguments: Family.all, [true, false])
+    @Test("gives the virtual IP with any port", arguments: Family.all, [true, false])
     func anyPort(family: Family, onLocalhost: Bool) throws {
         for portLater in [false, true] {
             try anyPort(family: family, onLocalhost: onLocalhost, portLater: portLater)
@@ -544,7 +559,8 @@ struct PathTests {
             try client.kernelView("c")?.local, is: "\(onLocalhost ? family.lo : family.vip):\(source)", "on the wire")
     }
 
-    @Test(arguments: Family.all, ["tcp", "udp"]) func anyPortForEverySocket(family: Family, kind: String) throws {
+    @Test("gives every socket a port of its own", arguments: Family.all, ["tcp", "udp"])
+    func anyPortForEverySocket(family: Family, kind: String) throws {
         try stage.enforce(Self.vl)
         let program = try stage.start(.app)
         var ports: Set<Int> = []
@@ -560,7 +576,8 @@ struct PathTests {
     }
 
     /// IP_FREEBIND lets a program bind what this host does not have, and not what another session has.
-    @Test(arguments: Family.all, ["tcp", "udp"]) func freebind(family: Family, kind: String) throws {
+    @Test("decides a bind with IP_FREEBIND", arguments: Family.all, ["tcp", "udp"])
+    func freebind(family: Family, kind: String) throws {
         try stage.enforce(Self.vl)
         let program = try stage.start(.app)
         let free = ["freebind"]
@@ -594,7 +611,7 @@ struct PathTests {
 
     /// What a program sends to a group or to all leaves from the virtual IP.
     @Test(
-        arguments: [Family.four, .mapped, .six],
+        "sends to groups from the virtual IP", arguments: [Family.four, .mapped, .six],
         ["239.1.2.3", "198.51.100.255", "255.255.255.255", "ff02::1:3", "ff05::1:3"])
     func toAGroup(family: Family, group: String) throws {
         let isSix = group.contains(":")
@@ -626,7 +643,8 @@ struct PathTests {
     }
 
     /// Joining is no matter of addresses: a socket that is bound to the group hears it, in each session.
-    @Test(arguments: [Family.four, .six]) func fromAGroup(family: Family) throws {
+    @Test("lets each session hear a group that it is bound to", arguments: [Family.four, .six])
+    func fromAGroup(family: Family) throws {
         try stage.enforce(Self.vl)
         let group = family.isV6Only ? Place.multicast6 : .multicast
         let port = stage.newPort()
@@ -667,7 +685,7 @@ struct PathTests {
 
     // MARK: a source for one datagram
 
-    /// As ContractTests.sourcesByPacketInfo, for AF_INET6.
+    /// As ContractCallTests.sourcesByPacketInfo, for AF_INET6.
     @Test(arguments: [Family.six, .mapped]) func sourcesByPacketInfo(family: Family) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
@@ -815,7 +833,8 @@ struct PathTests {
         ].flatMap(\.self)
     }
 
-    @Test(arguments: Crooked.all) func asOutside(_ row: Crooked) throws {
+    @Test("answers wrong calls as outside of a session", arguments: Crooked.all)
+    func asOutside(_ row: Crooked) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
         let far = try stage.start(

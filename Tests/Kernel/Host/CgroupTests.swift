@@ -10,6 +10,7 @@ import Testing
 
 @Suite struct CgroupTextTests {
     @Test(
+        "reads /proc/PID/cgroup",
         arguments: [
             ("0::/\n", "/"), ("9:name=systemd:/a\n0::/user.slice/x y\n", "/user.slice/x y"),
             ("0::/gone (deleted)\n", "/gone (deleted)"),
@@ -19,15 +20,18 @@ import Testing
         #expect(Cgroup.path(inProcCgroup: Array(text.utf8)) == path)
     }
 
-    @Test(arguments: [
-        ("populated 1\nfrozen 0\n", true), ("populated 0\nfrozen 1\n", false), ("frozen 0\npopulated 1\n", true),
-        ("", false),
-    ])
+    @Test(
+        "reads cgroup.events",
+        arguments: [
+            ("populated 1\nfrozen 0\n", true), ("populated 0\nfrozen 1\n", false), ("frozen 0\npopulated 1\n", true),
+            ("", false),
+        ])
     func events(text: String, isPopulated: Bool) {
         #expect(Cgroup.isPopulated(Array(text.utf8)) == isPopulated)
     }
 
     @Test(
+        "refuses claims on, below and above a claimed path",
         arguments: [
             ("/cg/a", "session 1"), ("/cg/a/b", "session 1"), ("/cg", "session"), ("/cg/x/y/z", nil),
             ("/cg/x", "session 2"),
@@ -50,13 +54,14 @@ import Testing
         try claims.claim(path, session: 9)
     }
 
-    @Test func manyClaims() throws {
+    @Test("takes many claims without comparing each with all")
+    func manyClaims() throws {
         let paths = (0..<6_000).map { FilePath("/sys/fs/cgroup/user.slice/user-\($0).slice") }
         let time = try ContinuousClock().measure {
             var claims = CgroupClaims()
             for (number, path) in paths.enumerated() { try claims.claim(path, session: UInt32(number)) }
         }
-        #expect(time < .seconds(20), "each against all would take far longer")
+        #expect(time < hang, "each against all would take far longer")
     }
 }
 
@@ -71,11 +76,12 @@ import Testing
 
     deinit {
         try? own.kill()
-        _ = try? own.waitUntilEmpty(timeout: .seconds(10))
+        _ = try? own.waitUntilEmpty(timeout: hang)
         try? own.remove()
     }
 
-    @Test func identity() throws {
+    @Test("knows a cgroup by its id")
+    func identity() throws {
         #expect(root.isRoot && root.level == 0 && root.id == 1)
         let inner = try own.makeChild(named: "a b").makeChild(named: "c")
         #expect(own.level == 1 && inner.level == 3 && !inner.isRoot)
@@ -100,7 +106,8 @@ import Testing
         #expect(UInt64(handle[2]) | UInt64(handle[3]) << 32 == own.id)
     }
 
-    @Test func throughASymbolicLinkAndAnotherMount() throws {
+    @Test("is the same through a symbolic link and another mount")
+    func throughASymbolicLinkAndAnotherMount() throws {
         let directory = try TemporaryDirectory()
         let inner = try own.makeChild(named: "inner")
         let link = directory.path.appending("link")
@@ -115,7 +122,8 @@ import Testing
         #expect(try Cgroup(path: point) == own)
     }
 
-    @Test func noCgroups() throws {
+    @Test("refuses what is no cgroup")
+    func noCgroups() throws {
         let directory = try TemporaryDirectory()
         var wrong: [(FilePath, String)] = [
             (own.path.appending("nothing"), "there is no such directory"),
@@ -132,7 +140,8 @@ import Testing
     }
 
     /// In a cgroup namespace `/` is a cgroup further down, and depths below it are not those that the kernel counts.
-    @Test func inACgroupNamespace() throws {
+    @Test("finds the cgroup from inside a cgroup namespace")
+    func inACgroupNamespace() throws {
         try own.add(process: getpid())
         defer { try? root.add(process: getpid()) }
         let directory = try TemporaryDirectory()
@@ -156,7 +165,8 @@ import Testing
         child.kill()
     }
 
-    @Test func removedAndMadeAnew() throws {
+    @Test("tells a cgroup that was created again from the former")
+    func removedAndMadeAnew() throws {
         let first = try own.makeChild(named: "again")
         #expect(first.exists && first.isSame)
         try first.remove()
@@ -169,7 +179,8 @@ import Testing
         #expect(second.isSame, "another cgroup at the same path is left alone")
     }
 
-    @Test func processes() throws {
+    @Test("moves, lists, waits for and kills processes")
+    func processes() throws {
         let inner = try own.makeChild(named: "inner")
         #expect(try !own.isPopulated())
         let child = try Child("sleep", "1000")
@@ -191,20 +202,21 @@ import Testing
         try pipe.writeEnd.close()
 
         try own.kill()
-        #expect(try own.waitUntilEmpty(timeout: .seconds(10)) == .empty)
+        #expect(try own.waitUntilEmpty(timeout: hang) == .empty)
         child.wait()
         try own.remove()
         #expect(!inner.exists && !own.exists)
     }
 
     /// The wait is woken, not polled: it is under way when the last process ends.
-    @Test func wokenByTheLastExit() async throws {
+    @Test("wakes up when the last process ends")
+    func wokenByTheLastExit() async throws {
         let child = try Child("sh", "-c", "read x")
         try own.add(process: child.pid)
         let own = own
         async let result = withCheckedThrowingContinuation { continuation in
             Thread.detachNewThread {
-                continuation.resume(with: Result { try own.waitUntilEmpty(timeout: .seconds(10)) })
+                continuation.resume(with: Result { try own.waitUntilEmpty(timeout: hang) })
             }
         }
         child.kill()
@@ -212,7 +224,8 @@ import Testing
     }
 
     /// The processes of a threaded cgroup are its domain's.
-    @Test func threaded() throws {
+    @Test("lists the processes of a threaded cgroup at its domain")
+    func threaded() throws {
         let child = try Child("sleep", "1000")
         try own.add(process: child.pid)
         let threads = try own.makeChild(named: "threads")
@@ -221,23 +234,28 @@ import Testing
         #expect(throws: Failure.self) { try threads.processes() }
     }
 
-    @Test(arguments: ["", ".", "..", "a/b", "/a", "a\nb", String(repeating: "x", count: 256)])
+    @Test(
+        "refuses names that are no file's",
+        arguments: ["", ".", "..", "a/b", "/a", "a\nb", String(repeating: "x", count: 256)])
     func noName(name: String) throws {
         #expect(try failure { _ = try own.makeChild(named: name) }.code == .usage)
     }
 
-    @Test func childThatIsThere() throws {
+    @Test("refuses to create a child that exists")
+    func childThatIsThere() throws {
         _ = try own.makeChild(named: "twice")
         #expect(try failure { _ = try own.makeChild(named: "twice") }.reason == "there is one already")
     }
 
-    @Test func rootIsLeftAlone() {
+    @Test("refuses to remove, kill or await the root")
+    func rootIsLeftAlone() {
         #expect(throws: Failure.self) { try self.root.remove() }
         #expect(throws: Failure.self) { try self.root.kill() }
         #expect(throws: Failure.self) { try self.root.waitUntilEmpty() }
     }
 
-    @Test func noSuchProcess() throws {
+    @Test("refuses a process that does not exist")
+    func noSuchProcess() throws {
         let child = try Child("true")
         child.wait()
         #expect(throws: Failure.self) { try Cgroup(ofProcess: child.pid, mounts: .current()) }

@@ -40,22 +40,18 @@ private final class OtherHost {
         other = try #require(HardwareAddress(bytes: [2, 0, 0, 0, 0, 2]))
         #expect(try program.line() == "ready")
         let netlink = try Netlink()
-        for _ in 0..<6000 {
-            if try netlink.interfaces().values.contains(where: { $0.name == "eth0" && $0.hasNeighbours }) {
-                // Its kernel takes advertisements only when its IPv6 is ready, after duplicate address detection.
-                try sh(
-                    """
-                    for round in $(seq 600); do
-                        ! ip -6 address show dev eth0 scope link -tentative | grep -q inet6 || exit 0
-                        sleep 0.1
-                    done
-                    exit 1
-                    """)
-                return
-            }
-            usleep(10_000)
+        try wait(for: "eth0 to come up") {
+            try netlink.interfaces().values.contains { $0.name == "eth0" && $0.hasNeighbours }
         }
-        throw TestFailure("eth0 does not come up")
+        // Its kernel takes advertisements only when its IPv6 is ready, after duplicate address detection.
+        try sh(
+            """
+            for round in $(seq 3000); do
+                ! ip -6 address show dev eth0 scope link -tentative | grep -q inet6 || exit 0
+                sleep 0.1
+            done
+            exit 1
+            """)
     }
 
     /// Runs a script on the other host.
@@ -84,13 +80,19 @@ private final class OtherHost {
         try tell("nothing").filter { !$0.hasSuffix("192.0.2.1") && !$0.hasSuffix("192.0.2.2") }
     }
 
+    /// The same, once it has received so many.
+    func seen(count: Int) throws -> [String] {
+        var lines: [String] = []
+        try wait(for: "the neighbour to see \(count) frames") {
+            lines += try seen()
+            return lines.count >= count
+        }
+        return lines
+    }
+
     /// Waits until it has received a line.
     func waitFor(_ line: String) throws {
-        for _ in 0..<500 {
-            if try seen().contains(line) { return }
-            usleep(10_000)
-        }
-        throw TestFailure("the neighbour does not see \(line)")
+        try wait(for: "the neighbour to see \(line)") { try seen().contains(line) }
     }
 }
 
@@ -177,14 +179,14 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
     @Test func aFloodDoesNotKeepIt() async throws {
         try await inNetworkNamespace {
             let host = try OtherHost()
-            try host.tell("flood 4")
+            try host.tell("flood 60")
             let probe = AddressProbe()
             var answers = AddressProbe.Answers()
             let taken = ContinuousClock().measure {
                 answers = probe.ask((10..<60).map { question("192.0.2.\($0)") }, seconds: 1)
             }
             #expect(answers.taken.isEmpty && answers.failures.isEmpty, "\(answers)")
-            #expect(taken < .seconds(3.5), "\(taken)")
+            #expect(taken < .seconds(30), "\(taken)")
         }
     }
 
@@ -200,7 +202,7 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
             let taken = ContinuousClock().measure { answers = AddressProbe().ask(all.map { question($0) }, seconds: 1) }
             #expect(Set(answers.taken.keys.map(\.description)) == Set(others))
             #expect(Set(answers.taken.values) == ["\(host.other)"])
-            #expect(answers.failures.isEmpty && taken < .seconds(3), "\(answers.failures) \(taken)")
+            #expect(answers.failures.isEmpty && taken < .seconds(100), "\(answers.failures) \(taken)")
         }
     }
 
@@ -251,7 +253,7 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
             try host.sh(
                 """
                 for address in 192.0.2.7 2001:db8::7; do
-                    for try in $(seq 100); do
+                    for try in $(seq 3000); do
                         ! ip neigh show $address dev eth0 | grep -q '\(host.own)' || continue 2
                         sleep 0.1
                     done
@@ -259,15 +261,13 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
                     exit 1
                 done
                 """)
-            usleep(100_000)
-            #expect(try host.seen().sorted() == [told[1], told[1], told[0], told[0]])
+            #expect(try host.seen(count: 4).sorted() == [told[1], told[1], told[0], told[0]])
 
             let taken = ContinuousClock().measure {
                 AddressProbe().announce([question("192.0.2.8")], interval: .milliseconds(300))
             }
             #expect(taken >= .milliseconds(300))
-            usleep(100_000)
-            #expect(try host.seen() == [String](repeating: "arp 1 \(host.own) 192.0.2.8 192.0.2.8", count: 2))
+            #expect(try host.seen(count: 2) == [String](repeating: "arp 1 \(host.own) 192.0.2.8 192.0.2.8", count: 2))
             // Not on a link without neighbours, and not without the capability: no failure of either.
             AddressProbe().announce([question("192.0.2.7", on: "lo"), question("192.0.2.7", on: "nothing0")])
             try dropCapabilities()
@@ -279,7 +279,7 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
 
 @Suite(.requiresRoot) struct ConflictWatchTests {
     /// What a watch reports within a time.
-    private static func conflicts(_ watch: ConflictWatch, within milliseconds: CInt = 60_000) -> [ConflictWatch
+    private static func conflicts(_ watch: ConflictWatch, within milliseconds: CInt = 300_000) -> [ConflictWatch
         .Conflict]
     {
         let end = ContinuousClock.now + .milliseconds(Int(milliseconds))
@@ -295,7 +295,7 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
     @Test func anotherHostTakesTheAddress() async throws {
         try await inNetworkNamespace {
             let host = try OtherHost()
-            let watch = try ConflictWatch(quietInterval: .seconds(1))
+            let watch = try ConflictWatch(quietInterval: .seconds(5))
             #expect(watch.watch([question("192.0.2.7"), question("192.0.2.8"), question("2001:db8::7")]).isEmpty)
             #expect(watch.drain().isEmpty)
             try host.tell("arp 1 02:00:00:00:00:99 192.0.2.7 192.0.2.7")
@@ -314,7 +314,7 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
             // And a new one afterwards; another address is another one anyway.
             try host.tell("arp 2 02:00:00:00:00:98 192.0.2.8 192.0.2.200")
             #expect(Self.conflicts(watch).map(\.question) == [question("192.0.2.8")])
-            usleep(1_100_000)
+            usleep(5_100_000)
             try host.tell("arp 2 02:00:00:00:00:98 192.0.2.7 192.0.2.200")
             #expect(Self.conflicts(watch).map(\.hardwareAddress.description) == ["02:00:00:00:00:98"])
         }

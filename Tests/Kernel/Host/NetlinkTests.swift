@@ -14,7 +14,8 @@ import Testing
     static let v4 = IPAddress("10.20.0.17")!
     static let v6 = IPAddress("2001:db8:20::17")!
 
-    @Test func placesAndTakesOff() async throws {
+    @Test("adds and removes addresses")
+    func placesAndTakesOff() async throws {
         try await inNetworkNamespace {
             try shell("ip link set lo up")
             let netlink = try Netlink()
@@ -44,7 +45,8 @@ import Testing
     }
 
     /// A host's own address with its prefix is not ours to take off.
-    @Test func hostsOwnAddressStays() async throws {
+    @Test("leaves the host's own address")
+    func hostsOwnAddressStays() async throws {
         try await inNetworkNamespace {
             try shell("ip link set lo up; ip addr add 10.20.0.17/24 dev lo")
             let netlink = try Netlink()
@@ -53,7 +55,8 @@ import Testing
         }
     }
 
-    @Test func noInterface() async throws {
+    @Test("names the interface that does not exist")
+    func noInterface() async throws {
         try await inNetworkNamespace {
             let netlink = try Netlink()
             for name in ["nothing0", "", "a-name-longer-than-any"] {
@@ -65,7 +68,8 @@ import Testing
         }
     }
 
-    @Test func notPermitted() async throws {
+    @Test("reports a missing privilege")
+    func notPermitted() async throws {
         try await inNetworkNamespace {
             let netlink = try Netlink()
             #expect(try netlink.add(Self.v4, to: "lo") == .added)
@@ -81,7 +85,8 @@ import Testing
         }
     }
 
-    @Test func eachHasItsOwnAnswer() async throws {
+    @Test("answers each address of many by itself")
+    func eachHasItsOwnAnswer() async throws {
         try await inNetworkNamespace {
             let netlink = try Netlink()
             _ = try netlink.add(Self.v4, to: "lo")
@@ -95,7 +100,8 @@ import Testing
         }
     }
 
-    @Test func ipv6Disabled() async throws {
+    @Test("reports that IPv6 is disabled")
+    func ipv6Disabled() async throws {
         try await inNetworkNamespace {
             try shell("echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6")
             let error = try failure { _ = try Netlink().add(Self.v6, to: "lo") }
@@ -174,7 +180,9 @@ import Testing
 
     /// No answer is lost among many, and each is that of its address. Fewer of IPv6: there the kernel's time to remove
     /// one grows with how many there are.
-    @Test(arguments: [(IPAddress("10.30.0.0")!, 10_000), (IPAddress("2001:db8:30::1")!, 1000)])
+    @Test(
+        "adds and removes many addresses at once",
+        arguments: [(IPAddress("10.30.0.0")!, 10_000), (IPAddress("2001:db8:30::1")!, 1000)])
     func many(first: IPAddress, count: Int) async throws {
         try await inNetworkNamespace {
             let addresses = (0..<UInt128(count)).map { IPAddress(first.family, value: first.value + $0) }

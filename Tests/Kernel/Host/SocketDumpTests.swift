@@ -33,7 +33,8 @@ import Testing
         sys.stdin.read()
         """
 
-    @Test func findsEachSocketAndItsOwner() async throws {
+    @Test("finds each socket and its owner")
+    func findsEachSocketAndItsOwner() async throws {
         try await inNetworkNamespace {
             let child = try Child("python3", "-c", Self.opener)
             let inodes = try child.line().split(separator: " ").compactMap { UInt64($0) }
@@ -85,7 +86,8 @@ import Testing
     }
 
     /// More than one part of a dump, each in its own 32 KiB.
-    @Test func manySockets() async throws {
+    @Test("finds all of many sockets")
+    func manySockets() async throws {
         try await inNetworkNamespace {
             let script = """
                 import os, socket as s, sys
@@ -103,7 +105,8 @@ import Testing
         }
     }
 
-    @Test func executableThatWasReplaced() throws {
+    @Test("names an executable that was deleted")
+    func executableThatWasReplaced() throws {
         let directory = try TemporaryDirectory()
         let path = "\(directory.path)/name\u{1b}\n (deleted)"
         // By a process of its own: one that another test forks just then would have the file open for writing (ETXTBSY).

@@ -14,13 +14,14 @@ struct AppTests {
     ]
 
     /// What the driver prints is a line for each check; where one fails, all of it is the message.
-    @Test func twoSessionsAsOutside() throws {
+    @Test("serves real programs in two sessions as outside")
+    func twoSessionsAsOutside() throws {
         let program = try Program(
             [SourceTree.url("scripts/test-apps").path] + Self.programs,
             environment: ["VIP_BPFCTL": Build.controller.path],
             errorOutput: true)
         program.closeInput()
-        let code = try program.wait(within: .seconds(240))
+        let code = try program.wait()
         #expect(code == 0, "\(program.outputText)\(program.errorText)")
         for name in Self.programs {
             let title = " - \(name.replacing("/", with: " ")): ben: localhost\n"

@@ -11,7 +11,7 @@ import Testing
     private func run(_ command: [String]) throws -> String {
         let program = try Program(command, errorOutput: true)
         program.closeInput()
-        let code = try program.wait(within: .seconds(60))
+        let code = try program.wait()
         guard code == 0 else {
             throw HarnessError("\(command): exit code \(code): \(program.outputText)\(program.errorText)")
         }

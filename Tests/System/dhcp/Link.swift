@@ -5,14 +5,10 @@ import Glibc
 import Network
 import Synchronization
 import SystemPackage
+import TestSupport
 import Testing
 
 @testable import Leases
-
-struct HarnessError: Error, CustomStringConvertible {
-    let description: String
-    init(_ description: String) { self.description = description }
-}
 
 extension Trait where Self == ConditionTrait {
     /// Runs as root where the programs are installed; elsewhere it is skipped, but in CI a failure.
@@ -22,92 +18,22 @@ extension Trait where Self == ConditionTrait {
                 !["/usr/sbin", "/usr/bin", "/sbin", "/bin"].contains { access("\($0)/\(name)", X_OK) == 0 }
             }
             if geteuid() == 0, missing.isEmpty { return true }
-            if getenv("CI") != nil { throw HarnessError("must run in CI: not root, or without \(missing)") }
+            if Privilege.mustRun { throw HarnessError("must run in CI: not root, or without \(missing)") }
             return false
         }
     }
 }
 
-/// A program with lines to its standard input and from its standard output; killed with the last reference.
-final class Program {
-    let pid: pid_t
-    private var input: FileDescriptor?
-    private let output: FileDescriptor
-    private var bytes: [UInt8] = []
-    private var status: CInt?
-
-    init(_ command: [String], errorsTo log: String? = nil) throws {
-        _ = Glibc.signal(SIGPIPE, SIG_IGN)
-        let toChild = try FileDescriptor.pipe(options: .closeOnExec)
-        let fromChild = try FileDescriptor.pipe(options: .closeOnExec)
-        var actions = posix_spawn_file_actions_t()
-        posix_spawn_file_actions_init(&actions)
-        defer { posix_spawn_file_actions_destroy(&actions) }
-        posix_spawn_file_actions_adddup2(&actions, toChild.readEnd.rawValue, 0)
-        posix_spawn_file_actions_adddup2(&actions, fromChild.writeEnd.rawValue, 1)
-        if let log { posix_spawn_file_actions_addopen(&actions, 2, log, O_WRONLY | O_CREAT | O_APPEND, 0o600) }
-        var attributes = posix_spawnattr_t()
-        posix_spawnattr_init(&attributes)
-        defer { posix_spawnattr_destroy(&attributes) }
-        var none = sigset_t()
-        sigemptyset(&none)
-        posix_spawnattr_setsigmask(&attributes, &none)
-        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
-        var arguments = command.map { strdup($0) } + [nil]
-        defer { for argument in arguments { free(argument) } }
-        var child: pid_t = 0
-        let error = posix_spawnp(&child, command[0], &actions, &attributes, &arguments, environ)
-        try toChild.readEnd.close()
-        try fromChild.writeEnd.close()
-        guard error == 0 else { throw HarnessError("\(command): \(String(cString: strerror(error)))") }
-        pid = child
-        input = toChild.writeEnd
-        output = fromChild.readEnd
-    }
-
-    deinit {
-        if status == nil { kill(pid, SIGKILL) }
-        _ = finish()
-        try? output.close()
-    }
-
-    var isRunning: Bool {
-        var now: CInt = 0
-        if status == nil, waitpid(pid, &now, WNOHANG) == pid { status = now }
-        return status == nil
-    }
-
-    func send(_ line: String) throws { _ = try input?.writeAll((line + "\n").utf8) }
+extension Program {
+    func send(_ line: String) throws { try write(line + "\n") }
 
     /// The next line; `nil` where none came in time, or it has ended.
-    func line(within patience: Double = 15) -> String? {
-        let deadline = LeaseClock.now + patience
-        let file = output.rawValue
-        while true {
-            if let end = bytes.firstIndex(of: UInt8(ascii: "\n")) {
-                defer { bytes.removeSubrange(...end) }
-                return String(decoding: bytes[..<end], as: UTF8.self)
-            }
-            var poll = pollfd(fd: file, events: Int16(POLLIN), revents: 0)
-            let left = deadline - LeaseClock.now
-            guard left > 0, Glibc.poll(&poll, 1, CInt(left * 1000 + 1)) > 0 else { return nil }
-            var buffer = [UInt8](repeating: 0, count: 4096)
-            let count = read(file, &buffer, buffer.count)
-            guard count > 0 else { return nil }
-            bytes += buffer[..<count]
-        }
-    }
+    func line() -> String? { try? readLine() }
 
     /// Ends its input and waits; the exit code, or 128 + the signal.
     func finish() -> Int32 {
-        try? input?.close()
-        input = nil
-        var now: CInt = 0
-        while status == nil {
-            if waitpid(pid, &now, 0) == pid { status = now } else if errno != EINTR { return -1 }
-        }
-        let status = status ?? 0
-        return status & 0x7f == 0 ? status >> 8 & 0xff : 128 + status & 0x7f
+        closeInput()
+        return (try? reap()) ?? -1
     }
 }
 
@@ -126,9 +52,7 @@ final class Link: @unchecked Sendable {  // of the test's one thread
         guard janitor.line() == "ready" else { throw HarnessError("link.sh \(name) did not get ready") }
     }
 
-    static func file(_ name: String) -> String {
-        URL(filePath: #filePath).deletingLastPathComponent().appending(path: name).path
-    }
+    static func file(_ name: String) -> String { SourceTree.url("Tests/System/dhcp/\(name)").path }
 
     /// Runs the body on a thread of its own that is in the clients' network namespace, and takes everything down.
     static func with(_ body: @Sendable @escaping (Link) throws -> Void) async throws {
@@ -194,32 +118,15 @@ final class Link: @unchecked Sendable {  // of the test's one thread
         -> Program
     {
         let server = try serve(
-            [
-                "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=eth0", "--bind-interfaces",
-                "--user=root", "--pid-file=", "--no-ping", "--dhcp-authoritative", "--log-dhcp",
-                "--dhcp-leasefile=\(directory)/dnsmasq.leases",
-                "--dhcp-range=\(first),\(last),255.255.0.0,120",
-            ] + more)
+            DHCPServer.dnsmasq(in: directory, from: first, to: last, mask: "255.255.0.0", more))
         try waitFor("dnsmasq") { text("server.log").contains("DHCP, IP range") }
         return server
     }
 
     /// - Parameter seconds: what it lends for.
     func kea(seconds: Int, pool: String = "198.18.1.10 - 198.18.1.100") throws -> Program {
-        let configuration = """
-            { "Dhcp4": {
-                "interfaces-config": { "interfaces": ["eth0"], "dhcp-socket-type": "raw" },
-                "lease-database": { "type": "memfile", "persist": true, "name": "\(directory)/kea.csv", "lfc-interval": 0 },
-                "valid-lifetime": \(seconds), "authoritative": true,
-                "subnet4": [{ "id": 1, "subnet": "198.18.0.0/16", "pools": [{ "pool": "\(pool)" }] }],
-                "loggers": [{ "name": "kea-dhcp4", "severity": "INFO",
-                    "output_options": [{ "output": "\(directory)/kea.log" }] }]
-            } }
-            """
-        try configuration.write(toFile: "\(directory)/kea.json", atomically: true, encoding: .utf8)
-        let server = try serve([
-            "env", "KEA_PIDFILE_DIR=\(directory)", "KEA_LOCKFILE_DIR=none", "kea-dhcp4", "-c", "\(directory)/kea.json",
-        ])
+        let server = try serve(
+            DHCPServer.kea(in: directory, seconds: seconds, pool: pool, subnet: "198.18.0.0/16"))
         try waitFor("kea") { text("kea.log").contains("DHCP4_STARTED") }
         return server
     }
@@ -245,13 +152,8 @@ final class Link: @unchecked Sendable {  // of the test's one thread
 
     func text(_ name: String) -> String { (try? String(contentsOfFile: "\(directory)/\(name)", encoding: .utf8)) ?? "" }
 
-    /// Looks every 20 ms: for what cannot be waited for.
-    func waitFor(_ what: String, within patience: Double = 15, _ condition: () throws -> Bool) throws {
-        let deadline = LeaseClock.now + patience
-        while try !condition() {
-            guard LeaseClock.now < deadline else { throw HarnessError("\(what) in vain; log: \(text("server.log"))") }
-            usleep(20_000)
-        }
+    func waitFor(_ what: String, _ condition: () throws -> Bool) throws {
+        try wait(for: "\(what); log: \(text("server.log"))", until: condition)
     }
 
     // MARK: Clients
@@ -316,7 +218,7 @@ final class Events: Sendable {
     func count(_ isIt: (LeaseEvent) -> Bool) -> Int { list.filter(isIt).count }
 
     /// The next event that is such a one, those before it skipped; and when it came.
-    func await<T>(within patience: Double = 15, _ pick: (LeaseEvent) -> T?) throws -> (T, at: Double) {
+    func await<T>(within patience: Double = hang / .seconds(1), _ pick: (LeaseEvent) -> T?) throws -> (T, at: Double) {
         let deadline = LeaseClock.now + patience
         while true {
             let found: (T, at: Double)? = all.withLock { all in

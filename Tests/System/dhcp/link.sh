@@ -21,8 +21,8 @@ clean() {
     set +e
     for namespace in "$name" "$name-s"; do
         [ -e "/run/netns/$namespace" ] || continue
-        # A process may have started another between the list and its end: a few rounds, then it is a defect.
-        for round in 1 2 3 4 5 6 7 8 9 10; do
+        # A process may have started another between the list and its end, and a busy machine takes its time.
+        for round in $(seq 1000); do
             pids=$(ip netns pids "$namespace")
             [ -n "$pids" ] || break
             # shellcheck disable=SC2086 # one word each
@@ -54,7 +54,7 @@ END
 
 # A server that looks before the link has come up sees none.
 for namespace in "$name" "$name-s"; do
-    for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 none; do
+    for round in $(seq 1000) none; do
         case $(ip -n "$namespace" link show eth0) in *"state UP"*) break ;; esac
         [ "$round" != none ] || exit 1
         sleep 0.1

@@ -14,7 +14,7 @@ enum { OP_BIND = 56, OP_LISTEN = 57 };
 
 #define ENTRIES 8
 #define SQPOLL_IDLE_MS 1000
-#define TIMEOUT_S 5 /* as main.c's; io_uring heeds no SO_RCVTIMEO */
+#define TIMEOUT_S 100 /* as main.c's; io_uring heeds no SO_RCVTIMEO */
 
 static struct io_uring ring;
 static bool is_ring, is_op_bind;

@@ -93,7 +93,8 @@ import Testing
         #expect(try MountTable(text: Self.root).mount(containing: "etc/passwd") == nil)
     }
 
-    @Test func missing() throws {
+    @Test("names what is not mounted")
+    func missing() throws {
         let table = try MountTable(text: Self.root)
         let cgroup = try failure { _ = try table.cgroup2Mount() }
         #expect(cgroup.code == .unavailable)
@@ -103,17 +104,20 @@ import Testing
         #expect(bpffs.description.contains("mount -t bpf"))
     }
 
-    @Test(arguments: [
-        "x", "36 35 98:0 / /mnt", "36 35 98:0 / /mnt rw", "36 35 98:0 / /mnt rw -", "36 35 98 / /mnt rw - a b c",
-        "a 35 98:0 / /mnt rw - ext4 x rw", #"36 35 98:0 / /m\9 rw - ext4 x rw"#,
-    ])
+    @Test(
+        "refuses a text that is no mountinfo",
+        arguments: [
+            "x", "36 35 98:0 / /mnt", "36 35 98:0 / /mnt rw", "36 35 98:0 / /mnt rw -", "36 35 98 / /mnt rw - a b c",
+            "a 35 98:0 / /mnt rw - ext4 x rw", #"36 35 98:0 / /m\9 rw - ext4 x rw"#,
+        ])
     func notMountinfo(line: String) throws {
         let error = try failure { _ = try MountTable(text: "\(Self.root)\n\(line)\n") }
         #expect(error.description.contains("line 2"))
     }
 
     /// What stat(1) says of this host's own paths.
-    @Test(arguments: ["/", "/proc", "/sys"]) func thisHost(path: FilePath) throws {
+    @Test("finds the mounts of this host as stat(1) does", arguments: ["/", "/proc", "/sys"])
+    func thisHost(path: FilePath) throws {
         let mount = try #require(try MountTable.current().mount(containing: path))
         let stat = try Child("stat", "--format=%Hd:%Ld", path.string)
         #expect(try stat.line() == "\(mount.device >> 20):\(mount.device & 0xf_ffff)")

@@ -7,18 +7,21 @@ import Testing
 
 @Suite struct SystemUsersTests {
     /// Groups whose name has a space would be cut by the comparison; root and daemon have none such.
-    @Test(arguments: ["root", "daemon"]) func groups(user: String) throws {
+    @Test("lists a user's groups as id(1)", arguments: ["root", "daemon"])
+    func groups(user: String) throws {
         let id = try Child("id", "-Gn", user).line().split(separator: " ").map(String.init)
         #expect(!id.isEmpty)
         #expect(try Set(SystemUsers.groups(of: user)) == Set(id))
     }
 
-    @Test func unknown() throws {
+    @Test("knows no user of an unknown name")
+    func unknown() throws {
         #expect(try SystemUsers.groups(of: "no-such-user-here") == [])
         #expect(try SystemUsers.name(of: 4_294_967_000) == nil)
     }
 
-    @Test func name() throws {
+    @Test("names the user of a uid")
+    func name() throws {
         #expect(try SystemUsers.name(of: 0) == "root")
     }
 }

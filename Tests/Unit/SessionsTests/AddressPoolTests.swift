@@ -11,7 +11,8 @@ import Testing
         try #require(IPAddress(from))...#require(IPAddress(to))
     }
 
-    @Test func lowestFirstAcrossRanges() throws {
+    @Test("gives the lowest free address of all ranges")
+    func lowestFirstAcrossRanges() throws {
         var pool = try AddressPool([
             Self.range("10.0.1.1", "10.0.1.2"), Self.range("2001:db8::1", "2001:db8::1"),
             Self.range("10.0.0.254", "10.0.1.0"), Self.range("10.0.0.255", "10.0.0.255"),
@@ -24,7 +25,8 @@ import Testing
         #expect(pool.next(.v6) { _ in false }?.description == "2001:db8::1")
     }
 
-    @Test func exhausted() throws {
+    @Test("fails when every address is taken")
+    func exhausted() throws {
         var pool = try AddressPool([Self.range("10.0.0.1", "10.0.0.241")])
         #expect(pool.next(.v4) { _ in true } == nil)
         #expect(pool.next(.v4) { _ in false } == nil, "it has been looked at")
@@ -33,7 +35,8 @@ import Testing
     }
 
     /// The last address there is has none after it.
-    @Test func ends() throws {
+    @Test("gives the last address of the space")
+    func ends() throws {
         var pool = try AddressPool([
             Self.range("255.255.255.255", "255.255.255.255"),
             Self.range("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
@@ -53,7 +56,8 @@ import Testing
         #expect(try failure { _ = try AddressPool([Self.range("10.0.0.1", "2001:db8::1")]) }.code == .usage)
     }
 
-    @Test func manyAreOnePass() throws {
+    @Test("gives many addresses in one pass")
+    func manyAreOnePass() throws {
         var pool = try AddressPool([Self.range("10.0.0.0", "10.255.255.255")])
         let taken = Set((0..<50_000).map { IPAddress(v4: 0x0a00_0000 + $0) })
         var asked = 0

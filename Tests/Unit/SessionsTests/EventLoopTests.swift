@@ -19,11 +19,11 @@ import Testing
         let first = try loop.deadline { order.append(1) }
         let second = try loop.deadline { order.append(2) }
         let never = try loop.deadline { order.append(0) }
-        last.set(in: .milliseconds(60))
+        last.set(in: .seconds(4))
         first.set(in: .milliseconds(10))
-        first.set(within: .seconds(5))
-        second.set(in: .seconds(5))
-        second.set(within: .milliseconds(30))
+        first.set(within: .seconds(60))
+        second.set(in: .seconds(60))
+        second.set(within: .seconds(2))
         never.set(in: .zero)
         never.clear()
         try loop.run()
@@ -73,8 +73,8 @@ import Testing
             source = nil
         }
         let end = try loop.deadline { loop.exit() }
-        end.set(in: .milliseconds(200))
         for name in ["a", "b"] { try Data().write(to: URL(filePath: "\(directory)/\(name)")) }
+        end.set(in: .seconds(2))
         try loop.run()
         #expect(names == ["a"] && source == nil)
         #expect(throws: Errno.noSuchFileOrDirectory) {
@@ -92,8 +92,10 @@ import Testing
         #expect(worker.end())
         #expect(worker.end(within: .zero))
         #expect(name.withLock(\.self) == "a worker\n")
-        let stuck = try Worker("stuck") { _ in usleep(300_000) }
+        let gate = DispatchSemaphore(value: 0)
+        let stuck = try Worker("stuck") { _ in gate.wait() }
         #expect(!stuck.end(within: .milliseconds(10)))
+        gate.signal()
         #expect(stuck.end())
     }
 

@@ -30,7 +30,8 @@ import Testing
     private static let leased = SessionRecord.Address(
         address, interface: "eth0", placed: true, fromPool: false, leaseSlot: 3)
 
-    @Test func itIsTheSessionsFromThenOnUntilThen() throws {
+    @Test("records a given address from when it was given until it was taken")
+    func itIsTheSessionsFromThenOnUntilThen() throws {
         try registry.add(Self.leased, to: 7, at: HistoryTests.moment(10))
         #expect(try registry.session(id: 7)?.addresses == [Self.leased])
         #expect(try registry.session(address: Self.address)?.id == 7)
@@ -57,7 +58,8 @@ import Testing
         #expect(rows.map(\.period.end?.uptime) == [20, 40].map { HistoryTests.moment($0).uptime })
     }
 
-    @Test func anothersIsRefused() throws {
+    @Test("refuses another session's address")
+    func anothersIsRefused() throws {
         try registry.add(Self.leased, to: 7, at: HistoryTests.moment(10))
         let refused = try #require(throws: Failure.self) {
             try registry.add(Self.leased, to: 8, at: HistoryTests.moment(11))
@@ -68,7 +70,8 @@ import Testing
     }
 
     /// One that could not be given was nobody's: it does not rest, and there is no record of it.
-    @Test func whatWasNotGivenLeavesNoUser() throws {
+    @Test("remembers no user of an address that was not given")
+    func whatWasNotGivenLeavesNoUser() throws {
         try registry.add(Self.leased, to: 7, at: HistoryTests.moment(10))
         try registry.remove(Self.address, from: 7, because: .notOpened, at: HistoryTests.moment(11))
         #expect(try registry.formerAddress(Self.address) == nil)
@@ -76,7 +79,8 @@ import Testing
     }
 
     /// What is left unsettled goes with its session.
-    @Test func theSessionsEndEndsIt() throws {
+    @Test("ends a given address with its session")
+    func theSessionsEndEndsIt() throws {
         try registry.add(Self.leased, to: 7, at: HistoryTests.moment(10))
         try registry.remove([(7, .closed)], at: HistoryTests.moment(11))
         #expect(try registry.unsettledAddresses().isEmpty && registry.usedAddresses().isEmpty)

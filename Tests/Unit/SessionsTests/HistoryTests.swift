@@ -81,7 +81,8 @@ import Testing
             addresses: [.init(ip, interface: "eth0", placed: true, fromPool: true)])
     }
 
-    @Test func whatIsOpenedAndClosedIsKept() throws {
+    @Test("keeps sessions that were opened and closed")
+    func whatIsOpenedAndClosedIsKept() throws {
         let registry = try Registry(file, access: .readWrite)
         try registry.open([Self.record(7, user: "ann", address: "10.0.0.1")], at: Self.moment(0))
         try registry.open([Self.record(8)], at: Self.moment(1))
@@ -103,7 +104,8 @@ import Testing
         #expect(try registry.historyStart() == Self.start)
     }
 
-    @Test func aSessionThatCannotBeIsNotNoted() throws {
+    @Test("records no session that could not be opened")
+    func aSessionThatCannotBeIsNotNoted() throws {
         let registry = try Registry(file, access: .readWrite)
         try registry.open([Self.record(7)], at: Self.moment(0))
         #expect(throws: Failure.self) {
@@ -113,7 +115,8 @@ import Testing
     }
 
     /// What was open when the system went down ended before this boot; no earlier than that is known.
-    @Test func anEarlierBootEndsWithTheStartOfThisOne() throws {
+    @Test("ends sessions of an earlier boot at the start of this one")
+    func anEarlierBootEndsWithTheStartOfThisOne() throws {
         let registry = try Registry(file, access: .readWrite)
         try registry.open([Self.record(7)], at: Self.moment(0))
         let now = Moment(date: Self.start.addingTimeInterval(1000), bootID: "next", uptime: 100_000)
@@ -123,10 +126,12 @@ import Testing
         #expect(period.clock(now: now) == .unknown)
     }
 
-    @Test(arguments: [
-        "UPDATE session_history SET opened_at = 'yesterday'", "UPDATE session_history SET session_id = -1",
-        "UPDATE address_history SET address = '10.0.0.300'", "UPDATE address_history SET started_at = ''",
-    ])
+    @Test(
+        "refuses values that it does not know",
+        arguments: [
+            "UPDATE session_history SET opened_at = 'yesterday'", "UPDATE session_history SET session_id = -1",
+            "UPDATE address_history SET address = '10.0.0.300'", "UPDATE address_history SET started_at = ''",
+        ])
     func strangeValue(sql: String) throws {
         try Registry(file, access: .readWrite).open([Self.record(7)], at: Self.moment(0))
         try shell("sqlite3 '\(file)' \"\(sql)\"")
@@ -137,7 +142,8 @@ import Testing
 
     // MARK: Retention
 
-    @Test func whatIsOldGoes() throws {
+    @Test("forgets what is older than the retention")
+    func whatIsOldGoes() throws {
         let registry = try Registry(file, access: .readWrite)
         let day = 86400.0
         try registry.open((10..<13).map { Self.record($0) }, at: Self.moment(0))
@@ -160,7 +166,8 @@ import Testing
         #expect(try addresses == "\(registry.history().count)", "addresses go with their sessions")
     }
 
-    @Test func theSettingCounts() throws {
+    @Test("keeps as long as the setting says")
+    func theSettingCounts() throws {
         let registry = try Registry(file, access: .readWrite)
         try registry.open((10..<3010).map { Self.record($0) }, at: Self.moment(0))
         try registry.remove((10..<3009).map { ($0, .closed) }, at: Self.moment(0))
@@ -172,7 +179,8 @@ import Testing
         #expect(try registry.history().isEmpty)
     }
 
-    @Test func aChangeForgetsALittleAtATime() throws {
+    @Test("forgets a little with each change")
+    func aChangeForgetsALittleAtATime() throws {
         let registry = try Registry(file, access: .readWrite)
         try registry.open((10..<4010).map { Self.record($0) }, at: Self.moment(0))
         try registry.remove((10..<4009).map { ($0, .closed) }, at: Self.moment(0))
@@ -197,7 +205,8 @@ import Testing
         try shell("sqlite3 '\(file)' \"\(sql)\"")
     }
 
-    @Test func theFirstVersionIsBroughtUpToDate() throws {
+    @Test("migrates a registry of the first version")
+    func theFirstVersionIsBroughtUpToDate() throws {
         try makeFirstVersion()
         let old = try failure { _ = try Registry(file, access: .readOnly) }
         #expect(old.reason.contains("an earlier vip-bpfctl wrote it (version 1)"))
@@ -212,7 +221,8 @@ import Testing
         #expect(try registry.history()[0].ending == .closed)
     }
 
-    @Test func aMigrationThatIsRefusedChangesNothing() throws {
+    @Test("changes nothing when a migration fails")
+    func aMigrationThatIsRefusedChangesNothing() throws {
         try makeFirstVersion()
         // A table in the way stands for whatever may fail half-way.
         try shell("sqlite3 '\(file)' 'CREATE TABLE address_history (x)'")

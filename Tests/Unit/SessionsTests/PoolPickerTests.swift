@@ -76,7 +76,8 @@ private final class Host {
 }
 
 @Suite struct PoolPickerTests {
-    @Test func aUserGetsTheSameAddressAgain() throws {
+    @Test("gives a user the same address again")
+    func aUserGetsTheSameAddressAgain() throws {
         let host = try Host("10.0.0.1-10.0.0.9")
         #expect(try host.login("ann", "bob", nil) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"])
         try host.logout("10.0.0.1", "10.0.0.2", "10.0.0.3")
@@ -87,7 +88,8 @@ private final class Host {
         #expect(try host.login("ann", "ann") == ["10.0.0.5", "10.0.0.1"], "the latest first")
     }
 
-    @Test func anAddressRestsBeforeAnotherUserGetsIt() throws {
+    @Test("lets an address rest before another user gets it")
+    func anAddressRestsBeforeAnotherUserGetsIt() throws {
         let host = try Host("10.0.0.1-10.0.0.2")
         try host.login("ann", "bob")
         try host.logout("10.0.0.2")
@@ -110,7 +112,8 @@ private final class Host {
     }
 
     /// Whatever the wall clock says.
-    @Test func theBootsClockCounts() throws {
+    @Test("measures rest by the clock since boot")
+    func theBootsClockCounts() throws {
         let host = try Host("10.0.0.1")
         try host.login("ann")
         try host.logout("10.0.0.1")
@@ -120,7 +123,8 @@ private final class Host {
         #expect(try host.login("bob") == ["10.0.0.1"])
     }
 
-    @Test func aRestGoesOnOverABoot() throws {
+    @Test("continues a rest over a boot")
+    func aRestGoesOnOverABoot() throws {
         let host = try Host("10.0.0.1", rest: 600)
         try host.login("ann")
         try host.logout("10.0.0.1")
@@ -139,7 +143,8 @@ private final class Host {
         #expect(try host.login("eve") == ["10.0.0.1"])
     }
 
-    @Test func restMayBeNothing() throws {
+    @Test("gives an address at once where there is no rest")
+    func restMayBeNothing() throws {
         let host = try Host("10.0.0.1", rest: 0)
         try host.login("ann")
         try host.logout("10.0.0.1")
@@ -147,14 +152,16 @@ private final class Host {
     }
 
     /// Nobody has used it.
-    @Test func whatWasNotOpenedDoesNotRest() throws {
+    @Test("lets no address rest that was not used")
+    func whatWasNotOpenedDoesNotRest() throws {
         let host = try Host("10.0.0.1")
         try host.login("ann")
         try host.logout("10.0.0.1", ending: .notOpened)
         #expect(try host.login("bob") == ["10.0.0.1"])
     }
 
-    @Test func reservations() throws {
+    @Test("gives reserved addresses to their users alone")
+    func reservations() throws {
         let host = try Host(
             "10.0.0.1-10.0.0.4", rest: 0, reservations: ["ann": ["10.0.0.1", "10.0.0.3"], "bob": ["10.0.0.4"]])
         #expect(try host.login("eve", "ann", "ann", "bob") == ["10.0.0.2", "10.0.0.1", "10.0.0.3", "10.0.0.4"])
@@ -174,7 +181,8 @@ private final class Host {
     }
 
     /// A reservation that is new, for an address that another had a moment ago.
-    @Test func aReservedAddressRestsToo() throws {
+    @Test("lets a reserved address rest as well")
+    func aReservedAddressRestsToo() throws {
         let host = try Host("10.0.0.1-10.0.0.2", reservations: ["ann": ["10.0.0.1"]])
         let address = try #require(IPAddress("10.0.0.1"))
         try host.registry.open(
@@ -192,7 +200,8 @@ private final class Host {
         #expect(try host.login("ann") == ["10.0.0.1"])
     }
 
-    @Test func allInUse() throws {
+    @Test("says how many addresses are in use, resting and reserved")
+    func allInUse() throws {
         let one = try Host("10.0.0.1", "2001:db8::/64")
         try one.login("ann")
         #expect(try failure { try one.login("bob") }.reason == "the pool's only IPv4 one (1 of 1) is in use")
@@ -210,7 +219,8 @@ private final class Host {
         #expect(named.reason.contains("of the pool of override cti"))
     }
 
-    @Test func theHostsOwnAreLeftOut() throws {
+    @Test("leaves the host's own addresses out")
+    func theHostsOwnAreLeftOut() throws {
         let host = try Host("10.0.0.1-10.0.0.3")
         #expect(try host.login("ann", hosts: ["10.0.0.1"]) == ["10.0.0.2"])
         try host.logout("10.0.0.2")
@@ -218,7 +228,8 @@ private final class Host {
     }
 
     /// A prefix of 2^64 addresses is as quick as one of a few.
-    @Test func largePrefixes() throws {
+    @Test("picks from large prefixes")
+    func largePrefixes() throws {
         let host = try Host("2001:db8::/64", "10.0.0.0/8")
         let users = (0..<300).map { "u\($0)" }
         for user in users { try host.login(user, family: .v6) }
@@ -231,7 +242,8 @@ private final class Host {
     }
 
     /// What is remembered of users goes with the history, and not before an address has rested.
-    @Test func whatIsOldIsForgotten() throws {
+    @Test("forgets old users")
+    func whatIsOldIsForgotten() throws {
         let host = try Host("10.0.0.1-10.0.0.9")
         try host.registry.setPolicy("{}", historyDays: 0, at: host.now)
         try host.login("ann", "bob")

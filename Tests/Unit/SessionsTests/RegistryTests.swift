@@ -310,54 +310,6 @@ import Testing
     }
 }
 
-@Suite(.serialized, .requiresRoot) struct RegistryAsRootTests {
-    /// An ordinary user reads, and is told why they cannot write; through a process, as this one stays root.
-    @Test func ordinaryUser() throws {
-        let directory = try TemporaryDirectory()
-        let file = directory.path.appending("registry.sqlite")
-        try Registry(file, access: .readWrite).open(RegistryTests.record(7))
-        let reader = try Child(
-            "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sqlite3", "-readonly", file.string,
-            "SELECT id FROM sessions")
-        #expect(try reader.line() == "7")
-        let writer = try Child(
-            "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-c",
-            "sqlite3 '\(file)' 'DELETE FROM sessions' 2>&1")
-        #expect(try writer.line().contains("readonly"))
-    }
-
-    @Test func fullDisk() throws {
-        let directory = try TemporaryDirectory()
-        try shell("mount -t tmpfs -o size=256k,mode=755 vip-sessions-test '\(directory.path)'")
-        defer { try? shell("umount '\(directory.path)'") }
-        let file = directory.path.appending("registry.sqlite")
-        do {
-            let registry = try Registry(file, access: .readWrite)
-            try registry.open(RegistryTests.record(7))
-            let error = try failure { try registry.open((10..<10_000).map { RegistryTests.record($0) }) }
-            #expect(error.reason == "no space is left for \(file)")
-            #expect(try registry.sessions() == [RegistryTests.record(7)].map { try registry.session(id: $0.id) ?? $0 })
-            #expect(try registry.history().map(\.id) == [7])
-        }
-        try shell("mount -o remount,ro '\(directory.path)'")
-        #expect(try failure { _ = try Registry(file, access: .readWrite) }.reason.contains("read-only"))
-        #expect(try Registry(file, access: .readOnly).sessions().count == 1)
-    }
-
-    @Test func attachments() throws {
-        let directory = try TemporaryDirectory()
-        let registry = try Registry(directory.path.appending("registry.sqlite"), access: .readWrite)
-        let cgroup = try Cgroup(path: MountTable.current().cgroup2Mount().mountPoint)
-        try registry.addAttachment(cgroup)
-        try registry.addAttachment(cgroup)
-        #expect(try registry.attachments().map(\.path) == [cgroup.path])
-        #expect(try registry.attachments().map(\.cgroupID) == [1])
-        try registry.removeAttachment(cgroup.path)
-        try registry.removeAttachment(cgroup.path)
-        #expect(try registry.attachments().isEmpty)
-    }
-}
-
 @Suite struct ProcessIdentityTests {
     @Test func ownAndGone() throws {
         let own = try #require(ProcessIdentity(pid: getpid()))

@@ -9,6 +9,7 @@ import Testing
 
 @Suite struct SessionIDsTests {
     @Test(
+        "gives each ID its loopback",
         arguments: [
             (7, "127.0.0.8"), (254, "127.0.0.255"), (255, "127.0.1.0"), (0, "127.0.0.1"), (65535, "127.1.0.0"),
             (16_777_213, "127.255.255.254"),
@@ -18,16 +19,20 @@ import Testing
         #expect(SessionIDs.id(ofLoopback: SessionIDs.loopback(of: id)) == id)
     }
 
-    @Test(arguments: ["127.0.0.0", "127.255.255.255", "128.0.0.1", "126.255.255.255", "::1", "::7f00:8"])
+    @Test(
+        "gives no loopback to IDs out of range",
+        arguments: ["127.0.0.0", "127.255.255.255", "128.0.0.1", "126.255.255.255", "::1", "::7f00:8"])
     func noLoopback(text: String) throws {
         #expect(SessionIDs.id(ofLoopback: try #require(IPAddress(text))) == nil)
     }
 
-    @Test func lastIsThatOfTheMaps() {
+    @Test("ends where the maps end")
+    func lastIsThatOfTheMaps() {
         #expect(SessionIDs.last == UInt32(VIP_ID_LAST))
     }
 
     @Test(
+        "refuses reserved IDs that are not asked for",
         arguments: [
             (0, false, false), (1, false, true), (2, true, true), (51, true, true), (52, false, true),
             (53, false, true),
@@ -46,6 +51,7 @@ import Testing
     }
 
     @Test(
+        "gives the lowest free ID",
         arguments: [
             ([], 2), ([2, 3, 5], 4), (Set(2...51), 54), (Set(2...255), 257), ([0, 1], 2),
             (Set(2...49_999), 50_000),
@@ -54,7 +60,8 @@ import Testing
         #expect(try SessionIDs.lowestFree(taken: taken) == id)
     }
 
-    @Test func manyAreOnePass() throws {
+    @Test("gives many IDs in one pass")
+    func manyAreOnePass() throws {
         var free = FreeSessionIDs(taken: Set(2...50_000))
         free.take(50_002)
         var found: [UInt32] = []

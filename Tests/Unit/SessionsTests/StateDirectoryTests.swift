@@ -22,25 +22,29 @@ import Testing
         return stat(path.string, &status) == 0 ? status.st_mode & 0o7777 : 0
     }
 
-    @Test func made() throws {
+    @Test("creates the directory with its mode")
+    func made() throws {
         _ = try directory.lock()
         try directory.create()
         #expect(mode(directory.path) == 0o755)
         #expect(mode(directory.lockFile) == 0o600, "whoever may open it may lock it")
     }
 
-    @Test func othersMayWriteThere() throws {
+    @Test("refuses a directory that others may write to")
+    func othersMayWriteThere() throws {
         try directory.create()
         chmod(directory.path.string, 0o777)
         #expect(try failure { try directory.create() }.reason == "other users may write to it")
     }
 
-    @Test func noDirectory() throws {
+    @Test("refuses a path that is no directory")
+    func noDirectory() throws {
         try shell("mkdir -p '\(temporary.path)/var/lib'; touch '\(directory.path)'")
         #expect(try failure { try directory.create() }.reason == "it is not a directory")
     }
 
-    @Test func heldByAnotherProcess() async throws {
+    @Test("names the process that holds the lock")
+    func heldByAnotherProcess() async throws {
         let directory = directory
         try directory.create()
         let holder = try Child(
@@ -60,7 +64,8 @@ import Testing
         try await result
     }
 
-    @Test func saysWhoHoldsItAndLetsGo() throws {
+    @Test("writes its PID into the lock and removes it")
+    func saysWhoHoldsItAndLetsGo() throws {
         do {
             let lock = try directory.lock()
             #expect(try String(contentsOfFile: directory.lockFile.string, encoding: .utf8) == "\(getpid())\n")
@@ -72,7 +77,8 @@ import Testing
     }
 
     /// A child that is started meanwhile does not keep it.
-    @Test func notInherited() throws {
+    @Test("lets no child keep the lock")
+    func notInherited() throws {
         let child: Child
         do {
             let lock = try directory.lock()
@@ -81,11 +87,12 @@ import Testing
             _ = consume lock
         }
         // Not at once: between its fork and its exec, any child of this process has it, another test's as well.
-        _ = try directory.lock(timeout: .seconds(5))
+        _ = try directory.lock(timeout: hang)
         child.kill()
     }
 
-    @Test func oneWriterAtATime() async throws {
+    @Test("lets one writer in at a time")
+    func oneWriterAtATime() async throws {
         let counter = temporary.path.appending("counter").string
         try "0".write(toFile: counter, atomically: false, encoding: .utf8)
         let directory = directory
@@ -113,7 +120,8 @@ import Testing
     }
 
     /// The file that others lock now is another one.
-    @Test func lockFileRemovedByWhomeverHeldIt() async throws {
+    @Test("locks anew when the lock file was removed")
+    func lockFileRemovedByWhomeverHeldIt() async throws {
         try directory.create()
         let holder = try Child(
             "sh", "-c",

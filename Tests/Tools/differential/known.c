@@ -7,6 +7,8 @@
  * what it lets pass is no longer tested. An open defect is a row that goes when the defect does.
  */
 
+#include "differential.h"
+
 /* ---- words for the rows ---- */
 
 static bool is_any_name(const struct result *result)
@@ -564,13 +566,7 @@ static bool is_refused_at_no_port(const struct difference *d)
 	       is_any_name(d->session) && happened(d, connects_to_no_port);
 }
 
-enum { LIMIT, OPEN_DEFECT };
-
-static const struct {
-	bool (*explains)(const struct difference *difference);
-	int is_open;
-	const char *why;
-} known[] = {
+const struct known known[] = {
 	{ answers_from_connected, LIMIT,
 	  "a connected socket's IP_PKTINFO with 127.0.0.1 is taken for the address that it has" },
 	{ leaves_loopback, LIMIT,
@@ -634,11 +630,12 @@ static const struct {
 	  "a UDP server that is connected itself is not found by a look-up for others" },
 	{ is_mptcp_named, LIMIT, "what an MPTCP socket asked for is not remembered" },
 };
+const unsigned int known_count = sizeof(known) / sizeof(known[0]);
 
 /* The row that explains the difference; −1: none does. */
-static int excuse_of(const struct difference *difference)
+int excuse_of(const struct difference *difference)
 {
-	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+	for (unsigned int i = 0; i < known_count; i++) {
 		if (known[i].explains(difference))
 			return (int)i;
 	}

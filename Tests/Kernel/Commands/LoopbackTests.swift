@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+/// The prefix of the IPv6 loopbacks: its local route, and the sysctl that lets programs bind there.
+@Suite(.serialized, .requiresRoot)
+struct LoopbackTests: CommandHost {
+    @Test("makes the prefix local as long as a cgroup is attached")
+    func makesThePrefixLocal() throws {
+        try Sandbox.with { sandbox in
+            let path = try sandbox.cgroup("attached")
+            let second = try sandbox.cgroup("second")
+            for former in ["0", "1"] {
+                try sandbox.sh("sysctl -qw net.ipv6.ip_nonlocal_bind=\(former)")
+                try sandbox.mustCtl("attach", "cgroup", path)
+                #expect(try loopbackState(sandbox) == "fdd2:9088:43af::/96\n1\n")
+                #expect(try sandbox.mustCtl("status").stdout.contains("fdd2:9088:43af::/96"))
+                #expect(
+                    try sandbox.mustCtl("map", "dump", "config").stdout.contains("loopback_prefix fdd2:9088:43af::/96"))
+                try sandbox.mustCtl("attach", "cgroup", path)
+                try sandbox.mustCtl("attach", "cgroup", second)
+                try sandbox.mustCtl("detach", "cgroup", path)
+                #expect(try loopbackState(sandbox) == "fdd2:9088:43af::/96\n1\n")
+                try sandbox.mustCtl("detach", "cgroup", second)
+                #expect(try loopbackState(sandbox) == "\(former)\n")
+                #expect(try sandbox.mustCtl("map", "dump", "config").stdout.contains("loopback_prefix -"))
+                try sandbox.mustCtl("attach", "cgroup", path)
+                #expect(try loopbackState(sandbox) == "fdd2:9088:43af::/96\n1\n")
+                try sandbox.mustCtl("detach", "--all")
+                #expect(try loopbackState(sandbox) == "\(former)\n")
+            }
+        }
+    }
+
+    @Test("moves the prefix with the policy, but not under open sessions")
+    func movesThePrefix() throws {
+        try attached { sandbox in
+            let session = try sandbox.openSession("attached/ann", id: 7)
+            #expect(session.virtualLoopback6 == "fdd2:9088:43af::8")
+            let moved = try sandbox.policyFile("virtualLoopback: {prefix: 'fd00:1::/64'}", named: "moved.yaml")
+            // Its programs would go on saying things to addresses that are no longer this host's.
+            try refuses(sandbox, ["policy", "apply", moved], code: 1, "fdd2:9088:43af::/96", "1 open session", "close")
+            try sandbox.mustCtl("session", "close", "7")
+            try sandbox.mustCtl("policy", "apply", moved)
+            #expect(try loopbackState(sandbox) == "fd00:1::/96\n1\n")
+            #expect(try sandbox.openSession("attached/ann", id: 7).virtualLoopback6 == "fd00:1::8")
+            #expect(try sandbox.mustCtl("policy", "show").stdout.contains("prefix: fd00:1::/64"))
+
+            // Somebody else's network: refused before anything is changed.
+            try sandbox.mustCtl("session", "close", "7")
+            try sandbox.sh("ip -6 route add fd00:2::/48 dev eth0")
+            let taken = try sandbox.policyFile("virtualLoopback: {prefix: 'fd00:2::/96'}", named: "taken.yaml")
+            try refuses(sandbox, ["policy", "apply", taken], code: 1, "fd00:2::/48", "virtualLoopback.prefix")
+            try refuses(
+                sandbox, ["attach", "cgroup", sandbox.cgroup("second"), "--policy", taken], code: 1, "fd00:2::/48")
+        }
+    }
+
+    @Test("refuses a prefix that a route of the host leads to")
+    func refusesAPrefixInUse() throws {
+        try Sandbox.with { sandbox in
+            let path = try sandbox.cgroup("attached")
+            try sandbox.sh("ip -6 route add fdd2:9088:43af::/64 dev eth0")
+            try refuses(sandbox, ["attach", "cgroup", path], code: 1, "fdd2:9088:43af::/64", "virtualLoopback.prefix")
+            #expect(try sandbox.sh("ls -d '\(sandbox.bpffs)' 2>/dev/null || true").isEmpty)
+        }
+    }
+
+    @Test("puts the route and the sysctl back when a session opens")
+    func restoresThePrefix() throws {
+        try attached { sandbox in
+            try sandbox.sh("ip -6 route del local fdd2:9088:43af::/96 dev lo table local")
+            #expect(try sandbox.ctl("check").stdout.contains("fdd2:9088:43af::/96 is not local"))
+            _ = try sandbox.openSession("attached/a", id: 7)
+            #expect(try loopbackState(sandbox) == "fdd2:9088:43af::/96\n1\n")
+            try sandbox.sh("sysctl -qw net.ipv6.ip_nonlocal_bind=0")
+            #expect(try sandbox.ctl("check").stdout.contains("ip_nonlocal_bind is not 1"))
+            _ = try sandbox.openSession("attached/b", id: 8)
+            #expect(try loopbackState(sandbox) == "fdd2:9088:43af::/96\n1\n")
+            #expect(try sandbox.ctl("check").status == 0)
+        }
+    }
+
+    @Test("warns and gives no IPv6 loopback where lo has no IPv6")
+    func warnsWithoutIPv6() throws {
+        try Sandbox.with { sandbox in
+            let path = try sandbox.cgroup("attached")
+            try sandbox.sh("sysctl -qw net.ipv6.conf.lo.disable_ipv6=1")
+            let attach = try sandbox.mustCtl("attach", "cgroup", path)
+            #expect(attach.stderr.split(separator: "\n").count == 1, "\(attach)")
+            #expect(attach.stderr.contains("sysctl net.ipv6.conf.lo.disable_ipv6=0"), "\(attach)")
+            #expect(try loopbackState(sandbox) == "0\n")
+            #expect(try sandbox.mustCtl("map", "dump", "config").stdout.contains("loopback_prefix -"))
+            #expect(try sandbox.openSession("attached/a", id: 7).virtualLoopback6 == nil)
+            let check = try sandbox.ctl("check")
+            #expect(check.status == 0 && check.stdout.contains("IPv6 is disabled on lo"), "\(check)")
+            // What the warning says, works.
+            try sandbox.sh("sysctl -qw net.ipv6.conf.lo.disable_ipv6=0")
+            try sandbox.mustCtl("attach", "cgroup", path)
+            #expect(try loopbackState(sandbox) == "fdd2:9088:43af::/96\n1\n")
+            try sandbox.mustCtl("detach", "--all")
+            #expect(try loopbackState(sandbox) == "0\n")
+        }
+    }
+
+    /// Killed at every call that says something to the kernel's routes, or writes the sysctl.
+    @Test("restores route and sysctl after a kill at any step", arguments: ["attach", "detach"])
+    func restoresAfterAKill(command: String) throws {
+        try Sandbox.with { sandbox in
+            let path = try sandbox.cgroup("attached")
+            let arguments = command == "attach" ? "attach cgroup '\(path)'" : "detach cgroup '\(path)'"
+            let common = "--bpffs '\(sandbox.bpffs)' --state '\(sandbox.stateDirectory)'"
+            var step = 1
+            var isKilled = true
+            while isKilled {
+                if command == "detach" { try sandbox.mustCtl("attach", "cgroup", path) }
+                let calls = "sendmsg,write,pwrite64"
+                let script = """
+                    strace -f -o /dev/null -e trace=\(calls) -e inject=\(calls):signal=KILL:when=\(step) \
+                    '\(Build.controller.path)' \(common) \(arguments) >/dev/null 2>&1 && echo done || echo killed
+                    """
+                isKilled = try sandbox.sh(script).contains("killed")
+                try sandbox.mustCtl("attach", "cgroup", path)
+                #expect(
+                    try loopbackState(sandbox) == "fdd2:9088:43af::/96\n1\n", "\(command) killed at step \(step)")
+                try sandbox.mustCtl("detach", "--all")
+                #expect(try loopbackState(sandbox) == "0\n", "\(command) killed at step \(step)")
+                step += 5
+            }
+            #expect(step > 20, "no step was met")
+        }
+    }
+}
