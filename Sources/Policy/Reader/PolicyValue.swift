@@ -15,12 +15,16 @@ final class FoundProblems {
         self.file = file
     }
 
-    func report(_ message: String, at mark: YAMLNode.Mark?, key: String = "", hint: String? = nil) {
+    /// Beyond the limit, `message` and `hint` are not even made: a hint may take a comparison with each known word.
+    func report(
+        _ message: @autoclosure () -> String, at mark: YAMLNode.Mark?, key: String = "",
+        hint: @autoclosure () -> String? = nil
+    ) {
         guard all.count < PolicyProblems.limit else { return }
         all.append(
             PolicyProblem(
-                file: file, line: mark?.line, column: mark?.column, key: key.isEmpty ? nil : key, message: message,
-                hint: hint))
+                file: file, line: mark?.line, column: mark?.column, key: key.isEmpty ? nil : key, message: message(),
+                hint: hint()))
     }
 
     /// In the order of the text.
@@ -64,8 +68,8 @@ struct PolicyValue {
 
     var line: Int { node.mark.line }
 
-    func refuse(_ message: String, hint: String? = nil) {
-        problems.report(message, at: node.mark, key: path, hint: hint)
+    func refuse(_ message: @autoclosure () -> String, hint: @autoclosure () -> String? = nil) {
+        problems.report(message(), at: node.mark, key: path, hint: hint())
     }
 
     /// What the node is, by the core schema.

@@ -680,6 +680,17 @@ import Testing
         #expect(failure.contains("and \(lines.count - 1) more: vip-bpfctl policy check") == (lines.count > 1))
     }
 
+    /// Beyond the limit of problems, those of a large file cost little: no hint is sought for them.
+    @Test(.timeLimit(.minutes(1))) func stopsCollecting() {
+        let yaml = (0..<90_000).map { "k\($0): 1\n" }.joined()
+        guard case .failure(let problems) = Policy.check(yaml: yaml, file: Self.file) else {
+            Issue.record("it is taken")
+            return
+        }
+        #expect(problems.all.count == PolicyProblems.limit)
+        #expect(problems.all.last?.line == PolicyProblems.limit)
+    }
+
     private static func addresses(_ more: String) -> String {
         pool("10.0.0.0/24") + "\n    \(more)"
     }
