@@ -2,7 +2,6 @@
 
 import BPFLoader
 import CVipABI
-import Foundation
 import Host
 package import Policy
 import PolicyMaps
@@ -41,32 +40,11 @@ package enum PolicyFacts: CheckedSubject {
 
     /// `virtualIP.enabled is true, false in the file`, for each key that has another value.
     package static func differences(_ inForce: Policy, _ file: Policy) -> [String] {
-        let ours = values(of: inForce)
-        let theirs = values(of: file)
+        let ours = inForce.values
+        let theirs = file.values
         return Set(ours.keys).union(theirs.keys).sorted().compactMap { key in
             ours[key] == theirs[key]
                 ? nil : "\(key) is \(ours[key] ?? "not given"), \(theirs[key] ?? "not given") in the file"
-        }
-    }
-
-    /// The values of a policy's document by the path of their keys; a list is one value, but for the overrides.
-    private static func values(of policy: Policy) -> [String: String] {
-        guard let data = try? JSONEncoder().encode(policy), let document = try? JSONSerialization.jsonObject(with: data)
-        else { return [:] }
-        var values: [String: String] = [:]
-        collect(document, at: "", into: &values)
-        return values
-    }
-
-    private static func collect(_ value: Any, at path: String, into values: inout [String: String]) {
-        if let object = value as? [String: Any] {
-            for (key, value) in object { collect(value, at: path.isEmpty ? key : "\(path).\(key)", into: &values) }
-        } else if let list = value as? [[String: Any]] {
-            for (index, value) in list.enumerated() { collect(value, at: "\(path)[\(index)]", into: &values) }
-        } else if let data = try? JSONSerialization.data(
-            withJSONObject: value, options: [.fragmentsAllowed, .withoutEscapingSlashes, .sortedKeys])
-        {
-            values[path] = String(decoding: data, as: UTF8.self)
         }
     }
 

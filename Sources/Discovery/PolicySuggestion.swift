@@ -86,7 +86,7 @@ package struct PolicySuggestion {
         }
         if additions.isEmpty { lines.append("# Nothing is to be added.") }
         lines += remarks.map { "# Note: \($0.printableLine)" }
-        let yaml = try policy.yaml()
+        let yaml = policy.yaml()
         _ = try Policy.read(yaml: yaml, file: "the suggested policy")
         return (lines + [yaml]).joined(separator: "\n")
     }

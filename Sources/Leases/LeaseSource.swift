@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Dispatch
-public import Foundation
+public import FoundationEssentials
 public import Host
 public import Network
 import Synchronization

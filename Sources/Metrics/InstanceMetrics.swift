@@ -2,7 +2,7 @@
 
 import BPFLoader
 import CVipABI
-import Foundation
+import FoundationEssentials
 public import Host
 import Network
 import Policy

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Foundation
 import Glibc
 public import Host
 import SystemPackage
@@ -68,7 +67,7 @@ public struct AddressProbe: Sendable {
         var failures: [Failure] = []
         let links = Self.links(of: questions, &failures)
         for round in 0..<2 where !links.isEmpty {
-            if round > 0, interval > .zero { Thread.sleep(forTimeInterval: interval / .seconds(1)) }
+            if round > 0, interval > .zero { usleep(useconds_t(interval / .microseconds(1))) }
             for link in links {
                 // A link that fails here fails for all of its addresses.
                 do throws(Errno) { for address in link.addresses { try link.socket.announce(address) } } catch {}
@@ -211,7 +210,7 @@ public struct AddressProbe: Sendable {
     private func finish(_ pending: Pending, _ answers: inout Answers) {
         guard !pending.questions.isEmpty else { return }
         let left = ContinuousClock.now.duration(to: pending.end)
-        if left > .zero { Thread.sleep(forTimeInterval: left / .seconds(1)) }
+        if left > .zero { usleep(useconds_t(left / .microseconds(1))) }
         do throws(Failure) {
             let netlink = try Netlink()
             let answered = try netlink.neighbours(.v6)

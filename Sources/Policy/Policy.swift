@@ -9,7 +9,7 @@ public import Network
 ///
 /// `Policy()` is what holds where there is no file. The properties have the file's keys as names, and so does
 /// what it encodes to: as JSON it is a policy file as well, unless a name in it has a U+2028 or U+2029 unescaped.
-public struct Policy: Hashable, Sendable, Encodable {
+public struct Policy: Hashable, Sendable, Codable {
     public var virtualIP: VirtualIP
     public var virtualLoopback: VirtualLoopback
     public var preferLoopback: PreferLoopback
@@ -48,7 +48,7 @@ public struct Policy: Hashable, Sendable, Encodable {
 
 extension Policy {
     /// Programs see the session's own address where they ask for the wildcard or a host address.
-    public struct VirtualIP: Hashable, Sendable, Encodable {
+    public struct VirtualIP: Hashable, Sendable, Codable {
         /// To which programs it applies.
         public enum Mode: String, CaseIterable, Sendable, Codable {
             /// To all of a session.
@@ -84,7 +84,7 @@ extension Policy {
     }
 
     /// Where virtual IPs come from and where they are placed.
-    public struct Addresses: Hashable, Sendable, Encodable {
+    public struct Addresses: Hashable, Sendable, Codable {
         public enum Source: String, CaseIterable, Sendable, Codable {
             /// From `pool`.
             case pool
@@ -141,7 +141,7 @@ extension Policy {
     }
 
     /// What nobody else gets from the pool.
-    public struct Reservation: Hashable, Sendable, Encodable {
+    public struct Reservation: Hashable, Sendable, Codable {
         /// A user's name, compared as it is.
         public var user: String
         /// In the order in which the user's sessions get them; all are in the pool, and none is another's.
@@ -154,7 +154,7 @@ extension Policy {
     }
 
     /// Programs get the session's own 127.x for 127.0.0.1.
-    public struct VirtualLoopback: Hashable, Sendable {
+    public struct VirtualLoopback: Hashable, Sendable, Codable {
         /// Where a connection to 127.0.0.1 goes when nothing of the session listens on the port.
         public enum Fallback: String, CaseIterable, Sendable, Codable {
             /// To the session's loopback all the same.
@@ -181,11 +181,25 @@ extension Policy {
             self.fallback = fallback
             self.prefix = prefix
         }
+
+        private enum CodingKeys: CodingKey {
+            case enabled, programs, excludedPorts, fallback, prefix
+        }
+
+        /// As `Codable` would, but for the ports, which are in a rising order: a set's own changes with each process.
+        public func encode(to encoder: any Encoder) throws {
+            var container = encoder.container(keyedBy: CodingKeys.self)
+            try container.encode(enabled, forKey: .enabled)
+            try container.encode(programs, forKey: .programs)
+            try container.encode(excludedPorts.sorted(), forKey: .excludedPorts)
+            try container.encode(fallback, forKey: .fallback)
+            try container.encodeIfPresent(prefix, forKey: .prefix)
+        }
     }
 
     /// Programs get the session's loopback where they ask for the wildcard or a host address.
     /// Needs virtual IP and virtual loopback.
-    public struct PreferLoopback: Hashable, Sendable, Encodable {
+    public struct PreferLoopback: Hashable, Sendable, Codable {
         public var enabled: Bool
         public var programs: [ProgramEntry]
 
@@ -204,7 +218,7 @@ extension Policy {
     }
 
     /// Which cgroups become sessions as users log in.
-    public struct SessionsSection: Hashable, Sendable, Encodable {
+    public struct SessionsSection: Hashable, Sendable, Codable {
         public enum Unit: String, CaseIterable, Sendable, Codable {
             /// One session a user: `user-1000.slice`.
             case userSlice
@@ -220,7 +234,7 @@ extension Policy {
     }
 
     /// What is kept of sessions that were.
-    public struct History: Hashable, Sendable, Encodable {
+    public struct History: Hashable, Sendable, Codable {
         /// A quarter of a year: what an abuse report needs, and not for ever.
         public static let defaultRetentionDays = 90
         /// A hundred years.
@@ -235,7 +249,7 @@ extension Policy {
     }
 
     /// Sections that stand in for the base policy's, whole, in the sessions that it matches.
-    public struct Override: Hashable, Sendable, Encodable {
+    public struct Override: Hashable, Sendable, Codable {
         /// Not empty; no two overrides of a policy share one.
         public var name: String
         public var match: Match
@@ -262,7 +276,7 @@ extension Policy {
 
     /// Which sessions an override is for: those that any entry of any of the lists fits.
     /// With nothing in any list it is for those alone that ask for it by name.
-    public struct Match: Hashable, Sendable, Encodable {
+    public struct Match: Hashable, Sendable, Codable {
         /// User names, compared as they are.
         public var users: [String]
         /// Group names, compared as they are.

@@ -1,166 +1,196 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import Host
 import Network
-import Yams
 
 extension Policy {
     /// The text of a policy file that says the same, with every section and every default.
     ///
     /// A policy that `Policy.read` returned reads back equal.
-    ///
-    /// - Throws: `Failure` where the YAML library cannot write it (no memory).
-    public func yaml() throws(Failure) -> String {
-        do {
-            return try Yams.serialize(node: node, indent: 2, width: -1, allowUnicode: true)
-        } catch {
-            throw Failure(.failed, "write the policy", "\(error)")
-        }
+    public func yaml() -> String {
+        output.lines.map { $0 + "\n" }.joined()
     }
 
-    private var node: Node {
-        section([
-            ("virtualIP", virtualIP.node),
-            ("virtualLoopback", virtualLoopback.node),
-            ("preferLoopback", preferLoopback.node),
-            ("wildcardName", plain(wildcardName.rawValue)),
-            ("isolation", plain(isolation)),
-            ("sessions", section([("unit", plain(sessions.unit.rawValue))])),
-            ("history", section([("retentionDays", plain(history.retentionDays))])),
-            ("overrides", Node(overrides.map(\.node), .implicit, overrides.isEmpty ? .flow : .block)),
+    /// What the file has for each key, by the key's path, defaults included: `virtualIP.mode` and `perProgram`. A list is one
+    /// value, but for one of sections: `overrides[0].name`.
+    public var values: [String: String] {
+        Dictionary(uniqueKeysWithValues: output.values(at: ""))
+    }
+
+    private var output: Output {
+        .section([
+            ("virtualIP", virtualIP.output),
+            ("virtualLoopback", virtualLoopback.output),
+            ("preferLoopback", preferLoopback.output),
+            ("wildcardName", .plain(wildcardName.rawValue)),
+            ("isolation", .plain(isolation)),
+            ("sessions", .section([("unit", .plain(sessions.unit.rawValue))])),
+            ("history", .section([("retentionDays", .plain(history.retentionDays))])),
+            ("overrides", .entries(overrides.map(\.output))),
         ])
     }
 }
 
 extension Policy.VirtualIP {
-    fileprivate var node: Node {
-        section([
-            ("enabled", plain(enabled)),
-            ("mode", plain(mode.rawValue)),
-            ("programs", list(programs.map(\.description))),
-            ("whenUnavailable", plain(whenUnavailable.rawValue)),
-            ("addresses", addresses.node),
+    fileprivate var output: Output {
+        .section([
+            ("enabled", .plain(enabled)),
+            ("mode", .plain(mode.rawValue)),
+            ("programs", .texts(programs.map(\.description))),
+            ("whenUnavailable", .plain(whenUnavailable.rawValue)),
+            ("addresses", addresses.output),
         ])
     }
 }
 
 extension Policy.Addresses {
-    fileprivate var node: Node {
-        section([
-            ("source", plain(source.rawValue)),
-            ("placement", placement.map { plain($0.rawValue) }),
-            ("interface", interface.map(text)),
-            ("pool", list(pool.map(\.description))),
-            ("restSeconds", restSeconds.map(plain)),
-            ("probeSeconds", probeSeconds.map(plain)),
-            (
-                "reservations",
-                reservations.isEmpty
-                    ? nil
-                    : Node(
-                        reservations.map { reservation in
-                            section([
-                                ("user", text(reservation.user)),
-                                ("addresses", list(reservation.addresses.map(\.description))),
-                            ])
-                        }, .implicit, .block)
-            ),
+    fileprivate var output: Output {
+        .section([
+            ("source", .plain(source.rawValue)),
+            ("placement", placement.map { .plain($0.rawValue) }),
+            ("interface", interface.map(Output.text)),
+            ("pool", .texts(pool.map(\.description))),
+            ("restSeconds", restSeconds.map(Output.plain)),
+            ("probeSeconds", probeSeconds.map(Output.plain)),
+            ("reservations", reservations.isEmpty ? nil : .entries(reservations.map(\.output))),
         ])
     }
 }
 
+extension Policy.Reservation {
+    fileprivate var output: Output {
+        .section([("user", .text(user)), ("addresses", .texts(addresses.map(\.description)))])
+    }
+}
+
 extension Policy.VirtualLoopback {
-    fileprivate var node: Node {
-        section([
-            ("enabled", plain(enabled)),
-            ("programs", list(programs.map(\.description))),
-            ("excludedPorts", list(nodes: excludedPorts.sorted().map(plain))),
-            ("fallback", plain(fallback.rawValue)),
-            ("prefix", prefix.map { plain($0) }),
+    fileprivate var output: Output {
+        .section([
+            ("enabled", .plain(enabled)),
+            ("programs", .texts(programs.map(\.description))),
+            ("excludedPorts", .list(excludedPorts.sorted().map(\.description))),
+            ("fallback", .plain(fallback.rawValue)),
+            ("prefix", prefix.map(Output.plain)),
         ])
     }
 }
 
 extension Policy.PreferLoopback {
-    fileprivate var node: Node {
-        section([
-            ("enabled", plain(enabled)),
-            ("programs", list(programs.map(\.description))),
+    fileprivate var output: Output {
+        .section([
+            ("enabled", .plain(enabled)),
+            ("programs", .texts(programs.map(\.description))),
         ])
     }
 }
 
 extension Policy.Override {
-    fileprivate var node: Node {
-        section([
-            ("name", text(name)),
-            (
-                "match",
-                section([
-                    ("users", list(match.users)),
-                    ("groups", list(match.groups)),
-                    ("units", list(match.units)),
-                ])
-            ),
-            ("virtualIP", virtualIP?.node),
-            ("virtualLoopback", virtualLoopback?.node),
-            ("preferLoopback", preferLoopback?.node),
-            ("wildcardName", wildcardName.map { plain($0.rawValue) }),
-            ("isolation", isolation.map(plain)),
+    fileprivate var output: Output {
+        .section([
+            ("name", .text(name)),
+            ("match", match.output),
+            ("virtualIP", virtualIP?.output),
+            ("virtualLoopback", virtualLoopback?.output),
+            ("preferLoopback", preferLoopback?.output),
+            ("wildcardName", wildcardName.map { .plain($0.rawValue) }),
+            ("isolation", isolation.map(Output.plain)),
         ])
     }
 }
 
-/// The keys that have a value, in the order given.
-private func section(_ pairs: [(String, Node?)]) -> Node {
-    Node(pairs.compactMap { key, value in value.map { (Node(key), $0) } }, .implicit, .block)
+extension Policy.Match {
+    fileprivate var output: Output {
+        .section([("users", .texts(users)), ("groups", .texts(groups)), ("units", .texts(units))])
+    }
 }
 
-/// One of the file's own words, or a number.
-private func plain(_ value: some CustomStringConvertible) -> Node {
-    Node(value.description, .implicit, .plain)
+/// A value as it is written.
+private enum Output {
+    case scalar(String)
+    case list([String])
+    /// The keys in the order given; one without a value is left out.
+    case section([(key: String, value: Output?)])
+    /// A list of sections.
+    case entries([Output])
+
+    /// One of the file's own words, or a number.
+    static func plain(_ value: some CustomStringConvertible) -> Output { .scalar(value.description) }
+
+    static func text(_ value: String) -> Output { .scalar(quotedIfNeeded(value)) }
+
+    static func texts(_ values: [String]) -> Output { .list(values.map(quotedIfNeeded)) }
+
+    /// As it stands on the line of its key; `nil` for what has lines of its own.
+    private var inline: String? {
+        let longest = 80  // characters of a list on one line
+        switch self {
+        case .scalar(let text): return text
+        case .list(let values):
+            let length = values.reduce(0) { $0 + $1.utf8.count + 2 }
+            return length <= longest ? "[\(values.joined(separator: ", "))]" : nil
+        case .entries(let sections): return sections.isEmpty ? "[]" : nil
+        case .section: return nil
+        }
+    }
+
+    var lines: [String] {
+        if let inline { return [inline] }
+        switch self {
+        case .scalar: return []
+        case .list(let values): return values.map { "- \($0)" }
+        case .entries(let sections):
+            return sections.flatMap { section in
+                section.lines.enumerated().map { index, line in index == 0 ? "- \(line)" : "  \(line)" }
+            }
+        case .section(let pairs):
+            return pairs.flatMap { key, value -> [String] in
+                guard let value else { return [] }
+                if let inline = value.inline { return ["\(key): \(inline)"] }
+                let indentation = if case .section = value { "  " } else { "" }
+                return ["\(key):"] + value.lines.map { indentation + $0 }
+            }
+        }
+    }
+
+    func values(at path: String) -> [(String, String)] {
+        switch self {
+        case .scalar(let text): [(path, text)]
+        case .list(let values): [(path, "[\(values.joined(separator: ", "))]")]
+        case .entries(let sections):
+            sections.isEmpty
+                ? [(path, "[]")] : sections.enumerated().flatMap { $1.values(at: "\(path)[\($0)]") }
+        case .section(let pairs):
+            pairs.flatMap { key, value in value?.values(at: path.isEmpty ? key : "\(path).\(key)") ?? [] }
+        }
+    }
 }
 
 /// A text of the user's: in quotes, unless no version of YAML could take it for anything but a text.
-private func text(_ value: String) -> Node {
+private func quotedIfNeeded(_ value: String) -> String {
     let first = value.utf8.first ?? 0
     let startsLikeText = first == UInt8(ascii: "/") || isASCIILetter(first)
     let onlyLikeText = value.utf8.allSatisfy {
         isASCIILetter($0) || 0x30...0x39 ~= $0 || "-_./".utf8.contains($0)
     }
-    // YAML 1.1's words for booleans and null; the numbers that start with a letter or slash are none.
+    // YAML 1.1's words for booleans and null; no number starts with a letter or a slash.
     let words: Set = ["true", "false", "yes", "no", "on", "off", "y", "n", "null"]
-    return startsLikeText && onlyLikeText && !words.contains(value.lowercased())
-        ? plain(value) : Node(value, Tag(.str), .doubleQuoted)
+    return startsLikeText && onlyLikeText && !words.contains(value.lowercased()) ? value : quoted(value)
 }
 
 private func isASCIILetter(_ byte: UInt8) -> Bool {
     0x41...0x5a ~= byte || 0x61...0x7a ~= byte
 }
 
-private func list(_ values: [String]) -> Node {
-    list(nodes: values.map(text))
-}
-
-/// On one line while it is short, else a line an entry.
-private func list(nodes: [Node]) -> Node {
-    let length = nodes.reduce(0) { $0 + ($1.scalar?.string.utf8.count ?? 0) + 2 }
-    return Node(nodes, .implicit, length <= 80 ? .flow : .block)
-}
-
-// MARK: - As JSON, with the file's keys
-
-extension Policy.VirtualLoopback: Encodable {
-    private enum Key: String, CodingKey {
-        case enabled, programs, excludedPorts, fallback, prefix
-    }
-
-    public func encode(to encoder: any Encoder) throws {
-        var container = encoder.container(keyedBy: Key.self)
-        try container.encode(enabled, forKey: .enabled)
-        try container.encode(programs, forKey: .programs)
-        try container.encode(excludedPorts.sorted(), forKey: .excludedPorts)
-        try container.encode(fallback, forKey: .fallback)
-        try container.encodeIfPresent(prefix?.description, forKey: .prefix)
-    }
+/// In double quotes, with what YAML does not take unescaped, or takes for a line break, as an escape (YAML 1.2.2, 5.7).
+private func quoted(_ value: String) -> String {
+    value.unicodeScalars.reduce(into: "\"") { text, scalar in
+        switch scalar {
+        case "\"", "\\": text += "\\\(scalar)"
+        case "\u{20}"..."\u{7e}", "\u{a0}"..."\u{2027}", "\u{202a}"..."\u{d7ff}", "\u{e000}"..."\u{fefe}",
+            "\u{ff00}"..."\u{fffd}", "\u{10000}"..."\u{10ffff}":
+            text.unicodeScalars.append(scalar)
+        default:
+            let digits = String(scalar.value, radix: 16)
+            text += "\\U" + String(repeating: "0", count: 8 - digits.count) + digits
+        }
+    } + "\""
 }

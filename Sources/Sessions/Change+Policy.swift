@@ -65,10 +65,10 @@ extension Change {
         }
         warnings += missing.map { "\($0.failure)" }
 
-        // The text is registered before the generation changes and becomes current after: a kill in between is
+        // The policy is registered before the generation changes and becomes current after: a kill in between is
         // settled by comparing generations.
         let next = try maps.configuration().generation &+ 1
-        try registry.set(.pendingPolicy, to: "\(next)\n\(policy.yaml())")
+        try registry.set(pending: Registry.PendingPolicy(generation: next, policy: policy))
         // The new prefix of the IPv6 loopbacks is local before the hooks give addresses of it; the old one goes after.
         let changes: PolicyMapSet.Changes
         do throws(Failure) {
@@ -78,36 +78,35 @@ extension Change {
             // Where the generation has moved, the policy is in force, and the next change settles what is left to do.
             if (try? maps.configuration().generation) != next {
                 try? settings.settle(formerPrefix, for: instance.policy(registry))
-                try registry.set(.pendingPolicy, to: nil)
+                try registry.set(pending: nil)
             }
             throw error
         }
-        try registry.setPolicy(
-            policy.yaml(), historyDays: policy.history.retentionDays, at: .now(bootID: bootID))
+        try registry.set(policy, at: .now(bootID: bootID))
         try settings.settle(desired.loopbackPrefix, for: policy)
-        try registry.set(.pendingPolicy, to: nil)
+        try registry.set(pending: nil)
         return changes
     }
 
     /// After a kill during ``apply(_:)``: the pending policy is the one in force, or it never became so.
     func settlePendingPolicy() throws(Failure) {
-        guard let pending = try registry.value(of: .pendingPolicy) else { return }
-        let parts = pending.split(separator: "\n", maxSplits: 1, omittingEmptySubsequences: false)
-        if pins.isLoaded, parts.count == 2, let generation = UInt32(parts[0]) {
+        let pending: Registry.PendingPolicy?
+        do throws(Failure) {
+            pending = try registry.pendingPolicy()
+            if pending == nil { return }
+        } catch {
+            // What this version cannot read it cannot put in force either.
+            logger.warning("\(error)")
+            pending = nil
+        }
+        if pins.isLoaded {
             let maps = try PolicyMapSet(pins)
-            if try maps.configuration().generation == generation {
-                let yaml = String(parts[1])
-                // A text that this version cannot read is for the commands to report that need it.
-                if let policy = try? Policy.read(yaml: yaml, file: "pending") {
-                    try registry.setPolicy(
-                        yaml, historyDays: policy.history.retentionDays, at: .now(bootID: bootID))
-                } else {
-                    try registry.set(.policy, to: yaml)
-                }
+            if let pending, try maps.configuration().generation == pending.generation {
+                try registry.set(pending.policy, at: .now(bootID: bootID))
             }
             try settings.settle(maps.configuration().loopbackPrefix, for: instance.policy(registry))
         }
-        try registry.set(.pendingPolicy, to: nil)
+        try registry.set(pending: nil)
         logger.warning("a policy apply was killed; the policy in force is settled")
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CSystemd
-import Foundation
+import FoundationEssentials
 import Glibc
 import Host
 public import Logging
@@ -169,14 +169,20 @@ public struct Event: Sendable, Hashable {
 
     /// One JSON object on one line, with the same names.
     func json(at time: Date) -> String {
-        var document: [String: Any] = [
-            "time": time.formatted(.iso8601), "event": kind.rawValue, "priority": priority.rawValue, "message": message,
-        ]
-        for (name, value) in details { document[name] = value }
-        if let session { document["session"] = Int(session) }
-        let data = try? JSONSerialization.data(
-            withJSONObject: document, options: [.sortedKeys, .withoutEscapingSlashes])
-        return data.map { String(decoding: $0, as: UTF8.self) } ?? message
+        struct Document: Encodable {
+            let time: String
+            let event: String
+            let priority: Int
+            let message: String
+            let session: UInt32?
+            let user, cgroup, address, interface, reason: String?
+        }
+        let document = Document(
+            time: time.formatted(.iso8601), event: kind.rawValue, priority: Int(priority.rawValue), message: message,
+            session: session, user: user, cgroup: cgroup, address: address, interface: interface, reason: reason)
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        return (try? encoder.encode(document)).map { String(decoding: $0, as: UTF8.self) } ?? message
     }
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import Foundation
-import GRDB
+public import FoundationEssentials
 import Glibc
 public import Host
 public import Network
@@ -172,85 +171,37 @@ extension Registry {
 
     /// The sessions that have an ID and those that had it, in the order in which they were opened.
     public func history(ofID id: UInt32) throws(Failure) -> [SessionHistory] {
-        try history(where: "session_id = ?", [Int64(id)])
+        try history(where: "session_id = ?", [id])
     }
 
     /// When the first session of all that are known was opened; `nil` where none is.
     public func historyStart() throws(Failure) -> Date? {
         try read { db in
-            try String.fetchOne(db, sql: "SELECT min(opened_at) FROM session_history").map {
-                try Date($0, strategy: .iso8601)
-            }
+            try db.value(Date.self, "SELECT min(opened_at) FROM session_history")
         }
     }
 
-    static let createHistory = """
-        CREATE TABLE session_history (
-            number INTEGER PRIMARY KEY,
-            session_id INTEGER NOT NULL,
-            user TEXT,
-            policy TEXT,
-            cgroup_path BLOB NOT NULL,
-            cgroup_id INTEGER NOT NULL,
-            keeper TEXT NOT NULL,
-            opened_at TEXT NOT NULL,          -- RFC 3339, UTC
-            opened_boot TEXT NOT NULL,
-            opened_uptime INTEGER,            -- CLOCK_BOOTTIME in milliseconds
-            closed_at TEXT,                   -- NULL: it is open
-            closed_boot TEXT,
-            closed_uptime INTEGER,
-            ending TEXT,
-            CHECK ((closed_at IS NULL) = (ending IS NULL))
-        ) STRICT;
-        CREATE INDEX session_history_by_id ON session_history (session_id);
-        CREATE INDEX session_history_not_closed ON session_history (session_id) WHERE closed_at IS NULL;
-        CREATE INDEX session_history_by_end ON session_history (closed_at) WHERE closed_at IS NOT NULL;
-        CREATE TABLE address_history (
-            session_number INTEGER NOT NULL REFERENCES session_history (number) ON DELETE CASCADE,
-            address TEXT NOT NULL,
-            interface TEXT NOT NULL,
-            from_pool INTEGER NOT NULL,
-            started_at TEXT NOT NULL,
-            started_boot TEXT NOT NULL,
-            started_uptime INTEGER,
-            ended_at TEXT,
-            ended_boot TEXT,
-            ended_uptime INTEGER,
-            ending TEXT,
-            CHECK ((ended_at IS NULL) = (ending IS NULL))
-        ) STRICT;
-        CREATE INDEX address_history_by_session ON address_history (session_number);
-        CREATE INDEX address_history_by_address ON address_history (address);
-        INSERT INTO session_history (session_id, user, policy, cgroup_path, cgroup_id, keeper, opened_at, opened_boot)
-            SELECT id, user, policy, cgroup_path, cgroup_id, keeper, opened_at, boot_id FROM sessions ORDER BY id;
-        INSERT INTO address_history (session_number, address, interface, from_pool, started_at, started_boot)
-            SELECT number, address, interface, from_pool, opened_at, opened_boot
-            FROM addresses JOIN session_history USING (session_id);
-        """
-
     /// Writes down that sessions begin, within the transaction that opens them.
     static func noteOpened(_ records: [SessionRecord], uptime: Int64, _ db: Database) throws {
-        let sessions = try db.makeStatement(
-            sql: """
-                INSERT INTO session_history (session_id, user, policy, cgroup_path, cgroup_id, keeper, opened_at,
-                    opened_boot, opened_uptime) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-                """)
-        let addresses = try db.makeStatement(
-            sql: """
-                INSERT INTO address_history (session_number, address, interface, from_pool, started_at, started_boot,
-                    started_uptime) VALUES (?, ?, ?, ?, ?, ?, ?)
-                """)
-        var written: (date: Date, text: String)?
+        let sessions = try db.prepare(
+            """
+            INSERT INTO session_history (session_id, user, policy, cgroup_path, cgroup_id, keeper, opened_at,
+                opened_boot, opened_uptime) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+            """)
+        let addresses = try db.prepare(
+            """
+            INSERT INTO address_history (session_number, address, interface, from_pool, started_at, started_boot,
+                started_uptime) VALUES (?, ?, ?, ?, ?, ?, ?)
+            """)
         for record in records {
-            if written?.date != record.openedAt { written = (record.openedAt, record.openedAt.formatted(.iso8601)) }
-            try sessions.execute(arguments: [
-                Int64(record.id), record.user, record.policy, record.cgroupPath.data,
-                Int64(bitPattern: record.cgroupID), record.keeper.rawValue, written?.text, record.bootID, uptime,
+            try sessions.run([
+                record.id, record.user, record.policy, record.cgroupPath,
+                record.cgroupID, record.keeper.rawValue, record.openedAt, record.bootID, uptime,
             ])
             let number = db.lastInsertedRowID
             for address in record.addresses {
-                try addresses.execute(arguments: [
-                    number, address.address.description, address.interface, address.fromPool, written?.text,
+                try addresses.run([
+                    number, address.address, address.interface, address.fromPool, record.openedAt,
                     record.bootID, uptime,
                 ])
             }
@@ -259,28 +210,24 @@ extension Registry {
 
     /// Writes down that sessions are at their end, within the transaction that removes them.
     static func noteClosed(_ ended: [(id: UInt32, ending: SessionEnding)], at now: Moment, _ db: Database) throws {
-        let addresses = try db.makeStatement(
-            sql: """
-                UPDATE address_history SET ended_at = ?, ended_boot = ?, ended_uptime = ?, ending = ?
-                WHERE ended_at IS NULL AND session_number IN
-                    (SELECT number FROM session_history WHERE session_id = ? AND closed_at IS NULL)
-                """)
-        let sessions = try db.makeStatement(
-            sql: """
-                UPDATE session_history SET closed_at = ?, closed_boot = ?, closed_uptime = ?, ending = ?
-                WHERE session_id = ? AND closed_at IS NULL
-                """)
+        let addresses = try db.prepare(
+            """
+            UPDATE address_history SET ended_at = ?, ended_boot = ?, ended_uptime = ?, ending = ?
+            WHERE ended_at IS NULL AND session_number IN
+                (SELECT number FROM session_history WHERE session_id = ? AND closed_at IS NULL)
+            """)
+        let sessions = try db.prepare(
+            """
+            UPDATE session_history SET closed_at = ?, closed_boot = ?, closed_uptime = ?, ending = ?
+            WHERE session_id = ? AND closed_at IS NULL
+            """)
         // Between the end of that boot and the start of this one nobody knows; after it, the address was nobody's.
         let boot = now.boot
-        let times = (now: now.date.formatted(.iso8601), boot: boot.date.formatted(.iso8601))
         for (id, ending) in ended {
-            let isOlder = ending == .earlierBoot
-            let arguments: StatementArguments = [
-                isOlder ? times.boot : times.now, now.bootID, isOlder ? boot.uptime : now.uptime, ending.rawValue,
-                Int64(id),
-            ]
-            try addresses.execute(arguments: arguments)
-            try sessions.execute(arguments: arguments)
+            let end = ending == .earlierBoot ? boot : now
+            let parameters: [(any DatabaseValue)?] = [end.date, now.bootID, end.uptime, ending.rawValue, id]
+            try addresses.run(parameters)
+            try sessions.run(parameters)
         }
     }
 
@@ -290,8 +237,8 @@ extension Registry {
     ///
     /// - Parameter limit: of sessions to forget: a change does not wait for years of them at once.
     static func prune(_ db: Database, at now: Moment, limit: Int) throws {
-        let days = try Int64.fetchOne(
-            db, sql: "SELECT value FROM settings WHERE key = ?", arguments: [Setting.historyDays.rawValue])
+        let days = try db.value(
+            Int64.self, "SELECT CAST(value AS INTEGER) FROM settings WHERE key = ?", [Setting.historyDays.rawValue])
         let kept = days ?? Int64(Policy.History.defaultRetentionDays)
         // Who had an address last is what the pool goes by: as long as an address may rest, at least.
         let rows = [
@@ -300,75 +247,57 @@ extension Registry {
         ]
         for (table, event, days) in rows {
             let date = now.date.addingTimeInterval(-Double(days) * 86400)
-            try db.execute(
-                sql: """
-                    DELETE FROM \(table) WHERE number IN (
-                        SELECT number FROM \(table) WHERE \(event)_at <= ?
-                            AND (\(event)_boot <> ? OR \(event)_uptime IS NULL OR \(event)_uptime <= ?)
-                        ORDER BY \(event)_at LIMIT ?)
-                    """,
-                arguments: [
-                    date.formatted(.iso8601), now.bootID, (now.uptime ?? .max) - days * 86_400_000, limit,
-                ])
+            try db.run(
+                """
+                DELETE FROM \(table) WHERE number IN (
+                    SELECT number FROM \(table) WHERE \(event)_at <= ?
+                        AND (\(event)_boot <> ? OR \(event)_uptime IS NULL OR \(event)_uptime <= ?)
+                    ORDER BY \(event)_at LIMIT ?)
+                """,
+                [date, now.bootID, (now.uptime ?? .max) - days * 86_400_000, limit])
         }
     }
 
     private func history(
-        where condition: String, _ arguments: StatementArguments
+        where condition: String, _ parameters: [(any DatabaseValue)?]
     ) throws(Failure) -> [SessionHistory] {
         try read { db in
-            var addresses: [Int64: [AddressHistory]] = [:]
-            var rows = try Row.fetchCursor(
-                db,
-                sql: """
-                    SELECT started_at, started_boot, started_uptime, ended_at, ended_boot, ended_uptime, ending,
-                        session_number, address, interface, from_pool
-                    FROM address_history WHERE session_number IN (SELECT number FROM session_history WHERE \(condition))
-                    """, arguments: arguments)
-            while let row = try rows.next() {
-                guard let address = IPAddress(try row.decode(String.self, atIndex: 8)) else {
-                    throw DatabaseError(resultCode: .SQLITE_CORRUPT)
-                }
-                addresses[try row.decode(atIndex: 7), default: []].append(
-                    AddressHistory(
-                        address: address, interface: try row.decode(atIndex: 9), fromPool: try row.decode(atIndex: 10),
-                        period: try Self.period(row),
-                        ending: try row.decode(String?.self, atIndex: 6).map(SessionEnding.init)))
+            let addresses = try db.rows(
+                """
+                SELECT started_at, started_boot, started_uptime, ended_at, ended_boot, ended_uptime, ending,
+                    session_number, address, interface, from_pool
+                FROM address_history WHERE session_number IN (SELECT number FROM session_history WHERE \(condition))
+                """, parameters
+            ) { row in
+                let address = AddressHistory(
+                    address: try row.get(8), interface: try row.get(9), fromPool: try row.get(10),
+                    period: try Self.period(row), ending: try row.optional(6).map(SessionEnding.init))
+                return (session: try row.get(7, as: Int64.self), address: address)
             }
-            rows = try Row.fetchCursor(
-                db,
-                sql: """
-                    SELECT opened_at, opened_boot, opened_uptime, closed_at, closed_boot, closed_uptime, ending,
-                        number, session_id, user, policy, cgroup_path, cgroup_id, keeper
-                    FROM session_history WHERE \(condition) ORDER BY number
-                    """, arguments: arguments)
-            var sessions: [SessionHistory] = []
-            while let row = try rows.next() {
-                let number: Int64 = try row.decode(atIndex: 7)
-                sessions.append(
-                    SessionHistory(
-                        number: number, id: try row.decode(atIndex: 8), user: try row.decode(String?.self, atIndex: 9),
-                        policy: try row.decode(String?.self, atIndex: 10),
-                        cgroupPath: FilePath(data: try row.decode(atIndex: 11)),
-                        cgroupID: UInt64(bitPattern: try row.decode(Int64.self, atIndex: 12)),
-                        keeper: SessionRecord.Keeper(rawValue: try row.decode(atIndex: 13)),
-                        period: try Self.period(row),
-                        ending: try row.decode(String?.self, atIndex: 6).map(SessionEnding.init),
-                        addresses: (addresses[number] ?? []).sorted { $0.address < $1.address }))
+            let ofSession = Dictionary(grouping: addresses, by: \.session).mapValues { $0.map(\.address) }
+            return try db.rows(
+                """
+                SELECT opened_at, opened_boot, opened_uptime, closed_at, closed_boot, closed_uptime, ending,
+                    number, session_id, user, policy, cgroup_path, cgroup_id, keeper
+                FROM session_history WHERE \(condition) ORDER BY number
+                """, parameters
+            ) { row in
+                let number: Int64 = try row.get(7)
+                return SessionHistory(
+                    number: number, id: try row.get(8), user: try row.optional(9), policy: try row.optional(10),
+                    cgroupPath: try row.get(11), cgroupID: try row.get(12),
+                    keeper: SessionRecord.Keeper(rawValue: try row.get(13)), period: try Self.period(row),
+                    ending: try row.optional(6).map(SessionEnding.init),
+                    addresses: (ofSession[number] ?? []).sorted { $0.address < $1.address })
             }
-            return sessions
         }
     }
 
     /// The first six columns: start and end, each as time, boot and uptime.
     private static func period(_ row: Row) throws -> Period {
-        let start = Moment(
-            date: try Date(row.decode(String.self, atIndex: 0), strategy: .iso8601),
-            bootID: try row.decode(atIndex: 1), uptime: try row.decode(Int64?.self, atIndex: 2))
-        guard let text = try row.decode(String?.self, atIndex: 3) else { return Period(start: start, end: nil) }
-        let end = Moment(
-            date: try Date(text, strategy: .iso8601), bootID: try row.decode(String?.self, atIndex: 4) ?? "",
-            uptime: try row.decode(Int64?.self, atIndex: 5))
+        let start = Moment(date: try row.get(0), bootID: try row.get(1), uptime: try row.optional(2))
+        guard let date: Date = try row.optional(3) else { return Period(start: start, end: nil) }
+        let end = Moment(date: date, bootID: try row.optional(4) ?? "", uptime: try row.optional(5))
         return Period(start: start, end: end)
     }
 }

@@ -53,14 +53,11 @@ public struct Instance: Sendable {
 
     /// The policy in force; the defaults where none was applied.
     public func policy(_ registry: Registry) throws(Failure) -> Policy {
-        guard let text = try registry.value(of: .policy) else { return Policy() }
-        return try Policy.read(yaml: text, file: "\(state.registry) (policy in force)")
+        try registry.policy() ?? Policy()
     }
 }
 
 extension Registry.Setting {
-    /// The YAML text of a policy that is being put in force, after the generation that it will be: `7\n…`.
-    static let pendingPolicy = Registry.Setting(rawValue: "pending_policy")
     /// The directory of pins that the registry belongs to, since the first attach.
     static let pins = Registry.Setting(rawValue: "pins")
     /// The network namespace that the sessions' addresses are in, and the boot: `BOOT-ID INODE`.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Foundation
-import GRDB
+import FoundationEssentials
 import Host
 import Network
 import Policy
@@ -150,117 +149,5 @@ struct PoolPicker {
         return Failure(
             .failed, what, "no \(family.rawValue) address of \(name) is free: \(parts.joined(separator: ", "))",
             hint: "\(resting.isEmpty ? "" : "wait, ")close sessions, or \(add)")
-    }
-}
-
-extension Registry {
-    static let createFormerAddresses = """
-        CREATE TABLE former_addresses (
-            number INTEGER PRIMARY KEY,       -- rises with each release
-            key BLOB NOT NULL UNIQUE,         -- 4 or 6, and the address in network order
-            user TEXT,
-            released_at TEXT NOT NULL,
-            released_boot TEXT NOT NULL,
-            released_uptime INTEGER
-        ) STRICT;
-        CREATE INDEX former_addresses_by_user ON former_addresses (user, number);
-        CREATE INDEX former_addresses_by_release ON former_addresses (released_at);
-        """
-
-    /// Orders addresses as they follow one another.
-    private static func key(_ address: IPAddress) -> Data {
-        Data([address.family == .v4 ? 4 : 6] + address.bytes)
-    }
-
-    /// Notes what becomes free, within the transaction that removes the sessions and before it does.
-    static func noteReleased(_ ended: [(id: UInt32, ending: SessionEnding)], at now: Moment, _ db: Database) throws {
-        let select = try db.makeStatement(
-            sql: """
-                SELECT address, user FROM addresses JOIN sessions ON sessions.id = session_id WHERE session_id = ?
-                """)
-        let insert = try db.makeStatement(
-            sql: """
-                INSERT OR REPLACE INTO former_addresses (key, user, released_at, released_boot, released_uptime)
-                VALUES (?, ?, ?, ?, ?)
-                """)
-        let boot = now.boot
-        let times = (now: now.date.formatted(.iso8601), boot: boot.date.formatted(.iso8601))
-        // Of one that was not opened, the address was nobody's.
-        for (id, ending) in ended where ending != .notOpened {
-            let isOlder = ending == .earlierBoot
-            for row in try Row.fetchAll(select, arguments: [Int64(id)]) {
-                guard let address = IPAddress(try row.decode(String.self, atIndex: 0)) else {
-                    throw DatabaseError(resultCode: .SQLITE_CORRUPT)
-                }
-                try insert.execute(arguments: [
-                    key(address), try row.decode(String?.self, atIndex: 1), isOlder ? times.boot : times.now,
-                    now.bootID, isOlder ? boot.uptime : now.uptime,
-                ])
-            }
-        }
-    }
-
-    /// Notes that one address of a session becomes free, within the transaction that takes it away and before it does.
-    static func noteReleased(
-        _ address: IPAddress, of session: UInt32, at now: (date: String, bootID: String, uptime: Int64?), _ db: Database
-    ) throws {
-        try db.execute(
-            sql: """
-                INSERT OR REPLACE INTO former_addresses (key, user, released_at, released_boot, released_uptime)
-                SELECT ?, user, ?, ?, ? FROM addresses JOIN sessions ON id = session_id WHERE id = ? AND address = ?
-                """,
-            arguments: [
-                key(address), now.date, now.bootID, now.uptime, Int64(session), address.description,
-            ])
-    }
-
-    /// What became free of a user's, the latest first.
-    func formerAddresses(of user: String?) throws(Failure) -> [FormerAddress] {
-        try former("WHERE user IS ? ORDER BY number DESC", [user])
-    }
-
-    /// What became free of a family, the earliest first.
-    func formerAddressesByRelease(_ family: IPAddress.Family) throws(Failure) -> [FormerAddress] {
-        try former("WHERE \(Self.isOf(family)) ORDER BY number", [])
-    }
-
-    /// The last use of an address that is nobody's now; `nil` where none is known.
-    func formerAddress(_ address: IPAddress) throws(Failure) -> FormerAddress? {
-        try former("WHERE key = ?", [Self.key(address)]).first
-    }
-
-    /// The addresses of a family whose last use is known.
-    func formerAddresses(_ family: IPAddress.Family) throws(Failure) -> Set<IPAddress> {
-        try read { db in
-            let keys = try Data.fetchCursor(db, sql: "SELECT key FROM former_addresses WHERE \(Self.isOf(family))")
-            var addresses: Set<IPAddress> = []
-            while let key = try keys.next() { addresses.insert(try Self.address(key)) }
-            return addresses
-        }
-    }
-
-    private static func isOf(_ family: IPAddress.Family) -> String {
-        family == .v4 ? "key < x'05'" : "key >= x'06'"
-    }
-
-    private static func address(_ key: Data) throws -> IPAddress {
-        guard let address = IPAddress(bytes: key.dropFirst()) else { throw DatabaseError(resultCode: .SQLITE_CORRUPT) }
-        return address
-    }
-
-    private func former(_ clause: String, _ arguments: StatementArguments) throws(Failure) -> [FormerAddress] {
-        try read { db in
-            try Row.fetchAll(
-                db,
-                sql: "SELECT key, user, released_at, released_boot, released_uptime FROM former_addresses \(clause)",
-                arguments: arguments
-            ).map { row in
-                FormerAddress(
-                    address: try Self.address(row.decode(atIndex: 0)), user: try row.decode(String?.self, atIndex: 1),
-                    released: Moment(
-                        date: try Date(row.decode(String.self, atIndex: 2), strategy: .iso8601),
-                        bootID: try row.decode(atIndex: 3), uptime: try row.decode(Int64?.self, atIndex: 4)))
-            }
-        }
     }
 }

@@ -5,7 +5,7 @@ public import Host
 public import Network
 public import SystemPackage
 
-public import struct Foundation.Date
+public import struct FoundationEssentials.Date
 
 /// What the registry knows of one session.
 public struct SessionRecord: Sendable, Hashable {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import Foundation
+import FoundationEssentials
 import Glibc
 import Host
 import Logging
@@ -62,7 +62,7 @@ struct Table {
         }
         var lines = all.enumerated().map { index, row in
             let line = row.enumerated().map { column, cell in
-                column == row.count - 1 ? cell : cell.padding(toLength: widths[column], withPad: " ", startingAt: 0)
+                column == row.count - 1 ? cell : cell + String(repeating: " ", count: widths[column] - cell.count)
             }.joined(separator: "  ")
             return bold && index == 0 && !headings.isEmpty ? "\u{1b}[1m\(line)\u{1b}[0m" : line
         }

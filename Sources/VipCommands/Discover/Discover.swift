@@ -2,7 +2,7 @@
 
 import ArgumentParser
 import Discovery
-import Foundation
+import FoundationEssentials
 import Glibc
 import Host
 import Sessions
@@ -68,7 +68,7 @@ struct Discover: ParsableCommand {
         try observation.start()
         if isatty(STDERR_FILENO) == 1 {
             let names = cgroups.map(\.path.string).joined(separator: ", ")
-            let end = seconds.map { "for \($0.formatted()) s, or until" } ?? "until"
+            let end = seconds.map { "for \($0 == $0.rounded() ? "\(Int($0))" : "\($0)") s, or until" } ?? "until"
             StandardError.line("vip-bpfctl: observing \(names.printableLine) \(end) ^C")
         }
         try wait(observation, signals)

@@ -3,7 +3,7 @@
 import BPFLoader
 import CVipABI
 import Discovery
-import Foundation
+import FoundationEssentials
 import Host
 import Network
 import Policy

@@ -3,7 +3,7 @@
 import ArgumentParser
 import CVipABI
 import Discovery
-import Foundation
+import FoundationEssentials
 import Glibc
 import Host
 import PolicyMaps
@@ -80,7 +80,7 @@ struct Watch: ParsableCommand {
             options.instance.pins, EventFilter(outcomes: Set(outcomes), session: session))
         defer { listener.end() }
         let writing = try Writing(listener, EventText(isJSON: json, programs: Set(program), limit: count))
-        writing.start()
+        try writing.start()
         var isLast = false
         while !writing.isDone {
             var polls = [
@@ -126,8 +126,8 @@ private final class Writing: Sendable {
 
     var isDone: Bool { result.withLock { $0 != nil } }
 
-    func start() {
-        let thread = Thread { [self] in
+    func start() throws(Failure) {
+        try Worker.detach("events") { [self] in
             var outcome: Result<Void, Failure> = .success(())
             do throws(Failure) {
                 try run()
@@ -137,8 +137,6 @@ private final class Writing: Sendable {
             result.withLock { $0 = outcome }
             done()
         }
-        thread.name = "events"
-        thread.start()
     }
 
     /// Has the thread end once it has written what has happened until now.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import Foundation
+import FoundationEssentials
 import Host
 import Policy
 import PolicyMaps
@@ -37,7 +37,7 @@ struct PolicyApply: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        let policy = try Policy.read(contentsOf: FilePath(file))
+        let policy = try output.policy(contentsOf: file)
         let changes = try options.change { change throws(Failure) in try change.apply(policy) }
         try output.print(AppliedPayload(changes))
     }
@@ -65,7 +65,8 @@ struct PolicyCheck: ParsableCommand {
         commandName: "check",
         abstract: "Check a policy file without applying it.",
         discussion: """
-            Needs no privilege. Silent where the file is good.
+            Needs no privilege. Prints nothing for a good file. Each problem of another is one line on standard error, \
+            FILE:LINE:COLUMN: KEY: PROBLEM; WHAT TO DO, and the exit code is 1. With --json, the problems are a document.
 
             EXAMPLES
               vip-bpfctl policy check policy.yaml && vip-bpfctl policy apply policy.yaml
@@ -79,9 +80,58 @@ struct PolicyCheck: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        let policy = try Policy.read(contentsOf: FilePath(file))
-        if output.json { try StandardOutput.line(OutputOptions.json(["file": file, "verdict": "good"])) }
-        _ = policy
+        _ = try output.policy(contentsOf: file)
+        if output.json { try StandardOutput.line(OutputOptions.json(PolicyVerdict(file: file, problems: []))) }
+    }
+}
+
+extension OutputOptions {
+    /// Reads a policy file; if it has problems, reports all of them and ends the command.
+    fileprivate func policy(contentsOf file: String) throws -> Policy {
+        switch try Policy.check(contentsOf: FilePath(file)) {
+        case .success(let policy): return policy
+        case .failure(let problems):
+            if json {
+                try StandardOutput.line(OutputOptions.json(PolicyVerdict(file: file, problems: problems.all)))
+            } else {
+                for problem in problems.all { StandardError.line("\(problem)") }
+            }
+            throw ExitCode(Failure.Code.failed.exitCode)
+        }
+    }
+}
+
+/// What is wrong with a policy file; this document is stable.
+private struct PolicyVerdict: Encodable {
+    struct Problem: Encodable {
+        let file: String
+        /// Counted from 1, as the column; `null` where the problem is the file as a whole.
+        @Nullable var line: Int?
+        @Nullable var column: Int?
+        @Nullable var key: String?
+        let message: String
+        @Nullable var hint: String?
+
+        init(_ problem: PolicyProblem) {
+            file = problem.file
+            message = problem.message
+            line = problem.line
+            column = problem.column
+            key = problem.key
+            hint = problem.hint
+        }
+    }
+
+    let file: String
+    /// `good` or `bad`.
+    let verdict: String
+    /// In the order of the text, at most `PolicyProblems.limit`.
+    let problems: [Problem]
+
+    init(file: String, problems: [PolicyProblem]) {
+        self.file = file
+        verdict = problems.isEmpty ? "good" : "bad"
+        self.problems = problems.map(Problem.init)
     }
 }
 
@@ -104,6 +154,6 @@ struct PolicyShow: ParsableCommand {
         let instance = options.instance
         let policy = try instance.policy(instance.registry())
         try StandardOutput.text(
-            output.json ? try OutputOptions.json(policy, keys: .useDefaultKeys) + "\n" : try policy.yaml())
+            output.json ? try OutputOptions.json(policy, keys: .useDefaultKeys) + "\n" : policy.yaml())
     }
 }

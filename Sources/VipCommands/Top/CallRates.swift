@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CVipABI
-import Foundation
+import FoundationEssentials
 import Host
 import PolicyMaps
 import Synchronization
@@ -55,13 +55,11 @@ final class CallRates: Sendable {
     }
 
     /// Once, and ``end()`` after it.
-    func start() {
-        let thread = Thread { [self] in
+    func start() throws(Failure) {
+        try Worker.detach("events") { [self] in
             count()
             done()
         }
-        thread.name = "events"
-        thread.start()
     }
 
     /// What came since this was last called.

@@ -2,7 +2,7 @@
 
 import CHost
 import CNcurses
-import Foundation
+import FoundationEssentials
 import Glibc
 import Host
 

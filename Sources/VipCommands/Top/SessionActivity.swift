@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import Foundation
+import FoundationEssentials
 import Host
 import Network
 import Policy
@@ -96,7 +96,7 @@ final class SessionActivity {
             // Claiming one waits a little; not at every look.
             if callsMissing != nil, try EventListener.listeners(instance.pins).count >= EventListener.limit { return }
             let calls = try CallRates(instance.pins)
-            calls.start()
+            try calls.start()
             self.calls = calls
             callsMissing = nil
         } catch {

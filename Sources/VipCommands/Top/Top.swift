@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import Foundation
+import FoundationEssentials
 import Glibc
 import Host
 import Sessions
@@ -63,7 +63,7 @@ struct Top: ParsableCommand {
             return try output.print(TopPayload(snapshot(interval, order, ending)))
         }
         let live = try LiveTable(options.instance, order, interval)
-        live.start()
+        try live.start()
         var polls = [
             pollfd(fd: ending.descriptor, events: Int16(POLLIN), revents: 0),
             pollfd(fd: live.done.descriptor.raw, events: Int16(POLLIN), revents: 0),
@@ -118,8 +118,8 @@ private final class LiveTable: Sendable {
         result = Mutex(nil)
     }
 
-    func start() {
-        let thread = Thread { [self] in
+    func start() throws(Failure) {
+        try Worker.detach("screen") { [self] in
             var outcome: Result<Void, Failure> = .success(())
             do throws(Failure) {
                 try show()
@@ -129,8 +129,6 @@ private final class LiveTable: Sendable {
             result.withLock { $0 = outcome }
             done()
         }
-        thread.name = "screen"
-        thread.start()
     }
 
     /// Has the thread end, and throws what it failed of.

@@ -13,12 +13,13 @@ struct PolicyChangeTests: CommandHost {
         try attached { sandbox in
             let broken = try sandbox.policyFile("virtualIP:\n  mode: perUser\n", named: "broken.yaml")
             for command in [["policy", "apply"], ["policy", "check"]] {
-                try refuses(sandbox, command + [broken], code: 1, "line 2", "virtualIP.mode", "perUser")
                 try refuses(sandbox, command + ["\(sandbox.directory)/none.yaml"], code: 1, "none.yaml")
                 try refuses(sandbox, command + [sandbox.directory], code: 1, sandbox.directory)
             }
             try refuses(
-                sandbox, ["attach", "cgroup", "\(sandbox.cgroup)/attached", "--policy", broken], code: 1, "line 2")
+                sandbox, ["attach", "cgroup", "\(sandbox.cgroup)/attached", "--policy", broken], code: 1,
+                "\(broken):2:9: ")
+            try reportsProblems(sandbox)
             // Edits that make an impossible policy.
             try refuses(sandbox, ["program", "add", "a/b", "--for", "loopback"], code: 64, "a/b")
             try refuses(sandbox, ["program", "add", "java", "--for", "everything"], code: 64, "everything")
@@ -28,6 +29,44 @@ struct PolicyChangeTests: CommandHost {
                 sandbox, ["session", "open", "--cgroup", sandbox.cgroup("attached/a"), "--policy", "none"], code: 1,
                 "no override named none")
         }
+    }
+
+    /// All problems of a file, a line each or a document, and nothing is applied.
+    private func reportsProblems(_ sandbox: Sandbox) throws {
+        let file = try sandbox.policyFile(
+            "virtualIP:\n  mode: persession\nisolation: yes\ncolour: red\n", named: "bad.yaml")
+        let sections =
+            "virtualIP, virtualLoopback, preferLoopback, wildcardName, isolation, sessions, history, overrides"
+        let text = """
+            \(file):2:9: virtualIP.mode: 'persession' is not one of perSession, perProgram; did you mean 'perSession'?
+            \(file):3:12: isolation: expected true or false, found the text 'yes'; write true
+            \(file):4:1: colour: there is no such key; the keys here are \(sections)
+
+            """
+        let document = """
+            {"file":"\(file)","problems":[\
+            {"column":9,"file":"\(file)","hint":"did you mean 'perSession'?","key":"virtualIP.mode","line":2,\
+            "message":"'persession' is not one of perSession, perProgram"},\
+            {"column":12,"file":"\(file)","hint":"write true","key":"isolation","line":3,\
+            "message":"expected true or false, found the text 'yes'"},\
+            {"column":1,"file":"\(file)","hint":"the keys here are \(sections)","key":"colour","line":4,\
+            "message":"there is no such key"}],"verdict":"bad"}
+
+            """
+        let before = try snapshot(sandbox)
+        for command in ["apply", "check"] {
+            let lines = try sandbox.ctl("policy", command, file)
+            #expect(lines.status == 1 && lines.stdout.isEmpty && lines.stderr == text, "\(lines)")
+            let json = try sandbox.ctl("policy", command, file, "--json")
+            #expect(json.status == 1 && json.stderr.isEmpty, "\(json)")
+            let expected = try JSONSerialization.jsonObject(with: Data(document.utf8)) as? NSDictionary
+            #expect(json.json as? NSDictionary == expected, "\(json)")
+        }
+        #expect(try snapshot(sandbox) == before, "something was applied")
+        let good = try sandbox.mustCtl(
+            "policy", "check", sandbox.policyFile("isolation: true\n", named: "good.yaml"), "--json")
+        #expect((good.json as? [String: Any])?["verdict"] as? String == "good", "\(good)")
+        #expect(((good.json as? [String: Any])?["problems"] as? [Any])?.isEmpty == true, "\(good)")
     }
 
     @Test("refuses a policy with more programs than the map holds")

@@ -74,10 +74,10 @@ import Testing
             file: "p.yaml")
         #expect(policy.loopbackPrefix.description == "fd00:1::/64")
         #expect(policy.overrides[0].virtualLoopback?.prefix == nil)
-        let text = try policy.yaml()
+        let text = policy.yaml()
         #expect(text.matches(of: /prefix:/).count == 1, "\(text)")
         #expect(try Policy.read(yaml: text, file: "p.yaml") == policy)
-        #expect(try Policy().yaml().contains("prefix: fdd2:9088:43af::/96"))
+        #expect(Policy().yaml().contains("prefix: fdd2:9088:43af::/96"))
     }
 }
 

@@ -117,7 +117,8 @@ import Testing
         let failure = try #require(throws: Failure.self) {
             try Policy.read(yaml: "virtualIP: { programs: [\(number)] }", file: Self.file)
         }
-        #expect(failure.reason == "line 1, virtualIP.programs[0]: expected a text, found the number '\(number)'")
+        #expect(failure.operation == "read policy \(Self.file):1:25")
+        #expect(failure.reason == "virtualIP.programs[0]: expected a text, found the number '\(number)'")
         #expect(failure.hint == "put it in quotes")
     }
 
@@ -178,13 +179,16 @@ import Testing
         let key: String
         /// What the reason and the remedy say.
         let fragment: String
+        /// How many problems the text has beside this one.
+        let others: Int
 
-        init(_ name: String, _ yaml: String, _ line: Int?, _ key: String, _ fragment: String) {
+        init(_ name: String, _ yaml: String, _ line: Int?, _ key: String, _ fragment: String, others: Int = 0) {
             self.name = name
             self.yaml = yaml
             self.line = line
             self.key = key
             self.fragment = fragment
+            self.others = others
         }
 
         var testDescription: String { name }
@@ -205,7 +209,9 @@ import Testing
         Wrong(
             "long key", String(repeating: "k", count: 1000) + ": 1", 1, "'\(String(repeating: "k", count: 64))…'",
             "no such"),
-        Wrong("list for a key", "virtualIP:\n  ? [enabled]\n  : true", 2, "virtualIP", "a key is a list or a mapping"),
+        Wrong(
+            "list for a key", "virtualIP:\n  ? [enabled]\n  : true", 2, "virtualIP",
+            "a key is a list, a mapping or an alias; write its name"),
         Wrong(
             "key twice", "isolation: true\nwildcardName: virtual\nisolation: true", 3, "isolation", "first on line 1"),
         Wrong(
@@ -215,19 +221,23 @@ import Testing
         Wrong("key twice, once in quotes", "isolation: true\n\"isolation\": false", 2, "isolation", "twice"),
         Wrong("key twice with different tags", "!a isolation: true\n!b isolation: false", 2, "isolation", "twice"),
         Wrong(
-            "key three times", "isolation: true\nisolation: true\nisolation: true", 2, "isolation", "first on line 1"),
+            "key three times", "isolation: true\nisolation: true\nisolation: true", 2, "isolation", "first on line 1",
+            others: 1),
         Wrong(
             "two keys twice", "isolation: true\nsessions:\nsessions:\nisolation: false", 3, "sessions",
-            "first on line 2"),
+            "first on line 2", others: 1),
         Wrong(
             "key twice behind wide characters",
             "# ö\u{1F600}\r\noverrides: [{ name: ö\u{1F600}, match: {}, match: {} }]", 2,
             "overrides[0].match", "first on line 2"),
-        Wrong("unknown key twice", "colour: 1\ncolour: 2", 1, "colour", "there is no such key"),
+        Wrong("unknown key twice", "colour: 1\ncolour: 2", 1, "colour", "there is no such key", others: 1),
         Wrong("key twice where none belongs", "isolation: { a: 1, a: 2 }", 1, "isolation", "found a mapping"),
         Wrong(
-            "more keys twice than are looked into", (1...20).map { "k\($0): 1\nk\($0): 2\n" }.joined(), 1, "k1",
-            "the key is there twice"),
+            "many keys twice", (1...20).map { "k\($0): 1\nk\($0): 2\n" }.joined(), 1, "k1", "there is no such key",
+            others: 39),
+        Wrong(
+            "more problems than anybody reads", (1...500).map { "k\($0): 1\n" }.joined(), 1, "k1",
+            "there is no such key", others: PolicyProblems.limit - 1),
     ]
 
     static let types: [Wrong] = [
@@ -540,7 +550,9 @@ import Testing
         Wrong("unquoted star", "virtualIP:\n  programs: [*]", 2, "", "put a text that begins with * in quotes"),
         Wrong(
             "unquoted pattern", "overrides: [{name: a, match: {units: [*.slice]}}]", 1, "", "begins with * in quotes"),
-        Wrong("unquoted star and name", "virtualIP:\n  programs: [*java]", 2, "", "begins with * in quotes"),
+        Wrong(
+            "unquoted star and name", "virtualIP:\n  programs: [*java]", 2, "virtualIP.programs[0]",
+            "put a text that begins with * in quotes"),
         Wrong("unquoted ampersand", "virtualIP: {programs: [& x]}", 1, "", "begins with & in quotes"),
         Wrong("unclosed quotes", "isolation: 'true", nil, "", "this is not YAML"),
         Wrong("invalid escape", #"isolation: "\ud800""#, 1, "", "this is not YAML"),
@@ -549,9 +561,13 @@ import Testing
         Wrong("two documents, one empty", "isolation: true\n---\n", 2, "", "a second YAML document begins"),
         Wrong("two documents, one broken", "isolation: true\n---\n[", 2, "", "a second YAML document begins"),
         Wrong(
-            "alias", "virtualIP: {programs: &a [java]}\nvirtualLoopback:\n  programs: *a", 3, "",
-            "YAML aliases (*name) are not supported; write the entries out"),
-        Wrong("alias after a key twice", "a: &a 1\na: 2\nb: *a", 3, "", "YAML aliases (*name) are not supported"),
+            "alias", "virtualIP: {programs: &a [java]}\nvirtualLoopback:\n  programs: *a", 3,
+            "virtualLoopback.programs", "YAML aliases (*name) are not supported; write the entries out"),
+        Wrong(
+            "alias after a key twice", "isolation: &a true\nisolation: false\nwildcardName: *a", 3, "wildcardName",
+            "YAML aliases (*name) are not supported", others: 1),
+        Wrong("alias for a key", "? &a isolation\n: true\n*a : true", 3, "", "a key is a list, a mapping or an alias"),
+        Wrong("alias for the document", "*a", 1, "", "YAML aliases (*name) are not supported"),
         Wrong("deep nesting", String(repeating: "[", count: 500_000), 1, "", "nested too deeply"),
         Wrong("deep blocks", String(repeating: "- ", count: 500_000), 1, "", "nested too deeply"),
         Wrong("deep keys", String(repeating: "? ", count: 500_000), 1, "", "nested too deeply"),
@@ -563,17 +579,116 @@ import Testing
 
     @Test(arguments: keys + types + values + syntax)
     func refuses(_ row: Wrong) throws {
-        let failure = try #require(throws: Failure.self) { try Policy.read(yaml: row.yaml, file: Self.file) }
-        let line = failure.description
-        #expect(failure.code == .failed)
-        #expect(failure.operation == "read policy \(Self.file)")
-        #expect(!line.contains { $0.isNewline })
-        #expect(line.utf8.count < 500)
-        if let number = row.line {
-            let place = row.key.isEmpty ? "line \(number): " : "line \(number), \(row.key): "
-            #expect(failure.reason.hasPrefix(place), "\(line)")
+        guard case .failure(let problems) = Policy.check(yaml: row.yaml, file: Self.file) else {
+            Issue.record("it is taken")
+            return
         }
-        #expect(line.contains(row.fragment), "\(line)")
+        #expect(problems.all.count == row.others + 1, "\(problems.all)")
+        let problem = problems.all.first { problem in
+            problem.line == row.line ?? problem.line && problem.key ?? "" == row.key
+                && problem.description.contains(row.fragment)
+        }
+        #expect(problem != nil, "\(problems.all)")
+        for problem in problems.all {
+            #expect(problem.file == Self.file)
+            #expect(problem.description.hasPrefix("\(Self.file):\(problem.line.map { "\($0):" } ?? "")"))
+            #expect(!problem.description.contains { $0.isNewline })
+            #expect(problem.description.utf8.count < 500)
+        }
+        #expect(problems.all.map { $0.line ?? 0 } == problems.all.map { $0.line ?? 0 }.sorted())
+
+        let failure = try #require(throws: Failure.self) { try Policy.read(yaml: row.yaml, file: Self.file) }
+        #expect(failure == problems.failure)
+        #expect(failure.code == .failed)
+        #expect(failure.operation.hasPrefix("read policy \(Self.file)"))
+        #expect(!failure.description.contains { $0.isNewline })
+    }
+
+    /// Each problem of a file, with its place and what to do.
+    @Test(arguments: [
+        (
+            """
+            virtualIP:
+              enabled: yes
+              mode: perUser
+              programs: [java, bin/x, java, 8080]
+              addresses: {pool: [10.0.0.0/24, 10.0.0.9, 10.0.1.1/24]}
+            colour: red
+            isolation: 1
+            """,
+            [
+                "2:12: virtualIP.enabled: expected true or false, found the text 'yes'; write true",
+                "3:9: virtualIP.mode: 'perUser' is not one of perSession, perProgram",
+                "4:20: virtualIP.programs[1]: program 'bin/x': it is a relative path; "
+                    + "give the file name alone or an absolute path",
+                "4:27: virtualIP.programs[2]: 'java' is on the list already, on line 4; leave one out",
+                "4:33: virtualIP.programs[3]: expected a text, found the number '8080'; put it in quotes",
+                "5:35: virtualIP.addresses.pool[1]: 10.0.0.9 overlaps 10.0.0.0/24 (line 5, virtualIP.addresses.pool[0]); "
+                    + "give each address to one range",
+                "5:45: virtualIP.addresses.pool[2]: '10.0.1.1/24': 10.0.1.1 has bits set after the first 24; "
+                    + "write 10.0.1.0/24, or 10.0.1.1 for one address",
+                "6:1: colour: there is no such key; the keys here are virtualIP, virtualLoopback, preferLoopback, "
+                    + "wildcardName, isolation, sessions, history, overrides",
+                "7:12: isolation: expected true or false, found the number '1'",
+            ]
+        ),
+        (
+            """
+            overrides:
+              - name: a
+                wildcardName: x
+                match: {users: [1]}
+              - match: {}
+                virtualLoopback: {prefix: fd00::/96, excludedPorts: [0]}
+            """,
+            [
+                "3:19: overrides[0].wildcardName: 'x' is not one of virtual, asRequested",
+                "4:21: overrides[0].match.users[0]: expected a text, found the number '1'; put it in quotes",
+                "5:5: overrides[1]: it has no name; give it one that no other override has",
+                "6:31: overrides[1].virtualLoopback.prefix: the prefix is for the whole host, not for some sessions; "
+                    + "write it in the base policy's virtualLoopback",
+                "6:58: overrides[1].virtualLoopback.excludedPorts[0]: '0' is not a port, 1 to 65535",
+            ]
+        ),
+        // What a part that cannot be read would make of the others is not reported.
+        (
+            "virtualIP: {enabled: yes}\nvirtualLoopback: {enabled: true}\npreferLoopback: {enabled: true}",
+            ["1:22: virtualIP.enabled: expected true or false, found the text 'yes'; write true"]
+        ),
+        (
+            "virtualIP: {addresses: {pool: [x], placement: route, reservations: [{user: a, addresses: [10.0.0.1]}]}}",
+            ["1:32: virtualIP.addresses.pool[0]: 'x' is not an IP address"]
+        ),
+        // Columns are characters.
+        (
+            "overrides: [{name: ö\u{1F600}, isolation: 1}]",
+            [
+                "1:35: overrides[0].isolation: expected true or false, found the number '1'"
+            ]
+        ),
+        ("isolation: true\n---\n", ["2:1: a second YAML document begins; keep one document in a file"]),
+        ("# ö\n ö\u{7}", ["2:3: this is not YAML: control characters are not allowed (U+7)"]),
+    ])
+    func reportsAllProblems(yaml: String, lines: [String]) throws {
+        guard case .failure(let problems) = Policy.check(yaml: yaml, file: "p.yaml") else {
+            Issue.record("it is taken")
+            return
+        }
+        #expect(problems.all.map(\.description) == lines.map { "p.yaml:\($0)" })
+        let failure = problems.failure.description
+        #expect(failure.hasPrefix("read policy p.yaml:\(lines[0].prefix { $0 != ";" })"))
+        #expect(failure.contains("and \(lines.count - 1) more: vip-bpfctl policy check") == (lines.count > 1))
+    }
+
+    /// Beyond the limit of problems, those of a large file cost little: no hint is sought for them.
+    @Test(.timeLimit(.minutes(1))) func stopsCollecting() {
+        let yaml = (0..<90_000).map { "k\($0): 1\n" }.joined()
+        guard case .failure(let problems) = Policy.check(yaml: yaml, file: Self.file) else {
+            Issue.record("it is taken")
+            return
+        }
+        #expect(problems.all.count == PolicyProblems.limit)
+        #expect(problems.all.last?.line == PolicyProblems.limit)
     }
 
     private static func addresses(_ more: String) -> String {
@@ -630,7 +745,7 @@ import Testing
 
     /// Cutting a good policy anywhere, or changing any byte of it, gives a policy or one line.
     @Test func survivesDamage() throws {
-        let whole = try Self.sample.yaml()
+        let whole = Self.sample.yaml()
         var random = SplitMix64(seed: 7)
         for length in 0..<whole.utf8.count {
             let cut = String(decoding: whole.utf8.prefix(length), as: UTF8.self)
@@ -647,7 +762,7 @@ import Testing
             let again = try Policy.read(yaml: policy.yaml(), file: "what was written")
             #expect(again == policy)
         } catch {
-            #expect(error.operation == "read policy \(Self.file)")
+            #expect(error.operation.hasPrefix("read policy \(Self.file)"))
             #expect(!error.description.contains { $0.isNewline })
         }
     }
@@ -696,17 +811,43 @@ import Testing
     }
 
     @Test(arguments: [
-        ("not UTF-8", Data([0x23, 0x0a, 0x61, 0xff]), "line 2: it is not UTF-8; save it as UTF-8"),
-        ("cut within a character", Data([0x23, 0xc3]), "line 1: it is not UTF-8; save it as UTF-8"),
-        ("overlong form", Data([0x23, 0xc0, 0xaf]), "line 1: it is not UTF-8; save it as UTF-8"),
-        ("UTF-16", Data([0xff, 0xfe, 0x61, 0x00]), "line 1: it is not UTF-8; save it as UTF-8"),
-        ("NUL", Data([0x23, 0x00]), "line 1: this is not YAML: control characters are not allowed"),
-        ("too large", Data(repeating: 0xff, count: (1 << 20) + 1), "it is larger than 1 MiB"),
+        ("not UTF-8", Data([0x23, 0x0a, 0x61, 0xff]), ":2:2: it is not UTF-8; save it as UTF-8"),
+        ("cut within a character", Data([0x23, 0xc3]), ":1:2: it is not UTF-8; save it as UTF-8"),
+        ("overlong form", Data([0x23, 0xc0, 0xaf]), ":1:2: it is not UTF-8; save it as UTF-8"),
+        ("UTF-16", Data([0xff, 0xfe, 0x61, 0x00]), ":1:1: it is not UTF-8; save it as UTF-8"),
+        ("NUL", Data([0x23, 0x00]), ":1:2: this is not YAML: control characters are not allowed"),
+        ("too large", Data(repeating: 0xff, count: (1 << 20) + 1), ": it is larger than 1 MiB"),
     ])
     func refusesAFile(name: String, data: Data, fragment: String) throws {
         try withFile(data) { path in
             let failure = try #require(throws: Failure.self) { try Policy.read(contentsOf: path) }
-            #expect(failure.description == "read policy \(path): \(fragment)")
+            #expect(failure.description == "read policy \(path)\(fragment)")
+        }
+    }
+
+    /// Any bytes at all give a policy or problems: those of YAML's own signs, and of a policy's words.
+    @Test func survivesRandomText() throws {
+        let words = [
+            "virtualIP", "enabled", "true", "overrides", "name", ":", ": ", "- ", "\n", "\n  ", "[", "]", "{", "}", ",",
+            "&a ", "*a", "!x ", "!!str ", "? ", "'", "\"", "|", ">", "%", "@", "`", "#", "---\n", "...\n", "\t", "\r",
+            "\u{85}", "\u{2028}", "\u{feff}", "\u{7}", "\\", "ö", "<<", "~", "10.0.0.0/8", "pool", "addresses",
+        ]
+        var random = SplitMix64(seed: 11)
+        for _ in 0..<5000 {
+            let count = Int.random(in: 1...40, using: &random)
+            let text = (0..<count).map { _ in words.randomElement(using: &random) ?? "" }.joined()
+            if case .failure(let problems) = Policy.check(yaml: text, file: Self.file) {
+                #expect(!problems.all.isEmpty && problems.all.allSatisfy { !$0.description.contains { $0.isNewline } })
+            }
+        }
+        for _ in 0..<2000 {
+            let bytes = (0..<Int.random(in: 0...64, using: &random)).map { _ in
+                UInt8.random(in: 0...255, using: &random)
+            }
+            let text = String(decoding: bytes, as: UTF8.self)
+            if case .failure(let problems) = Policy.check(yaml: text, file: Self.file) {
+                #expect(!problems.all.isEmpty)
+            }
         }
     }
 

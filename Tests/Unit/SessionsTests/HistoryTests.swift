@@ -4,6 +4,7 @@ import Foundation
 import Glibc
 import Host
 import Network
+import Policy
 import SystemPackage
 import TestSupport
 import Testing
@@ -172,9 +173,9 @@ import Testing
         try registry.open((10..<3010).map { Self.record($0) }, at: Self.moment(0))
         try registry.remove((10..<3009).map { ($0, .closed) }, at: Self.moment(0))
         // All that is too old, however much.
-        try registry.setPolicy("{}", historyDays: 1, at: Self.moment(86400))
+        try registry.set(Policy(history: Policy.History(retentionDays: 1)), at: Self.moment(86400))
         #expect(try registry.history().map(\.id) == [3009])
-        try registry.setPolicy("{}", historyDays: 0, at: Self.moment(86400))
+        try registry.set(Policy(history: Policy.History(retentionDays: 0)), at: Self.moment(86400))
         try registry.remove([(3009, .closed)], at: Self.moment(86400))
         #expect(try registry.history().isEmpty)
     }
@@ -200,7 +201,8 @@ import Testing
         let sql = """
             DROP TABLE address_history; DROP TABLE session_history; DROP TABLE former_addresses; DROP TABLE unsettled_addresses;
             ALTER TABLE addresses DROP COLUMN lease_slot; DELETE FROM settings;
-            DELETE FROM grdb_migrations WHERE identifier > 1; PRAGMA user_version = 1;
+            CREATE TABLE grdb_migrations (identifier TEXT NOT NULL PRIMARY KEY); INSERT INTO grdb_migrations VALUES ('1');
+            PRAGMA user_version = 1;
             """
         try shell("sqlite3 '\(file)' \"\(sql)\"")
     }

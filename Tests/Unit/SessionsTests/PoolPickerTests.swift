@@ -245,7 +245,7 @@ private final class Host {
     @Test("forgets old users")
     func whatIsOldIsForgotten() throws {
         let host = try Host("10.0.0.1-10.0.0.9")
-        try host.registry.setPolicy("{}", historyDays: 0, at: host.now)
+        try host.registry.set(Policy(history: Policy.History(retentionDays: 0)), at: host.now)
         try host.login("ann", "bob")
         try host.logout("10.0.0.1", "10.0.0.2")
         #expect(try host.login("bob", "ann") == ["10.0.0.2", "10.0.0.1"])

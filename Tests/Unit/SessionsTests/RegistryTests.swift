@@ -4,6 +4,7 @@ import Foundation
 import Glibc
 import Host
 import Network
+import Policy
 import SystemPackage
 import TestSupport
 import Testing
@@ -211,6 +212,108 @@ import Testing
         #expect(try Registry(file, access: .readOnly).value(of: .policy) == "virtualIP:\n  enabled: true\n")
         try registry.set(.policy, to: nil)
         #expect(try registry.value(of: .policy) == nil)
+    }
+
+    // MARK: Policies
+
+    static let policy = Policy(
+        virtualIP: Policy.VirtualIP(
+            enabled: true, mode: .perSession, whenUnavailable: .useHostAddress,
+            addresses: Policy.Addresses(
+                interface: "lo",
+                pool: [try! AddressRange("10.20.0.10-10.20.0.250"), try! AddressRange("2001:db8:20::/120")],
+                restSeconds: 5, reservations: [Policy.Reservation(user: "root", addresses: [IPAddress("10.20.0.50")!])])
+        ),
+        virtualLoopback: Policy.VirtualLoopback(
+            enabled: true, programs: [.name("java"), .path("/usr/bin/python3"), .everyProgram],
+            excludedPorts: [631, 53],
+            fallback: .host),
+        wildcardName: .asRequested, history: Policy.History(retentionDays: 30),
+        overrides: [
+            Policy.Override(
+                name: "call centre", match: Policy.Match(users: ["ann"], groups: ["cti"], units: ["app-*.slice"]),
+                isolation: false)
+        ])
+
+    @Test func keepsThePolicyInForce() throws {
+        let registry = try Registry(file, access: .readWrite)
+        #expect(try registry.policy() == nil)
+        try registry.set(Self.policy, at: .now(bootID: Self.boot))
+        #expect(try registry.policy() == Self.policy)
+        try Registry(file, access: .readWrite).set(Policy(), at: .now(bootID: Self.boot))
+        #expect(try registry.policy() == Policy(), "another process has put another in force")
+
+        try registry.set(pending: Registry.PendingPolicy(generation: 7, policy: Self.policy))
+        #expect(try Registry(file, access: .readOnly).pendingPolicy()?.generation == 7)
+        #expect(try Registry(file, access: .readOnly).pendingPolicy()?.policy == Self.policy)
+        try registry.set(pending: nil)
+        #expect(try registry.pendingPolicy() == nil)
+    }
+
+    /// A registry has the policy as an earlier version wrote it: a new key is optional, or comes with a migration.
+    @Test func readsThePolicyOfVersion5() throws {
+        let registry = try Registry(file, access: .readWrite)
+        try registry.set(
+            .policy,
+            to: """
+                {"history":{"retentionDays":90},"isolation":true,"overrides":[{"match":{"groups":[],"units":[],"users":[]},\
+                "name":"a"}],"preferLoopback":{"enabled":false,"programs":[]},"sessions":{"unit":"userSlice"},\
+                "virtualIP":{"addresses":{"pool":[],"probeSeconds":1,"reservations":[],"restSeconds":60,"source":"pool"},\
+                "enabled":false,"mode":"perProgram","programs":[],"whenUnavailable":"deny"},\
+                "virtualLoopback":{"enabled":false,"excludedPorts":[53,631],"fallback":"none",\
+                "prefix":"fdd2:9088:43af::/96","programs":[]},"wildcardName":"virtual"}
+                """)
+        let policy = Policy(
+            virtualLoopback: Policy.VirtualLoopback(excludedPorts: [631, 53]), overrides: [Policy.Override(name: "a")])
+        #expect(try registry.policy() == policy)
+        try registry.set(.policy, to: "{}")
+        let error = try failure { _ = try registry.policy() }
+        #expect(error.reason == "the policy in force cannot be read" && error.hint?.contains("policy apply") == true)
+    }
+
+    // MARK: Earlier versions
+
+    /// `registry-4.sql` was made by the last release that kept policies as text.
+    @Test func migratesVersion4() throws {
+        let sql = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "registry-4.sql").path
+        try shell("sqlite3 '\(file)' < '\(sql)'")
+        try shell(
+            "sqlite3 '\(file)' \"INSERT INTO settings SELECT 'pending_policy', '7' || char(10) || value FROM settings "
+                + "WHERE key = 'policy'\"")
+        let reader = try failure { _ = try Registry(file, access: .readOnly) }
+        #expect(reader.reason == "an earlier vip-bpfctl wrote it (version 4)")
+
+        _ = try Registry(file, access: .readWrite)
+        let registry = try Registry(file, access: .readOnly)
+        #expect(try registry.policy() == Self.policy)
+        let pending = try #require(try registry.pendingPolicy())
+        #expect(pending.generation == 7 && pending.policy == Self.policy)
+        let session = try #require(try registry.sessions().first)
+        #expect(try registry.sessions().count == 1)
+        #expect(session.id == 3 && session.policy == "call centre" && session.state == .open)
+        #expect(session.addresses.map(\.address.description) == ["10.20.0.10", "2001:db8:20::2"])
+        #expect(try registry.history().map(\.id) == [2, 3])
+        #expect(try registry.history().map(\.ending) == [.closed, nil])
+        #expect(
+            try registry.formerAddresses(of: "root").map(\.address.description) == ["2001:db8:20::1", "10.20.0.50"])
+        #expect(try registry.attachments().map(\.cgroupID) == [10285])
+        let version = try Child("sqlite3", file.string, "PRAGMA user_version; SELECT count(*) FROM sqlite_master")
+        #expect(try version.line() == "\(Registry.version)")
+        // The same tables and indexes as a new registry has.
+        let new = directory.path.appending("new.sqlite")
+        _ = try Registry(new, access: .readWrite)
+        let fresh = try Child("sqlite3", new.string, "SELECT count(*) FROM sqlite_master")
+        #expect(try version.line() == fresh.line())
+    }
+
+    @Test func leavesAPolicyThatCannotBeRead() throws {
+        let sql = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "registry-4.sql").path
+        try shell("sqlite3 '\(file)' < '\(sql)'")
+        try shell("sqlite3 '\(file)' \"UPDATE settings SET value = 'colour: red' WHERE key = 'policy'\"")
+        let registry = try Registry(file, access: .readWrite)
+        #expect(try registry.sessions().count == 1)
+        #expect(try failure { _ = try registry.policy() }.reason == "the policy in force cannot be read")
+        #expect(try registry.value(of: .policy) == "colour: red")
     }
 
     // MARK: The file

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import Host
+public import SystemPackage
+
+extension Policy {
+    /// The largest policy file in bytes: room for 50,000 program names, and read in well under a second.
+    public static let sizeLimit = 1 << 20
+
+    /// Reads a policy file.
+    ///
+    /// - Throws: `Failure` for a file that is missing or cannot be read (exit code 77 where that is a matter of
+    ///   permission), and for the first of the problems that it has.
+    public static func read(contentsOf path: FilePath) throws(Failure) -> Policy {
+        try policy(from: check(contentsOf: path))
+    }
+
+    /// Reads the text of a policy file.
+    ///
+    /// - Parameters:
+    ///   - yaml: One YAML document, or nothing at all, which means the defaults. At most `sizeLimit` bytes.
+    ///   - file: Its name, for the error.
+    /// - Throws: `Failure` for the first problem of the text: `read policy FILE:4:9: virtualIP.mode: …`.
+    public static func read(yaml: String, file: String) throws(Failure) -> Policy {
+        try policy(from: check(yaml: yaml, file: file))
+    }
+
+    private static func policy(from result: Result<Policy, PolicyProblems>) throws(Failure) -> Policy {
+        switch result {
+        case .success(let policy): return policy
+        case .failure(let problems): throw problems.failure
+        }
+    }
+
+    /// Reads a policy file, and finds all of its problems.
+    ///
+    /// - Throws: `Failure` for a file that is missing or cannot be read (exit code 77 where that is a matter of
+    ///   permission).
+    public static func check(contentsOf path: FilePath) throws(Failure) -> Result<Policy, PolicyProblems> {
+        let file = path.string
+        let bytes: [UInt8]
+        do {
+            bytes = try readBytes(path, limit: sizeLimit + 1)
+        } catch {
+            let what = "read policy \(file)"
+            switch error {
+            case .noSuchFileOrDirectory: throw Failure(.failed, what, "there is no such file")
+            case .isDirectory: throw Failure(.failed, what, "it is a directory", hint: "name the file in it")
+            default: throw Failure(what, errno: error)
+            }
+        }
+        let problems = FoundProblems(file: file)
+        // Before the encoding, for the cut may go through a character.
+        guard bytes.count <= sizeLimit else { return tooLarge(problems) }
+        guard let text = String(validating: bytes, as: UTF8.self) else {
+            problems.report("it is not UTF-8", at: markOfInvalidUTF8(bytes), hint: "save it as UTF-8")
+            return .failure(PolicyProblems(problems.sorted))
+        }
+        return check(yaml: text, file: file)
+    }
+
+    /// Reads the text of a policy file, and finds all of its problems. Parameters as `read(yaml:file:)`.
+    public static func check(yaml: String, file: String) -> Result<Policy, PolicyProblems> {
+        let problems = FoundProblems(file: file)
+        guard yaml.utf8.count <= sizeLimit else { return tooLarge(problems) }
+        var policy = Policy()
+        do throws(YAMLError) {
+            if let root = try YAMLNode(document: yaml) { policy.read(PolicyValue(root: root, problems)) }
+        } catch {
+            problems.report(error.message, at: error.mark, hint: error.hint)
+        }
+        return problems.all.isEmpty ? .success(policy) : .failure(PolicyProblems(problems.sorted))
+    }
+
+    private static func tooLarge(_ problems: FoundProblems) -> Result<Policy, PolicyProblems> {
+        problems.report("it is larger than 1 MiB", at: nil)
+        return .failure(PolicyProblems(problems.all))
+    }
+}
+
+private func readBytes(_ path: FilePath, limit: Int) throws(Errno) -> [UInt8] {
+    do {
+        let file = try FileDescriptor.open(path, .readOnly, options: .closeOnExec)
+        return try file.closeAfter {
+            var bytes = [UInt8](repeating: 0, count: limit)
+            var count = 0
+            while count < limit {
+                let more = try bytes.withUnsafeMutableBytes {
+                    try file.read(into: UnsafeMutableRawBufferPointer(rebasing: $0[count...]))
+                }
+                if more == 0 { break }
+                count += more
+            }
+            return Array(bytes[..<count])
+        }
+    } catch let error as Errno {
+        throw error
+    } catch {
+        // swift-system throws nothing else; its closures are untyped.
+        throw .ioError
+    }
+}
+
+/// The place of the first byte that is no part of a character.
+private func markOfInvalidUTF8(_ bytes: [UInt8]) -> YAMLNode.Mark {
+    var codec = UTF8()
+    var rest = bytes.makeIterator()
+    var offset = 0
+    while case .scalarValue(let scalar) = codec.decode(&rest) { offset += UTF8.width(scalar) }
+    return YAMLNode.Mark(offset: offset, in: bytes)
+}

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import Host
+import Network
+
+// What each section of the file is read into. A part that cannot be read is reported and left at its default: the policy
+// is not used then, but the rest of the file is read for its own problems.
+
+/// A pool's range with its place.
+private struct PlacedRange {
+    let range: AddressRange
+    let value: PolicyValue
+    /// Its place among all ranges of the file.
+    let index: Int
+}
+
+extension PolicyValue {
+    /// Reports that a text cannot be read, and names it unless the reason does.
+    ///
+    /// - Parameter kind: what the text should be, and a space.
+    fileprivate func refuse(_ text: String, _ failure: Failure, named kind: String = "") {
+        let name = text.quotedForMessage
+        let reason = failure.reason
+        refuse(reason.hasPrefix(name) ? reason : "\(kind)\(name): \(reason)", hint: failure.hint)
+    }
+}
+
+private func readProgram(_ value: PolicyValue) -> ProgramEntry? {
+    guard let text = value.text() else { return nil }
+    do throws(Failure) {
+        return try ProgramEntry(text)
+    } catch {
+        value.refuse(text, error, named: "program ")
+        return nil
+    }
+}
+
+private func readRange(_ value: PolicyValue) -> AddressRange? {
+    guard let text = value.text() else { return nil }
+    do throws(Failure) {
+        let range = try AddressRange(text)
+        guard let why = range.whyNotAssignable else { return range }
+        value.refuse("\(text.quotedForMessage): \(why)", hint: "leave them to the host")
+    } catch {
+        value.refuse(text, error)
+    }
+    return nil
+}
+
+private func readPrefix(_ value: PolicyValue) -> LoopbackPrefix? {
+    guard let text = value.text() else { return nil }
+    do throws(Failure) {
+        return try LoopbackPrefix(text)
+    } catch {
+        value.refuse(text, error)
+        return nil
+    }
+}
+
+/// An interface's name, by the rules of dev_valid_name (net/core/dev.c).
+private func readInterface(_ value: PolicyValue) -> String? {
+    guard let name = value.text() else { return nil }
+    let limit = Int(IFNAMSIZ) - 1
+    guard name.utf8.count <= limit else {
+        value.refuse("\(name.quotedForMessage) is no interface: a name has at most \(limit) bytes")
+        return nil
+    }
+    // Scalars, for a slash and a combining accent are one character, which is not "/".
+    guard name != ".", name != "..",
+        !name.unicodeScalars.contains(where: { "/:".unicodeScalars.contains($0) || $0.properties.isWhitespace })
+    else {
+        value.refuse("\(name.quotedForMessage) is no interface: a name has no slash, colon or space")
+        return nil
+    }
+    return name
+}
+
+extension Policy {
+    mutating func read(_ root: PolicyValue) {
+        guard let section = root.section() else { return }
+        var ranges: [PlacedRange] = []
+        if let value = section["virtualIP"] {
+            virtualIP = VirtualIP(value, &ranges)
+            virtualIP.addresses.restSeconds = virtualIP.addresses.restSeconds ?? Addresses.defaultRestSeconds
+            virtualIP.addresses.probeSeconds = virtualIP.addresses.probeSeconds ?? Addresses.defaultProbeSeconds
+        }
+        if let value = section["virtualLoopback"] {
+            virtualLoopback = VirtualLoopback(value)
+            virtualLoopback.prefix = virtualLoopback.prefix ?? .default
+        }
+        if let value = section["preferLoopback"] { preferLoopback = PreferLoopback(value) }
+        wildcardName = section["wildcardName"]?.choice() ?? wildcardName
+        isolation = section["isolation"]?.boolean() ?? isolation
+        sessions.unit = section["sessions"]?.section()?["unit"]?.choice() ?? sessions.unit
+        history.retentionDays =
+            section["history"]?.section()?["retentionDays"]?.number("a number of days", 0...History.retentionLimit)
+            ?? history.retentionDays
+        let entries = section["overrides"]?.values(orNothing: true) ?? []
+        readOverrides(entries, &ranges)
+        Self.checkDisjoint(ranges)
+        // The rest compares parts of the file with one another: with a part that could not be read it would find what is no
+        // problem.
+        guard root.problems.all.isEmpty else { return }
+        Self.checkApart(ranges, from: loopbackPrefix)
+        checkPreferLoopback(rules(for: nil), root, section, suffix: "")
+        for (override, value) in zip(overrides, entries) {
+            checkPreferLoopback(
+                rules(for: override), value, value.section() ?? [:],
+                suffix: " under the override \(override.name.quotedForMessage)")
+        }
+    }
+
+    private mutating func readOverrides(_ entries: [PolicyValue], _ ranges: inout [PlacedRange]) {
+        if entries.count > Self.overrideLimit {
+            entries[Self.overrideLimit].refuse(
+                "there are \(entries.count) overrides, at most \(Self.overrideLimit) are possible")
+        }
+        var lines: [String: Int] = [:]
+        for value in entries.prefix(Self.overrideLimit) {
+            guard let override = Override(value, &ranges) else { continue }
+            if let line = lines[override.name] {
+                value.refuse(
+                    "the override on line \(line) has the name \(override.name.quotedForMessage) as well",
+                    hint: "give each its own name")
+            }
+            lines[override.name] = value.line
+            overrides.append(override)
+        }
+    }
+
+    /// Preferred loopback needs both the others, in the base policy and in whatever an override makes of it.
+    private func checkPreferLoopback(
+        _ rules: Rules, _ value: PolicyValue, _ section: [String: PolicyValue], suffix: String
+    ) {
+        guard rules.preferLoopback.enabled else { return }
+        let off = [
+            rules.virtualIP.enabled ? nil : "virtualIP", rules.virtualLoopback.enabled ? nil : "virtualLoopback",
+        ].compactMap(\.self)
+        guard let first = off.first else { return }
+        // An override may have switched on the one or switched off the other: its own line is the place.
+        let enabling = section["preferLoopback"]?.section(as: "preferLoopback")?["enabled"]
+        let place = enabling ?? off.lazy.compactMap { section[$0] }.first ?? value
+        place.refuse(
+            "preferLoopback is enabled while \(off.joined(separator: " and ")) \(off.count > 1 ? "are" : "is") off\(suffix)",
+            hint: "enable \(off.count > 1 ? "both" : first), or disable preferLoopback")
+    }
+
+    private static func checkApart(_ ranges: [PlacedRange], from prefix: LoopbackPrefix) {
+        let loopbacks = prefix.network.value...prefix.network.value + UInt128(UInt32.max)
+        for placed in ranges where placed.range.family == .v6 {
+            guard loopbacks.overlaps(placed.range.first.value...placed.range.last.value) else { continue }
+            placed.value.refuse(
+                "\(placed.range) overlaps \(prefix), the prefix of the IPv6 loopbacks",
+                hint: "choose another virtualLoopback.prefix, or other addresses")
+        }
+    }
+
+    private static func checkDisjoint(_ ranges: [PlacedRange]) {
+        // In the order of their first addresses, a range that overlaps any before it overlaps the one that reaches farthest.
+        var farthest: PlacedRange?
+        var refused: Set<Int> = []
+        for placed in ranges.sorted(by: { $0.range.first < $1.range.first }) {
+            if let farthest, farthest.range.overlaps(placed.range) {
+                let (earlier, later) = farthest.index < placed.index ? (farthest, placed) : (placed, farthest)
+                if refused.insert(later.index).inserted {
+                    later.value.refuse(
+                        "\(later.range) overlaps \(earlier.range) (line \(earlier.value.line), \(earlier.value.path))",
+                        hint: "give each address to one range")
+                }
+                if placed.range.last <= farthest.range.last { continue }
+            }
+            farthest = placed
+        }
+    }
+}
+
+extension Policy.VirtualIP {
+    fileprivate init(_ value: PolicyValue, _ ranges: inout [PlacedRange]) {
+        self.init()
+        guard let section = value.section(as: "virtualIP") else { return }
+        enabled = section["enabled"]?.boolean() ?? enabled
+        mode = section["mode"]?.choice() ?? mode
+        programs = section["programs"]?.list(of: readProgram) ?? programs
+        whenUnavailable = section["whenUnavailable"]?.choice() ?? whenUnavailable
+        if let value = section["addresses"] { addresses = Policy.Addresses(value, &ranges) }
+    }
+}
+
+extension Policy.Addresses {
+    fileprivate init(_ value: PolicyValue, _ ranges: inout [PlacedRange]) {
+        self.init()
+        guard let section = value.section() else { return }
+        source = section["source"]?.choice() ?? source
+        interface = section["interface"].flatMap(readInterface)
+        if source == .dhcp, interface == "lo" {
+            section["interface"]?.refuse(
+                "no DHCP server is on lo", hint: "name the interface of the server's network")
+        }
+        let before = value.problems.all.count
+        for value in section["pool"]?.values() ?? [] {
+            guard let range = readRange(value) else { continue }
+            if source == .dhcp, range.family == .v4 {
+                value.refuse(
+                    "with source: dhcp, IPv4 addresses come from the server, and the pool is for IPv6 alone",
+                    hint: "leave \(range) out, or use source: pool")
+            }
+            pool.append(range)
+            ranges.append(PlacedRange(range: range, value: value, index: ranges.count))
+        }
+        let isPoolWhole = value.problems.all.count == before
+        placement = section["placement"]?.choice()
+        if isPoolWhole, let value = section["placement"], placement != nil {
+            checkPlacement(value, interface: section["interface"], pool: section["pool"])
+        }
+        restSeconds = section["restSeconds"]?.number("a number of seconds", 0...Self.restLimit)
+        probeSeconds = section["probeSeconds"]?.number("a number of seconds", 0...Self.probeLimit)
+        readReservations(section["reservations"]?.values(orNothing: true) ?? [], isPoolWhole: isPoolWhole)
+    }
+
+    private func checkPlacement(_ value: PolicyValue, interface: PolicyValue?, pool values: PolicyValue?) {
+        guard !pool.isEmpty else {
+            return value.refuse(
+                "it belongs to a pool, and there is none beside it", hint: "write it where the pool is")
+        }
+        guard placement == .route else { return }
+        if source == .dhcp {
+            return value.refuse("with source: dhcp, each address is on an interface", hint: "leave it out")
+        }
+        interface?.refuse("with placement: route, no address is on an interface", hint: "leave it out")
+        for (range, value) in zip(pool, values?.values() ?? []) where range.prefix == nil {
+            value.refuse(
+                "\(range) is no prefix, and with placement: route each is local as a whole",
+                hint: "write prefixes, like 10.20.0.0/24")
+        }
+    }
+
+    /// - Parameter isPoolWhole: whether all of the pool could be read: else an address may be in the rest of it.
+    private mutating func readReservations(_ values: [PolicyValue], isPoolWhole: Bool) {
+        var lines: (users: [String: Int], addresses: [IPAddress: Int]) = ([:], [:])
+        for value in values {
+            guard let section = value.section() else { continue }
+            guard let user = section["user"], let addresses = section["addresses"] else {
+                value.refuse("a reservation has a user and addresses", hint: "write both")
+                continue
+            }
+            let name = user.text()
+            if let name, let line = lines.users[name] {
+                user.refuse(
+                    "\(name.quotedForMessage) has a reservation already, on line \(line)",
+                    hint: "write all addresses there")
+            }
+            var reservation = Policy.Reservation(user: name ?? "", addresses: [])
+            lines.users[reservation.user] = user.line
+            for place in addresses.values() ?? [] {
+                guard let text = place.text() else { continue }
+                guard let address = IPAddress(text) else {
+                    place.refuse("\(text.quotedForMessage) is not an IP address")
+                    continue
+                }
+                if isPoolWhole, !pool.contains(where: { $0.contains(address) }) {
+                    place.refuse(
+                        "\(address) is not in the pool beside it"
+                            + (pool.contains { $0.family == address.family }
+                                ? "" : ", which has no \(address.family.rawValue) range"),
+                        hint: "reserve addresses of that pool alone")
+                }
+                if let line = lines.addresses[address] {
+                    place.refuse("\(address) is reserved already, on line \(line)", hint: "leave one out")
+                }
+                lines.addresses[address] = place.line
+                reservation.addresses.append(address)
+            }
+            reservations.append(reservation)
+        }
+    }
+}
+
+extension Policy.VirtualLoopback {
+    /// - Parameter isBase: Whether it is the base policy's, not an override's.
+    fileprivate init(_ value: PolicyValue, isBase: Bool = true) {
+        self.init()
+        guard let section = value.section(as: "virtualLoopback") else { return }
+        enabled = section["enabled"]?.boolean() ?? enabled
+        programs = section["programs"]?.list(of: readProgram) ?? programs
+        let ports = section["excludedPorts"]?.list { $0.number("a port", 1...Int(UInt16.max)).map { UInt16($0) } }
+        excludedPorts = Set(ports ?? [])
+        fallback = section["fallback"]?.choice() ?? fallback
+        if isBase {
+            prefix = section["prefix"].flatMap(readPrefix)
+        } else {
+            section["prefix"]?.refuse(
+                "the prefix is for the whole host, not for some sessions",
+                hint: "write it in the base policy's virtualLoopback")
+        }
+    }
+}
+
+extension Policy.PreferLoopback {
+    fileprivate init(_ value: PolicyValue) {
+        self.init()
+        guard let section = value.section(as: "preferLoopback") else { return }
+        enabled = section["enabled"]?.boolean() ?? enabled
+        programs = section["programs"]?.list(of: readProgram) ?? programs
+    }
+}
+
+extension Policy.Override {
+    /// - Returns: `nil` for one whose name cannot be read.
+    fileprivate init?(_ value: PolicyValue, _ ranges: inout [PlacedRange]) {
+        guard let section = value.section() else { return nil }
+        if section["name"] == nil { value.refuse("it has no name", hint: "give it one that no other override has") }
+        let name = section["name"]?.text()
+        self.init(name: name ?? "")
+        if let value = section["match"] { match = Policy.Match(value) }
+        if let value = section["virtualIP"] { virtualIP = Policy.VirtualIP(value, &ranges) }
+        if let value = section["virtualLoopback"] { virtualLoopback = Policy.VirtualLoopback(value, isBase: false) }
+        if let value = section["preferLoopback"] { preferLoopback = Policy.PreferLoopback(value) }
+        wildcardName = section["wildcardName"]?.choice()
+        isolation = section["isolation"]?.boolean()
+        if name == nil { return nil }
+    }
+}
+
+extension Policy.Match {
+    fileprivate init(_ value: PolicyValue) {
+        self.init()
+        guard let section = value.section() else { return }
+        users = section["users"]?.list { $0.text() } ?? users
+        groups = section["groups"]?.list { $0.text() } ?? groups
+        units = section["units"]?.list { $0.text() } ?? units
+    }
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CSQLite
+
+/// An open SQLite database: statements, rows of typed columns, transactions.
+///
+/// Used by one thread at a time.
+final class Database {
+    private let connection: OpaquePointer
+
+    /// Opens a database that exists, or an empty one in memory where no path is given.
+    ///
+    /// - Parameter timeout: how long to wait for another connection's transaction, in seconds.
+    init(_ path: String?, isReadOnly: Bool, timeout: Int32) throws(DatabaseError) {
+        var connection: OpaquePointer?
+        let access = isReadOnly ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE
+        let code = sqlite3_open_v2(path ?? ":memory:", &connection, access | SQLITE_OPEN_NOMUTEX, nil)
+        guard let connection else { throw DatabaseError(code: SQLITE_NOMEM, message: "no memory is left") }
+        self.connection = connection
+        // From here on, deinit closes it; SQLite wants that of one that could not be opened as well.
+        guard code == SQLITE_OK else { throw error() }
+        sqlite3_extended_result_codes(connection, 1)
+        sqlite3_busy_timeout(connection, timeout * 1000)
+        try execute("PRAGMA foreign_keys = ON")
+    }
+
+    deinit {
+        sqlite3_close_v2(connection)
+    }
+
+    /// The last failure of the connection.
+    fileprivate func error() -> DatabaseError {
+        DatabaseError(code: sqlite3_extended_errcode(connection), message: String(cString: sqlite3_errmsg(connection)))
+    }
+
+    /// Runs statements that have no parameters.
+    func execute(_ sql: String) throws(DatabaseError) {
+        guard sqlite3_exec(connection, sql, nil, nil, nil) == SQLITE_OK else { throw error() }
+    }
+
+    /// Compiles a statement, to be run many times.
+    func prepare(_ sql: String) throws(DatabaseError) -> Statement {
+        var statement: OpaquePointer?
+        guard sqlite3_prepare_v2(connection, sql, -1, &statement, nil) == SQLITE_OK, let statement else {
+            throw error()
+        }
+        return Statement(statement, self)
+    }
+
+    /// Runs a statement.
+    func run(_ sql: String, _ parameters: [(any DatabaseValue)?] = []) throws(DatabaseError) {
+        try prepare(sql).run(parameters)
+    }
+
+    /// What a statement's rows are made into, in their order.
+    func rows<T>(_ sql: String, _ parameters: [(any DatabaseValue)?] = [], _ make: (Row) throws -> T) throws -> [T] {
+        try prepare(sql).rows(parameters, make)
+    }
+
+    /// The first column of the first row, `nil` where there is no row, or NULL in it.
+    func value<T: DatabaseValue>(
+        _ type: T.Type, _ sql: String, _ parameters: [(any DatabaseValue)?] = []
+    ) throws -> T? {
+        try rows(sql, parameters) { try $0.optional(0, as: type) }.first ?? nil
+    }
+
+    /// How many rows the last statement changed.
+    var changeCount: Int { Int(sqlite3_changes(connection)) }
+
+    var lastInsertedRowID: Int64 { sqlite3_last_insert_rowid(connection) }
+
+    enum Transaction: String {
+        /// Sees one state of the database throughout.
+        case read = "BEGIN DEFERRED"
+        /// Waits for other writers first, and not when it is half done.
+        case write = "BEGIN IMMEDIATE"
+    }
+
+    /// Runs `body` in a transaction, which is undone where it throws.
+    func transaction<T>(_ kind: Transaction, _ body: (Database) throws -> T) throws -> T {
+        try execute(kind.rawValue)
+        do {
+            let result = try body(self)
+            try execute("COMMIT")
+            return result
+        } catch {
+            // SQLite has undone it by itself after some failures, and reports that there is none to undo.
+            try? execute("ROLLBACK")
+            throw error
+        }
+    }
+}
+
+/// A compiled statement of a ``Database``.
+final class Statement {
+    private let statement: OpaquePointer
+    private let database: Database
+
+    fileprivate init(_ statement: OpaquePointer, _ database: Database) {
+        self.statement = statement
+        self.database = database
+    }
+
+    deinit {
+        sqlite3_finalize(statement)
+    }
+
+    /// Runs it.
+    func run(_ parameters: [(any DatabaseValue)?] = []) throws(DatabaseError) {
+        defer { sqlite3_reset(statement) }
+        try bind(parameters)
+        while try step() {}
+    }
+
+    /// What its rows are made into, in their order.
+    func rows<T>(_ parameters: [(any DatabaseValue)?] = [], _ make: (Row) throws -> T) throws -> [T] {
+        defer { sqlite3_reset(statement) }
+        try bind(parameters)
+        var made: [T] = []
+        while try step() { made.append(try make(Row(statement: statement))) }
+        return made
+    }
+
+    private func bind(_ parameters: [(any DatabaseValue)?]) throws(DatabaseError) {
+        for (index, value) in parameters.enumerated() {
+            let number = Int32(index + 1)
+            let code = value?.bind(to: statement, number) ?? sqlite3_bind_null(statement, number)
+            guard code == SQLITE_OK else { throw database.error() }
+        }
+    }
+
+    /// - Returns: whether there is a row.
+    private func step() throws(DatabaseError) -> Bool {
+        switch sqlite3_step(statement) {
+        case SQLITE_ROW: true
+        case SQLITE_DONE: false
+        default: throw database.error()
+        }
+    }
+}
+
+/// A row of a running statement; gone with the next one.
+struct Row {
+    fileprivate let statement: OpaquePointer
+
+    /// A column's value.
+    ///
+    /// - Throws: ``DatabaseError/corrupt`` where it is NULL, or what `T` cannot be.
+    func get<T: DatabaseValue>(_ column: Int32, as type: T.Type = T.self) throws(DatabaseError) -> T {
+        guard let value = try optional(column, as: type) else { throw .corrupt }
+        return value
+    }
+
+    /// A column's value, `nil` where it is NULL.
+    func optional<T: DatabaseValue>(_ column: Int32, as type: T.Type = T.self) throws(DatabaseError) -> T? {
+        if sqlite3_column_type(statement, column) == SQLITE_NULL { return nil }
+        guard let value = T(column: column, of: statement) else { throw .corrupt }
+        return value
+    }
+}
+
+/// A failure of SQLite: https://www.sqlite.org/rescode.html
+struct DatabaseError: Error {
+    /// The extended result code.
+    let code: Int32
+    let message: String
+
+    var primaryCode: Int32 { code & 0xff }
+
+    /// A value that the registry does not write.
+    static let corrupt = DatabaseError(code: SQLITE_CORRUPT, message: "a value is none that is written there")
+}
+
+/// What a column holds.
+protocol DatabaseValue {
+    /// `nil` where the column holds something else.
+    init?(column: Int32, of statement: OpaquePointer)
+    func bind(to statement: OpaquePointer, _ index: Int32) -> Int32
+}
+
+extension Int64: DatabaseValue {
+    init?(column: Int32, of statement: OpaquePointer) {
+        guard sqlite3_column_type(statement, column) == SQLITE_INTEGER else { return nil }
+        self = sqlite3_column_int64(statement, column)
+    }
+
+    func bind(to statement: OpaquePointer, _ index: Int32) -> Int32 { sqlite3_bind_int64(statement, index, self) }
+}
+
+extension DatabaseValue where Self: FixedWidthInteger {
+    init?(column: Int32, of statement: OpaquePointer) {
+        guard let value = Int64(column: column, of: statement) else { return nil }
+        self.init(exactly: value)
+    }
+
+    func bind(to statement: OpaquePointer, _ index: Int32) -> Int32 { Int64(self).bind(to: statement, index) }
+}
+
+extension Int: DatabaseValue {}
+extension Int32: DatabaseValue {}
+extension UInt32: DatabaseValue {}
+
+/// The same 64 bits as a signed number: SQLite has no other.
+extension UInt64: DatabaseValue {
+    init?(column: Int32, of statement: OpaquePointer) {
+        guard let value = Int64(column: column, of: statement) else { return nil }
+        self.init(bitPattern: value)
+    }
+
+    func bind(to statement: OpaquePointer, _ index: Int32) -> Int32 {
+        Int64(bitPattern: self).bind(to: statement, index)
+    }
+}
+
+/// 0 or 1.
+extension Bool: DatabaseValue {
+    init?(column: Int32, of statement: OpaquePointer) {
+        guard let value = Int64(column: column, of: statement) else { return nil }
+        self = value != 0
+    }
+
+    func bind(to statement: OpaquePointer, _ index: Int32) -> Int32 {
+        (self ? 1 : 0 as Int64).bind(to: statement, index)
+    }
+}
+
+extension String: DatabaseValue {
+    init?(column: Int32, of statement: OpaquePointer) {
+        guard sqlite3_column_type(statement, column) == SQLITE_TEXT, let text = sqlite3_column_text(statement, column)
+        else { return nil }
+        let count = Int(sqlite3_column_bytes(statement, column))
+        self = String(decoding: UnsafeBufferPointer(start: text, count: count), as: UTF8.self)
+    }
+
+    func bind(to statement: OpaquePointer, _ index: Int32) -> Int32 {
+        vip_sqlite_bind_text(statement, index, self, Int32(utf8.count))
+    }
+}
+
+/// A BLOB.
+extension [UInt8]: DatabaseValue {
+    init?(column: Int32, of statement: OpaquePointer) {
+        guard sqlite3_column_type(statement, column) == SQLITE_BLOB else { return nil }
+        let bytes = sqlite3_column_blob(statement, column)
+        self = Array(UnsafeRawBufferPointer(start: bytes, count: Int(sqlite3_column_bytes(statement, column))))
+    }
+
+    func bind(to statement: OpaquePointer, _ index: Int32) -> Int32 {
+        // No bytes without an address would be NULL.
+        withUnsafeBytes { bytes in
+            bytes.isEmpty
+                ? sqlite3_bind_zeroblob(statement, index, 0)
+                : vip_sqlite_bind_blob(statement, index, bytes.baseAddress, Int32(bytes.count))
+        }
+    }
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import Host
+public import SystemPackage
+
+extension Registry {
+    /// The cgroups that the programs are attached to, with the ID that each had then, by path.
+    public func attachments() throws(Failure) -> [(path: FilePath, cgroupID: UInt64)] {
+        try read { db in
+            try db.rows("SELECT path, cgroup_id FROM attachments ORDER BY path") { row in
+                (try row.get(0, as: FilePath.self), try row.get(1, as: UInt64.self))
+            }
+        }
+    }
+
+    /// Notes an attached cgroup, in place of one noted at the same path.
+    public func addAttachment(_ cgroup: Cgroup) throws(Failure) {
+        try write("note that \(cgroup.path) is attached") { db in
+            try db.run(
+                "INSERT OR REPLACE INTO attachments (path, cgroup_id) VALUES (?, ?)",
+                [cgroup.path, cgroup.id])
+        }
+    }
+
+    /// Forgets an attached cgroup. One that is not noted is fine.
+    public func removeAttachment(_ path: FilePath) throws(Failure) {
+        try write("note that \(path) is detached") { db in
+            try db.run("DELETE FROM attachments WHERE path = ?", [path])
+        }
+    }
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import FoundationEssentials
+public import Host
+import Policy
+import Synchronization
+
+extension Registry {
+    /// Keys of the settings. An extensible code.
+    public struct Setting: RawRepresentable, Sendable, Hashable {
+        public let rawValue: String
+        public init(rawValue: String) { self.rawValue = rawValue }
+
+        /// The policy in force, as JSON.
+        public static let policy = Setting(rawValue: "policy")
+        /// A ``PendingPolicy``, as JSON.
+        static let pendingPolicy = Setting(rawValue: "pending_policy")
+    }
+
+    /// A policy that is being put in force.
+    struct PendingPolicy: Codable {
+        /// Of the maps, once it is in force.
+        let generation: UInt32
+        let policy: Policy
+    }
+
+    /// A setting's value, `nil` where it has none.
+    public func value(of setting: Setting) throws(Failure) -> String? {
+        try read { db in try db.value(String.self, "SELECT value FROM settings WHERE key = ?", [setting.rawValue]) }
+    }
+
+    /// Gives a setting a value; `nil` takes it away.
+    public func set(_ setting: Setting, to value: String?) throws(Failure) {
+        try write("register the \(setting.rawValue)") { db in try Self.set(setting, to: value, db) }
+    }
+
+    private static func set(_ setting: Setting, to value: String?, _ db: Database) throws {
+        if let value {
+            try db.run("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", [setting.rawValue, value])
+        } else {
+            try db.run("DELETE FROM settings WHERE key = ?", [setting.rawValue])
+        }
+    }
+
+    // MARK: Policies
+
+    /// The policy in force; `nil` where none was applied. It is decoded once, and again when another one is in force.
+    func policy() throws(Failure) -> Policy? {
+        guard let text = try value(of: .policy) else { return nil }
+        if let known = decodedPolicy.withLock({ $0?.text == text ? $0?.policy : nil }) { return known }
+        let policy: Policy = try decode(text, "the policy in force")
+        decodedPolicy.withLock { $0 = (text, policy) }
+        return policy
+    }
+
+    /// The policy that a command was putting in force; `nil` where none was.
+    func pendingPolicy() throws(Failure) -> PendingPolicy? {
+        guard let text = try value(of: .pendingPolicy) else { return nil }
+        return try decode(text, "the policy that was being applied")
+    }
+
+    /// Notes which policy is being put in force; `nil` where none is any more.
+    func set(pending: PendingPolicy?) throws(Failure) {
+        try write("register the pending policy") { db in
+            try Self.set(.pendingPolicy, to: pending.map(Self.json), db)
+        }
+    }
+
+    /// Registers the policy in force, and what the registry itself goes by.
+    func set(_ policy: Policy, at now: Moment) throws(Failure) {
+        try write("register the policy") { db in
+            try Self.set(.policy, to: Self.json(policy), db)
+            try Self.set(.historyDays, to: "\(policy.history.retentionDays)", db)
+            // All of it: whoever keeps less from now on wants the rest removed.
+            try Self.prune(db, at: now, limit: .max)
+        }
+    }
+
+    static func json(_ value: some Encodable) throws -> String {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = .sortedKeys
+        return String(decoding: try encoder.encode(value), as: UTF8.self)
+    }
+
+    private func decode<T: Decodable>(_ text: String, _ name: String) throws(Failure) -> T {
+        do {
+            return try JSONDecoder().decode(T.self, from: Data(text.utf8))
+        } catch {
+            throw Failure(
+                .failed, "read registry \(file)", "\(name) cannot be read",
+                hint: "apply the policy file again: vip-bpfctl policy apply FILE", detail: "\(error)")
+        }
+    }
+}
