@@ -4,6 +4,7 @@ import BPFLoader
 import Foundation
 import Glibc
 import Host
+import PolicyMaps
 import TestSupport
 import Testing
 
