@@ -205,7 +205,7 @@ struct AddressProbeTests {
             #expect(try program.wait() == 0, "\(program.errorText)")
             #expect(
                 program.errorText.contains(
-                    "ask on eth0 who has 198.51.100.16: permission denied; run as root or grant CAP_NET_RAW"),
+                    "ask on eth0 who has 198.51.100.16: operation not permitted; grant CAP_NET_RAW"),
                 "\(program.errorText)")
         }
     }

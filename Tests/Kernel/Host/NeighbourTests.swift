@@ -221,7 +221,7 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
             let unprivileged = AddressProbe().ask([question("192.0.2.7"), question("192.0.2.8")], seconds: 9)
             #expect(
                 unprivileged.failures.map(\.description) == [
-                    "ask on eth0 who has 2 addresses: permission denied; run as root or grant CAP_NET_RAW"
+                    "ask on eth0 who has 2 addresses: operation not permitted; grant CAP_NET_RAW, which root lacks here"
                 ])
             _ = try host.seen()
         }
@@ -365,7 +365,8 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
             try dropCapabilities()
             #expect(
                 watch.watch([question("192.0.2.7")]).map(\.description) == [
-                    "watch eth0 for other hosts that use its addresses: permission denied; run as root or grant CAP_NET_RAW"
+                    "watch eth0 for other hosts that use its addresses: operation not permitted; "
+                        + "grant CAP_NET_RAW, which root lacks here"
                 ])
             _ = try host.seen()
         }
