@@ -150,9 +150,10 @@ public final class Program {
     }
 
     public var isRunning: Bool {
-        var raw: Int32 = 0
-        if status == nil, waitpid(pid, &raw, WNOHANG) == pid { _ = end(raw) }
-        return status == nil
+        guard status == nil else { return false }
+        // Not reaped: `wait` still reads what it has written.
+        var info = siginfo_t()
+        return waitid(P_PID, id_t(pid), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_signo == 0
     }
 
     private func end(_ raw: Int32) -> Int32 {

@@ -49,12 +49,12 @@ import Testing
         let loop = try EventLoop()
         let mailbox = try Mailbox<Int>()
         var items: [Int] = []
-        let source = try loop.watch(mailbox.descriptor) {
-            items += mailbox.take()
+        let source = try loop.watch(mailbox.descriptor) { items += mailbox.take() }
+        var turns = 0
+        let afterwards = try loop.afterwards {
+            turns += 1
             if items.last == 99 { loop.exit() }
         }
-        var turns = 0
-        let afterwards = try loop.afterwards { turns += 1 }
         try Worker.detach("putting") { for number in 0..<100 { mailbox.put(number) } }
         try withExtendedLifetime((source, afterwards)) { try loop.run() }
         #expect(items == Array(0..<100) && turns > 0)
