@@ -3,8 +3,8 @@
  * libFuzzer over the hooks themselves, compiled for the host: sequences of socket calls of any program in any session,
  * with any policy, any addresses and anything that listens; what must hold for all of them.
  */
-#include "../../Sources/CVipHooks/hooks.c"
-#include "../../Sources/CVipHooks/live.c"
+#include "../../../Sources/CVipHooks/hooks.c"
+#include "../../../Sources/CVipHooks/live.c"
 
 #include <stdint.h>
 #include <stdio.h>
