@@ -206,7 +206,7 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
         var result: [(key: Key, value: Value)] = []
         var seen: Set<Key> = []
         var last: Key?
-        // After a row that has gone the kernel begins anew: more steps than rows, but never without end.
+        // After a row that no longer exists the kernel begins anew: more steps than rows, but never without end.
         for _ in 0..<2 * maxEntries {
             var error = Errno(rawValue: 0)
             let next = [Key](unsafeUninitializedCapacity: 1) { buffer, count in

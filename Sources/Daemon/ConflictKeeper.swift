@@ -31,7 +31,8 @@ final class ConflictKeeper {
         }
         let failures = watch.watch(Array(records.keys))
         if failures.isEmpty { context.troubles.clear(.conflictWatch) }
-        for failure in failures { context.troubles.report(.conflictWatch, failure) }
+        // One for all: texts that alternate would be reported each time.
+        if let failure = failures.first { context.troubles.report(.conflictWatch, failure) }
     }
 
     private func report(_ conflicts: [ConflictWatch.Conflict]) {

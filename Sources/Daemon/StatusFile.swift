@@ -29,8 +29,10 @@ final class StatusFile {
         if new == written, let writtenAt, writtenAt.duration(to: .now) < Self.interval { return }
         new.lastTurn = Date()
         // A full or missing /run takes nothing but these counters; the page shows that they are old.
-        _ = try? OwnedDirectory(directory).create()
-        try? new.write(directory)
+        do throws(Failure) {
+            try OwnedDirectory(directory).create()
+            try new.write(directory)
+        } catch { return }
         written = new
         writtenAt = .now
     }

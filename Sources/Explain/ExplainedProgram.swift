@@ -18,7 +18,7 @@ package struct ExplainedProgram {
     package var processName: [UInt8]
     /// The last component of what it was started by, where that is another name: a link's.
     package var startedAs: [UInt8]?
-    /// The file has gone from its path, or another one is there: an upgrade.
+    /// The file is no longer at its path, or another one is there: an upgrade.
     package var isDeleted = false
     /// What is not as one might think.
     package var notes: [String] = []

@@ -149,7 +149,7 @@ public struct Cgroup: Sendable, Hashable {
         }
     }
 
-    /// The processes in the cgroup, by ID and without duplicates; a cgroup that has gone has none.
+    /// The processes in the cgroup, by ID and without duplicates; a cgroup that no longer exists has none.
     ///
     /// Processes of another PID namespace have no ID here and are left out: ``isPopulated()`` counts them.
     ///
@@ -260,7 +260,7 @@ public struct Cgroup: Sendable, Hashable {
     }
 
     /// Sends SIGKILL to every process in the cgroup and below, also to those that are being forked: cgroup.kill,
-    /// Linux 5.14. Does not wait: ``waitUntilEmpty(timeout:interruptedBy:)``. A cgroup that has gone is fine.
+    /// Linux 5.14. Does not wait: ``waitUntilEmpty(timeout:interruptedBy:)``. A cgroup that no longer exists is fine.
     ///
     /// - Throws: ``Failure`` for the root, and where the file cannot be written.
     public func kill() throws(Failure) {
@@ -301,7 +301,7 @@ public struct Cgroup: Sendable, Hashable {
 
     /// What ended ``waitUntilEmpty(timeout:interruptedBy:)``.
     public enum WaitResult: Sendable, Hashable {
-        /// No process is in it or below it, or it has gone.
+        /// No process is in it or below it, or it no longer exists.
         case empty
         case timedOut
         /// The descriptor given became readable.

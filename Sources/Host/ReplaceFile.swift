@@ -3,7 +3,8 @@
 package import Glibc
 package import SystemPackage
 
-/// Writes a file in one step: a reader sees the old content or the new one (rename(2)). Makes `PATH.new` on the way.
+/// Writes a file in one step: a reader sees the old content or the new one (rename(2)). Makes
+/// `PATH.PID.new` on the way, so that two processes do not meet.
 ///
 /// - Parameters:
 ///   - mode: of the file, whatever the umask.
@@ -12,7 +13,7 @@ package func replaceFile(
     _ path: FilePath, with bytes: [UInt8], mode: mode_t = 0o644, hint: String? = nil
 ) throws(Failure) {
     let what = "write \(path)"
-    let new = FilePath("\(path).new")
+    let new = FilePath("\(path).\(getpid()).new")
     // A leftover, or something that another user put there: a pipe would be waited for.
     unlink(new.string)
     do throws(Errno) {

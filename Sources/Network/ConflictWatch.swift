@@ -104,7 +104,10 @@ public final class ConflictWatch {
                 // Another interface of this host may be on the same link, or this one's address has changed.
                 let ours = own ?? AddressProbe.ownHardwareAddresses()
                 own = ours
-                guard !ours.contains(packet.hardwareAddress) else { continue }
+                // It is empty where the kernel could not be asked; the link's own address is always in it.
+                guard ours.contains(link.socket.hardwareAddress), !ours.contains(packet.hardwareAddress) else {
+                    continue
+                }
                 let question = AddressProbe.Question(packet.sender, on: link.socket.interface)
                 let now = ContinuousClock.now
                 let last = seen.updateValue(now, forKey: question)

@@ -215,7 +215,7 @@ public struct PinDirectory: Sendable, Hashable {
         return .attached
     }
 
-    /// Links the programs of the network namespace to the caller's, where a link has gone or is to another one.
+    /// Links the programs of the network namespace to the caller's, where a link is missing or is to another one.
     public func repairNetwork() throws(Failure) {
         for hook in Hook.ofNetwork { _ = try attachToNetwork(hook) }
     }
@@ -295,7 +295,7 @@ public struct PinDirectory: Sendable, Hashable {
     public struct NetworkLink: Sendable, Hashable {
         public let id: UInt32
         public let programID: UInt32
-        /// The inode of its file, namespaces(7); 0 where the link is defunct: its namespace has gone.
+        /// The inode of its file, namespaces(7); 0 where the link is defunct: its namespace no longer exists.
         public let namespace: UInt64
         /// Whether it is the caller's.
         public let isHere: Bool

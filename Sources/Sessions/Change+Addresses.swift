@@ -120,7 +120,8 @@ extension Instance {
         var count = 0
         for record in records
         where record.state == .open && !record.addresses.contains(where: { $0.address.family == .v4 }) {
-            let number = try Self.policyNumber(of: record, under: policy, groups: &groups)
+            // A user whose groups cannot be looked up now is left out: the other figures are not to be lost.
+            guard let number = try? Self.policyNumber(of: record, under: policy, groups: &groups) else { continue }
             let virtualIP = policy.rules(number: number).virtualIP
             if virtualIP.enabled { count += 1 }
         }

@@ -112,7 +112,7 @@ extension Change {
 
     /// Takes the links of one cgroup away; its sessions stay registered, and programs in them are no longer touched.
     ///
-    /// - Parameter path: Of a cgroup that is attached, or of one that was and has gone.
+    /// - Parameter path: Of a cgroup that is attached, or of one that was and no longer exists.
     public mutating func detach(_ path: FilePath) throws(Failure) {
         let cgroup = try? Cgroup(path: path)
         let noted = try registry.attachments().first { $0.path == cgroup?.path ?? path }

@@ -104,7 +104,10 @@ extension Change {
             if let pending, try maps.configuration().generation == pending.generation {
                 try registry.set(pending.policy, at: .now(bootID: bootID))
             }
-            try settings.settle(maps.configuration().loopbackPrefix, for: instance.policy(registry))
+            // A policy that cannot be read must not keep `policy apply` from replacing it.
+            if let policy = try? instance.policy(registry) {
+                try settings.settle(maps.configuration().loopbackPrefix, for: policy)
+            }
         }
         try registry.set(pending: nil)
         logger.warning("a policy apply was killed; the policy in force is settled")
@@ -117,7 +120,9 @@ extension Change {
     func closeGone() throws(Failure) -> Bool {
         let gone = try registry.sessions().filter { !$0.isCgroupThere }
         guard !gone.isEmpty else { return false }
-        for record in gone { logger.warning("closing session \(record.id): its cgroup \(record.cgroupPath) has gone") }
+        for record in gone {
+            logger.warning("closing session \(record.id): its cgroup \(record.cgroupPath) was removed")
+        }
         try tearDown(gone.map { ($0, .cgroupGone) })
         return true
     }

@@ -52,7 +52,7 @@ extension Change {
         do throws(Failure) {
             records = try plan(requests, policy: policy, placed: placed)
         } catch {
-            // What is in the way may be a session whose cgroup has gone.
+            // What is in the way may be a session whose cgroup was removed.
             guard error.code == .failed, try closeGone() else { throw error }
             records = try plan(requests, policy: policy, placed: hostAddresses())
         }

@@ -221,7 +221,7 @@ extension Instance {
         if policy.overrides.isEmpty { return 0 }
         if let name = record.policy {
             if let named = policy.override(named: name) { return named.number }
-            return 0  // the override has gone since; policy apply warns
+            return 0  // the override was removed since; policy apply warns
         }
         var traits = SessionTraits(user: record.user)
         if let user = record.user {

@@ -9,7 +9,7 @@ import SystemPackage
 
 /// Standard output: data only.
 enum StandardOutput {
-    /// Writes all of it (write(2)); fails where that cannot be, a reader that has gone (EPIPE) included.
+    /// Writes all of it (write(2)); fails where that cannot be, a reader that no longer exists (EPIPE) included.
     static func text(_ text: String) throws(Failure) {
         var bytes = Array(text.utf8)[...]
         while !bytes.isEmpty {

@@ -4,7 +4,7 @@ public import Glibc
 import Host
 public import SystemPackage
 
-/// What /proc says of a process: one that has gone is `nil`, whichever fact is asked for.
+/// What /proc says of a process: one that no longer exists is `nil`, whichever fact is asked for.
 ///
 /// Names come from outside and are bytes; what is made text of them is UTF-8, and not fit for a terminal yet.
 public struct ProcessFacts: Sendable {

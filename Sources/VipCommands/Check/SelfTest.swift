@@ -135,7 +135,7 @@ struct SelfTest {
             host.setCgroup(record.cgroupID)
             guard let session = try host.session() else {
                 throw Failure(
-                    .failed, "run the self-test", "session \(record.id) has gone meanwhile", hint: "try again")
+                    .failed, "run the self-test", "session \(record.id) was closed meanwhile", hint: "try again")
             }
             let number = session.number
             let override = number > 0 && number <= policy.overrides.count ? policy.overrides[number - 1] : nil

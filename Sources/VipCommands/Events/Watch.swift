@@ -189,7 +189,7 @@ private final class Writing: Sendable {
 
     private enum Written { case whole, stopped, noReader }
 
-    /// Writes all of it, unless it is to end meanwhile, or its reader has gone.
+    /// Writes all of it, unless it is to end meanwhile, or its reader is gone.
     private func write(_ bytes: [UInt8]) throws(Failure) -> Written {
         var rest = bytes[...]
         while !rest.isEmpty {

@@ -16,7 +16,7 @@ struct ExplainPayload: Payload {
         var inode: UInt64
         /// `MAJOR:MINOR`
         var device: String
-        /// Whether its file has gone from that path, or another one is there.
+        /// Whether its file is no longer at that path, or another one is there.
         var isDeleted: Bool
     }
 
@@ -51,7 +51,7 @@ struct ExplainPayload: Payload {
             name = override?.name
             if live.number == 0 {
                 reason =
-                    record?.policy.map { "the override '\($0)', which it was opened with, has gone" }
+                    record?.policy.map { "the override '\($0)', which it was opened with, no longer exists" }
                     ?? "no override matches the session"
             } else if let override {
                 reason =

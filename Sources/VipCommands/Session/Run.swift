@@ -69,10 +69,11 @@ struct Run: ParsableCommand {
             }
             return account
         }
+        // If it were ignored, as a caller may have left it, the reader would leave it out, and the command's exit code would
+        // be lost.
+        signal(SIGCHLD, SIG_DFL)
         // Blocked from here on, so that none ends this process between making the session and giving it back.
         let signals = try SignalReader(Self.passedOn + [SIGTSTP, SIGCONT, SIGWINCH, SIGCHLD])
-        // Where it was ignored, as a caller may have left it, the command's exit code would be lost.
-        signal(SIGCHLD, SIG_DFL)
         let new = new
         let user = user
         guard let keeper = ProcessIdentity(pid: getpid()) else {

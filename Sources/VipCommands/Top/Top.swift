@@ -177,7 +177,7 @@ private final class LiveTable: Sendable {
                 default: screen.resume()
                 }
             }
-            // The terminal has gone.
+            // The terminal was hung up.
             if polls[3].revents & Int16(POLLHUP | POLLERR | POLLNVAL) != 0 { return }
             var isSorted = true
             while let key = screen.key() {

@@ -434,7 +434,7 @@ struct LeaseTests {
                 '\(host.sandbox.stateDirectory)/registry.sqlite'
                 """)
             try host.start(waiting: false)
-            #expect(try host.event("warning").message.contains("taking 198.51.100.16 from session \(ann.session)"))
+            #expect(try host.event("warning").message.contains("removing 198.51.100.16 from session \(ann.session)"))
             #expect(try host.event("address_given").address == "198.51.100.16")
             #expect(try host.placed() == ["198.51.100.16"])
             #expect(try host.endings(of: "198.51.100.16") == ["command-killed", nil])

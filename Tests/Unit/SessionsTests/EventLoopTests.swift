@@ -105,7 +105,7 @@ import Testing
         defer { try? FileManager.default.removeItem(atPath: directory) }
         let path = FilePath("\(directory)/file")
         // A pipe in the way of the new file would be waited for.
-        #expect(mkfifo("\(path).new", 0o600) == 0)
+        #expect(mkfifo("\(path).\(getpid()).new", 0o600) == 0)
         try replaceFile(path, with: Array("one".utf8))
         let old = try openFile(path, O_RDONLY)
         defer { close(old) }
