@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# `make help` says what there is. V=1 shows the commands, NO_DEPS=1 installs nothing.
+# `make help` lists the targets. V=1 shows the commands, NO_DEPS=1 installs nothing.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c

@@ -24,7 +24,7 @@ struct host {
 	char label[sizeof(((struct utsname *)0)->nodename)];
 	char full[HOST_NAME_SIZE]; /* empty where none is known */
 	bool is_complete;	   /* `full` has been looked for */
-	const char *canonical;	   /* once it is complete: what `hostname -f` says */
+	const char *canonical;	   /* once it is complete: what `hostname -f` prints */
 };
 
 /*

@@ -23,7 +23,7 @@ public struct BPFLink: ~Copyable, Sendable {
         case asAttached
     }
 
-    /// What the kernel says of a link: `struct bpf_link_info`.
+    /// What the kernel reports about a link: `struct bpf_link_info`.
     public struct Info: Sendable, Hashable {
         public let id: UInt32
         public let programID: UInt32

@@ -31,7 +31,7 @@ static void fail(int fd, enum vip_spawn_step step)
 {
 	struct report report = { step, errno };
 
-	/* Where the parent has gone there is nobody to tell. */
+	/* If the parent has exited, the error cannot be reported. */
 	if (write(fd, &report, sizeof(report)) < 0)
 		_exit(126);
 	_exit(step == VIP_SPAWN_EXEC ? 127 : 126);

@@ -8,7 +8,7 @@ import SystemPackage
 public struct CgroupAncestry: ~Copyable {
     private let mount: Descriptor
     private let device: dev_t
-    /// The kernel's limit of the depth of cgroup directories is by their paths (PATH_MAX); nobody nests as deep as this.
+    /// The kernel's limit of the depth of cgroup directories is by their paths (PATH_MAX); real hierarchies are never this deep.
     private static let depthLimit = 256
 
     /// - Throws: ``Failure`` without cgroup v2.

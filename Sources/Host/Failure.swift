@@ -45,7 +45,7 @@ public struct Failure: Error, Sendable, Hashable {
     /// More, for `-v`: the verifier's whole log.
     public let detail: String?
 
-    /// A failure that is no failed call.
+    /// A failure without a failed call behind it.
     ///
     /// - Parameter errno: That of the call behind it, where `reason` says more than the errno's text.
     public init(

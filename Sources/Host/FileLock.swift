@@ -32,7 +32,7 @@ public struct FileLock: ~Copyable {
                     .busy, what, "\(Self.holder(file)) has held it for \(timeout.components.seconds) s",
                     hint: "wait for it to end, or end it")
             }
-            // Somebody may have removed the file meanwhile, and another process have locked a new one.
+            // Another process may have removed the file meanwhile, and a third one have locked a new one.
             var mine = stat()
             var there = stat()
             guard fstat(file, &mine) == 0, path.withPlatformString({ lstat($0, &there) }) == 0,

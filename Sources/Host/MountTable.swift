@@ -5,10 +5,10 @@ public import SystemPackage
 
 /// The mounts that this process sees: /proc/self/mountinfo, see proc_pid_mountinfo(5).
 ///
-/// A value: what it says was true when it was read.
+/// A snapshot: it describes the mounts at the time of reading.
 public struct MountTable: Sendable, Hashable {
     public struct Mount: Sendable, Hashable {
-        /// Unique among the mounts there are now.
+        /// Unique among the current mounts.
         public let id: UInt32
         /// The mount on which this one sits; its own ID, or one not in the table, for the topmost.
         public let parent: UInt32

@@ -25,6 +25,6 @@ public struct ProcessIdentity: Sendable, Hashable {
         self.init(pid: pid, startTime: startTime)
     }
 
-    /// Whether it still runs, or is a zombie that nobody has waited for.
+    /// Whether it still runs, or is a zombie that has not been reaped.
     public var isAlive: Bool { ProcessIdentity(pid: pid) == self }
 }

@@ -7,7 +7,7 @@ import SystemPackage
 public enum SystemUsers {
     /// The names of the groups that a user is in, the primary one first: getgrouplist(3).
     ///
-    /// A user that nobody knows is in none. A group without a name is left out.
+    /// An unknown user has no groups. A group without a name is left out.
     ///
     /// - Throws: ``Failure`` when the look-up itself fails: the answer is not known then.
     public static func groups(of user: String) throws(Failure) -> [String] {
@@ -38,7 +38,7 @@ public enum SystemUsers {
         return names
     }
 
-    /// The name of a user, `nil` where nobody knows the number: getpwuid_r(3).
+    /// The name of a user, `nil` if no user has the number: getpwuid_r(3).
     ///
     /// - Throws: ``Failure`` when the look-up itself fails.
     public static func name(of user: uid_t) throws(Failure) -> String? {
@@ -50,14 +50,14 @@ public enum SystemUsers {
         }
     }
 
-    /// The number of a user, `nil` where nobody knows the name: getpwnam_r(3).
+    /// The number of a user, `nil` if no user has the name: getpwnam_r(3).
     ///
     /// - Throws: ``Failure`` when the look-up itself fails.
     public static func number(of user: String) throws(Failure) -> uid_t? {
         try account(of: user)?.number
     }
 
-    /// What passwd(5) says of a user.
+    /// A user's passwd(5) entry.
     public struct Account: Sendable, Hashable {
         public let name: String
         public let number: uid_t
@@ -65,7 +65,7 @@ public enum SystemUsers {
         public let shell: String
     }
 
-    /// What is known of a user, `nil` where nobody knows the name: getpwnam_r(3).
+    /// What is known of a user, `nil` if no user has the name: getpwnam_r(3).
     ///
     /// - Throws: ``Failure`` when the look-up itself fails.
     public static func account(of user: String) throws(Failure) -> Account? {

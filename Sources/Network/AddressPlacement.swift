@@ -23,7 +23,7 @@ public struct PlacedAddress: Sendable, Hashable {
 /// A network interface.
 public struct Interface: Sendable, Hashable {
     public let name: String
-    /// Whether somebody has set it up (IFF_UP); not whether a cable is in it.
+    /// Whether it is administratively up (IFF_UP); not whether a cable is in it.
     public let isUp: Bool
     /// Whether other hosts can be asked there who has an address (ARP, RFC 826, or neighbour discovery, RFC 4861): a link
     /// that is on, and neither the loopback nor one between two ends only.
@@ -95,7 +95,7 @@ public protocol AddressPlacement {
 /// What became of an address to be placed.
 public enum Addition: Sendable, Hashable {
     case added
-    /// The interface had it, by whomever: not ours to take off.
+    /// The interface had it already; vip-bpf does not remove it.
     case alreadyThere
 }
 

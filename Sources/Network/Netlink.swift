@@ -7,7 +7,7 @@ import SystemPackage
 
 /// The addresses of this network namespace's interfaces, by rtnetlink(7) through libnl-route.
 ///
-/// A socket belongs to the network namespace in which it was opened: all calls speak of that one.
+/// A socket belongs to the network namespace in which it was opened: all calls apply to that namespace.
 /// For one thread at a time.
 public final class Netlink: AddressPlacement {
     let socket: OpaquePointer
@@ -39,7 +39,7 @@ public final class Netlink: AddressPlacement {
         nl_socket_free(socket)
     }
 
-    // MARK: What there is
+    // MARK: Listing
 
     public func hostAddresses() throws(Failure) -> [PlacedAddress] {
         let what = "list the host's addresses"
@@ -260,7 +260,7 @@ public final class Netlink: AddressPlacement {
         let route = try localRoute(prefix, nil, what)
         defer { rtnl_route_put(route) }
         let error = rtnl_route_delete(socket, route, 0)
-        // IPv4 says "no such process" where there is no such route.
+        // IPv4 reports ESRCH where there is no such route.
         guard [0, -NLE_OBJ_NOTFOUND, -NLE_NODEV].contains(error) else { throw Self.failure(what, error) }
     }
 
@@ -392,7 +392,7 @@ public final class Netlink: AddressPlacement {
         rtnl_addr_set_ifindex(entry, interface)
         rtnl_addr_set_scope(entry, CInt(RT_SCOPE_UNIVERSE.rawValue))
         if address.family == .v6 {
-            // Deprecated from the start: the kernel must not choose a session's address as anybody's source by itself
+            // Deprecated from the start: the kernel must not choose a session's address as a source address by itself
             // (RFC 6724, section 5, rule 3). IPv4 prefers the first address of the network, and so the host's.
             rtnl_addr_set_valid_lifetime(entry, UInt32.max)  // INFINITY_LIFE_TIME, net/addrconf.h
             rtnl_addr_set_preferred_lifetime(entry, 0)

@@ -86,7 +86,7 @@ public final class EventListener: Sendable {
         return batch
     }
 
-    /// One who listens, as the map `watchers` has it.
+    /// A listener, as the map `watchers` has it.
     public struct Listener: Sendable, Hashable {
         public let slot: Int
         public let pid: UInt32
@@ -96,7 +96,7 @@ public final class EventListener: Sendable {
         public let dropped: UInt64
     }
 
-    /// Who listens just now. One that was killed is among them until its lease is over.
+    /// The current listeners. One that was killed is among them until its lease is over.
     public static func listeners(_ pins: PinDirectory) throws(Failure) -> [Listener] {
         let map: BPFMap<UInt32, vip_watchers> = try pins.map("watchers")
         guard let row = try map.value(of: 0) else { return [] }
@@ -257,7 +257,7 @@ private final class WatcherSlot: Sendable {
         state.withLock { $0.renewing = thread }
     }
 
-    /// Says that we are still there; `false` where there is nothing to listen to any more.
+    /// Renews the lease; `false` where there is nothing to listen to any more.
     private func renew() -> Bool {
         state.withLock { state in
             guard FileIdentity(pins.maps.appending("watchers").string) == pin else {
@@ -329,7 +329,7 @@ public enum BootTime {
     /// Nanoseconds since the start of the system, suspended or not.
     public static func now() -> UInt64 { read(CLOCK_BOOTTIME) }
 
-    /// What the wall clock says, less what the boot's does: an event's time plus this is nanoseconds since 1970.
+    /// The wall clock minus the boot clock: an event's time plus this is nanoseconds since 1970.
     public static func wallClockOffset() -> UInt64 { read(CLOCK_REALTIME) &- read(CLOCK_BOOTTIME) }
 
     private static func read(_ clock: clockid_t) -> UInt64 {

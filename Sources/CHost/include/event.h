@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Descriptors that only wake somebody: their flags are of types that Swift cannot combine. */
+/* Descriptors that only wake a waiting thread: their flags are of types that Swift cannot combine. */
 #pragma once
 
 #include <sys/epoll.h>

@@ -64,7 +64,7 @@ package struct HostsLine {
     /// The line itself, without a comment or blanks around it.
     package var text: String { Self.text(bytes, range) }
 
-    // MARK: What it says
+    // MARK: Contents
 
     private var index: Int? { sources.firstIndex { $0.name == Self.module } }
     /// Whether the module is on it.

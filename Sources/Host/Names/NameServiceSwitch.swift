@@ -15,7 +15,7 @@ package struct NameServiceSwitch {
     /// What the file was before the module was added.
     package var backup: FilePath { FilePath("\(path).vip-bpf") }
 
-    /// What a change came to.
+    /// The result of a change.
     package struct Outcome {
         package var isChanged: Bool
         package var line: HostsLine
