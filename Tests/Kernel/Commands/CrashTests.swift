@@ -7,7 +7,7 @@ import Testing
 /// What a killed command, or a lost registry, leaves to the next command.
 @Suite(.serialized, .requiresRoot)
 struct CrashTests: CommandHost {
-    /// Killed at whatever moment, the next command finds its trace and mends it.
+    /// Whenever a command is killed, the next one finds what it left and repairs it.
     @Test("recovers from an open or close that was killed at any moment")
     func recoversFromKilledCommands() throws {
         let policy =

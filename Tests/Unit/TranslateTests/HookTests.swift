@@ -183,7 +183,7 @@ import Testing
         ] as [(String, UInt16, Bool, Bool)] {
             #expect((vip_host_packet(world.host, address(to), port, isTCP ? 1 : 0, 1) == 2) == leads, "\(to) \(port)")
         }
-        // From outside nothing comes to the loopbacks: SK_DROP.
+        // Packets from outside for the loopbacks are dropped: SK_DROP.
         #expect(vip_host_packet(world.host, address(Self.lo6), 9000, 1, 2) == 0)
         // Another server of the session is there already.
         vip_host_set_listener(world.host, 0, VIP_HOST_ON_ADDRESS)
