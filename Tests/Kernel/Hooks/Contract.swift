@@ -69,6 +69,27 @@ struct ContractPolicy: Hashable, Sendable, CustomStringConvertible {
     }
 }
 
+/// A suite that states the contract: the policies and actors that its rows name.
+protocol ContractSuite {}
+
+extension ContractSuite {
+    static var off: ContractPolicy { ContractPolicy() }
+    static var v: ContractPolicy { ContractPolicy(.virtualIP) }
+    static var l: ContractPolicy { ContractPolicy(.loopback) }
+    static var vl: ContractPolicy { ContractPolicy(.virtualIP, .loopback) }
+    static var vlp: ContractPolicy { ContractPolicy(.virtualIP, .loopback, .preferred) }
+    static var asRequested: ContractPolicy { vl.with { $0.wildcardName = "asRequested" } }
+    static var fallback: ContractPolicy { vl.with { $0.fallback = "host" } }
+    static var excluded: ContractPolicy { vl.with { $0.excludedPorts = [631] } }
+    static var useHostAddress: ContractPolicy { vl.with { $0.whenUnavailable = "useHostAddress" } }
+
+    static var deep: Actor { Actor(party: .ann, program: "app", below: "user.slice/app.scope/deep") }
+    static var renamed: Actor { Actor(party: .ann, program: "app", first: ["rename other-name"]) }
+    static var worker: Actor { Actor(party: .ann, program: "app", first: ["thread worker-1"]) }
+
+    static var all: [Transport] { Transport.allCases }
+}
+
 /// Who calls: the processes of a session, or those of none.
 enum Party: Sendable, CaseIterable {
     /// Session 7: 198.51.100.17, 127.0.0.8, 2001:db8:51::17, PREFIX::8.
@@ -91,52 +112,40 @@ enum Party: Sendable, CaseIterable {
     /// Of the virtual loopbacks, where the policy gives none.
     static let prefix = "fdd2:9088:43af:"
 
-    var id: UInt32? {
+    /// Without a session, nothing.
+    private struct Addresses {
+        var id: UInt32?
+        var virtualIP, virtualIP6, virtualLoopback, virtualLoopback6: String?
+    }
+
+    private var addresses: Addresses {
         switch self {
-        case .ann: 7
-        case .ben: 300
-        case .poor: 20
-        case .four: 40
-        case .six: 60
-        case .nobody, .unhooked, .remote: nil
+        case .ann:
+            Addresses(
+                id: 7, virtualIP: "198.51.100.17", virtualIP6: "2001:db8:51::17", virtualLoopback: "127.0.0.8",
+                virtualLoopback6: "\(Self.prefix):8")
+        case .ben:
+            Addresses(
+                id: 300, virtualIP: "198.51.100.18", virtualIP6: "2001:db8:51::18", virtualLoopback: "127.0.1.45",
+                virtualLoopback6: "\(Self.prefix):12d")
+        case .poor:
+            Addresses(id: 20, virtualLoopback: "127.0.0.21", virtualLoopback6: "\(Self.prefix):15")
+        case .four:
+            Addresses(
+                id: 40, virtualIP: "198.51.100.19", virtualLoopback: "127.0.0.41",
+                virtualLoopback6: "\(Self.prefix):29")
+        case .six:
+            Addresses(
+                id: 60, virtualIP6: "2001:db8:51::20", virtualLoopback: "127.0.0.61",
+                virtualLoopback6: "\(Self.prefix):3d")
+        case .nobody, .unhooked, .remote: Addresses()
         }
     }
-    var virtualIP: String? {
-        switch self {
-        case .ann: "198.51.100.17"
-        case .ben: "198.51.100.18"
-        case .four: "198.51.100.19"
-        case .poor, .six, .nobody, .unhooked, .remote: nil
-        }
-    }
-    var virtualIP6: String? {
-        switch self {
-        case .ann: "2001:db8:51::17"
-        case .ben: "2001:db8:51::18"
-        case .six: "2001:db8:51::20"
-        case .poor, .four, .nobody, .unhooked, .remote: nil
-        }
-    }
-    var virtualLoopback: String? {
-        switch self {
-        case .ann: "127.0.0.8"
-        case .ben: "127.0.1.45"
-        case .poor: "127.0.0.21"
-        case .four: "127.0.0.41"
-        case .six: "127.0.0.61"
-        case .nobody, .unhooked, .remote: nil
-        }
-    }
-    var virtualLoopback6: String? {
-        switch self {
-        case .ann: "\(Self.prefix):8"
-        case .ben: "\(Self.prefix):12d"
-        case .poor: "\(Self.prefix):15"
-        case .four: "\(Self.prefix):29"
-        case .six: "\(Self.prefix):3d"
-        case .nobody, .unhooked, .remote: nil
-        }
-    }
+    var id: UInt32? { addresses.id }
+    var virtualIP: String? { addresses.virtualIP }
+    var virtualIP6: String? { addresses.virtualIP6 }
+    var virtualLoopback: String? { addresses.virtualLoopback }
+    var virtualLoopback6: String? { addresses.virtualLoopback6 }
     var cgroup: String {
         switch self {
         case .ann, .ben, .poor, .four, .six, .nobody: "attached/\(self)"

@@ -6,15 +6,12 @@ import Testing
 
 /// docs/behaviour.md, what takes more than one call and so is no row of the tables: for sockets of each family.
 @Suite(.serialized, .requiresRoot, .stage6)
-struct ContractCallTests {
+struct ContractCallTests: ContractSuite {
     let stage: Stage
 
     init() throws {
         stage = try #require(StageTrait.current)
     }
-
-    private static let v = ContractTests.v
-    private static let vl = ContractTests.vl
 
     // MARK: bind, getsockname
 
@@ -158,8 +155,7 @@ struct ContractCallTests {
     func policiesReachRunningPrograms(family: Family, vip: Place, lo: Place) throws {
         let program = try stage.start(.app)
         for (policy, place) in [
-            (ContractTests.off, family.wildcard), (Self.v, vip), (ContractTests.vlp, lo),
-            (ContractTests.off, family.wildcard),
+            (Self.off, family.wildcard), (Self.v, vip), (Self.vlp, lo), (Self.off, family.wildcard),
         ] {
             try stage.enforce(policy)
             let port = stage.newPort()

@@ -6,7 +6,7 @@ import Testing
 
 /// docs/behaviour.md, the IPv4 half, through real sockets: given this policy, this call gets that.
 @Suite(.serialized, .requiresRoot, .stage)
-struct ContractTests {
+struct ContractTests: ContractSuite {
     let stage: Stage
 
     init() throws {
@@ -14,15 +14,6 @@ struct ContractTests {
     }
 
     // MARK: bind, getsockname
-
-    static let off = ContractPolicy()
-    static let v = ContractPolicy(.virtualIP)
-    static let l = ContractPolicy(.loopback)
-    static let vl = ContractPolicy(.virtualIP, .loopback)
-    static let vlp = ContractPolicy(.virtualIP, .loopback, .preferred)
-    static let deep = Actor(party: .ann, program: "app", below: "user.slice/app.scope/deep")
-    static let renamed = Actor(party: .ann, program: "app", first: ["rename other-name"])
-    static let worker = Actor(party: .ann, program: "app", first: ["thread worker-1"])
 
     static let bindRows: [BindRow] = [
         // 0.0.0.0
@@ -114,11 +105,6 @@ struct ContractTests {
     func bind(_ row: BindRow) throws { try stage.check(row) }
 
     // MARK: connect, sendto, accept, recvfrom, getpeername
-
-    static let asRequested = vl.with { $0.wildcardName = "asRequested" }
-    static let fallback = vl.with { $0.fallback = "host" }
-    static let excluded = vl.with { $0.excludedPorts = [631] }
-    static let all = Transport.allCases
 
     static let connectRows: [ConnectRow] = [
         // 127.0.0.1 with L: LO4, then VIP4

@@ -6,25 +6,12 @@ import Testing
 
 /// docs/behaviour.md, the IPv6 half and the IPv4 half on AF_INET6 sockets: given this policy, this call gets that.
 @Suite(.serialized, .requiresRoot, .stage6)
-struct ContractTests6 {
+struct ContractTests6: ContractSuite {
     let stage: Stage
 
     init() throws {
         stage = try #require(StageTrait.current)
     }
-
-    static let off = ContractTests.off
-    static let v = ContractTests.v
-    static let l = ContractTests.l
-    static let vl = ContractTests.vl
-    static let vlp = ContractTests.vlp
-    static let asRequested = ContractTests.asRequested
-    static let fallback = ContractTests.fallback
-    static let excluded = ContractTests.excluded
-    static let useHostAddress = vl.with { $0.whenUnavailable = "useHostAddress" }
-    static let all = Transport.allCases
-    static let worker = ContractTests.worker
-    static let deep = ContractTests.deep
 
     // MARK: bind, getsockname
 
@@ -698,18 +685,17 @@ struct ContractTests6 {
         }
     }
 
+    /// The commands for a dual-stack server that lets others have its port, too.
+    private static func sharingServer(at port: UInt16) -> [String] {
+        Family.dual.server("l", "tcp", on: .wildcard6, port, options: ["reuseport"])
+    }
+
     /// Two servers of one port, by SO_REUSEPORT: the one that stays is found by every way, whichever goes.
     @Test("finds the server that stays, of two that share a port", arguments: [0, 1])
     func dualStackServersThatShareAPort(goes: Int) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
-        let servers = try (0..<2).map { _ in
-            let server = try stage.start(.app)
-            for command in [
-                "socket l tcp 6", "setsockopt l reuseport 1", "bind l :: \(port)", "listen l",
-            ] { try server.must(command) }
-            return server
-        }
+        let servers = try (0..<2).map { _ in try stage.start(.app, doing: Self.sharingServer(at: port)) }
         // Somebody answers.
         for (actor, place) in Self.waysToAnn {
             let client = try stage.start(actor)
@@ -721,9 +707,7 @@ struct ContractTests6 {
         // What had come before is taken first.
         try stays.must("setsockopt l nonblock 1")
         try stays.must("close l")
-        for command in ["socket l tcp 6", "setsockopt l reuseport 1", "bind l :: \(port)", "listen l"] {
-            try stays.must(command)
-        }
+        for command in Self.sharingServer(at: port) { try stays.must(command) }
         try expectReached(stays, named: "stayed", at: port)
     }
 
@@ -732,13 +716,7 @@ struct ContractTests6 {
     func dualStackServersAfterTheOthersEnd(goes: Int) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
-        let servers = try (0..<2).map { _ in
-            let server = try stage.start(.app)
-            for command in [
-                "socket l tcp 6", "setsockopt l reuseport 1", "bind l :: \(port)", "listen l",
-            ] { try server.must(command) }
-            return server
-        }
+        let servers = try (0..<2).map { _ in try stage.start(.app, doing: Self.sharingServer(at: port)) }
         try servers[goes].must("close l")
         try expectReached(servers[1 - goes], named: "stayed", at: port)
     }

@@ -61,17 +61,12 @@ extension Probe {
 /// Every path to a socket: whichever way a call is made and a socket was come by, the contract holds. Where the kernel
 /// has no hook on the way, a test says what comes out instead; each of these begins with "limit".
 @Suite(.serialized, .requiresRoot, .stage6)
-struct PathTests {
+struct PathTests: ContractSuite {
     let stage: Stage
 
     init() throws {
         stage = try #require(StageTrait.current)
     }
-
-    static let v = ContractTests.v
-    static let vl = ContractTests.vl
-    static let vlp = ContractTests.vlp
-    static let useHostAddress = ContractTests6.useHostAddress
 
     // MARK: io_uring
 
@@ -100,7 +95,7 @@ struct PathTests {
         BindRow.rows(vl, .poorApp, .wildcard, refused: "EADDRNOTAVAIL"),
         BindRow.rows(vl, .tool, .wildcard, at: .wildcard),
         BindRow.rows(vl, .nobody, .localhost, at: .localhost),
-        BindRow.rows(vl, ContractTests.worker, .wildcard, at: .annVIP),
+        BindRow.rows(vl, worker, .wildcard, at: .annVIP),
         BindRow.rows(vl, .app.only6, .wildcard6, at: .annVIP6),
         BindRow.rows(vl, .app, .wildcard6, at: .mapped(.annVIP)),
         BindRow.rows(vl, .app, .localhost6, at: .annLO6, named: .localhost6),
