@@ -30,18 +30,17 @@ struct entry {
 static struct entry users[MOST], logins[MOST];
 static int user_count, login_count, quiet;
 
-static int list_users(sd_bus_message *call, void *data, sd_bus_error *error)
+/* The answer to a call, with a list of rows that is to be filled. */
+static int begin_list(sd_bus_message *call, sd_bus_message **reply, const char *row)
 {
-	sd_bus_message *reply = NULL;
-	int result = sd_bus_message_new_method_return(call, &reply);
+	int result = sd_bus_message_new_method_return(call, reply);
 
-	(void)data;
-	(void)error;
-	if (result >= 0)
-		result = sd_bus_message_open_container(reply, 'a', "(uso)");
-	for (int i = 0; result >= 0 && i < user_count; i++)
-		result = sd_bus_message_append(reply, "(uso)", users[i].uid, users[i].name,
-					       PATH "/user/_1");
+	return result < 0 ? result : sd_bus_message_open_container(*reply, 'a', row);
+}
+
+/* Sends the answer, unless something has failed before. */
+static int end_list(sd_bus_message *reply, int result)
+{
 	if (result >= 0)
 		result = sd_bus_message_close_container(reply);
 	if (result >= 0)
@@ -50,24 +49,30 @@ static int list_users(sd_bus_message *call, void *data, sd_bus_error *error)
 	return result;
 }
 
-static int list_sessions(sd_bus_message *call, void *data, sd_bus_error *error)
+static int list_users(sd_bus_message *call, void *data, sd_bus_error *error)
 {
 	sd_bus_message *reply = NULL;
-	int result = sd_bus_message_new_method_return(call, &reply);
+	int result = begin_list(call, &reply, "(uso)");
 
 	(void)data;
 	(void)error;
-	if (result >= 0)
-		result = sd_bus_message_open_container(reply, 'a', "(susso)");
+	for (int i = 0; result >= 0 && i < user_count; i++)
+		result = sd_bus_message_append(reply, "(uso)", users[i].uid, users[i].name,
+					       PATH "/user/_1");
+	return end_list(reply, result);
+}
+
+static int list_sessions(sd_bus_message *call, void *data, sd_bus_error *error)
+{
+	sd_bus_message *reply = NULL;
+	int result = begin_list(call, &reply, "(susso)");
+
+	(void)data;
+	(void)error;
 	for (int i = 0; result >= 0 && i < login_count; i++)
 		result = sd_bus_message_append(reply, "(susso)", logins[i].id, logins[i].uid,
 					       logins[i].name, "", PATH "/session/_1");
-	if (result >= 0)
-		result = sd_bus_message_close_container(reply);
-	if (result >= 0)
-		result = sd_bus_send(NULL, reply, NULL);
-	sd_bus_message_unref(reply);
-	return result;
+	return end_list(reply, result);
 }
 
 static const sd_bus_vtable manager[] = {
