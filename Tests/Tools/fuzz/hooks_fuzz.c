@@ -7,15 +7,8 @@
 #include "../../../Sources/CVipHooks/live.c"
 
 #include <stdint.h>
-#include <stdio.h>
 
-#define REQUIRE(condition)                                                                     \
-	do {                                                                                   \
-		if (!(condition)) {                                                            \
-			fprintf(stderr, "line %d: does not hold: %s\n", __LINE__, #condition); \
-			abort();                                                               \
-		}                                                                              \
-	} while (0)
+#include "require.h"
 
 #define CGROUP 8121
 

@@ -5,19 +5,10 @@
  * runs it for a bounded time.
  */
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "../../../bpf/translate.h"
-
-#define REQUIRE(condition)                                                                     \
-	do {                                                                                   \
-		if (!(condition)) {                                                            \
-			fprintf(stderr, "line %d: does not hold: %s\n", __LINE__, #condition); \
-			abort();                                                               \
-		}                                                                              \
-	} while (0)
+#include "require.h"
 
 /* An input that is shorter has zeros for the rest. */
 struct input {
