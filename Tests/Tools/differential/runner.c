@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The processes that make the calls: in a session, outside, and in a session beside. */
 #include "differential.h"
+#include "../control_message.h"
 
 struct request {
 	uint32_t port_base; /* what 9001 stands for */
@@ -139,7 +140,6 @@ static ssize_t call_send(int fd, const struct call *call, const union endpoint *
 	int size = snprintf(text, sizeof(text), "m%u", call->text);
 	struct iovec part = { .iov_base = text, .iov_len = (size_t)size };
 	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
-	struct cmsghdr *header;
 
 	if (to) {
 		message.msg_name = (void *)to;
@@ -148,25 +148,16 @@ static ssize_t call_send(int fd, const struct call *call, const union endpoint *
 	if (call->kind == SENDMSG_PKTINFO) {
 		message.msg_control = &control;
 		message.msg_controllen = sizeof(control);
-		header = CMSG_FIRSTHDR(&message);
 		if (call->source < LOCALHOST6) {
 			struct in_pktinfo info = {};
 
 			inet_pton(AF_INET, addresses[call->source], &info.ipi_spec_dst);
-			header->cmsg_level = IPPROTO_IP;
-			header->cmsg_type = IP_PKTINFO;
-			header->cmsg_len = CMSG_LEN(sizeof(info));
-			memcpy(CMSG_DATA(header), &info, sizeof(info));
-			message.msg_controllen = CMSG_SPACE(sizeof(info));
+			set_control(&message, IPPROTO_IP, IP_PKTINFO, &info, sizeof(info));
 		} else {
 			struct in6_pktinfo info = {};
 
 			inet_pton(AF_INET6, addresses[call->source], &info.ipi6_addr);
-			header->cmsg_level = IPPROTO_IPV6;
-			header->cmsg_type = IPV6_PKTINFO;
-			header->cmsg_len = CMSG_LEN(sizeof(info));
-			memcpy(CMSG_DATA(header), &info, sizeof(info));
-			message.msg_controllen = CMSG_SPACE(sizeof(info));
+			set_control(&message, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof(info));
 		}
 	}
 	return sendmsg(fd, &message, MSG_NOSIGNAL | (call->kind == FASTOPEN ? MSG_FASTOPEN : 0));

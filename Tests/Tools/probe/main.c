@@ -46,6 +46,7 @@
 #include <unistd.h>
 
 #include "uring.h"
+#include "../control_message.h"
 
 #ifndef IPPROTO_MPTCP
 #define IPPROTO_MPTCP 262 /* include/uapi/linux/in.h, since Linux 5.6; not in every libc's header */
@@ -463,7 +464,6 @@ static void do_sendmsg_pktinfo(char **words, int count)
 	socklen_t length, source_length;
 	struct iovec part = { .iov_base = words[5], .iov_len = strlen(words[5]) };
 	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
-	struct cmsghdr *header;
 	int fd = descriptor(words[1]), is_connected = !strcmp(words[2], "-");
 
 	(void)count;
@@ -477,23 +477,14 @@ static void do_sendmsg_pktinfo(char **words, int count)
 	}
 	message.msg_control = &control;
 	message.msg_controllen = sizeof(control);
-	header = CMSG_FIRSTHDR(&message);
 	if (source.any.sa_family == AF_INET) {
 		struct in_pktinfo info = { .ipi_spec_dst = source.v4.sin_addr };
 
-		header->cmsg_level = IPPROTO_IP;
-		header->cmsg_type = IP_PKTINFO;
-		header->cmsg_len = CMSG_LEN(sizeof(info));
-		memcpy(CMSG_DATA(header), &info, sizeof(info));
-		message.msg_controllen = CMSG_SPACE(sizeof(info));
+		set_control(&message, IPPROTO_IP, IP_PKTINFO, &info, sizeof(info));
 	} else {
 		struct in6_pktinfo info = { .ipi6_addr = source.v6.sin6_addr };
 
-		header->cmsg_level = IPPROTO_IPV6;
-		header->cmsg_type = IPV6_PKTINFO;
-		header->cmsg_len = CMSG_LEN(sizeof(info));
-		memcpy(CMSG_DATA(header), &info, sizeof(info));
-		message.msg_controllen = CMSG_SPACE(sizeof(info));
+		set_control(&message, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof(info));
 	}
 	answer_sent(path_sendmsg(fd, &message, MSG_NOSIGNAL));
 }
