@@ -176,22 +176,4 @@ extension AddressRange: CustomStringConvertible {
     }
 }
 
-extension AddressRange: Encodable {
-    /// As its text.
-    public func encode(to encoder: any Encoder) throws {
-        var container = encoder.singleValueContainer()
-        try container.encode(description)
-    }
-}
-
-extension AddressRange: Decodable {
-    public init(from decoder: any Decoder) throws {
-        let container = try decoder.singleValueContainer()
-        let text = try container.decode(String.self)
-        do {
-            try self.init(text)
-        } catch {
-            throw DecodingError.dataCorruptedError(in: container, debugDescription: "\(error)")
-        }
-    }
-}
+extension AddressRange: CodableAsText {}

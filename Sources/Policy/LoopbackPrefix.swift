@@ -86,21 +86,4 @@ extension LoopbackPrefix: CustomStringConvertible {
     public var description: String { "\(network)/\(length)" }
 }
 
-extension LoopbackPrefix: Codable {
-    /// From its text.
-    public init(from decoder: any Decoder) throws {
-        let container = try decoder.singleValueContainer()
-        let text = try container.decode(String.self)
-        do {
-            try self.init(text)
-        } catch {
-            throw DecodingError.dataCorruptedError(in: container, debugDescription: "\(error)")
-        }
-    }
-
-    /// As its text.
-    public func encode(to encoder: any Encoder) throws {
-        var container = encoder.singleValueContainer()
-        try container.encode(description)
-    }
-}
+extension LoopbackPrefix: CodableAsText {}
