@@ -19,11 +19,10 @@ extension Netlink {
         let what = "ask on \(interface) who has \(address)"
         let entry = try neighbour(address, interface, what)
         defer { rtnl_neigh_put(entry) }
-        var error = rtnl_neigh_delete(socket, entry, 0)
-        guard [0, -NLE_OBJ_NOTFOUND].contains(error) else { throw Self.failure(what, error) }
+        try delete(entry, what)
         rtnl_neigh_set_state(entry, NUD_NONE)
         rtnl_neigh_set_flags(entry, UInt32(NTF_USE))
-        error = rtnl_neigh_add(socket, entry, NLM_F_CREATE)
+        let error = rtnl_neigh_add(socket, entry, NLM_F_CREATE)
         guard error == 0 else { throw Self.failure(what, error) }
     }
 
@@ -32,6 +31,10 @@ extension Netlink {
         let what = "forget who has \(address) on \(interface)"
         let entry = try neighbour(address, interface, what)
         defer { rtnl_neigh_put(entry) }
+        try delete(entry, what)
+    }
+
+    private func delete(_ entry: OpaquePointer, _ what: String) throws(Failure) {
         let error = rtnl_neigh_delete(socket, entry, 0)
         guard [0, -NLE_OBJ_NOTFOUND].contains(error) else { throw Self.failure(what, error) }
     }
