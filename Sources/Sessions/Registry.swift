@@ -153,42 +153,33 @@ public final class Registry: Sendable {
         // What is no error of SQLite is one of decoding.
         let detail = "\(error)"
         let error = error as? DatabaseError ?? .corrupt
+        func failure(_ reason: String, hint: String? = nil, code: Failure.Code = .failed) -> Failure {
+            Failure(code, what, reason, hint: hint, detail: detail)
+        }
+        let startOver = "start over: vip-bpfctl detach --all; open sessions are lost"
         switch error.primaryCode {
-        case SQLITE_NOTADB:
-            return Failure(
-                .damagedRegistry, what, "\(file) is not a database",
-                hint: "start over: vip-bpfctl detach --all; open sessions are lost", detail: detail)
-        case SQLITE_CORRUPT:
-            return Failure(
-                .damagedRegistry, what, "\(file) is damaged",
-                hint: "start over: vip-bpfctl detach --all; open sessions are lost", detail: detail)
+        case SQLITE_NOTADB: return failure("\(file) is not a database", hint: startOver, code: .damagedRegistry)
+        case SQLITE_CORRUPT: return failure("\(file) is damaged", hint: startOver, code: .damagedRegistry)
         case SQLITE_BUSY, SQLITE_LOCKED:
-            return Failure(
-                .failed, what, "\(file) has been locked by another process for \(busyTimeout) s",
-                hint: "see who has it open: fuser -v \(file)", detail: detail)
-        case SQLITE_FULL:
-            return Failure(
-                .failed, what, "no space is left for \(file)", hint: "make room on its file system", detail: detail)
+            return failure(
+                "\(file) has been locked by another process for \(busyTimeout) s",
+                hint: "see who has it open: fuser -v \(file)")
+        case SQLITE_FULL: return failure("no space is left for \(file)", hint: "make room on its file system")
         case SQLITE_READONLY where error.code == SQLITE_READONLY | 3 << 8:
-            return Failure(
-                .notPermitted, what, "\(file) has an interrupted write to undo, which needs the right to write",
-                hint: "run any command as root", detail: detail)
+            return failure(
+                "\(file) has an interrupted write to undo, which needs the right to write",
+                hint: "run any command as root", code: .notPermitted)
         case SQLITE_READONLY, SQLITE_PERM, SQLITE_AUTH:
             let refused = Failure(what, errno: .permissionDenied)
             return Failure(
                 refused.code, what, "\(file) may not be written", hint: refused.hint, errno: refused.errno,
                 detail: detail)
         case SQLITE_CANTOPEN:
-            return Failure(
-                .failed, what, "\(file) or its journal cannot be opened",
-                hint: "see whether its directory is there and may be written", detail: detail)
-        case SQLITE_IOERR:
-            return Failure(
-                .failed, what, "the disk under \(file) fails", hint: "see the kernel's log: dmesg", detail: detail)
-        default:
-            return Failure(
-                .failed, what, "\(file): \(error.message)",
-                detail: detail)
+            return failure(
+                "\(file) or its journal cannot be opened",
+                hint: "see whether its directory is there and may be written")
+        case SQLITE_IOERR: return failure("the disk under \(file) fails", hint: "see the kernel's log: dmesg")
+        default: return failure("\(file): \(error.message)")
         }
     }
 }
