@@ -17,17 +17,9 @@ struct ProgramAdd: ParsableCommand {
             """
     )
 
-    @Argument(help: ArgumentHelp("A file name, an absolute path, or '*'.", valueName: "name-or-path"))
-    var entry: String
-    @Option(name: .customLong("for"), help: programListHelp)
-    var list: ProgramList
-    @OptionGroup var options: InstanceOptions
-    @OptionGroup var output: OutputOptions
+    @OptionGroup var program: ListedProgram
 
     func run() throws {
-        let entry = try ProgramEntry(entry)
-        let list = list
-        let changes = try options.edit { policy throws(Failure) in try policy.add(entry, to: list) }
-        if output.json { try output.print(AppliedPayload(changes)) }
+        try program.edit { policy, entry, list throws(Failure) in try policy.add(entry, to: list) }
     }
 }

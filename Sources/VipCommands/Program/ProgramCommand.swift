@@ -21,6 +21,23 @@ struct ProgramCommand: ParsableCommand {
 /// The help of `LIST`.
 let programListHelp = ArgumentHelp("The list: virtual-ip, loopback or prefer-loopback.", valueName: "list")
 
+/// An entry and its list, and the edit of it.
+struct ListedProgram: ParsableArguments {
+    @Argument(help: ArgumentHelp("A file name, an absolute path, or '*'.", valueName: "name-or-path"))
+    var entry: String
+    @Option(name: .customLong("for"), help: programListHelp)
+    var list: ProgramList
+    @OptionGroup var options: InstanceOptions
+    @OptionGroup var output: OutputOptions
+
+    func edit(_ body: (inout Policy, ProgramEntry, ProgramList) throws(Failure) -> Void) throws {
+        let entry = try ProgramEntry(entry)
+        let list = list
+        let changes = try options.edit { policy throws(Failure) in try body(&policy, entry, list) }
+        if output.json { try output.print(AppliedPayload(changes)) }
+    }
+}
+
 extension InstanceOptions {
     /// Applies the policy in force with one edit.
     func edit(_ body: (inout Policy) throws(Failure) -> Void) throws(Failure) -> PolicyMapSet.Changes {
