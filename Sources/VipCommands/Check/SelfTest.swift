@@ -53,10 +53,7 @@ struct SelfTest {
     }
 
     private func open() throws(Failure) -> Place {
-        guard let keeper = ProcessIdentity(pid: getpid()) else {
-            throw Failure(
-                .unavailable, "start the self-test", "this process is not in /proc", hint: "mount -t proc proc /proc")
-        }
+        let keeper = try ProcessIdentity.own("start the self-test")
         var own: Cgroup?
         let opened: Opened
         do throws(Failure) {
@@ -65,13 +62,8 @@ struct SelfTest {
                 if let made = own {
                     cgroup = made
                 } else {
-                    guard let parent = try change.attachedCgroups().first else {
-                        throw Failure(
-                            .failed, "start the self-test", "no cgroup is attached",
-                            hint: "attach one first: vip-bpfctl attach cgroup PATH")
-                    }
                     // Named as `run` names its own: what a killed one leaves is found by that.
-                    cgroup = try parent.makeChild(named: "run-\(keeper.pid)-\(keeper.startTime)")
+                    cgroup = try change.makeRunCgroup(of: keeper, "start the self-test")
                     own = cgroup
                     for name in Self.names { _ = try cgroup.makeChild(named: name) }
                 }

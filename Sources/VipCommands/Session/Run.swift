@@ -76,10 +76,7 @@ struct Run: ParsableCommand {
         let signals = try SignalReader(Self.passedOn + [SIGTSTP, SIGCONT, SIGWINCH, SIGCHLD])
         let new = new
         let user = user
-        guard let keeper = ProcessIdentity(pid: getpid()) else {
-            throw Failure(
-                .unavailable, "run \(command[0])", "this process is not in /proc", hint: "mount -t proc proc /proc")
-        }
+        let keeper = try ProcessIdentity.own("run \(command[0])")
         var cgroup: Cgroup?
         let opened: Opened
         do throws(Failure) {
@@ -88,12 +85,7 @@ struct Run: ParsableCommand {
                 if let made = cgroup {
                     own = made
                 } else {
-                    guard let parent = try change.attachedCgroups().first else {
-                        throw Failure(
-                            .failed, "make a cgroup for the session", "no cgroup is attached",
-                            hint: "attach one first: vip-bpfctl attach cgroup PATH")
-                    }
-                    own = try parent.makeChild(named: "run-\(keeper.pid)-\(keeper.startTime)")
+                    own = try change.makeRunCgroup(of: keeper, "make a cgroup for the session")
                     cgroup = own
                 }
                 var request = SessionRequest(cgroup: own)
