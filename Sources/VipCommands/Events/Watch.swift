@@ -128,12 +128,7 @@ private final class Writing: Sendable {
 
     func start() throws(Failure) {
         try Worker.detach("events") { [self] in
-            var outcome: Result<Void, Failure> = .success(())
-            do throws(Failure) {
-                try run()
-            } catch {
-                outcome = .failure(error)
-            }
+            let outcome = Result { () throws(Failure) in try run() }
             result.withLock { $0 = outcome }
             done()
         }

@@ -120,12 +120,7 @@ private final class LiveTable: Sendable {
 
     func start() throws(Failure) {
         try Worker.detach("screen") { [self] in
-            var outcome: Result<Void, Failure> = .success(())
-            do throws(Failure) {
-                try show()
-            } catch {
-                outcome = .failure(error)
-            }
+            let outcome = Result { () throws(Failure) in try show() }
             result.withLock { $0 = outcome }
             done()
         }
