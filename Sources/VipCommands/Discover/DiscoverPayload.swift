@@ -85,10 +85,7 @@ struct DiscoverPayload: Payload {
     }
 
     struct Lost: Encodable {
-        var programs: UInt64
-        var processes: UInt64
-        var endpoints: UInt64
-        var names: UInt64
+        var programs, processes, endpoints, names: UInt64
     }
 
     var observed: [String]

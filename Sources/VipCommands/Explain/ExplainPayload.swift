@@ -11,8 +11,7 @@ import SystemPackage
 
 struct ExplainPayload: Payload {
     struct Executable: Encodable {
-        var path: String
-        var name: String
+        var path, name: String
         var inode: UInt64
         /// `MAJOR:MINOR`
         var device: String
@@ -25,8 +24,7 @@ struct ExplainPayload: Payload {
         var cgroupId: UInt64
         @Nullable var cgroup: String?
         @Nullable var user: String?
-        var virtualIps: [String]
-        var virtualLoopbacks: [String]
+        var virtualIps, virtualLoopbacks: [String]
 
         init(_ live: LiveSession, record: SessionRecord?) {
             id = live.id
@@ -112,9 +110,7 @@ struct ExplainPayload: Payload {
     }
 
     struct Call: Encodable {
-        var call: String
-        var asked: String
-        var role: String
+        var call, asked, role: String
         var v6only: Bool
         /// The first whose `when` holds; the last has none.
         var outcomes: [Outcome]

@@ -78,8 +78,7 @@ struct AttachCgroup: ParsableCommand {
 
 struct AttachedPayload: Payload {
     struct HookOutcome: Encodable {
-        var hook: String
-        var outcome: String
+        var hook, outcome: String
     }
 
     var cgroup: String

@@ -122,10 +122,7 @@ struct StatusPayload: Payload {
     /// Calls by hook, all CPUs together.
     struct Counters: Encodable {
         var hook: String
-        var seen: UInt64
-        var rewritten: UInt64
-        var unaddressed: UInt64
-        var refused: UInt64
+        var seen, rewritten, unaddressed, refused: UInt64
         /// Those refused, by their reason.
         var refusedFor: [String: UInt64]
 

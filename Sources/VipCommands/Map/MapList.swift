@@ -40,10 +40,8 @@ struct MapList: ParsableCommand {
 struct MapListPayload: Payload {
     struct Row: Encodable {
         var map: String
-        var rows: Int
-        var maxRows: Int
-        var about: String
-        var pin: String
+        var rows, maxRows: Int
+        var about, pin: String
     }
 
     var maps: [Row]

@@ -49,11 +49,8 @@ struct TopView {
 
     /// Lines from the top: of all sessions, notes, headings; then rows; then help. A low terminal has the rows first.
     private struct Layout {
-        var hasTitle: Bool
-        var notes: Int
-        var hasHeadings: Bool
-        var rows: Int
-        var hasHelp: Bool
+        var hasTitle, hasHeadings, hasHelp: Bool
+        var notes, rows: Int
 
         init(height: Int, notes: Int, hasHelp: Bool) {
             hasTitle = height >= 3
