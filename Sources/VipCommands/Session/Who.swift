@@ -59,10 +59,10 @@ struct Who: ParsableCommand {
         }
         guard !found.isEmpty else {
             let when = at.map { " at \($0.date.formatted(.iso8601))" } ?? ""
-            let start = try registry.historyStart().map { "the history begins with \($0.formatted(.iso8601))" }
+            let start = try registry.historyStart().map { "the history begins at \($0.formatted(.iso8601))" }
             throw Failure(
                 .failed, "find who \(at == nil ? "has" : "had") \(address)\(when)",
-                at == nil ? "no session has it" : "no session is known to have had it",
+                at == nil ? "no session has it" : "no recorded session had it",
                 hint: at == nil ? "ask with --at for the past" : start ?? "the history is empty")
         }
         try output.print(WhoPayload(address: address.description, at: at?.date, holders: found))

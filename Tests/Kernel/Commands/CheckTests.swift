@@ -161,7 +161,7 @@ struct CheckTests {
             try sandbox.sh("ip route replace default dev far")
             try sysctl("ipv4.conf.eth0.rp_filter", 1, says: "rp_filter is 1 on eth0")
             // Takes the address off as well.
-            try sysctl("ipv6.conf.eth0.disable_ipv6", 1, says: "takes no IPv6 virtual IP", status: 1)
+            try sysctl("ipv6.conf.eth0.disable_ipv6", 1, says: "cannot have IPv6 virtual IPs", status: 1)
         }
     }
 

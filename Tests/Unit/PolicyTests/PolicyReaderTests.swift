@@ -216,7 +216,7 @@ import Testing
             "key twice", "isolation: true\nwildcardName: virtual\nisolation: true", 3, "isolation", "first on line 1"),
         Wrong(
             "key twice, nested", "virtualIP:\n  enabled: true\n  addresses:\n    pool: []\n    pool: []", 5,
-            "virtualIP.addresses.pool", "the key is there twice, first on line 4; leave one out"),
+            "virtualIP.addresses.pool", "the key is given twice, first on line 4; leave one out"),
         Wrong("key twice in one line", "sessions: { unit: userSlice, unit: userSlice }", 1, "sessions.unit", "twice"),
         Wrong("key twice, once in quotes", "isolation: true\n\"isolation\": false", 2, "isolation", "twice"),
         Wrong("key twice with different tags", "!a isolation: true\n!b isolation: false", 2, "isolation", "twice"),
@@ -275,7 +275,7 @@ import Testing
             "virtualIP.addresses.reservations[0].addresses[0]", "'10.0.0.8-10.0.0.9' is not an IP address"),
         Wrong(
             "a reservation outside the pool", addresses("reservations: [{user: a, addresses: [10.0.1.9]}]"), 4,
-            "virtualIP.addresses.reservations[0].addresses[0]", "10.0.1.9 is not in the pool beside it; reserve"),
+            "virtualIP.addresses.reservations[0].addresses[0]", "10.0.1.9 is not in the pool of this section; reserve"),
         Wrong(
             "a reservation of another family", addresses("reservations: [{user: a, addresses: ['2001:db8::9']}]"), 4,
             "virtualIP.addresses.reservations[0].addresses[0]", "which has no IPv6 range"),
@@ -365,7 +365,7 @@ import Testing
             "with source: dhcp, IPv4 addresses come from the server, and the pool is for IPv6 alone"),
         Wrong(
             "DHCP by route", "virtualIP: {addresses: {source: dhcp, pool: ['2001:db8::/64'], placement: route}}", 1,
-            "virtualIP.addresses.placement", "with source: dhcp, each address is on an interface; leave it out"),
+            "virtualIP.addresses.placement", "with source: dhcp, each address is placed on an interface; leave it out"),
         Wrong("fallback", "virtualLoopback: {fallback: x}", 1, "virtualLoopback.fallback", "one of none, host"),
         Wrong(
             "IPv4 prefix", "virtualLoopback:\n  prefix: 10.0.0.0/8", 2, "virtualLoopback.prefix",
