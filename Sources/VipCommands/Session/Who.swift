@@ -18,7 +18,7 @@ struct Who: ParsableCommand {
             The past is kept for history.retentionDays of the policy, 90 days by default. Where the clock was set during a \
             session, its times do not say how long it was: every time that the clock may have shown meanwhile counts, and \
             CLOCK says 'set'; 'unknown' where a reboot came between. A session that was open when the system went down ends \
-            with the start of the next boot. The exit code is 1 where nobody is known to have had the address.
+            with the start of the next boot. The exit code is 1 if no recorded session had the address.
 
             Needs no privilege where the state directory can be read.
 

@@ -12,7 +12,7 @@ struct Whoami: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Show the ID and addresses of the session that the caller is in.",
         discussion: """
-            Needs no privilege, and shows nobody else's. The kernel is asked for the virtual IPs, as any program would ask \
+            Needs no privilege, and shows no other session. The kernel is asked for the virtual IPs, as any program would ask \
             it: by a socket bound to 0.0.0.0 and one bound to ::. The ID, and addresses that do not apply to this program \
             (virtualIP.mode: perProgram), come from the registry, by the cgroup that this is run in; where the registry \
             cannot be read, they are left out, and a warning says so.
