@@ -76,8 +76,7 @@ pid_t vip_spawn(int procs, const char *user, char *const argv[], char *const env
 {
 	struct passwd *account = NULL;
 	struct report report = { 0, 0 };
-	gid_t groups
-		[256]; /* more groups than accounts have in practice; more is an error */
+	gid_t groups[256]; /* more groups than accounts have in practice; more is an error */
 	int group_count = sizeof(groups) / sizeof(groups[0]);
 	sigset_t none;
 	ssize_t length;

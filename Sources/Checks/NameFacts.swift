@@ -49,7 +49,9 @@ package enum NameFacts: CheckedSubject {
                 fix
             )
         }
-        return line.isEnabled ? (.good, "\(path) has the line '\(line.text)'", nil) : (.warning, "\(path) lists \(HostsLine.module) twice", fix)
+        return line.isEnabled
+            ? (.good, "\(path) has the line '\(line.text)'", nil)
+            : (.warning, "\(path) lists \(HostsLine.module) twice", fix)
     }
 
     /// By loading it, as libc does: only so is the linker's whole search path looked at.

@@ -103,7 +103,8 @@ package struct SysctlFacts: CheckedSubject {
                 guard Self.larger("arp_ignore", interface) == 8 else { continue }
                 facts.append(
                     .warning(
-                        Self.subject, "arp_ignore is 8 on \(interface): no host on its network can find its virtual IPs",
+                        Self.subject,
+                        "arp_ignore is 8 on \(interface): no host on its network can find its virtual IPs",
                         fix: "sysctl net.ipv4.conf.\(interface).arp_ignore=0, and conf.all likewise if it is 8")
                 )
                 continue

@@ -54,7 +54,9 @@ package struct ExplainedProgram {
     /// Why a process has no program: `Kthread` and `State` of proc_pid_status(5), the former since Linux 6.8.
     private static func reason(_ pid: pid_t, _ status: [UInt8]) throws(Failure) -> String {
         guard read("/proc/\(pid)/status") != nil else { return "it has ended in the meantime" }
-        if field("State", of: status)?.hasPrefix("Z") == true { return "it has ended, and its parent has not reaped it yet" }
+        if field("State", of: status)?.hasPrefix("Z") == true {
+            return "it has ended, and its parent has not reaped it yet"
+        }
         // A kernel thread has no memory of its own.
         return field("VmSize", of: status) == nil
             ? "it is a kernel thread, which runs no program" : "it has ended in the meantime"
@@ -91,7 +93,8 @@ package struct ExplainedProgram {
         run.notes.append("\(path) is a script: it runs as \(interpreter) with the script's process name")
         if run.name == Array("env".utf8) {
             run.notes.append(
-                "env executes another program, and the process loses the script's name; explain the running process instead")
+                "env executes another program, and the process loses the script's name; explain the running process instead"
+            )
         }
         return run
     }

@@ -215,7 +215,8 @@ public struct Cgroup: Sendable, Hashable {
         guard let component = FilePath.Component(name), component.kind == .regular, name.utf8.count <= Int(NAME_MAX),
             !name.contains(where: \.isNewline)  // cgroup_mkdir() refuses it
         else {
-            throw Failure(.usage, what, "the name is not valid for a cgroup", hint: "use letters, digits, '-', '_' and '.'")
+            throw Failure(
+                .usage, what, "the name is not valid for a cgroup", hint: "use letters, digits, '-', '_' and '.'")
         }
         let child = path.appending(component)
         let (result, error) = child.withPlatformString { (mkdir($0, 0o755), errno) }

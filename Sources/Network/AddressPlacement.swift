@@ -117,7 +117,9 @@ extension AddressPlacement {
     }
 
     private static func only<T>(_ results: [Result<T, Failure>], _ what: String) throws(Failure) -> T {
-        guard results.count == 1 else { throw Failure(.failed, what, "the kernel returned \(results.count) answers, not one") }
+        guard results.count == 1 else {
+            throw Failure(.failed, what, "the kernel returned \(results.count) answers, not one")
+        }
         return try results[0].get()
     }
 }

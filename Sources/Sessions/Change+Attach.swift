@@ -128,7 +128,9 @@ extension Change {
         if let noted {
             try registry.removeAttachment(noted.path)
             let count = try registry.sessions().count { $0.cgroupPath.starts(with: noted.path) }
-            if count > 0 { warnings.append("\(count) open sessions below \(noted.path) no longer get virtual addresses") }
+            if count > 0 {
+                warnings.append("\(count) open sessions below \(noted.path) no longer get virtual addresses")
+            }
         }
     }
 

@@ -174,7 +174,8 @@ extension Change {
                     failure =
                         failure
                         ?? Failure(
-                            .failed, "place \(address) on \(interface)", "another program has placed it in the meantime",
+                            .failed, "place \(address) on \(interface)",
+                            "another program has placed it in the meantime",
                             hint: "try again, or give another address")
                 case .failure(let first): failure = failure ?? first
                 }

@@ -164,7 +164,8 @@ struct SelfTest {
         guard features & (VIP_V.rawValue | VIP_L.rawValue) != 0 else {
             facts.append(
                 .warning(
-                    Self.subject, "the policy in force applies to no program that the test can run, so nothing was tested",
+                    Self.subject,
+                    "the policy in force applies to no program that the test can run, so nothing was tested",
                     fix:
                         "list a program by name, not only by path, and enable virtualIP or virtualLoopback"
                 ))

@@ -82,7 +82,8 @@ struct SelfTestRows {
             _ = try peers.0.ask("close", signals)
             guard got == ["error", error] else { return bad(what, "bind should fail with \(error)", got) }
             return .warning(
-                subject, "\(what): refused (\(error)), because the session has no virtual IP and whenUnavailable is deny",
+                subject,
+                "\(what): refused (\(error)), because the session has no virtual IP and whenUnavailable is deny",
                 fix: "give the policy a pool of addresses")
         }
         guard !first.isAsAsked, !second.isAsAsked, first.address != second.address else { return nil }

@@ -86,7 +86,7 @@ struct Watch: ParsableCommand {
             var polls = [
                 pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: writing.done.descriptor.raw, events: Int16(POLLIN), revents: 0),
-                pollfd(fd: STDOUT_FILENO, events: 0, revents: 0),  // the reader closed its end, although nothing is written
+                pollfd(fd: STDOUT_FILENO, events: 0, revents: 0),  // the reader closed its end
             ]
             var wait: CInt = -1
             if let deadline, !isLast {
@@ -183,7 +183,8 @@ private final class Writing: Sendable {
         }
         for gap in batch.gaps {
             let seconds = Int((Double(gap.upperBound - gap.lowerBound) / 1e9).rounded(.up))  // of nanoseconds
-            StandardError.line("vip-bpfctl: warning: no events were recorded for \(seconds) s: this process was stopped")
+            StandardError.line(
+                "vip-bpfctl: warning: no events were recorded for \(seconds) s: this process was stopped")
         }
     }
 
@@ -205,7 +206,8 @@ private final class Writing: Sendable {
                 switch Errno.current {
                 case .interrupted, .wouldBlock: continue
                 case .brokenPipe: return .noReader
-                case let error: throw Failure("write standard output", errno: error, hint: "check where standard output goes")
+                case let error:
+                    throw Failure("write standard output", errno: error, hint: "check where standard output goes")
                 }
             }
             rest = rest.dropFirst(count)

@@ -83,7 +83,8 @@ enum SessionBatch {
                 try once(id == nil)
                 guard let number = UInt32(value) else {
                     throw Failure(
-                        .usage, "read --id", "'\(value)' is not a session ID", hint: "give a number, 0…\(SessionIDs.last)")
+                        .usage, "read --id", "'\(value)' is not a session ID",
+                        hint: "give a number, 0…\(SessionIDs.last)")
                 }
                 id = number
             case "--ip":

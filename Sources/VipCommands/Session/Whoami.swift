@@ -47,7 +47,8 @@ struct Whoami: ParsableCommand {
             // Two instances on one host: this registry's sessions are not the ones whose hooks answer.
             record = nil
             obstacle = Failure(
-                .failed, "use \(options.instance.state.registry)", "the registry does not know the addresses that the kernel returns",
+                .failed, "use \(options.instance.state.registry)",
+                "the registry does not know the addresses that the kernel returns",
                 hint: "name the right one with --state")
         }
         guard record != nil || answers.contains(where: \.isOfSession) else {
@@ -59,7 +60,8 @@ struct Whoami: ParsableCommand {
                     hint: obstacle.hint, detail: obstacle.detail)
             }
             throw Failure(
-                .failed, what, "this process is in no session", hint: "run it in a session; vip-bpfctl session list shows them")
+                .failed, what, "this process is in no session",
+                hint: "run it in a session; vip-bpfctl session list shows them")
         }
         if record == nil {
             options.logger.warning(
