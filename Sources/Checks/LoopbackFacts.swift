@@ -29,7 +29,7 @@ package enum LoopbackFacts: CheckedSubject {
             }
             let fix = "put it back: vip-bpfctl policy apply FILE"
             guard try Netlink().routes(.v6).contains(where: { $0.isLocal(prefix) }) else {
-                return [.bad(subject, "\(prefix) has no local route", fix: fix)]
+                return [.bad(subject, "\(prefix) is not local", fix: fix)]
             }
             guard LoopbackHost.nonlocalBind() == "1" else {
                 return [

@@ -70,7 +70,8 @@ private func readInterface(_ value: PolicyValue) -> String? {
     guard name != ".", name != "..",
         !name.unicodeScalars.contains(where: { "/:".unicodeScalars.contains($0) || $0.properties.isWhitespace })
     else {
-        value.refuse("\(name.quotedForMessage) is not an interface name: it has a slash, a colon or a space")
+        value.refuse(
+            "\(name.quotedForMessage) is not an interface name: it is . or .., or has a slash, a colon or a space")
         return nil
     }
     return name

@@ -252,7 +252,7 @@ struct CheckTests {
             let noPool = try facts("virtualIP: {enabled: true, mode: perSession}\n")
             #expect(noPool.contains { $0.verdict == "warning" && $0.fact.contains("EADDRNOTAVAIL") }, "\(noPool)")
             let byPath = try facts("virtualIP: {enabled: true, programs: [/bin/true]}\n")
-            #expect(byPath.contains { $0.fact.contains("nothing could be proved") }, "\(byPath)")
+            #expect(byPath.contains { $0.fact.contains("nothing was tested") }, "\(byPath)")
             let perSession = try facts(
                 "virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: [198.51.100.16/28]}}\n"
                     + "wildcardName: asRequested\n")

@@ -254,7 +254,7 @@ import Testing
             "overrides[0].virtualIP.addresses.placement", "it belongs to a pool"),
         Wrong(
             "a route on an interface", addresses("placement: route\n    interface: eth0"), 5,
-            "virtualIP.addresses.interface", "no address is on an interface; leave it out"),
+            "virtualIP.addresses.interface", "no address is placed on an interface; leave it out"),
         Wrong(
             "a route to no prefix", pool("10.0.0.0/24, 10.0.1.0-10.0.1.9") + "\n    placement: route", 3,
             "virtualIP.addresses.pool[1]", "10.0.1.0-10.0.1.9 is no prefix"),
@@ -292,7 +292,7 @@ import Testing
             addresses("restSeconds: 1")
                 + "\noverrides:\n- name: a\n  virtualIP: {addresses: {reservations: [{user: a, addresses: [10.0.0.9]}]}}",
             7,
-            "overrides[0].virtualIP.addresses.reservations[0].addresses[0]", "not in the pool beside it"),
+            "overrides[0].virtualIP.addresses.reservations[0].addresses[0]", "not in the pool of this section"),
         Wrong("days in quotes", "history: {retentionDays: '9'}", 1, "history.retentionDays", "without quotes"),
         Wrong(
             "days with a unit", "history:\n  retentionDays: 90d", 2, "history.retentionDays",
@@ -436,17 +436,20 @@ import Testing
         Wrong(
             "interface too long", interface("abcdefghijklmnop"), 1, "virtualIP.addresses.interface", "at most 15 bytes"),
         Wrong(
-            "interface with a slash", interface("a/b"), 1, "virtualIP.addresses.interface", "no slash, colon or space"),
+            "interface with a slash", interface("a/b"), 1, "virtualIP.addresses.interface",
+            "has a slash, a colon or a space"),
         Wrong(
-            "interface with an accented slash", interface("a/\u{301}"), 1, "virtualIP.addresses.interface", "no slash"),
+            "interface with an accented slash", interface("a/\u{301}"), 1, "virtualIP.addresses.interface",
+            "has a slash"),
         Wrong(
-            "interface with a space", interface("a b"), 1, "virtualIP.addresses.interface", "no slash, colon or space"),
+            "interface with a space", interface("a b"), 1, "virtualIP.addresses.interface",
+            "has a slash, a colon or a space"),
         Wrong(
             "interface with a colon", interface("eth0:1"), 1, "virtualIP.addresses.interface",
-            "no slash, colon or space"),
+            "has a slash, a colon or a space"),
         Wrong(
             "interface ..", interface("..").replacing("..", with: "'..'"), 1, "virtualIP.addresses.interface",
-            "no interface"),
+            "is not an interface name"),
         Wrong("interface, empty", interface("''"), 1, "virtualIP.addresses.interface", "it is empty"),
         Wrong("interface, nothing", interface(""), 1, "virtualIP.addresses.interface", "found nothing"),
 
