@@ -434,7 +434,8 @@ import Testing
             """, 3, "overrides[1].virtualIP.addresses.pool[0]", "(line 2, overrides[0].virtualIP.addresses.pool[0])"),
 
         Wrong(
-            "interface too long", interface("abcdefghijklmnop"), 1, "virtualIP.addresses.interface", "at most 15 bytes"),
+            "interface too long", interface("abcdefghijklmnop"), 1, "virtualIP.addresses.interface",
+            "more than 15 bytes"),
         Wrong(
             "interface with a slash", interface("a/b"), 1, "virtualIP.addresses.interface",
             "has a slash, a colon or a space"),
