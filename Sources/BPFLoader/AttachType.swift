@@ -2,7 +2,7 @@
 
 import CLibBPF
 
-/// A kind of place at which a program is attached: `enum bpf_attach_type` of linux/bpf.h.
+/// The kind of hook to which a program is attached: `enum bpf_attach_type` of linux/bpf.h.
 public struct AttachType: RawRepresentable, Sendable, Hashable, ExpressibleByIntegerLiteral {
     public let rawValue: UInt32
 

@@ -5,7 +5,7 @@ import Glibc
 public import Host
 public import SystemPackage
 
-/// What runs at a place, whoever attached it.
+/// The programs that run at a hook, whichever process attached them.
 public enum AttachedPrograms {
     /// The kernel's IDs of the programs that run for a cgroup, in the order in which they run
     /// (`BPF_PROG_QUERY` with `BPF_F_QUERY_EFFECTIVE`): those of the cgroup itself, then those of each cgroup above it.
@@ -15,7 +15,7 @@ public enum AttachedPrograms {
         try query(.cgroup(cgroup), type, UInt32(BPF_F_QUERY_EFFECTIVE))
     }
 
-    /// Those that are attached to the cgroup or the network namespace itself.
+    /// The programs that are attached to the cgroup or the network namespace itself.
     ///
     /// - Throws: ``Failure`` as ``effective(on:_:)``.
     public static func own(of target: BPFLink.Target, _ type: AttachType) throws(Failure) -> [UInt32] {

@@ -5,7 +5,7 @@ import Glibc
 public import Host
 public import SystemPackage
 
-/// A link: what keeps a program attached as long as a descriptor or a pin holds it. As link.Link of cilium/ebpf.
+/// A link: it keeps a program attached as long as a descriptor or a pin holds it. Compare link.Link of cilium/ebpf.
 public struct BPFLink: ~Copyable, Sendable {
     private let descriptor: Descriptor
 
@@ -19,7 +19,7 @@ public struct BPFLink: ~Copyable, Sendable {
     public enum Order: Sendable, Hashable {
         /// Before all others (BPF_F_PREORDER; seen: 6.18 can, 6.1 cannot).
         case first
-        /// In the order of attaching.
+        /// In the order in which they were attached.
         case asAttached
     }
 
@@ -28,9 +28,9 @@ public struct BPFLink: ~Copyable, Sendable {
         public let id: UInt32
         public let programID: UInt32
         public let attachType: AttachType
-        /// Of a cgroup's link; 0 where the link is defunct: its cgroup was removed.
+        /// The ID of the cgroup, for a cgroup's link; 0 if the link is defunct because its cgroup was removed.
         public let cgroupID: UInt64
-        /// The inode of the namespace's file, of a network namespace's link; 0 where it is defunct.
+        /// The inode of the namespace's file, for a network namespace's link; 0 if the link is defunct.
         public let namespace: UInt64
     }
 
@@ -38,7 +38,7 @@ public struct BPFLink: ~Copyable, Sendable {
     ///
     /// - Parameters:
     ///   - what: the operation, for the error.
-    ///   - hint: what to do where privilege is not what is missing.
+    ///   - hint: what to do if the error is not a missing privilege.
     public init(
         attaching program: borrowing BPFProgram, to target: Target, _ type: AttachType, order: Order = .asAttached,
         _ what: String, hint: String? = nil
@@ -68,7 +68,7 @@ public struct BPFLink: ~Copyable, Sendable {
         descriptor = Descriptor(owning: raw)
     }
 
-    /// What a pinned link is; `nil` where none is pinned there.
+    /// The description of a pinned link; `nil` if no link is pinned there.
     public static func info(pinnedAt path: FilePath) throws(Failure) -> Info? {
         do throws(Failure) {
             return try BPFLink(pinnedAt: path).info()
@@ -93,21 +93,21 @@ public struct BPFLink: ~Copyable, Sendable {
             namespace: isNamespace ? UInt64(info.netns.netns_ino) : 0)
     }
 
-    /// Has the link run another program; at no moment does none run (`bpf_link_update(2)`).
+    /// Replaces the link's program. One of the two runs at every moment (`bpf_link_update(2)`).
     public func update(to program: borrowing BPFProgram, _ what: String) throws(Failure) {
         guard bpf_link_update(descriptor.raw, program.raw, nil) == 0 else {
             throw Failure(what, errno: .current, needs: Capability.bpfPrograms)
         }
     }
 
-    /// Pins it at `path`, where nothing is pinned yet.
+    /// Pins the link at `path`, where nothing is pinned yet.
     public func pin(at path: FilePath, _ what: String) throws(Failure) {
         guard path.withPlatformString({ bpf_obj_pin(descriptor.raw, $0) }) == 0 else {
             throw Failure("\(what): pin its link at \(path)", errno: .current, needs: Capability.bpfPrograms)
         }
     }
 
-    /// Pins it at `path`, in place of what is pinned there, in one step. Makes `path`_new on the way.
+    /// Pins the link at `path` and replaces what is pinned there, in one step. `path`_new exists for a moment.
     public func pin(replacing path: FilePath, _ what: String) throws(Failure) {
         try Pin.replace(path, "\(what): pin its link at \(path)") { bpf_obj_pin(descriptor.raw, $0) }
     }

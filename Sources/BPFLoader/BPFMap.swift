@@ -5,7 +5,7 @@ import Glibc
 public import Host
 public import SystemPackage
 
-/// What to do about errors of a map, in the words of whoever made it.
+/// Hints for errors of a map. They come from the caller, which knows what the map is for.
 public struct MapHints: Sendable {
     public var missing: String?
     public var otherLayout: String?
@@ -27,7 +27,7 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
     public let maxEntries: Int
     private let descriptor: Descriptor
     private let hints: MapHints
-    /// For C that reads the map; open as long as this value lives.
+    /// The map's descriptor, for C code that reads the map. It is open as long as this value lives.
     public var rawDescriptor: CInt { descriptor.raw }
 
     /// How many rows one batch call carries: 4096 × the largest of our rows is well below a megabyte.
@@ -45,7 +45,7 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
         try self.init(name: name, "map \(path)", Descriptor(owning: raw), hints)
     }
 
-    /// Opens a map of a loaded object that is not pinned; both have a descriptor of their own.
+    /// Opens a map of a loaded object that is not pinned. Object and map each have their own descriptor.
     init(name: String, duplicating map: CInt) throws(Failure) {
         let raw = fcntl(map, F_DUPFD_CLOEXEC, 0)
         guard raw >= 0 else { throw Failure("open map \(name)", errno: .current, needs: Capability.bpfPrograms) }
@@ -73,7 +73,7 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
         self.hints = hints
     }
 
-    /// The value of `key`, or `nil` where there is none (`BPF_MAP_LOOKUP_ELEM`).
+    /// The value of `key`, or `nil` if there is none (`BPF_MAP_LOOKUP_ELEM`).
     public func value(of key: Key) throws(Failure) -> Value? {
         var key = key
         let value = withUnsafeTemporaryAllocation(of: Value.self, capacity: 1) { buffer -> Result<Value, Errno> in
@@ -119,7 +119,7 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
         }
     }
 
-    /// Takes a row away (`BPF_MAP_DELETE_ELEM`); `false` where there was none.
+    /// Deletes a row (`BPF_MAP_DELETE_ELEM`); `false` if there was none.
     @discardableResult
     public func remove(_ key: Key) throws(Failure) -> Bool {
         var key = key
@@ -133,7 +133,7 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
 
     /// Inserts or replaces many rows, in batches (`BPF_MAP_UPDATE_BATCH`, kernel 5.6).
     ///
-    /// Rows before a failing one are written; the caller applies the difference again after the cause is gone.
+    /// Rows before a failing one are written. The caller applies the difference again once the cause is fixed.
     public func set(_ rows: [(key: Key, value: Value)]) throws(Failure) {
         if rows.count < 8 {  // Below this, one call each is no slower.
             for row in rows { try set(row.key, to: row.value) }
@@ -152,16 +152,16 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
         }
     }
 
-    /// Takes many rows away; those that are not there do not matter.
+    /// Deletes many rows. Rows that do not exist are ignored.
     public func remove(_ keys: [Key]) throws(Failure) {
-        // BPF_MAP_DELETE_BATCH stops at the first row that is not there, so it buys little; deletions are
-        // half a microsecond each.
+        // BPF_MAP_DELETE_BATCH stops at the first row that does not exist, so it gains little. A deletion takes
+        // half a microsecond.
         for key in keys { try remove(key) }
     }
 
     /// Every row, in the map's own order (`BPF_MAP_LOOKUP_BATCH`, for hashes and arrays).
     ///
-    /// Rows that are written meanwhile may or may not be among them.
+    /// Rows that are written during the call may or may not be among them.
     public func rows() throws(Failure) -> [(key: Key, value: Value)] {
         var result: [(key: Key, value: Value)] = []
         var cursor: UInt64 = 0  // opaque, at most 8 bytes for our key sizes' hashes (a bucket number) and arrays
@@ -199,14 +199,14 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
         }
     }
 
-    /// Every row, one after the other (`BPF_MAP_GET_NEXT_KEY`): for a map that knows no batches, such as a socket hash.
+    /// Every row, one after the other (`BPF_MAP_GET_NEXT_KEY`): for a map without batch calls, such as a socket hash.
     ///
-    /// Rows that are written or taken away meanwhile may or may not be among them.
+    /// Rows that are written or deleted during the call may or may not be among them.
     public func rowsOneByOne() throws(Failure) -> [(key: Key, value: Value)] where Key: Hashable {
         var result: [(key: Key, value: Value)] = []
         var seen: Set<Key> = []
         var last: Key?
-        // After a row that no longer exists the kernel begins anew: more steps than rows, but never without end.
+        // After a row that no longer exists the kernel starts again. The limit ends a loop that would never finish.
         for _ in 0..<2 * maxEntries {
             var error = Errno(rawValue: 0)
             let next = [Key](unsafeUninitializedCapacity: 1) { buffer, count in
@@ -243,7 +243,7 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
 extension BPFMap where Key == UInt32, Value == UInt32 {
     /// The first four bytes of row 0 of a pinned map, however long its rows are.
     ///
-    /// - Throws: ``Failure``, without an errno where it is a map of another kind.
+    /// - Throws: ``Failure``, without an errno if the map has another type or other sizes.
     public static func firstWord(pinnedAt path: FilePath) throws(Failure) -> UInt32 {
         let raw = path.withPlatformString { bpf_obj_get($0) }
         guard raw >= 0 else { throw Failure("open map \(path)", errno: .current, needs: Capability.bpfPrograms) }
@@ -251,7 +251,7 @@ extension BPFMap where Key == UInt32, Value == UInt32 {
         var info = bpf_map_info()
         var length = UInt32(MemoryLayout<bpf_map_info>.size)
         guard bpf_obj_get_info_by_fd(map.raw, &info, &length) == 0, info.key_size == 4, info.value_size >= 4 else {
-            throw Failure(.failed, "read map \(path)", "its rows have another form")
+            throw Failure(.failed, "read map \(path)", "its rows do not have 4-byte keys and values of 4 bytes or more")
         }
         var key: UInt32 = 0
         var value = [UInt8](repeating: 0, count: Int(info.value_size))

@@ -6,16 +6,16 @@ public import Host
 public import SystemPackage
 
 /// A BPF object file, opened by libbpf: `bpf_object__open_mem(3)` until it is loaded, then the kernel's
-/// programs and maps. Everything is freed when it goes out of scope; what is pinned stays.
+/// programs and maps. Everything is freed when the value goes out of scope, except what is pinned.
 public struct BPFObject: ~Copyable {
     private let object: OpaquePointer
-    /// For errors: `the BPF programs`.
+    /// What the object is, for errors: `the BPF programs`.
     private let subject: String
 
     /// Opens an object.
     ///
     /// - Parameters:
-    ///   - bytes: of an ELF file, aligned to 8 bytes; they are copied.
+    ///   - bytes: an ELF file, aligned to 8 bytes; they are copied.
     ///   - name: libbpf's name for it.
     ///   - subject: what it is, for errors.
     public init(_ bytes: UnsafeRawBufferPointer, name: String, subject: String) throws(Failure) {
@@ -44,7 +44,7 @@ public struct BPFObject: ~Copyable {
     }
 
     /// The names of its maps, in the order in which they are declared. The compiler's own (constants that do not fit an
-    /// instruction) belong to the programs and come and go with them.
+    /// instruction) belong to the programs, and exist as long as they do.
     public var mapNames: [String] {
         var names: [String] = []
         var map = bpf_object__next_map(object, nil)
@@ -55,12 +55,12 @@ public struct BPFObject: ~Copyable {
         return names
     }
 
-    /// Whether ``load()`` loads a program: it does all at first.
+    /// Whether ``load()`` loads a program. By default it loads all.
     public func setLoads(_ loads: Bool, program name: String) {
         bpf_program__set_autoload(bpf_object__find_program_by_name(object, name), loads)
     }
 
-    /// For which attach type a program is loaded. One that the kernel does not know fails at ``load()``.
+    /// The attach type for which a program is loaded. ``load()`` fails if the kernel does not know it.
     public func setAttachType(_ type: AttachType, ofProgram name: String) {
         bpf_program__set_expected_attach_type(bpf_object__find_program_by_name(object, name), type.raw)
     }
@@ -82,9 +82,9 @@ public struct BPFObject: ~Copyable {
         }
     }
 
-    /// Has the kernel make the maps and verify the programs: `bpf_object__load(3)`.
+    /// Lets the kernel make the maps and verify the programs: `bpf_object__load(3)`.
     ///
-    /// A refusal is one telling line of the verifier's; its whole log is the failure's detail.
+    /// If the verifier refuses a program, the reason is one line of its log. The whole log is the failure's detail.
     public func load() throws(Failure) {
         let (error, log) = LibBPFLog.capturing { bpf_object__load(object) }
         guard error != 0 else { return }
@@ -99,19 +99,19 @@ public struct BPFObject: ~Copyable {
 
     // MARK: Once it is loaded
 
-    /// A program of its, with a descriptor of the caller's own.
+    /// One of the object's programs. The caller gets its own descriptor.
     public func program(_ name: String) throws(Failure) -> BPFProgram {
         try BPFProgram(duplicating: bpf_program__fd(bpf_object__find_program_by_name(object, name)), name)
     }
 
-    /// A map of its, with a descriptor of the caller's own.
+    /// One of the object's maps. The caller gets its own descriptor.
     public func map<Key, Value>(
         _ name: String, _: Key.Type = Key.self, _: Value.Type = Value.self
     ) throws(Failure) -> BPFMap<Key, Value> {
         try BPFMap(name: name, duplicating: bpf_map__fd(bpf_object__find_map_by_name(object, name)))
     }
 
-    /// Reads the ring buffer that one of its maps is.
+    /// Reads one of the object's maps, a ring buffer.
     public func ringBuffer(_ name: String) throws(Failure) -> RingBuffer {
         try RingBuffer(duplicating: bpf_map__fd(bpf_object__find_map_by_name(object, name)), name)
     }

@@ -19,7 +19,7 @@ public struct BPFProgram: ~Copyable, Sendable {
         descriptor = Descriptor(owning: raw)
     }
 
-    /// Opens a program by the kernel's ID (`BPF_PROG_GET_FD_BY_ID`, which takes CAP_SYS_ADMIN).
+    /// Opens a program by the kernel's ID (`BPF_PROG_GET_FD_BY_ID`, which needs CAP_SYS_ADMIN).
     public init(id: UInt32) throws(Failure) {
         let raw = bpf_prog_get_fd_by_id(id)
         guard raw >= 0 else { throw Failure("open program \(id)", errno: .current, needs: [.sysAdmin]) }
@@ -35,7 +35,7 @@ public struct BPFProgram: ~Copyable, Sendable {
     /// The kernel's ID.
     public func id() throws(Failure) -> UInt32 { try info().id }
 
-    /// Its name, at most 15 bytes; empty where it has none.
+    /// The program's name, at most 15 bytes; empty if it has none.
     public func name() throws(Failure) -> String {
         withUnsafeBytes(of: try info().name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
     }
@@ -49,13 +49,14 @@ public struct BPFProgram: ~Copyable, Sendable {
         return info
     }
 
-    /// Pins it at `path`, on a BPF file system, in place of what is pinned there, in one step. Makes `path`_new on the way.
+    /// Pins the program at `path`, on a BPF file system, and replaces what is pinned there, in one step:
+    /// `path`_new exists for a moment.
     public func pin(replacing path: FilePath) throws(Failure) {
         try Pin.replace(path, "pin program \(path)") { bpf_obj_pin(raw, $0) }
     }
 }
 
-/// Pins as such: names of a BPF file system.
+/// Pins: names in a BPF file system.
 public enum Pin {
     /// Whether a path is on a BPF file system: statfs(2).
     public static func isOnBPFFileSystem(_ path: FilePath) -> Bool {
@@ -65,7 +66,7 @@ public enum Pin {
     /// The name under which a pin is made before it replaces another: bpffs allows no dot in a name.
     static let freshSuffix = "_new"
 
-    /// Whether a name is one that a killed process left on its way to a pin.
+    /// Whether a name is the temporary name of a pin that a killed process left behind.
     public static func isLeftover(_ name: String) -> Bool { name.hasSuffix(freshSuffix) }
 
     static func replace(

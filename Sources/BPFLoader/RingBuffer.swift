@@ -15,7 +15,7 @@ public struct RingBuffer: ~Copyable, @unchecked Sendable {
     private let ring: OpaquePointer
     private let sink: UnsafeMutablePointer<Sink>
 
-    /// Where the callback puts what it is given.
+    /// Where the callback puts the records.
     private struct Sink {
         var records: UnsafeMutableRawPointer?
         var size = 0
@@ -25,7 +25,7 @@ public struct RingBuffer: ~Copyable, @unchecked Sendable {
 
     /// - Parameters:
     ///   - name: For `bpftool map`: at most 15 bytes.
-    ///   - bytes: Of the records; a power of two, and at least a page.
+    ///   - bytes: The room for records; a power of two, and at least a page.
     public init(name: String, bytes: UInt32) throws(Failure) {
         let raw = bpf_map_create(BPF_MAP_TYPE_RINGBUF, name, 0, 0, bytes, nil)
         guard raw >= 0 else {
@@ -48,7 +48,7 @@ public struct RingBuffer: ~Copyable, @unchecked Sendable {
         let take: ring_buffer_sample_fn = { context, data, size in
             guard let sink = context?.assumingMemoryBound(to: Sink.self), let data, let records = sink.pointee.records
             else { return -EINVAL }
-            // A shorter record is not of this type.
+            // A shorter record has another type.
             if size >= sink.pointee.size {
                 memcpy(records + sink.pointee.count * sink.pointee.size, data, sink.pointee.size)
                 sink.pointee.count += 1
@@ -84,12 +84,12 @@ public struct RingBuffer: ~Copyable, @unchecked Sendable {
         poll(&polls, 2, timeout.pollTimeout)
     }
 
-    /// Takes out what is there, and no more than `limit`; never waits. One thread at a time.
+    /// Takes out the records that are there, at most `limit`, and never waits. Only one thread may call it at a time.
     public func take<Record: BitwiseCopyable>(_: Record.Type = Record.self, atMost limit: Int) -> [Record] {
         [Record](unsafeUninitializedCapacity: limit) { buffer, count in
             sink.pointee = Sink(
                 records: UnsafeMutableRawPointer(buffer.baseAddress), size: MemoryLayout<Record>.stride, limit: limit)
-            // Its errors are the callback's own.
+            // An error of this call comes from the callback.
             _ = ring_buffer__consume(ring)
             count = sink.pointee.count
             sink.pointee.records = nil
@@ -99,7 +99,7 @@ public struct RingBuffer: ~Copyable, @unchecked Sendable {
 
 /// The one row of an array map, in this process's memory as well as in the programs' (BPF_F_MMAPABLE, kernel 5.5).
 ///
-/// Fields that somebody else may write at the same time are words of 8 bytes, read and replaced in one piece.
+/// Fields that others may write at the same time are words of 8 bytes, which are read and replaced atomically.
 public struct SharedRow<Value: BitwiseCopyable & Sendable>: ~Copyable, @unchecked Sendable {
     private let base: UnsafeMutableRawPointer
     private let length: Int
@@ -124,17 +124,17 @@ public struct SharedRow<Value: BitwiseCopyable & Sendable>: ~Copyable, @unchecke
     /// The word at a byte offset that is a multiple of 8.
     public func word(at offset: Int) -> UInt64 { vip_word(base + offset) }
 
-    /// Puts `new` where `old` is; `false` where something else is.
+    /// Replaces `old` by `new` atomically; `false` if the word has another value.
     public func replace(_ old: UInt64, with new: UInt64, at offset: Int) -> Bool {
         vip_word_replace(base + offset, old, new) != 0
     }
 
-    /// A field as it is just now; words of it that somebody writes meanwhile may be older or newer than others.
+    /// A field as it is now. If others write it at the same time, some of its words may be older than others.
     public func load<Field: BitwiseCopyable>(_: Field.Type = Field.self, at offset: Int) -> Field {
         base.load(fromByteOffset: offset, as: Field.self)
     }
 
-    /// Overwrites a field that is the caller's alone.
+    /// Overwrites a field that only the caller writes.
     public func store(_ field: some BitwiseCopyable, at offset: Int) {
         base.storeBytes(of: field, toByteOffset: offset, as: type(of: field))
     }

@@ -6,14 +6,14 @@ import Host
 import Synchronization
 public import SystemPackage
 
-/// What libbpf prints, caught: the verifier's log is among it.
+/// Captures what libbpf prints, the verifier's log included.
 ///
 /// libbpf has one print function for the process (`libbpf_set_print(3)`), so the buffer is global too.
 enum LibBPFLog {
     private static let lines = Mutex<[String]>([])
     private static let installed = Mutex(false)
 
-    /// Runs `body` and returns what it returned with all that libbpf printed meanwhile, debug lines left out.
+    /// Runs `body`. Returns its result, and what libbpf printed during it without the debug lines.
     static func capturing<T, E: Error>(_ body: () throws(E) -> T) throws(E) -> (T, log: String) {
         install()
         lines.withLock { $0.removeAll() }
@@ -29,7 +29,7 @@ enum LibBPFLog {
         guard isFirst else { return }
         _ = libbpf_set_print { level, format, arguments in
             guard level != LIBBPF_DEBUG, let format, let arguments else { return 0 }
-            // A verifier log is one message of up to 16 MiB (libbpf's own cap); more than this is not telling.
+            // A verifier log is one message of up to 16 MiB (libbpf's own cap); more than this does not help.
             let capacity = 1 << 20
             let text = withUnsafeTemporaryAllocation(of: CChar.self, capacity: capacity) { buffer -> String in
                 guard let base = buffer.baseAddress, vsnprintf(base, capacity, format, arguments) >= 0 else {
@@ -43,7 +43,7 @@ enum LibBPFLog {
     }
 }
 
-/// The one line of a verifier log that says what is wrong.
+/// The line of a verifier log that gives the reason.
 ///
 /// The verifier ends with the complaint, followed by its statistics (`kernel/bpf/verifier.c`,
 /// `print_verification_stats`); before it stand the instructions that led there.
@@ -57,7 +57,7 @@ public func tellingLine(ofVerifierLog log: String) -> String? {
             || line.hasPrefix("R") && line.dropFirst().first?.isNumber == true && line.contains("=")
     }
     if let line = lines[..<end].last(where: { !isNoise($0) }) { return line }
-    // No log of the verifier's: what libbpf itself says last.
+    // There is no verifier log: use the last line of libbpf.
     return lines.last { $0.hasPrefix("libbpf:") }.map { String($0.dropFirst("libbpf:".count)).trimmingSpaces() }
 }
 
@@ -69,9 +69,9 @@ extension StringProtocol {
     }
 }
 
-/// Why the kernel did not take an object, by what libbpf and the verifier say.
+/// Why the kernel refused an object, according to libbpf and the verifier.
 public struct VerifierError: Sendable {
-    /// All that libbpf said, the verifier's log among it.
+    /// All that libbpf printed, the verifier's log included.
     public let log: String
     public let errno: Errno
 
@@ -80,7 +80,7 @@ public struct VerifierError: Sendable {
         self.errno = errno
     }
 
-    /// The C name of the program that was refused; `nil` where it was none.
+    /// The C name of the program that was refused; `nil` if no program was.
     ///
     /// `libbpf: prog 'vip_bind4': failed to load: -22` → `vip_bind4`.
     public var program: String? {
@@ -93,7 +93,7 @@ public struct VerifierError: Sendable {
         return String(line[start..<end])
     }
 
-    /// The one line that says what is wrong.
+    /// The line that gives the reason.
     public var line: String { tellingLine(ofVerifierLog: log) ?? errno.text }
 
     func failure(_ operation: String) -> Failure {

@@ -39,7 +39,7 @@ int vip_arp_open(int interface)
 		.sll_protocol = htons(ETH_P_ARP),
 		.sll_ifindex = interface,
 	};
-	/* Of no protocol until it is bound: else it receives packets of other interfaces before. */
+	/* The socket has no protocol until it is bound. Otherwise it receives packets of other interfaces before. */
 	int fd = socket(AF_PACKET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
@@ -59,12 +59,12 @@ int vip_arp_parse(const uint8_t *bytes, size_t length, struct vip_arp *packet)
 	struct ether_arp arp;
 	uint16_t kind;
 
-	/* It may be longer: Ethernet fills frames up. */
+	/* The packet may be longer: Ethernet pads short frames. */
 	if (length < sizeof(arp))
 		return 0;
 	memcpy(&arp, bytes, sizeof(arp));
 	kind = ntohs(arp.arp_hrd);
-	/* Those two, as Linux itself (arp_process(), net/ipv4/arp.c). */
+	/* Only these two count, as in Linux itself (arp_process(), net/ipv4/arp.c). */
 	if (kind != ARPHRD_ETHER && kind != ARPHRD_IEEE802)
 		return 0;
 	if (ntohs(arp.arp_pro) != ETH_P_IP || arp.arp_hln != ETH_ALEN || arp.arp_pln != 4)
@@ -90,7 +90,7 @@ int vip_arp_read(int fd, struct vip_arp *packet)
 	while (count < 0 && errno == EINTR);
 	if (count < 0)
 		return -errno;
-	/* Of a network card that receives everything, or of a VLAN that this interface is not in. */
+	/* Skip packets of a card in promiscuous mode, or of a VLAN that this interface is not in. */
 	if (from.sll_pkttype == PACKET_OTHERHOST || from.sll_pkttype == PACKET_OUTGOING)
 		return 0;
 	return vip_arp_parse(bytes, (size_t)count, packet);
@@ -166,7 +166,7 @@ int vip_advertise(int fd, int interface, uint64_t hardware, const uint8_t *addre
 			.ip6_flow = htonl(6u << 28),
 			.ip6_plen = htons(sizeof(packet) - sizeof(packet.ip)),
 			.ip6_nxt = IPPROTO_ICMPV6,
-			/* Receivers drop what may have come through a router: RFC 4861, 7.1.2. */
+			/* Receivers drop packets that may have come through a router: RFC 4861, 7.1.2. */
 			.ip6_hlim = 255,
 			/* All nodes, ff02::1. */
 			.ip6_dst = { .s6_addr = { 0xff, 0x02, [15] = 0x01 } },

@@ -59,7 +59,7 @@ static int leave_terminal(const struct vip_surroundings *own)
 }
 
 /*
- * Closes all from 3 on but the descriptor to report by, and returns its new number. Not CLOSE_RANGE_CLOEXEC, which
+ * Closes all descriptors from 3 on except the one for reports; returns its new number. Not CLOSE_RANGE_CLOEXEC, which
  * came two releases after close_range(2) itself, in Linux 5.11.
  */
 static int close_others(int report)
@@ -76,8 +76,7 @@ pid_t vip_spawn(int procs, const char *user, char *const argv[], char *const env
 {
 	struct passwd *account = NULL;
 	struct report report = { 0, 0 };
-	gid_t groups
-		[256]; /* more than any account has that systems of today hand out; the rest is an error */
+	gid_t groups[256]; /* more groups than accounts have in practice; more is an error */
 	int group_count = sizeof(groups) / sizeof(groups[0]);
 	sigset_t none;
 	ssize_t length;
@@ -125,7 +124,7 @@ pid_t vip_spawn(int procs, const char *user, char *const argv[], char *const env
 			fail(pipe_fds[1], VIP_SPAWN_USER);
 		if (own && own->umask >= 0)
 			umask((mode_t)own->umask);
-		/* Not execvpe(3): it looks in the PATH of the caller. */
+		/* Not execvpe(3): it searches the PATH of the caller. */
 		environ = (char **)envp;
 		execvp(argv[0], argv);
 		fail(pipe_fds[1], VIP_SPAWN_EXEC);
@@ -150,7 +149,7 @@ int vip_signal_fd(const int *signals, int count)
 
 	sigemptyset(&set);
 	for (int i = 0; i < count; i++)
-		if (!is_ignored(signals[i])) /* blocked ones would be queued all the same */
+		if (!is_ignored(signals[i])) /* if blocked, they would be queued nevertheless */
 			sigaddset(&set, signals[i]);
 	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
 		return -errno;

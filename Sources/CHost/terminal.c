@@ -46,7 +46,7 @@ void vip_stop(void)
 	sigemptyset(&stop);
 	sigaddset(&stop, SIGTSTP);
 	raise(SIGTSTP);
-	/* Here, where it is not blocked any more; not at all where nobody could continue it: an orphaned group. */
+	/* The process stops here, where the signal is no longer blocked. An orphaned process group does not stop. */
 	pthread_sigmask(SIG_UNBLOCK, &stop, &mask);
 	pthread_sigmask(SIG_SETMASK, &mask, NULL);
 	sigaction(SIGTSTP, &before, NULL);
@@ -71,12 +71,12 @@ void vip_terminal_restore(void)
 	if (!guard.is_on)
 		return;
 	guard.is_on = 0;
-	/* From the background it would stop us (SIGTTOU), and the terminal is another's by then. */
+	/* In the background this would stop the process (SIGTTOU), and another process group has the terminal by then. */
 	if (!vip_terminal_is_ours(guard.fd))
 		return;
 	if (poll(&takes, 1, 0) > 0 && takes.revents == POLLOUT &&
 	    write(guard.fd, guard.leave, guard.length) < 0)
-		errno = 0; /* the modes matter all the same */
+		errno = 0; /* restore the modes nevertheless */
 	tcsetattr(guard.fd, TCSANOW, &guard.modes);
 	errno = error;
 }
@@ -138,7 +138,7 @@ int vip_pty_open(int like, uid_t owner, int *slave)
 		return -errno;
 	if (unlockpt(master) < 0)
 		goto fail;
-	/* Not by its name: /dev/pts may be another instance, or not mounted at all. Linux 4.13. */
+	/* Not by name: /dev/pts may be another instance, or not mounted. Linux 4.13. */
 	fd = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (fd < 0 || fchown(fd, owner, (gid_t)-1) < 0)
 		goto fail;

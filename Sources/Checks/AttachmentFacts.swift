@@ -68,7 +68,7 @@ package enum AttachmentFacts: CheckedSubject {
         let network = try pins.networkAttachments()
         for hook in Hook.ofNetwork where !links.isEmpty && network[hook.name]?.isHere != true {
             let state = network[hook.name] == nil ? "not attached" : "attached to another one"
-            wrong.append(.bad(subject, "of the network namespace, hook \(hook.name) is \(state)", fix: again))
+            wrong.append(.bad(subject, "hook \(hook.name) of the network namespace is \(state)", fix: again))
         }
         guard wrong.isEmpty else { return wrong }
         return [

@@ -5,7 +5,7 @@ import Host
 import Sessions
 import SystemPackage
 
-/// Whether the daemon of this state directory runs: whether anybody holds its lock.
+/// Whether the daemon of this state directory runs: whether a process holds its lock.
 package enum DaemonFacts: CheckedSubject {
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         let file = host.instance.state.daemonLockFile

@@ -8,7 +8,7 @@ package enum HookFacts: CheckedSubject {
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         HookSupport.probe().map { support in
             let subject = "hook \(support.hook.name)"
-            guard let failure = support.failure else { return .good(subject, "this kernel takes its program") }
+            guard let failure = support.failure else { return .good(subject, "this kernel accepts its program") }
             let isPrivilege = failure.code == .notPermitted
             return .bad(
                 subject, failure.reason,

@@ -21,7 +21,7 @@ package enum LoopbackFacts: CheckedSubject {
                 guard try pins.attachments().isEmpty else {
                     return [
                         .bad(
-                            subject, "this host could not have one when it was attached",
+                            subject, "this host could not have one when the cgroup was attached",
                             fix: "attach again: vip-bpfctl attach cgroup PATH")
                     ]
                 }
@@ -29,7 +29,7 @@ package enum LoopbackFacts: CheckedSubject {
             }
             let fix = "put it back: vip-bpfctl policy apply FILE"
             guard try Netlink().routes(.v6).contains(where: { $0.isLocal(prefix) }) else {
-                return [.bad(subject, "look at the routes: \(prefix) is not local", fix: fix)]
+                return [.bad(subject, "\(prefix) is not local", fix: fix)]
             }
             guard LoopbackHost.nonlocalBind() == "1" else {
                 return [

@@ -4,7 +4,7 @@ import Glibc
 import Host
 import SystemPackage
 
-/// What `check` says of names: whether the module is asked, can be loaded, and nobody answers in its place.
+/// What `check` reports about names: whether the module is asked, can be loaded, and nscd does not answer in its place.
 package enum NameFacts: CheckedSubject {
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         [hostsLine(), module(), nscd()].compactMap { verdict, fact, fix in
@@ -45,11 +45,13 @@ package enum NameFacts: CheckedSubject {
         }
         guard line.endsSearch else {
             return (
-                .warning, "\(path) asks others where \(HostsLine.module) says that a session has no address to tell",
+                .warning, "\(path) asks other sources when \(HostsLine.module) answers that a session has no address",
                 fix
             )
         }
-        return line.isEnabled ? (.good, "\(path) says '\(line.text)'", nil) : (.warning, "\(path) says it twice", fix)
+        return line.isEnabled
+            ? (.good, "\(path) has the line '\(line.text)'", nil)
+            : (.warning, "\(path) lists \(HostsLine.module) twice", fix)
     }
 
     /// By loading it, as libc does: only so is the linker's whole search path looked at.
@@ -77,7 +79,7 @@ package enum NameFacts: CheckedSubject {
         }
         return (
             .warning, "nscd answers for the host's name, outside every session",
-            "say 'enable-cache hosts no' in /etc/nscd.conf and restart it"
+            "set 'enable-cache hosts no' in /etc/nscd.conf and restart nscd"
         )
     }
 }

@@ -49,7 +49,9 @@ package enum NeighbourFacts: CheckedSubject {
                     }
                 }
             }
-            guard !found.isEmpty else { return [.good(subject, "none at the hooks of the attached cgroups")] }
+            guard !found.isEmpty else {
+                return [.good(subject, "no other programs at the hooks of the attached cgroups")]
+            }
             return found.sorted { ($0.key.cgroup, $0.key.id) < ($1.key.cgroup, $1.key.id) }.map(fact)
         }
     }

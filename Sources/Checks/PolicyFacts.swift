@@ -27,14 +27,14 @@ package enum PolicyFacts: CheckedSubject {
     }
 
     private static func against(_ file: Policy?, _ path: FilePath, _ inForce: Policy) -> CheckedFact {
-        guard let file else { return .good(subject, "in force as it was applied; there is no \(path)") }
+        guard let file else { return .good(subject, "in force as it was applied; \(path) does not exist") }
         let differences = differences(inForce, file)
-        guard !differences.isEmpty else { return .good(subject, "what is in force is what \(path) says") }
+        guard !differences.isEmpty else { return .good(subject, "the policy in force is that of \(path)") }
         let few = 4  // a line is to be read
         let rest = differences.count > few ? " and \(differences.count - few) more" : ""
         return .warning(
             subject,
-            "what is in force is not what \(path) says: \(differences.prefix(few).joined(separator: ", "))\(rest)",
+            "the policy in force differs from \(path): \(differences.prefix(few).joined(separator: ", "))\(rest)",
             fix: "put the file in force: vip-bpfctl policy apply \(path)")
     }
 

@@ -27,7 +27,7 @@ package struct SysctlFacts: CheckedSubject {
                 hostAddresses: try netlink.hostAddresses(),
                 defaultInterface: try netlink.defaultRouteInterface(.v4))
             facts += settings.all()
-            return facts.isEmpty ? [.good(subject, "nothing that stands in the way")] : facts
+            return facts.isEmpty ? [.good(subject, "no setting is in the way")] : facts
         }
     }
 
@@ -76,7 +76,7 @@ package struct SysctlFacts: CheckedSubject {
         (placed[.v6] ?? [:]).keys.sorted().filter { Self.value("ipv6/conf/\($0)/disable_ipv6") == 1 }.map { interface in
             .bad(
                 Self.subject,
-                "net.ipv6.conf.\(interface).disable_ipv6 is 1: \(interface) takes no IPv6 virtual IP",
+                "net.ipv6.conf.\(interface).disable_ipv6 is 1: \(interface) cannot have IPv6 virtual IPs",
                 fix: "sysctl net.ipv6.conf.\(interface).disable_ipv6=0, then vip-bpfctl policy apply FILE")
         }
     }
@@ -90,12 +90,12 @@ package struct SysctlFacts: CheckedSubject {
             .warning(
                 Self.subject,
                 "rp_filter is 1 on \(interface), which has virtual IPs, and the default route leads over "
-                    + "\(defaultInterface): what comes in on \(interface) from beyond its own network is dropped",
-                fix: "sysctl net.ipv4.conf.\(interface).rp_filter=2, and the same of conf.all where that is 1")
+                    + "\(defaultInterface): packets that come in on \(interface) from outside its own network are dropped",
+                fix: "sysctl net.ipv4.conf.\(interface).rp_filter=2, and conf.all likewise if it is 1")
         }
     }
 
-    /// A virtual IP for which nobody answers ARP.
+    /// A virtual IP for which the host does not answer ARP.
     private func silentARP() -> [CheckedFact] {
         var facts: [CheckedFact] = []
         for (interface, addresses) in (placed[.v4] ?? [:]).sorted(by: { $0.key < $1.key }) {
@@ -103,8 +103,9 @@ package struct SysctlFacts: CheckedSubject {
                 guard Self.larger("arp_ignore", interface) == 8 else { continue }
                 facts.append(
                     .warning(
-                        Self.subject, "arp_ignore is 8 on \(interface): nobody on its network finds its virtual IPs",
-                        fix: "sysctl net.ipv4.conf.\(interface).arp_ignore=0, and the same of conf.all where that is 8")
+                        Self.subject,
+                        "arp_ignore is 8 on \(interface): no host on its network can find its virtual IPs",
+                        fix: "sysctl net.ipv4.conf.\(interface).arp_ignore=0, and conf.all likewise if it is 8")
                 )
                 continue
             }
@@ -120,8 +121,8 @@ package struct SysctlFacts: CheckedSubject {
                 facts.append(
                     .warning(
                         Self.subject,
-                        "arp_ignore is \(Self.larger("arp_ignore", network)) on \(network): nobody on its network "
-                            + "finds the virtual IPs of it that are on lo",
+                        "arp_ignore is \(Self.larger("arp_ignore", network)) on \(network): no host on its network "
+                            + "can find those virtual IPs of that network that are on lo",
                         fix: "place them on \(network) (virtualIP.addresses.interface), or set arp_ignore to 0"))
             }
         }
@@ -135,9 +136,9 @@ package struct SysctlFacts: CheckedSubject {
         return [
             .warning(
                 Self.subject,
-                "route_localnet is 1 on \(open.joined(separator: ", ")): who is on that network can reach 127/8 of this "
+                "route_localnet is 1 on \(open.joined(separator: ", ")): hosts on that network can reach 127/8 of this "
                     + "host, and so sessions' virtual loopbacks",
-                fix: "set it to 0, or drop what comes in for 127.0.0.0/8")
+                fix: "set it to 0, or drop incoming packets to 127.0.0.0/8")
         ]
     }
 }

@@ -131,7 +131,7 @@ final class Logind {
 
     private func lose(_ what: String, _ why: String) {
         disconnect()
-        fail(Failure(.failed, what, why, hint: "see systemctl status dbus systemd-logind; it is tried again"))
+        fail(Failure(.failed, what, why, hint: "see systemctl status dbus systemd-logind; vip-bpfd tries again"))
     }
 
     private func fail(_ failure: Failure) {
@@ -219,7 +219,7 @@ final class Logind {
                             Failure(
                                 .failed, "list who is logged in",
                                 text.map { String(cString: $0) } ?? "logind returned an error",
-                                hint: "see systemctl status systemd-logind; it is tried again"))
+                                hint: "see systemctl status systemd-logind; vip-bpfd tries again"))
                     } else {
                         answer.handle(answer.logind, message)
                     }

@@ -265,10 +265,10 @@ package struct Verdicts {
     }
 
     private func whyNeither(_ program: ObservedProgram, stuck: [AddressUse]) -> String {
-        if let first = stuck.first { return "it serves \(first.text), which is moved for nobody" }
+        if let first = stuck.first { return "it serves \(first.text), which vip-bpf never moves" }
         let binds = program.opened.filter { $0.call == .bind }
         if binds.contains(where: { $0.addressClass != .elsewhere && !($0.port == 0) }) {
-            return "its ports are chosen anew each time"
+            return "it uses other ports each time"
         }
         if !binds.isEmpty { return "it leaves the choice of its ports to the kernel" }
         if program.opened.contains(where: { $0.addressClass != .elsewhere }) {

@@ -26,7 +26,7 @@ package struct PolicySuggestion {
         for (program, verdict) in found where verdict.need != .neither {
             let shown = program.label.printableLine
             guard let entry = Self.entry(for: program, among: found.map(\.program)) else {
-                remarks.append("\(shown) cannot be named in a policy: its name is no clean UTF-8")
+                remarks.append("\(shown) cannot be named in a policy: its name is not valid UTF-8")
                 continue
             }
             let before = policy
@@ -41,7 +41,7 @@ package struct PolicySuggestion {
         }
         for override in policy.overrides where override.virtualIP != nil || override.virtualLoopback != nil {
             remarks.append(
-                "override \(override.name) has lists of its own, which were left as they are")
+                "override \(override.name) has its own lists, which are unchanged")
         }
     }
 
@@ -84,7 +84,7 @@ package struct PolicySuggestion {
         var lines = additions.map { addition in
             "# \(addition.entry.description.printableLine): \(addition.need.label): \(addition.reason.printableLine)"
         }
-        if additions.isEmpty { lines.append("# Nothing is to be added.") }
+        if additions.isEmpty { lines.append("# There is nothing to add.") }
         lines += remarks.map { "# Note: \($0.printableLine)" }
         let yaml = policy.yaml()
         _ = try Policy.read(yaml: yaml, file: "the suggested policy")

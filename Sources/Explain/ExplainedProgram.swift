@@ -40,7 +40,7 @@ package struct ExplainedProgram {
             throw Failure(.failed, what, try reason(pid, status), hint: "see ps -e")
         }
         guard let comm = read("/proc/\(leader)/comm") else {
-            throw Failure(.failed, what, "it has ended meanwhile", hint: "see ps -e")
+            throw Failure(.failed, what, "it has ended in the meantime", hint: "see ps -e")
         }
         var explained = ExplainedProgram(
             identity: program.identity, path: program.path, name: program.name,
@@ -53,11 +53,13 @@ package struct ExplainedProgram {
 
     /// Why a process has no program: `Kthread` and `State` of proc_pid_status(5), the former since Linux 6.8.
     private static func reason(_ pid: pid_t, _ status: [UInt8]) throws(Failure) -> String {
-        guard read("/proc/\(pid)/status") != nil else { return "it has ended meanwhile" }
-        if field("State", of: status)?.hasPrefix("Z") == true { return "it has ended, and waits for its parent" }
+        guard read("/proc/\(pid)/status") != nil else { return "it has ended in the meantime" }
+        if field("State", of: status)?.hasPrefix("Z") == true {
+            return "it has ended, and its parent has not reaped it yet"
+        }
         // A kernel thread has no memory of its own.
         return field("VmSize", of: status) == nil
-            ? "it is a kernel thread, which runs no program" : "it has ended meanwhile"
+            ? "it is a kernel thread, which runs no program" : "it has ended in the meantime"
     }
 
     private static func field(_ name: String, of status: [UInt8]) -> String? {
@@ -88,10 +90,11 @@ package struct ExplainedProgram {
         var run = try self.program(interpreter, what, mounts)
         run.processName = program.processName
         run.startedAs = nil
-        run.notes.append("\(path) is a script: what runs is \(interpreter), under the script's name")
+        run.notes.append("\(path) is a script: it runs as \(interpreter) with the script's process name")
         if run.name == Array("env".utf8) {
             run.notes.append(
-                "env executes another program, and the script's name is lost with that: explain the running process")
+                "env executes another program, and the process loses the script's name; explain the running process instead"
+            )
         }
         return run
     }

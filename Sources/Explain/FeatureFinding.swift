@@ -162,7 +162,7 @@ private struct Facts {
         }
         let isSamePath = Array(path.string.utf8) == program.path
         if isSamePath, program.isDeleted {
-            return "entry '\(path)' is the file that is there now, and this process runs the one that it replaced; "
+            return "entry '\(path)' is a newer file than the one that this process runs; "
                 + "start the program again"
         }
         guard isSamePath || path.lastComponent.map({ Array($0.string.utf8) }) == program.name else { return nil }

@@ -14,7 +14,7 @@ public struct Cgroup: Sendable, Hashable {
     /// Its depth as bpf_get_current_ancestor_cgroup_id() counts: the root is 0.
     public let level: UInt32
 
-    /// The hierarchy's root: a cgroup, but one that is nobody's session and cannot be removed, killed or waited for.
+    /// The hierarchy's root: a cgroup, but one that cannot be a session, be removed, killed or waited for.
     public var isRoot: Bool { level == 0 }
 
     /// Looks up the cgroup at a path, reading the mount table for it.
@@ -71,7 +71,7 @@ public struct Cgroup: Sendable, Hashable {
         self.init(path: canonical, id: id, level: UInt32(below.components.count))
     }
 
-    /// A cgroup that was looked up before, as it was noted then; it may have gone since: ``isSame``.
+    /// A cgroup that was looked up before, as it was recorded then. It may no longer exist: see ``isSame``.
     package init(notedPath path: FilePath, id: UInt64, level: UInt32) {
         self.init(path: path, id: id, level: level)
     }
@@ -134,7 +134,7 @@ public struct Cgroup: Sendable, Hashable {
         (try? inode(at: path)) == id
     }
 
-    /// Whether a process is in the cgroup or below it: `populated` of cgroup.events. A cgroup that has gone is not.
+    /// Whether a process is in the cgroup or below it: `populated` of cgroup.events. A cgroup that no longer exists is not.
     /// The root always is.
     ///
     /// - Throws: ``Failure`` where it cannot be read.
@@ -208,21 +208,22 @@ public struct Cgroup: Sendable, Hashable {
 
     /// Makes a cgroup below this one: mkdir(2), mode 0755.
     ///
-    /// - Throws: ``Failure`` where the name is none for a directory or taken, where this cgroup has gone, and (not permitted)
+    /// - Throws: ``Failure`` if the name is invalid or taken, if this cgroup no longer exists, and (not permitted)
     ///   without root.
     public func makeChild(named name: String) throws(Failure) -> Cgroup {
         let what = "make cgroup \(name) below \(path)"
         guard let component = FilePath.Component(name), component.kind == .regular, name.utf8.count <= Int(NAME_MAX),
             !name.contains(where: \.isNewline)  // cgroup_mkdir() refuses it
         else {
-            throw Failure(.usage, what, "that is no name for a cgroup", hint: "use letters, digits, '-', '_' and '.'")
+            throw Failure(
+                .usage, what, "the name is not valid for a cgroup", hint: "use letters, digits, '-', '_' and '.'")
         }
         let child = path.appending(component)
         let (result, error) = child.withPlatformString { (mkdir($0, 0o755), errno) }
         guard result == 0 else {
             switch error {
             case EEXIST: throw Failure(.failed, what, "there is one already", hint: "choose another name")
-            case ENOENT, ENODEV: throw Failure(.failed, what, "\(path) has gone")
+            case ENOENT, ENODEV: throw Failure(.failed, what, "\(path) no longer exists")
             case EAGAIN:
                 throw Failure(
                     .failed, what, "the limit of cgroup.max.descendants or cgroup.max.depth is reached",
@@ -233,11 +234,11 @@ public struct Cgroup: Sendable, Hashable {
         return Cgroup(path: child, id: try Self.inode(at: child, what), level: level + 1)
     }
 
-    /// Removes the cgroup and all below it: rmdir(2), from the bottom up. One that has gone is fine, and another one
+    /// Removes the cgroup and all below it: rmdir(2), from the bottom up. If it no longer exists, that is fine. Another one
     /// that was made at its path is left alone.
     ///
-    /// - Throws: ``Failure`` where a process is still in it, and then nothing is removed; where one slips in between,
-    ///   cgroups below may have gone already.
+    /// - Throws: ``Failure`` where a process is still in it, and then nothing is removed; where one enters in between,
+    ///   cgroups below may already be removed.
     public func remove() throws(Failure) {
         let what = "remove cgroup \(path)"
         guard !isRoot else { throw Failure(.failed, what, "it is the root of cgroup v2") }
@@ -293,7 +294,7 @@ public struct Cgroup: Sendable, Hashable {
         } catch {
             switch error {
             case .noSuchProcess: throw Failure(.failed, what, "there is no such process")
-            case _ where Self.isGone(error): throw Failure(.failed, what, "the cgroup has gone")
+            case _ where Self.isGone(error): throw Failure(.failed, what, "the cgroup no longer exists")
             default: throw Failure(what, errno: error)
             }
         }

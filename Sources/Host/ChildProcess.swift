@@ -4,7 +4,7 @@ import CHost
 import Glibc
 package import SystemPackage
 
-/// A child process, waited for by its PID alone: what it leaves behind is not waited for. (Foundation's Process waits until a
+/// A child process, waited for by its PID alone: processes that it leaves behind are not. (Foundation's Process waits until a
 /// socket is closed that those have, too.)
 ///
 /// It has no descriptors but the three standard ones, no signal blocked or ignored, and the environment that it is given.

@@ -7,7 +7,7 @@ package import SystemPackage
 package enum Directory {
     package struct Entry: Sendable, Hashable {
         package let component: FilePath.Component
-        /// What readdir(3) says: DT_DIR, DT_REG, … A file system that does not know says DT_UNKNOWN.
+        /// The type that readdir(3) returns: DT_DIR, DT_REG, … A file system that does not know it returns DT_UNKNOWN.
         package let type: UInt8
 
         package var name: String { component.string }

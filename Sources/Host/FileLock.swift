@@ -5,8 +5,8 @@ package import SystemPackage
 
 /// A lock that one process has at a time, by a file: the right to change what the file stands for.
 ///
-/// It is flock(2) LOCK_EX on a file, so it goes with its holder, however that ends. The file says the holder's PID, for
-/// others to name. Its mode is 0600: whoever may open a file may lock it, and nobody else shall stop root.
+/// It is flock(2) LOCK_EX on a file, so it goes with its holder, however that ends. The file holds the holder's PID, for
+/// others to name. Its mode is 0600: whoever may open a file may lock it, and other users must not be able to block root.
 public struct FileLock: ~Copyable {
     private let file: CInt
 

@@ -48,7 +48,7 @@ public struct MountTable: Sendable, Hashable {
         for (number, line) in bytes.split(separator: UInt8(ascii: "\n")).enumerated() {
             guard let mount = Mount(line: line) else {
                 throw Failure(
-                    .failed, "read the mount table", "line \(number + 1) is not of mountinfo's form",
+                    .failed, "read the mount table", "line \(number + 1) does not have the form of mountinfo",
                     detail: String(decoding: line, as: UTF8.self))
             }
             mounts.append(mount)
@@ -105,7 +105,7 @@ public struct MountTable: Sendable, Hashable {
     public func cgroup2Mount() throws(Failure) -> Mount {
         guard let mount = cgroup2.first else {
             throw Failure(
-                .unavailable, "find cgroup v2", "it is mounted nowhere",
+                .unavailable, "find cgroup v2", "it is not mounted",
                 hint: "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
         }
         return mount
@@ -116,7 +116,7 @@ public struct MountTable: Sendable, Hashable {
     /// - Throws: ``Failure`` (unavailable) when there is none.
     public func bpffsMount() throws(Failure) -> Mount {
         guard let mount = bpffs.first else {
-            throw Failure(.unavailable, "find bpffs", "it is mounted nowhere", hint: "mount -t bpf bpf /sys/fs/bpf")
+            throw Failure(.unavailable, "find bpffs", "it is not mounted", hint: "mount -t bpf bpf /sys/fs/bpf")
         }
         return mount
     }

@@ -50,7 +50,7 @@ package struct Privileges: Sendable, Hashable {
 
     /// Those of some capabilities that are not effective.
     package func missing(_ needed: [Capability]) -> [Capability] {
-        // CAP_SYS_ADMIN has what these two were split off from.
+        // CAP_SYS_ADMIN includes these two, which were split off from it.
         let isAdministrator = effective >> Capability.sysAdmin.bit & 1 == 1
         return needed.filter { capability in
             effective >> capability.bit & 1 == 0
@@ -66,7 +66,7 @@ package struct Privileges: Sendable, Hashable {
         var missing = missing(all)
         guard isRoot else {
             guard !missing.isEmpty || needed.isEmpty else { return isInUserNamespace ? Self.outside : nil }
-            // Whoever lacks what the operation is about is not told of files besides.
+            // If a needed capability is missing, the hint does not name CAP_DAC_OVERRIDE as well.
             if missing.contains(where: needed.contains) { missing.removeAll { !needed.contains($0) } }
             return needed.isEmpty ? "run as root" : "run as root, or grant \(Self.list(missing))"
         }

@@ -3,7 +3,7 @@
 public import Glibc
 import SystemPackage
 
-/// Users and groups as this host's name services know them: files, LDAP, whatever nsswitch.conf says.
+/// Users and groups as this host's name services know them: files, LDAP or others, by nsswitch.conf.
 public enum SystemUsers {
     /// The names of the groups that a user is in, the primary one first: getgrouplist(3).
     ///

@@ -53,7 +53,7 @@ public struct AddressCheck: Sendable {
             if number == link.number & link.mask { return "it is the network's own address" }
             if number == link.number | ~link.mask { return "it is the network's broadcast address" }
         }
-        if routers().contains(number) { return "it is a router's, by this host's routes" }
+        if routers().contains(number) { return "this host's routes use it as a router" }
         if address != before, let other = placed.first(where: { $0.number == number }) {
             return "\(other.interface) has it already"
         }

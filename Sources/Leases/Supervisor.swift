@@ -151,7 +151,7 @@ final class Supervisor: @unchecked Sendable {
     }
 
     private func release(_ entry: LeaseEntry) {
-        answer(entry, .failure(Failure(.failed, what(entry), "it was released meanwhile")))
+        answer(entry, .failure(Failure(.failed, what(entry), "it was released in the meantime")))
         requeue(entry)
         if let grant = entry.grant {
             do throws(Failure) {

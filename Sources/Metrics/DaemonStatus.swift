@@ -49,7 +49,7 @@ extension MetricsPage {
         add(
             "vip_bpf_daemon_logind_up", .gauge, "Whether logind answers the daemon.", status.isFollowingLogind ? 1 : 0)
         add(
-            "vip_bpf_daemon_troubles", .gauge, "Failures that the daemon has reported and that are not over.",
+            "vip_bpf_daemon_troubles", .gauge, "Failures that the daemon has reported and that still exist.",
             Double(status.troubles))
         add(
             "vip_bpf_daemon_events_total", .counter, "Events, by kind: as in the journal's field VIP_EVENT.",

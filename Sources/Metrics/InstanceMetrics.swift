@@ -48,7 +48,7 @@ extension MetricsPage {
             "vip_bpf_attached_cgroups", .gauge, "Cgroups to which every hook is attached.",
             Double(attached.values.count { links in Hook.ofCgroups.allSatisfy { links[$0.name]?.cgroupID ?? 0 != 0 } }))
         add(
-            "vip_bpf_incomplete_cgroups", .gauge, "Attached cgroups that were removed, or to which a hook is missing.",
+            "vip_bpf_incomplete_cgroups", .gauge, "Attached cgroups that were removed, or on which a hook is missing.",
             Double(attached.values.count { links in Hook.ofCgroups.contains { links[$0.name]?.cgroupID ?? 0 == 0 } }))
         let counters = try HookCounters.read(instance.pins)
         add(

@@ -5,7 +5,7 @@ import Glibc
 import Host
 import SystemPackage
 
-/// An ARP packet (RFC 826), as far as it says who has an address.
+/// An ARP packet (RFC 826), reduced to which host has which address.
 struct ARPPacket: Hashable {
     /// The sender's, by the packet itself.
     let hardwareAddress: HardwareAddress

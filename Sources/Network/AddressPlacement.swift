@@ -113,11 +113,13 @@ extension AddressPlacement {
 
     /// One address, as ``remove(_:from:)-([IPAddress],_)``.
     public func remove(_ address: IPAddress, from interface: String) throws(Failure) -> Removal {
-        try Self.only(remove([address], from: interface), "take \(address) off \(interface)")
+        try Self.only(remove([address], from: interface), "remove \(address) from \(interface)")
     }
 
     private static func only<T>(_ results: [Result<T, Failure>], _ what: String) throws(Failure) -> T {
-        guard results.count == 1 else { throw Failure(.failed, what, "\(results.count) answers came") }
+        guard results.count == 1 else {
+            throw Failure(.failed, what, "the kernel returned \(results.count) answers, not one")
+        }
         return try results[0].get()
     }
 }

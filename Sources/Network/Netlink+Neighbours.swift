@@ -6,7 +6,7 @@ import Host
 
 /// An entry of the kernel's table of neighbours: arp(7), RTM_NEWNEIGH of rtnetlink(7).
 struct Neighbour: Hashable {
-    /// As text, `02:00:00:00:00:01`; `nil` while nobody has answered.
+    /// As text, `02:00:00:00:00:01`; `nil` while no host has answered.
     let linkAddress: String?
     /// Written down by an administrator.
     let isPermanent: Bool

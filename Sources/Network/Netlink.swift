@@ -226,7 +226,7 @@ public final class Netlink: AddressPlacement {
         _ addresses: [IPAddress], from interface: String
     ) throws(Failure) -> [Result<Removal, Failure>] {
         guard let first = addresses.first else { return [] }
-        let what = "take \(addresses.count == 1 ? "\(first)" : "\(addresses.count) addresses") off \(interface)"
+        let what = "remove \(addresses.count == 1 ? "\(first)" : "\(addresses.count) addresses") from \(interface)"
         guard let index = try index(of: interface, what) else { return addresses.map { _ in .success(.alreadyGone) } }
         let answers = try exchange(addresses, index, what) { rtnl_addr_build_delete_request($0, 0, $1) }
         return zip(addresses, answers).map { address, error in
@@ -235,7 +235,7 @@ public final class Netlink: AddressPlacement {
             case EADDRNOTAVAIL, ENODEV: return .success(.alreadyGone)
             default:
                 return .failure(
-                    Failure("take \(address) off \(interface)", errno: Errno(rawValue: error), needs: [.netAdmin]))
+                    Failure("remove \(address) from \(interface)", errno: Errno(rawValue: error), needs: [.netAdmin]))
             }
         }
     }
@@ -256,7 +256,7 @@ public final class Netlink: AddressPlacement {
 
     /// Takes the route of ``addLocalRoute(_:source:)`` away; one that is not there is fine.
     public func removeLocalRoute(_ prefix: AddressPrefix) throws(Failure) {
-        let what = "take the local route of \(prefix) away"
+        let what = "remove the local route of \(prefix)"
         let route = try localRoute(prefix, nil, what)
         defer { rtnl_route_put(route) }
         let error = rtnl_route_delete(socket, route, 0)
@@ -429,13 +429,13 @@ public final class Netlink: AddressPlacement {
         case .permissionDenied where address.family == .v6:
             // inet6_rtm_newaddr(): EACCES says that, where EPERM is the lack of a capability.
             return Failure(
-                .failed, what, "IPv6 is disabled there",
+                .failed, what, "IPv6 is disabled on the interface",
                 hint: "sysctl net.ipv6.conf.\(interface).disable_ipv6=0, or leave IPv6 out of the pool")
         case _ where error.rawValue == ENODEV:
-            return Failure(.failed, what, "there is no interface \(interface) any more", hint: "see ip link")
+            return Failure(.failed, what, "interface \(interface) no longer exists", hint: "see ip link")
         case .invalidArgument, .addressNotAvailable:
             return Failure(
-                .failed, what, "the kernel takes no such address",
+                .failed, what, "the kernel refuses the address",
                 hint: "choose a unicast address of this host's network")
         case .noBufferSpace:
             return Failure(

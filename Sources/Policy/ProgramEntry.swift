@@ -59,7 +59,7 @@ public enum ProgramEntry: Hashable, Sendable {
         }
         let parts = text.utf8.split(separator: UInt8(ascii: "/"))
         guard !parts.contains(where: { $0.elementsEqual(".".utf8) || $0.elementsEqual("..".utf8) }) else {
-            throw refused("it has . or .. in it", hint: "give the path without")
+            throw refused("it has . or .. in it", hint: "give the path without them")
         }
         self = .path(FilePath(text))
     }

@@ -193,7 +193,7 @@ private final class WatcherSlot: Sendable {
         }
         return Failure(
             .failed, "listen for events",
-            "\(EventListener.limit) listen already, processes \(others.joined(separator: ", "))",
+            "\(EventListener.limit) listeners exist already, the processes \(others.joined(separator: ", "))",
             hint: "end one of them first")
     }
 
@@ -262,7 +262,7 @@ private final class WatcherSlot: Sendable {
         state.withLock { state in
             guard FileIdentity(pins.maps.appending("watchers").string) == pin else {
                 state.failure = Failure(
-                    .failed, "listen for events", "the hooks were detached meanwhile",
+                    .failed, "listen for events", "the hooks were detached in the meantime",
                     hint: "attach a cgroup, and listen again")
                 return false
             }

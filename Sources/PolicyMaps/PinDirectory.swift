@@ -228,7 +228,7 @@ public struct PinDirectory: Sendable, Hashable {
         if let link = try BPFLink.info(pinnedAt: pin), link.namespace == (try NetworkNamespace.current().inode) {
             return try update(pin, link, to: program, what)
         }
-        // None, or one of another namespace or of one that has gone (0), which stays until the new one is there.
+        // None, or one of another namespace or of one that no longer exists (0), which stays until the new one is there.
         let link = try BPFLink(
             attaching: program, to: .networkNamespace(NetworkNamespace.ownFile), hook.attachType, what,
             hint: "see what else is attached there: bpftool link list")

@@ -25,7 +25,7 @@ public enum ProgramFile {
         }
         let file = Descriptor(owning: raw)
         guard let identity = try self.identity(of: file, mounts: mounts, what) else {
-            throw Failure(.failed, what, "it is no regular file", hint: "name the program's file itself")
+            throw Failure(.failed, what, "it is not a regular file", hint: "name the program's file itself")
         }
         return identity
     }
@@ -43,7 +43,7 @@ public enum ProgramFile {
         // The name by which the kernel opened it, whatever links led there: a file of that inode and another name is
         // not the one that was listed.
         guard let path = path(of: file) else {
-            throw Failure(.failed, what, "it has gone meanwhile", hint: "try again")
+            throw Failure(.failed, what, "it was removed in the meantime", hint: "try again")
         }
         return vip_program_file(inode: UInt64(status.st_ino), device: mount.device, name: lastComponent(of: path))
     }

@@ -56,7 +56,7 @@ extension Change {
         let pinnedID = pins.isLoaded ? try pinnedObjectID() : nil
         if pinnedID != nil, let limit = try sessionLimit(), sizes != .default, sizes.sessions != limit {
             warnings.append(
-                "the maps are there already and hold \(limit) sessions; --max-sessions counts when they are made")
+                "the maps exist already and hold \(limit) sessions; --max-sessions applies only when they are made")
         }
         let loading = try pins.load(sizes: sizes, pinnedID: pinnedID)
         let wasNoted = try registry.attachments().contains { $0.path == cgroup.path && $0.cgroupID == cgroup.id }
@@ -128,7 +128,9 @@ extension Change {
         if let noted {
             try registry.removeAttachment(noted.path)
             let count = try registry.sessions().count { $0.cgroupPath.starts(with: noted.path) }
-            if count > 0 { warnings.append("\(count) open sessions below \(noted.path) are not served any more") }
+            if count > 0 {
+                warnings.append("\(count) open sessions below \(noted.path) no longer get virtual addresses")
+            }
         }
     }
 

@@ -34,7 +34,7 @@ extension Change {
         if let formerPrefix, formerPrefix != policy.loopbackPrefix.local, !records.isEmpty {
             throw Failure(
                 .failed, "apply the policy",
-                "virtualLoopback.prefix is another than \(formerPrefix), on which \(records.count) open sessions are",
+                "virtualLoopback.prefix differs from \(formerPrefix), which \(records.count) open sessions use",
                 hint: "close them first, or keep the prefix: IPv6 loopbacks in use would become unreachable")
         }
         let mounts = try MountTable.current()
@@ -56,7 +56,7 @@ extension Change {
             if !without.isEmpty {
                 warnings.append(
                     "\(without.count) sessions have no virtual IP (ID \(without[0]) is the first): whenUnavailable holds "
-                        + "for them until they are opened anew, or the daemon gives them one")
+                        + "for them until they are opened again or the daemon gives them one")
             }
         }
         let (restored, missing) = putBackAddresses(of: records, present: Set(hostAddresses.map(\.address)))
@@ -110,7 +110,7 @@ extension Change {
             }
         }
         try registry.set(pending: nil)
-        logger.warning("a policy apply was killed; the policy in force is settled")
+        logger.warning("a policy apply was killed; the policy in force was restored")
     }
 
     /// Closes the sessions whose cgroup was removed.

@@ -174,7 +174,8 @@ extension Change {
                     failure =
                         failure
                         ?? Failure(
-                            .failed, "place \(address) on \(interface)", "something else has placed it meanwhile",
+                            .failed, "place \(address) on \(interface)",
+                            "another program has placed it in the meantime",
                             hint: "try again, or give another address")
                 case .failure(let first): failure = failure ?? first
                 }
@@ -219,7 +220,7 @@ extension Change {
                 id = try freeIDs.next()
             }
             let what = "open session \(id) on \(request.cgroup.path)"
-            guard request.cgroup.isSame else { throw Failure(.failed, what, "the cgroup has gone") }
+            guard request.cgroup.isSame else { throw Failure(.failed, what, "the cgroup no longer exists") }
             guard attached.contains(where: { $0.relation(to: request.cgroup) == .same || $0.contains(request.cgroup) })
             else {
                 throw Failure(
@@ -265,7 +266,7 @@ extension Change {
                         guard !request.isOutOfAddresses else {
                             throw Failure(
                                 .failed, "pick an \(family.rawValue) address",
-                                "other hosts have all that were tried",
+                                "other hosts have all the addresses that were tried",
                                 hint: "see the warnings; take their addresses out of virtualIP.addresses.pool")
                         }
                         let pick = try free.pick(family, from: number, for: request.user)
@@ -365,7 +366,7 @@ extension Change {
                 .map { "\($0.address)/\($0.prefixLength)" }.joined(separator: ", ")
             throw Failure(
                 .failed, what,
-                "\(address) is not ours: neither in the pool nor in a network of \(interface)"
+                "\(address) is neither in the pool nor in a network of \(interface)"
                     + (networks.isEmpty ? "" : " (\(networks))"),
                 hint: "give one that is, or add it to virtualIP.addresses.pool")
         }

@@ -185,10 +185,10 @@ extension SessionRecord {
     /// programs may be yet to come, until that is removed. One of `run` is its own keeper's, or the next change's.
     public var end: String? {
         if keeper == .run { return nil }
-        guard isCgroupThere else { return "its cgroup has gone" }
+        guard isCgroupThere else { return "its cgroup no longer exists" }
         guard keeper.isLogin, state == .open else { return nil }
         guard let text = try? readWholeFile(cgroupPath.appending("cgroup.events")) else {
-            return isCgroupThere ? nil : "its cgroup has gone"
+            return isCgroupThere ? nil : "its cgroup no longer exists"
         }
         return Cgroup.isPopulated(text) ? nil : "the last process has left its cgroup"
     }

@@ -15,7 +15,7 @@ final class Database {
         var connection: OpaquePointer?
         let access = isReadOnly ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE
         let code = sqlite3_open_v2(path ?? ":memory:", &connection, access | SQLITE_OPEN_NOMUTEX, nil)
-        guard let connection else { throw DatabaseError(code: SQLITE_NOMEM, message: "no memory is left") }
+        guard let connection else { throw DatabaseError(code: SQLITE_NOMEM, message: "out of memory") }
         self.connection = connection
         // From here on, deinit closes it; SQLite wants that of one that could not be opened as well.
         guard code == SQLITE_OK else { throw error() }
@@ -168,7 +168,7 @@ struct DatabaseError: Error {
     var primaryCode: Int32 { code & 0xff }
 
     /// A value that the registry does not write.
-    static let corrupt = DatabaseError(code: SQLITE_CORRUPT, message: "a value is none that is written there")
+    static let corrupt = DatabaseError(code: SQLITE_CORRUPT, message: "a value is not one that this program writes")
 }
 
 /// What a column holds.

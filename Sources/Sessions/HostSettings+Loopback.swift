@@ -57,7 +57,7 @@ public enum LoopbackHost {
     /// Why there can be no IPv6 loopbacks here, and what to do about it; `nil` where there can.
     public static func obstacle() -> (reason: String, fix: String)? {
         guard nonlocalBind() != nil else {
-            return ("this kernel has no IPv6", "boot without ipv6.disable=1, or do without")
+            return ("this kernel has no IPv6", "boot without ipv6.disable=1, or use IPv4 only")
         }
         let disabled = FilePath("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
         guard (try? readWholeFile(disabled))?.first == UInt8(ascii: "0") else {
@@ -197,7 +197,7 @@ extension HostSettings {
                     let sockets = LoopbackHost.sockets(on: prefix)
                     if sockets > 0 {
                         logger.warning(
-                            "\(sockets) sockets are still on IPv6 loopbacks of \(prefix), so its route stays; once they are gone: ip -6 route del local \(prefix) dev lo"
+                            "\(sockets) sockets are still on IPv6 loopbacks of \(prefix), so its route stays; when they are closed, run: ip -6 route del local \(prefix) dev lo"
                         )
                     } else {
                         try netlink.removeLocalRoute(prefix)

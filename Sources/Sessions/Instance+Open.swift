@@ -47,8 +47,8 @@ public struct AddressConflict: Sendable {
     }
 
     public var message: String {
-        "\(question.address) is another host's (\(other)) on \(question.interface), though it is in the pool: take it out of "
-            + "virtualIP.addresses.pool, or away from that host"
+        "\(question.address) belongs to another host (\(other)) on \(question.interface), though it is in the pool: take it out of "
+            + "virtualIP.addresses.pool, or remove it from that host"
     }
 }
 
@@ -137,8 +137,8 @@ extension Instance {
                 }) {
                     throw Failure(
                         .failed, "open session \(record.id) on \(record.cgroupPath)",
-                        "\(question.address) is another host's (\(other)) on \(question.interface)",
-                        hint: "give another address, or take it away from that host")
+                        "\(question.address) belongs to another host (\(other)) on \(question.interface)",
+                        hint: "give another address, or remove it from that host")
                 }
                 conflicts.append(AddressConflict(question: question, other: other))
             }

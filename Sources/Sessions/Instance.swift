@@ -146,13 +146,13 @@ public struct Change: ~Copyable {
         for record in left.prefix(few) {
             let reason =
                 switch ending(record) {
-                case .earlierBoot: "it is of an earlier boot"
+                case .earlierBoot: "it is from an earlier boot"
                 case .runKilled: "its run command was killed"
                 default: "a command was killed while \(record.state) it"
                 }
             logger.warning("closing session \(record.id): \(reason)")
         }
-        if left.count > few { logger.warning("closing \(left.count - few) more sessions for the like") }
+        if left.count > few { logger.warning("closing \(left.count - few) more sessions for similar reasons") }
         try tearDown(left.map { ($0, ending($0)) })
     }
 

@@ -91,7 +91,7 @@ struct PoolPicker {
         }
         if let user, !reserved.isEmpty {
             warning =
-                "what is reserved for \(user) is in use (\(reserved.map(\.description).joined(separator: ", "))): "
+                "the addresses reserved for \(user) are in use (\(reserved.map(\.description).joined(separator: ", "))): "
                 + "another \(family.rawValue) address is picked"
         }
         if ofUser[user] == nil { ofUser[user] = try registry.formerAddresses(of: user) }
@@ -144,7 +144,7 @@ struct PoolPicker {
         if let first = resting.min() {
             parts.append("\(resting.count) resting after use, the first for \((first + 999) / 1000) s more")
         }
-        if elsewhere > 0 { parts.append("\(elsewhere) other hosts' or being asked about") }
+        if elsewhere > 0 { parts.append("\(elsewhere) used by other hosts or being checked") }
         if reserved > 0 { parts.append("\(reserved) reserved for other users") }
         return Failure(
             .failed, what, "no \(family.rawValue) address of \(name) is free: \(parts.joined(separator: ", "))",

@@ -17,7 +17,7 @@ enum StandardOutput {
             if count < 0 {
                 let error = Errno.current
                 if error == .interrupted { continue }
-                throw Failure("write standard output", errno: error, hint: "see where it goes")
+                throw Failure("write standard output", errno: error, hint: "check where standard output goes")
             }
             bytes = bytes.dropFirst(count)
         }

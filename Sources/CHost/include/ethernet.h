@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ARP (RFC 826) and unsolicited neighbour advertisements (RFC 4861) on Ethernet, by packet(7): Swift's
- * Glibc module has no struct sockaddr_ll, and a packet's layout is a matter of bytes.
+ * Glibc module has no struct sockaddr_ll, and C describes a packet's layout better.
  *
  * IPv4 addresses are numbers in host byte order. Hardware addresses are numbers of 48 bits, the first byte
  * on the wire being the most significant one. Every function returns -errno on failure.
@@ -22,23 +22,23 @@ struct vip_arp {
 };
 
 /*
- * Opens a socket that does not block and receives ARP packets of one interface, by its index, and nothing
+ * Opens a nonblocking socket that receives ARP packets of one interface, given by its index, and nothing
  * else. Needs CAP_NET_RAW.
  */
 int vip_arp_open(int interface);
 
-/* Reads a packet without its link-layer header. Returns 1, or 0 for what is no ARP for IPv4 on Ethernet. */
+/* Reads a packet without its link-layer header. Returns 1, or 0 if it is not ARP for IPv4 on Ethernet. */
 int vip_arp_parse(const uint8_t *bytes, size_t length, struct vip_arp *packet);
 
 /*
- * Reads the next packet for this host. Returns 1 with a packet, 0 where a packet was passed over (malformed,
- * or for another host), -EAGAIN where there is none.
+ * Reads the next packet for this host. Returns 1 with a packet, 0 if a packet was skipped (malformed,
+ * or for another host), -EAGAIN if there is none.
  */
 int vip_arp_read(int fd, struct vip_arp *packet);
 
 /*
  * Broadcasts an ARP request: a probe where `sender` is 0, an announcement where `sender` is `target`
- * (RFC 5227, 2.1.1 and 2.3). Where the interface's queue is full it waits, for a second at most.
+ * (RFC 5227, 2.1.1 and 2.3). If the interface's queue is full, it waits for at most a second.
  *
  * interface: its index. hardware: its hardware address.
  */

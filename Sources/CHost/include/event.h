@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Descriptors that only wake a waiting thread: their flags are of types that Swift cannot combine. */
+/* Descriptors that wake a waiting thread. They are in C because Swift cannot combine their flags. */
 #pragma once
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
-/* eventfd(2) that does not block; -1 and errno on failure. Its flags are of a type of their own. */
+/* A nonblocking eventfd(2); -1 and errno on failure. Its flags have their own enum type. */
 static inline int vip_eventfd(void)
 {
 	return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

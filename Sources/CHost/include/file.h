@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Extended attributes, xattr(7), and file handles: Swift's Glibc module has not got them. */
+/* Extended attributes, xattr(7), and file handles: Swift's Glibc module does not have them. */
 #pragma once
 
 #include <stdint.h>
 
 /*
- * Gives the file `to` the extended attributes of `from`, access control lists and security labels among
- * them. Returns 0, or -1 with errno; a file system that has none is fine.
+ * Gives the file `to` the extended attributes of `from`, access control lists and security labels
+ * included. Returns 0, or -1 with errno; a file system without attributes is no error.
  */
 int vip_copy_attributes(int from, int to);
 
 /*
- * The directory of the cgroup with this ID (kernel 5.5), as a descriptor; -1 and errno on failure, ESTALE
- * where it was removed. Needs CAP_DAC_READ_SEARCH.
+ * The directory of the cgroup with this ID (kernel 5.5), as a descriptor; -1 and errno on failure, ESTALE if
+ * it was removed. Needs CAP_DAC_READ_SEARCH.
  *
  * mount: a descriptor of a directory of cgroup v2.
  */

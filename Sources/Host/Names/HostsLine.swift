@@ -32,7 +32,7 @@ package struct HostsLine {
     ///
     /// - Parameter what: What was tried, for the error line.
     package init(in bytes: [UInt8], _ what: String) throws(Failure) {
-        guard !bytes.contains(0) else { throw Failure(.failed, what, "it is no text file") }
+        guard !bytes.contains(0) else { throw Failure(.failed, what, "it is not a text file") }
         var found: [(line: Range<Int>, list: Int)] = []
         var start = 0
         while start < bytes.count {
@@ -51,7 +51,7 @@ package struct HostsLine {
         }
         guard let sources = Self.sources(bytes, line.list..<line.line.upperBound) else {
             throw Failure(
-                .failed, what, "its hosts line is not understood: a bracket is open", hint: "see nsswitch.conf(5)")
+                .failed, what, "its hosts line has an open bracket", hint: "see nsswitch.conf(5)")
         }
         guard !sources.isEmpty else {
             throw Failure(.failed, what, "its hosts line names no source", hint: "make it one: hosts: files dns")
@@ -75,7 +75,7 @@ package struct HostsLine {
         sources[..<(index ?? sources.count)].map(\.name).filter(Self.knowsThisHost)
     }
 
-    /// Whether the search ends where the module says that there is no address to be told.
+    /// Whether the search ends if the module answers that there is no address to return.
     package var endsSearch: Bool {
         guard let index else { return false }
         var ends = false

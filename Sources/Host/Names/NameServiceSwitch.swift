@@ -57,7 +57,7 @@ package struct NameServiceSwitch {
         }
         try unchanged(file, what)
         try write(restored, to: path, like: file, what)
-        // Not before the file is as it was: and where it is otherwise, the backup is still worth something.
+        // The backup is removed only once the file has its old content. Otherwise the backup is still useful.
         if kept == restored { _ = backup.withPlatformString { unlink($0) } }
         return Outcome(isChanged: true, line: result, backup: existingBackup)
     }
@@ -86,7 +86,7 @@ package struct NameServiceSwitch {
                 .failed, what, "it is a symbolic link, so something else writes it",
                 hint: "have that write the line, or name its file with --file")
         }
-        guard status.st_mode & S_IFMT == S_IFREG else { throw Failure(.failed, what, "it is no file") }
+        guard status.st_mode & S_IFMT == S_IFREG else { throw Failure(.failed, what, "it is not a regular file") }
         let raw = path.withPlatformString { Glibc.open($0, O_RDONLY | O_CLOEXEC | O_NOFOLLOW) }
         guard raw >= 0 else { throw Self.failure(what) }
         let descriptor = Descriptor(owning: raw)
@@ -104,7 +104,7 @@ package struct NameServiceSwitch {
         guard path.withPlatformString({ lstat($0, &now) }) == 0, now.st_ino == file.status.st_ino,
             now.st_size == file.status.st_size, now.st_mtim.tv_sec == file.status.st_mtim.tv_sec,
             now.st_mtim.tv_nsec == file.status.st_mtim.tv_nsec
-        else { throw Failure(.failed, what, "somebody else changed it just now", hint: "try again") }
+        else { throw Failure(.failed, what, "another process changed it at the same time", hint: "try again") }
     }
 
     /// Writes a new file beside `target`, with the owner, mode and extended attributes of `file`, and renames it to that.
@@ -134,7 +134,7 @@ package struct NameServiceSwitch {
             _ = fresh.withPlatformString { unlink($0) }
             throw error
         }
-        // The name, too, outlives a power cut; no harm where that cannot be.
+        // This makes the new name survive a power cut. A failure does no harm.
         let directory = target.removingLastComponent()
         if let raw = try? openFile(directory.isEmpty ? "." : directory, O_RDONLY | O_DIRECTORY) {
             fsync(raw)

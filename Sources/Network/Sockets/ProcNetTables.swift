@@ -4,7 +4,7 @@ import Glibc
 import Host
 import SystemPackage
 
-/// The socket tables of /proc/net, proc_pid_net(5): without IPV6_V6ONLY, cgroups, and whose an MPTCP socket is.
+/// The socket tables of /proc/net, proc_pid_net(5): without IPV6_V6ONLY, cgroups, and the owner of an MPTCP socket.
 package enum ProcNetTables {
     /// Those of the calling thread's network namespace; `nil` where there is not even a table of TCP.
     package static func sockets(connections: Bool) -> [InternetSocket]? {

@@ -63,14 +63,15 @@ private func readInterface(_ value: PolicyValue) -> String? {
     guard let name = value.text() else { return nil }
     let limit = Int(IFNAMSIZ) - 1
     guard name.utf8.count <= limit else {
-        value.refuse("\(name.quotedForMessage) is no interface: a name has at most \(limit) bytes")
+        value.refuse("\(name.quotedForMessage) is not an interface name: it has more than \(limit) bytes")
         return nil
     }
     // Scalars, for a slash and a combining accent are one character, which is not "/".
     guard name != ".", name != "..",
         !name.unicodeScalars.contains(where: { "/:".unicodeScalars.contains($0) || $0.properties.isWhitespace })
     else {
-        value.refuse("\(name.quotedForMessage) is no interface: a name has no slash, colon or space")
+        value.refuse(
+            "\(name.quotedForMessage) is not an interface name: it is . or .., or has a slash, a colon or a space")
         return nil
     }
     return name
@@ -221,16 +222,16 @@ extension Policy.Addresses {
     private func checkPlacement(_ value: PolicyValue, interface: PolicyValue?, pool values: PolicyValue?) {
         guard !pool.isEmpty else {
             return value.refuse(
-                "it belongs to a pool, and there is none beside it", hint: "write it where the pool is")
+                "it belongs to a pool, and this section has none", hint: "write it where the pool is")
         }
         guard placement == .route else { return }
         if source == .dhcp {
-            return value.refuse("with source: dhcp, each address is on an interface", hint: "leave it out")
+            return value.refuse("with source: dhcp, each address is placed on an interface", hint: "leave it out")
         }
-        interface?.refuse("with placement: route, no address is on an interface", hint: "leave it out")
+        interface?.refuse("with placement: route, no address is placed on an interface", hint: "leave it out")
         for (range, value) in zip(pool, values?.values() ?? []) where range.prefix == nil {
             value.refuse(
-                "\(range) is no prefix, and with placement: route each is local as a whole",
+                "\(range) is not a prefix, and with placement: route only whole prefixes can be local",
                 hint: "write prefixes, like 10.20.0.0/24")
         }
     }
@@ -260,7 +261,7 @@ extension Policy.Addresses {
                 }
                 if isPoolWhole, !pool.contains(where: { $0.contains(address) }) {
                     place.refuse(
-                        "\(address) is not in the pool beside it"
+                        "\(address) is not in the pool of this section"
                             + (pool.contains { $0.family == address.family }
                                 ? "" : ", which has no \(address.family.rawValue) range"),
                         hint: "reserve addresses of that pool alone")

@@ -260,7 +260,7 @@ struct PolicyValue {
             }
             if let line = lines[name] {
                 problems.report(
-                    "the key is there twice, first on line \(line)", at: keyNode.mark, key: path,
+                    "the key is given twice, first on line \(line)", at: keyNode.mark, key: path,
                     hint: "leave one out")
                 continue
             }

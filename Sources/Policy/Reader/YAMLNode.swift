@@ -51,7 +51,7 @@ extension YAMLNode {
         // libyaml keeps pointers into the parser: it must stay where it is.
         let parser = UnsafeMutablePointer<yaml_parser_t>.allocate(capacity: 1)
         defer { parser.deallocate() }
-        guard yaml_parser_initialize(parser) == 1 else { throw YAMLError(mark: nil, message: "no memory is left") }
+        guard yaml_parser_initialize(parser) == 1 else { throw YAMLError(mark: nil, message: "out of memory") }
         defer { yaml_parser_delete(parser) }
         yaml_parser_set_input_string(parser, bytes.baseAddress, bytes.count)
         yaml_parser_set_encoding(parser, YAML_UTF8_ENCODING)
@@ -144,7 +144,7 @@ extension YAMLError {
         let problem = parser.problem.map { String(cString: $0) } ?? "it cannot be read"
         switch parser.error {
         case YAML_MEMORY_ERROR:
-            self.init(mark: nil, message: "no memory is left")
+            self.init(mark: nil, message: "out of memory")
         case YAML_READER_ERROR:
             let value = parser.problem_value > 0 ? " (U+\(String(parser.problem_value, radix: 16)))" : ""
             self.init(

@@ -30,7 +30,7 @@ struct Check: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "The policy file to compare with what is in force. Default: \(Instance.defaultPolicyFile), where it is there.",
+            "The policy file to compare with the policy in force. Default: \(Instance.defaultPolicyFile), if it exists.",
             valueName: "file"),
         completion: .file(extensions: ["yaml", "yml"]))
     var policy: String?

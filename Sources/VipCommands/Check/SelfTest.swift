@@ -127,7 +127,7 @@ struct SelfTest {
             host.setCgroup(record.cgroupID)
             guard let session = try host.session() else {
                 throw Failure(
-                    .failed, "run the self-test", "session \(record.id) was closed meanwhile", hint: "try again")
+                    .failed, "run the self-test", "session \(record.id) was closed in the meantime", hint: "try again")
             }
             let number = session.number
             let override = number > 0 && number <= policy.overrides.count ? policy.overrides[number - 1] : nil
@@ -156,9 +156,10 @@ struct SelfTest {
         guard features & (VIP_V.rawValue | VIP_L.rawValue) != 0 else {
             facts.append(
                 .warning(
-                    Self.subject, "the policy in force is for no program that the test can be: nothing could be proved",
+                    Self.subject,
+                    "the policy in force applies to no program that the test can run, so nothing was tested",
                     fix:
-                        "list a program by name, not by path alone, or see that virtualIP or virtualLoopback is enabled"
+                        "list a program by name, not only by path, and enable virtualIP or virtualLoopback"
                 ))
             return facts
         }

@@ -80,9 +80,10 @@ struct SelfTestRows {
         if let error = first.error {
             let got = try peers.0.ask("bind x \(server.family) \(transport) \(server.address) 0", signals)
             _ = try peers.0.ask("close", signals)
-            guard got == ["error", error] else { return bad(what, "bind is to fail with \(error)", got) }
+            guard got == ["error", error] else { return bad(what, "bind should fail with \(error)", got) }
             return .warning(
-                subject, "\(what): refused (\(error)), as the session has no virtual IP and the policy says deny",
+                subject,
+                "\(what): refused (\(error)), because the session has no virtual IP and whenUnavailable is deny",
                 fix: "give the policy a pool of addresses")
         }
         guard !first.isAsAsked, !second.isAsAsked, first.address != second.address else { return nil }
@@ -108,7 +109,7 @@ struct SelfTestRows {
         for (answer, outcome) in [(answers.0, expected.0), (answers.1, expected.1)] {
             let name = outcome.name?.description ?? ""
             guard answer == ["ok", name] else {
-                return bad("\(what) port \(port)", "getsockname is to say \(name)", answer)
+                return bad("\(what) port \(port)", "getsockname should return \(name)", answer)
             }
         }
         for (family, address) in server.clients {
@@ -119,7 +120,7 @@ struct SelfTestRows {
                 guard answer == ["ok", address, seen] else {
                     return bad(
                         "\(what) port \(port)",
-                        "a client of \(address) is to reach its own server, both seeing \(seen)",
+                        "a client of \(address) should reach its own server, and both should see \(seen)",
                         answer)
                 }
             }
@@ -134,7 +135,7 @@ struct SelfTestRows {
 
     private func bad(_ what: String, _ wanted: String, _ got: [String]) -> CheckedFact {
         .bad(
-            subject, "\(what): \(wanted), and it was: \(got.joined(separator: " "))",
+            subject, "\(what): \(wanted); result: \(got.joined(separator: " "))",
             fix: "see vip-bpfctl check and vip-bpfctl explain")
     }
 
@@ -153,7 +154,7 @@ struct SelfTestRows {
 
     private mutating func isolation(_ signals: borrowing SignalReader) throws(Failure) -> [CheckedFact] {
         guard sessions.0.flags & VIP_POLICY_ISOLATION.rawValue != 0 else {
-            return [.warning(subject, "the sessions are not kept apart: the policy says isolation: false")]
+            return [.warning(subject, "sessions are not isolated: the policy has isolation: false")]
         }
         var facts: [CheckedFact] = []
         for address in sessions.1.virtualIPs + sessions.1.loopbacks {
@@ -165,7 +166,7 @@ struct SelfTestRows {
                 let answer = try peers.0.ask("bind x \(family) \(transport) \(address) \(port)", signals)
                 guard answer == ["error", "EADDRNOTAVAIL"] else {
                     _ = try peers.0.ask("close", signals)
-                    facts.append(bad(what, "bind is to fail with EADDRNOTAVAIL", answer))
+                    facts.append(bad(what, "bind should fail with EADDRNOTAVAIL", answer))
                     continue
                 }
                 // Its virtual IP may be connected to, as any host's.
@@ -177,7 +178,7 @@ struct SelfTestRows {
                 let client = try peers.0.ask("connect \(family) \(address) \(port)", signals)
                 _ = try peers.1.ask("close", signals)
                 guard server.first == "ok", client == ["error", "ECONNREFUSED"] else {
-                    facts.append(bad(what, "connect is to fail with ECONNREFUSED", server + client))
+                    facts.append(bad(what, "connect should fail with ECONNREFUSED", server + client))
                     continue
                 }
                 facts.append(.good(subject, "\(what): can be neither bound nor connected to"))
@@ -192,7 +193,7 @@ struct SelfTestRows {
     func names(_ signals: borrowing SignalReader, applies: Bool) throws(Failure) -> [CheckedFact] {
         guard NameFacts.isEnabled else {
             return [
-                .warning(subject, "names were not tried: the module is not enabled", fix: "vip-bpfctl names enable")
+                .warning(subject, "names were not tested: the module is not enabled", fix: "vip-bpfctl names enable")
             ]
         }
         guard applies, !sessions.0.virtualIPs.isEmpty else { return [] }
@@ -202,9 +203,9 @@ struct SelfTestRows {
             let wanted = Set(session.virtualIPs.map(\.description))
             let what = "the host's name in session \(session.id)"
             if answer.first == "ok", Set(answer.dropFirst()) == wanted {
-                facts.append(.good(subject, "\(what) means \(answer.dropFirst().joined(separator: ", "))"))
+                facts.append(.good(subject, "\(what) resolves to \(answer.dropFirst().joined(separator: ", "))"))
             } else {
-                facts.append(bad(what, "it is to mean \(wanted.sorted().joined(separator: ", "))", answer))
+                facts.append(bad(what, "it should resolve to \(wanted.sorted().joined(separator: ", "))", answer))
             }
         }
         return facts

@@ -52,7 +52,7 @@ struct DaemonCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Where files are kept that outlive the daemon, but not a boot. Default: /run/vip-bpf, or 'run' in another --state.",
+            "The directory for files that outlive the daemon, but not a boot. Default: /run/vip-bpf, or 'run' in another --state.",
             valueName: "dir"),
         completion: .directory)
     var runtime: String?

@@ -32,7 +32,8 @@ struct Discover: ParsableCommand {
     @Option(
         name: .customLong("for"),
         help: ArgumentHelp(
-            "How long to observe; 0 is a look at what is open. Default: until interrupted.", valueName: "seconds")
+            "How long to observe; 0 shows only the sockets that are open. Default: until interrupted.",
+            valueName: "seconds")
     )
     var seconds: Double?
     @Option(
@@ -113,8 +114,9 @@ struct Discover: ParsableCommand {
         }
         if let root = found.first(where: \.isRoot) {
             throw Failure(
-                .failed, "observe cgroup \(root.path)", "it is the root: every socket of the host would pay for it",
-                hint: "name what is below: --cgroup \(root.path)/user.slice --cgroup \(root.path)/system.slice")
+                .failed, "observe cgroup \(root.path)",
+                "it is the root, and observing would slow down every socket of the host",
+                hint: "name cgroups below it: --cgroup \(root.path)/user.slice --cgroup \(root.path)/system.slice")
         }
         var topmost: [Cgroup] = []
         for candidate in found

@@ -167,10 +167,13 @@ struct DiscoverPayload: Payload {
         var notes = programs.map { "\(($0.label).printableLine): \($0.needs.label): \(($0.reason).printableLine)" }
         if programs.isEmpty { notes.append("No program has bound or connected to anything.") }
         for program in programs where program.openedMore {
-            notes.append("\(program.label.printableLine) has opened more than is kept of one program.")
+            notes.append(
+                "\(program.label.printableLine) has used more addresses and ports than are recorded for one program.")
         }
         if calls == "rewritten" {
-            notes.append("This kernel shows calls after the attached hooks: what they have moved stands as virtual.")
+            notes.append(
+                "This kernel shows calls after the attached hooks, so calls that they have changed are listed as virtual."
+            )
         }
         for (count, what) in [
             (lost.programs, "calls of programs"), (lost.processes, "calls of processes"),

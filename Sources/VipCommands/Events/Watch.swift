@@ -86,7 +86,7 @@ struct Watch: ParsableCommand {
             var polls = [
                 pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: writing.done.descriptor.raw, events: Int16(POLLIN), revents: 0),
-                pollfd(fd: STDOUT_FILENO, events: 0, revents: 0),  // a reader that has gone, though nothing is written
+                pollfd(fd: STDOUT_FILENO, events: 0, revents: 0),  // the reader closed its end
             ]
             var wait: CInt = -1
             if let deadline, !isLast {
@@ -178,7 +178,8 @@ private final class Writing: Sendable {
         }
         for gap in batch.gaps {
             let seconds = Int((Double(gap.upperBound - gap.lowerBound) / 1e9).rounded(.up))  // of nanoseconds
-            StandardError.line("vip-bpfctl: warning: nothing was noted for \(seconds) s: this process was stopped")
+            StandardError.line(
+                "vip-bpfctl: warning: no events were recorded for \(seconds) s: this process was stopped")
         }
     }
 
@@ -200,7 +201,8 @@ private final class Writing: Sendable {
                 switch Errno.current {
                 case .interrupted, .wouldBlock: continue
                 case .brokenPipe: return .noReader
-                case let error: throw Failure("write standard output", errno: error, hint: "see where it goes")
+                case let error:
+                    throw Failure("write standard output", errno: error, hint: "check where standard output goes")
                 }
             }
             rest = rest.dropFirst(count)

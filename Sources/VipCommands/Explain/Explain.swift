@@ -13,7 +13,7 @@ import SystemPackage
 
 struct Explain: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Say why a program gets the addresses that it gets.",
+        abstract: "Show which addresses a program gets, and why.",
         discussion: """
             Which session a process is in, or why in none; which entry of each program list matches it, or why none does; \
             what each call gets. The answers are computed from the live maps by the code of the in-kernel programs. Where \
@@ -46,7 +46,7 @@ struct Explain: ParsableCommand {
 
     func validate() throws {
         switch (pid, exe, session) {
-        case (let pid?, nil, nil): if pid < 1 { throw ValidationError("\(pid) is no process ID") }
+        case (let pid?, nil, nil): if pid < 1 { throw ValidationError("\(pid) is not a process ID") }
         case (nil, let exe?, .some):
             guard FilePath(exe).isAbsolute, !exe.utf8.contains(0) else {
                 throw ValidationError("--exe '\(exe)' is not an absolute path")
@@ -75,7 +75,7 @@ struct Explain: ParsableCommand {
                 payload.reason = place.whyNoSession
             } else if place.attached == nil {
                 payload.notes.append(
-                    "no cgroup at or above this one is attached any more: no hook runs for the process")
+                    "no cgroup at or above this one is attached: no hook runs for the process")
             }
             if let note = NetworkPlace.note(of: pid) { payload.notes.append(note) }
         } else {
@@ -117,7 +117,7 @@ struct Explain: ParsableCommand {
         if port == nil, !excluded.isEmpty {
             let few = excluded.prefix(8).map { "\($0)" }.joined(separator: ", ")
             payload.notes.append(
-                "virtual loopbacks leave some ports alone (\(few)\(excluded.count > 8 ? " …" : "")): see --port")
+                "virtual loopbacks do not apply to some ports (\(few)\(excluded.count > 8 ? " …" : "")): see --port")
         }
     }
 }
@@ -158,6 +158,6 @@ private enum NetworkPlace {
         var ours = stat()
         guard stat("/proc/\(pid)/ns/net", &its) == 0, stat("/proc/self/ns/net", &ours) == 0, its.st_ino != ours.st_ino
         else { return nil }
-        return "the process is in another network namespace than this command: the addresses below need not be there"
+        return "the process is in another network namespace than this command: the addresses below may not exist there"
     }
 }

@@ -161,7 +161,7 @@ struct ExplainPayload: Payload {
         if let pid { rows.append(["process", "\(pid) (\(processName))"]) }
         let file = "(inode \(executable.inode) on \(executable.device))"
         rows.append([
-            "executable", "\(executable.path)\(executable.isDeleted ? ", replaced or gone since" : "") \(file)",
+            "executable", "\(executable.path)\(executable.isDeleted ? ", replaced or deleted since" : "") \(file)",
         ])
         if let cgroup { rows.append(["cgroup", cgroup]) }
         if let session {
@@ -173,7 +173,7 @@ struct ExplainPayload: Payload {
             ])
         } else {
             rows.append(["session", "none: \(reason ?? "")"])
-            rows.append(["calls", "every call is left as it is"])
+            rows.append(["calls", "no call is changed"])
         }
         if let policy {
             let name =

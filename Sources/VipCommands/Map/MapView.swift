@@ -59,7 +59,7 @@ struct MapView: Sendable {
     }
 
     static let all: [MapView] = [
-        view("config", "the layout's version, the generation in force, where sessions are") {
+        view("config", "the layout's version, the generation in force, depths of the sessions' cgroups") {
             (_: UInt32, config: vip_config) in
             [
                 ("abi", .number(UInt64(config.abi))), ("generation", .number(UInt64(config.generation))),
@@ -91,7 +91,7 @@ struct MapView: Sendable {
                 ("cgroup_id", .number(cgroup)),
             ]
         },
-        view("addresses", "whose an address of this host is") { (address: vip_address, owner: vip_address_owner) in
+        view("addresses", "which session or host has an address") { (address: vip_address, owner: vip_address_owner) in
             let isSession = owner.owner == VIP_OWNER_SESSION.rawValue
             let other = owner.owner == VIP_OWNER_BROADCAST.rawValue ? "broadcast" : "host"
             return [
@@ -143,7 +143,7 @@ struct MapView: Sendable {
                 }
             }),
         MapView(
-            name: "counters", about: "calls of sessions, by hook and by what became of them",
+            name: "counters", about: "calls of sessions, by hook and outcome",
             count: { _ throws(Failure) in (Hook.all.count, Hook.all.count) },
             rows: { pins throws(Failure) in
                 try HookCounters.read(pins).map { counters in
@@ -156,7 +156,7 @@ struct MapView: Sendable {
                 }
             }),
         MapView(
-            name: "watchers", about: "who listens to events",
+            name: "watchers", about: "the listeners to events",
             count: { pins throws(Failure) in
                 (try EventListener.listeners(pins).count, EventListener.limit)
             },
@@ -177,7 +177,7 @@ struct MapView: Sendable {
                 }
             }),
         MapView(
-            name: "watcher_rings", about: "their ring buffers, by slot, and those that killed ones have left",
+            name: "watcher_rings", about: "the listeners' ring buffers, by slot, also of listeners that were killed",
             count: { pins throws(Failure) in (try rings(pins).count, EventListener.limit) },
             rows: { pins throws(Failure) in
                 try rings(pins).map { ring in

@@ -22,7 +22,7 @@ struct PolicyApply: ParsableCommand {
         abstract: "Apply a policy file to all sessions in one step.",
         discussion: """
             Also brings the maps in line with the host: programs replaced by an upgrade match again, sessions whose cgroup \
-            has gone are closed, virtual IPs that something took off their interface are put back.
+            no longer exists are closed, and missing virtual IPs are restored.
 
             EXAMPLES
               vip-bpfctl policy apply /etc/vip-bpf/policy.yaml

@@ -19,7 +19,7 @@ enum LeaseWait {
         guard let now = try options.instance.awaitAddress(of: record, within: patience) else { return record }
         if now.addresses.count == record.addresses.count {
             options.logger.warning(
-                "session \(record.id) has no virtual IP yet: the daemon goes on to ask for a lease; see its events")
+                "session \(record.id) has no virtual IP yet: the daemon continues to ask for a lease; see its events")
         }
         return now
     }

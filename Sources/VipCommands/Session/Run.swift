@@ -244,7 +244,7 @@ struct Run: ParsableCommand {
         case VIP_SPAWN_EXEC:
             throw Failure(.failed, what, error.text, hint: "give the command's name or its path")
         case VIP_SPAWN_JOIN: throw Failure("\(what): move it into \(cgroup.path)", errno: error)
-        case VIP_SPAWN_TERMINAL: throw Failure("\(what): give it a session of its own", errno: error)
+        case VIP_SPAWN_TERMINAL: throw Failure("\(what): give it its own terminal session (setsid)", errno: error)
         case VIP_SPAWN_DESCRIPTORS:
             throw Failure("\(what): close the caller's files", errno: error, hint: "use Linux 5.9 or later")
         case VIP_SPAWN_USER: throw Failure("\(what): become user \(user ?? "")", errno: error)

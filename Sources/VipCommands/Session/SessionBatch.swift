@@ -72,7 +72,7 @@ enum SessionBatch {
             }
             func once(_ isFirst: Bool) throws(Failure) {
                 guard isFirst else {
-                    throw Failure(.usage, "read \(option)", "it is there twice", hint: "give it once")
+                    throw Failure(.usage, "read \(option)", "it is given twice", hint: "give it once")
                 }
             }
             switch option {
@@ -83,13 +83,14 @@ enum SessionBatch {
                 try once(id == nil)
                 guard let number = UInt32(value) else {
                     throw Failure(
-                        .usage, "read --id", "'\(value)' is no session ID", hint: "give a number, 0…\(SessionIDs.last)")
+                        .usage, "read --id", "'\(value)' is not a session ID",
+                        hint: "give a number, 0…\(SessionIDs.last)")
                 }
                 id = number
             case "--ip":
                 guard let address = IPAddress(value) else {
                     throw Failure(
-                        .usage, "read --ip", "'\(value)' is no IP address",
+                        .usage, "read --ip", "'\(value)' is not an IP address",
                         hint: "write it as 10.20.0.17 or 2001:db8::17")
                 }
                 addresses.append(address)
@@ -127,7 +128,7 @@ enum SessionBatch {
     static func check(user: String) throws(Failure) {
         guard UserName.isAcceptable(user) else {
             throw Failure(
-                .usage, "read --user", "that is no user name",
+                .usage, "read --user", "the user name is not valid",
                 hint: "give 1 to \(UserName.limit) bytes, no control characters")
         }
     }

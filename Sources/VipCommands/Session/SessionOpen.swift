@@ -49,7 +49,7 @@ struct SessionOpen: ParsableCommand {
     var batch: String?
     @Flag(
         help: ArgumentHelp(
-            "As pam_exec(8) calls it, after pam_systemd: the session of the user who logs in, by PAM_TYPE and PAM_USER."
+            "For pam_exec(8), after pam_systemd: open the session of the user who logs in, by PAM_TYPE and PAM_USER."
         ))
     var pam = false
 

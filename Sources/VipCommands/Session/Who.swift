@@ -18,7 +18,7 @@ struct Who: ParsableCommand {
             The past is kept for history.retentionDays of the policy, 90 days by default. Where the clock was set during a \
             session, its times do not say how long it was: every time that the clock may have shown meanwhile counts, and \
             CLOCK says 'set'; 'unknown' where a reboot came between. A session that was open when the system went down ends \
-            with the start of the next boot. The exit code is 1 where nobody is known to have had the address.
+            with the start of the next boot. The exit code is 1 if no recorded session had the address.
 
             Needs no privilege where the state directory can be read.
 
@@ -59,10 +59,10 @@ struct Who: ParsableCommand {
         }
         guard !found.isEmpty else {
             let when = at.map { " at \($0.date.formatted(.iso8601))" } ?? ""
-            let start = try registry.historyStart().map { "the history begins with \($0.formatted(.iso8601))" }
+            let start = try registry.historyStart().map { "the history begins at \($0.formatted(.iso8601))" }
             throw Failure(
                 .failed, "find who \(at == nil ? "has" : "had") \(address)\(when)",
-                at == nil ? "no session has it" : "no session is known to have had it",
+                at == nil ? "no session has it" : "no recorded session had it",
                 hint: at == nil ? "ask with --at for the past" : start ?? "the history is empty")
         }
         try output.print(WhoPayload(address: address.description, at: at?.date, holders: found))

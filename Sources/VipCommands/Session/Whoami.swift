@@ -12,7 +12,7 @@ struct Whoami: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Show the ID and addresses of the session that the caller is in.",
         discussion: """
-            Needs no privilege, and shows nobody else's. The kernel is asked for the virtual IPs, as any program would ask \
+            Needs no privilege, and shows no other session. The kernel is asked for the virtual IPs, as any program would ask \
             it: by a socket bound to 0.0.0.0 and one bound to ::. The ID, and addresses that do not apply to this program \
             (virtualIP.mode: perProgram), come from the registry, by the cgroup that this is run in; where the registry \
             cannot be read, they are left out, and a warning says so.
@@ -29,7 +29,7 @@ struct Whoami: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func run() throws {
-        let what = "find the session that this is run in"
+        let what = "find the session of this process"
         var answers: [OwnSession.Answer] = []
         for family in IPAddress.Family.allCases { answers.append(try OwnSession.ask(family)) }
         var record: SessionRecord?
@@ -47,19 +47,21 @@ struct Whoami: ParsableCommand {
             // Two instances on one host: this registry's sessions are not the ones whose hooks answer.
             record = nil
             obstacle = Failure(
-                .failed, "use \(options.instance.state.registry)", "the kernel gives addresses that it does not know",
+                .failed, "use \(options.instance.state.registry)",
+                "the registry does not know the addresses that the kernel returns",
                 hint: "name the right one with --state")
         }
         guard record != nil || answers.contains(where: \.isOfSession) else {
             if let obstacle {
                 throw Failure(
                     obstacle.code == .notPermitted ? .notPermitted : .failed, what,
-                    "no virtual IP applies to this program, and the registry does not say: \(obstacle.operation): "
+                    "no virtual IP applies to this program, and the registry cannot be read: \(obstacle.operation): "
                         + obstacle.reason,
                     hint: obstacle.hint, detail: obstacle.detail)
             }
             throw Failure(
-                .failed, what, "this process is in none", hint: "run it in one, or see vip-bpfctl session list")
+                .failed, what, "this process is in no session",
+                hint: "run it in a session; vip-bpfctl session list shows them")
         }
         if record == nil {
             options.logger.warning(

@@ -48,7 +48,7 @@ struct Screen: ~Copyable {
             throw Failure(
                 .failed, "show a live table on the terminal",
                 name.isEmpty
-                    ? "TERM does not say which one it is" : "TERM says '\(name)', which ncurses cannot draw on",
+                    ? "TERM is not set" : "TERM is '\(name)', which ncurses does not support",
                 hint: "set TERM, or use --once")
         }
         isUTF8 = vip_locale_is_utf8() != 0

@@ -103,7 +103,7 @@ final class SessionActivity {
             let others = (try? EventListener.listeners(instance.pins)) ?? []
             guard others.count >= EventListener.limit else { throw error }
             callsMissing =
-                "no rates: \(others.count) listen to events already, processes "
+                "no rates: \(others.count) listeners to events exist already, processes "
                 + others.map { "\($0.pid)" }.joined(separator: ", ")
         }
     }

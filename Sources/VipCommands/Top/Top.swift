@@ -50,7 +50,7 @@ struct Top: ParsableCommand {
 
     func validate() throws {
         guard interval >= 0.1, interval <= 3600 else {
-            throw ValidationError("--interval \(interval) is none: a number of seconds from 0.1 to 3600")
+            throw ValidationError("--interval \(interval) is not a number of seconds from 0.1 to 3600")
         }
     }
 

@@ -128,7 +128,7 @@ enum TopText {
         if snapshot.lost > 0 {
             notes.append("rates are at least these: \(snapshot.lost) events were lost, they came too fast")
         } else if snapshot.isLowerBound {
-            notes.append("rates are at least these: this process was stopped meanwhile")
+            notes.append("rates are at least these: this process was stopped in between")
         }
         return notes
     }

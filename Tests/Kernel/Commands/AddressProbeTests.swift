@@ -45,7 +45,7 @@ struct AddressProbeTests {
             let first = try open(sandbox, "ann")
             #expect(try first.decode(OpenSession.self).virtualIps == ["198.51.100.17", "2001:db8:51::11"], "\(first)")
             for address in ["198.51.100.16", "2001:db8:51::10"] {
-                #expect(first.stderr.contains("\(address) is another host's (\(other)) on eth0"), "\(first)")
+                #expect(first.stderr.contains("\(address) belongs to another host (\(other)) on eth0"), "\(first)")
             }
             let second = try open(sandbox, "ben")
             #expect(

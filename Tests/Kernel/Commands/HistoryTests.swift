@@ -112,7 +112,7 @@ struct HistoryTests: CommandHost {
                 then.first?.user == "ann" && then.first?.ending == "closed" && then.first?.endedAt == first.closedAt)
             #expect(try who("198.51.100.16", at: "2001-01-01T00:00:00Z").isEmpty)
             let none = try sandbox.ctl("who", "198.51.100.16", "--at", "2001-01-01T00:00:00Z")
-            #expect(none.stderr.contains("the history begins with \(first.openedAt)"), "\(none)")
+            #expect(none.stderr.contains("the history begins at \(first.openedAt)"), "\(none)")
             for wrong in [["who"], ["who", "x"], ["who", "10.0.0.1", "--at", "yesterday"], ["who", "10.0.0.0/8"]] {
                 #expect(try sandbox.ctl(wrong).status == 64, "\(wrong)")
             }

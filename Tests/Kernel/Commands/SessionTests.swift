@@ -108,7 +108,7 @@ struct SessionTests: CommandHost {
                     #expect(own.document["cgroup"] as? String == bob.cgroup)
                 }
                 let none = try whoami(sandbox, in: "attached/eve")
-                #expect(none.status == 1 && none.error.contains("this process is in none"), "\(none)")
+                #expect(none.status == 1 && none.error.contains("this process is in no session"), "\(none)")
             }
 
             // Without the registry: what the kernel says, and nothing where it says nothing.

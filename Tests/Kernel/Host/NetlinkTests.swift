@@ -105,7 +105,7 @@ import Testing
         try await inNetworkNamespace {
             try shell("echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6")
             let error = try failure { _ = try Netlink().add(Self.v6, to: "lo") }
-            #expect(error.reason == "IPv6 is disabled there" && error.code == .failed)
+            #expect(error.reason == "IPv6 is disabled on the interface" && error.code == .failed)
         }
     }
 

@@ -85,8 +85,8 @@ import Testing
         ("", "no hosts line"), ("#hosts: files\n", "no hosts line"), ("host: files", "no hosts line"),
         ("hosts files", "no hosts line"), ("hosts: files\nhosts: dns\n", "2 hosts lines"),
         ("hosts:\n", "names no source"), ("hosts: # files\n", "names no source"),
-        ("hosts: [X=return]", "not understood"),
-        ("hosts: files [NOTFOUND=return", "not understood"), ("hosts: files\0", "no text file"),
+        ("hosts: [X=return]", "open bracket"),
+        ("hosts: files [NOTFOUND=return", "open bracket"), ("hosts: files\0", "not a text file"),
     ])
     func filesThatAreRefused(text: String, fragment: String) throws {
         let failure = #expect(throws: Failure.self) { _ = try Self.line(text) }

@@ -143,7 +143,7 @@ struct VerdictTests {
         ]
         let suggestion = Self.suggestion(found, inForce)
         #expect(suggestion.policy == inForce && suggestion.additions.isEmpty)
-        #expect(try suggestion.text().hasPrefix("# Nothing is to be added."))
+        #expect(try suggestion.text().hasPrefix("# There is nothing to add."))
     }
 
     @Test func namesWhatCannotBeMistaken() {

@@ -216,7 +216,7 @@ import Testing
             "key twice", "isolation: true\nwildcardName: virtual\nisolation: true", 3, "isolation", "first on line 1"),
         Wrong(
             "key twice, nested", "virtualIP:\n  enabled: true\n  addresses:\n    pool: []\n    pool: []", 5,
-            "virtualIP.addresses.pool", "the key is there twice, first on line 4; leave one out"),
+            "virtualIP.addresses.pool", "the key is given twice, first on line 4; leave one out"),
         Wrong("key twice in one line", "sessions: { unit: userSlice, unit: userSlice }", 1, "sessions.unit", "twice"),
         Wrong("key twice, once in quotes", "isolation: true\n\"isolation\": false", 2, "isolation", "twice"),
         Wrong("key twice with different tags", "!a isolation: true\n!b isolation: false", 2, "isolation", "twice"),
@@ -254,7 +254,7 @@ import Testing
             "overrides[0].virtualIP.addresses.placement", "it belongs to a pool"),
         Wrong(
             "a route on an interface", addresses("placement: route\n    interface: eth0"), 5,
-            "virtualIP.addresses.interface", "no address is on an interface; leave it out"),
+            "virtualIP.addresses.interface", "no address is placed on an interface; leave it out"),
         Wrong(
             "a route to no prefix", pool("10.0.0.0/24, 10.0.1.0-10.0.1.9") + "\n    placement: route", 3,
             "virtualIP.addresses.pool[1]", "10.0.1.0-10.0.1.9 is no prefix"),
@@ -275,7 +275,7 @@ import Testing
             "virtualIP.addresses.reservations[0].addresses[0]", "'10.0.0.8-10.0.0.9' is not an IP address"),
         Wrong(
             "a reservation outside the pool", addresses("reservations: [{user: a, addresses: [10.0.1.9]}]"), 4,
-            "virtualIP.addresses.reservations[0].addresses[0]", "10.0.1.9 is not in the pool beside it; reserve"),
+            "virtualIP.addresses.reservations[0].addresses[0]", "10.0.1.9 is not in the pool of this section; reserve"),
         Wrong(
             "a reservation of another family", addresses("reservations: [{user: a, addresses: ['2001:db8::9']}]"), 4,
             "virtualIP.addresses.reservations[0].addresses[0]", "which has no IPv6 range"),
@@ -292,7 +292,7 @@ import Testing
             addresses("restSeconds: 1")
                 + "\noverrides:\n- name: a\n  virtualIP: {addresses: {reservations: [{user: a, addresses: [10.0.0.9]}]}}",
             7,
-            "overrides[0].virtualIP.addresses.reservations[0].addresses[0]", "not in the pool beside it"),
+            "overrides[0].virtualIP.addresses.reservations[0].addresses[0]", "not in the pool of this section"),
         Wrong("days in quotes", "history: {retentionDays: '9'}", 1, "history.retentionDays", "without quotes"),
         Wrong(
             "days with a unit", "history:\n  retentionDays: 90d", 2, "history.retentionDays",
@@ -365,7 +365,7 @@ import Testing
             "with source: dhcp, IPv4 addresses come from the server, and the pool is for IPv6 alone"),
         Wrong(
             "DHCP by route", "virtualIP: {addresses: {source: dhcp, pool: ['2001:db8::/64'], placement: route}}", 1,
-            "virtualIP.addresses.placement", "with source: dhcp, each address is on an interface; leave it out"),
+            "virtualIP.addresses.placement", "with source: dhcp, each address is placed on an interface; leave it out"),
         Wrong("fallback", "virtualLoopback: {fallback: x}", 1, "virtualLoopback.fallback", "one of none, host"),
         Wrong(
             "IPv4 prefix", "virtualLoopback:\n  prefix: 10.0.0.0/8", 2, "virtualLoopback.prefix",
@@ -434,19 +434,23 @@ import Testing
             """, 3, "overrides[1].virtualIP.addresses.pool[0]", "(line 2, overrides[0].virtualIP.addresses.pool[0])"),
 
         Wrong(
-            "interface too long", interface("abcdefghijklmnop"), 1, "virtualIP.addresses.interface", "at most 15 bytes"),
+            "interface too long", interface("abcdefghijklmnop"), 1, "virtualIP.addresses.interface",
+            "more than 15 bytes"),
         Wrong(
-            "interface with a slash", interface("a/b"), 1, "virtualIP.addresses.interface", "no slash, colon or space"),
+            "interface with a slash", interface("a/b"), 1, "virtualIP.addresses.interface",
+            "has a slash, a colon or a space"),
         Wrong(
-            "interface with an accented slash", interface("a/\u{301}"), 1, "virtualIP.addresses.interface", "no slash"),
+            "interface with an accented slash", interface("a/\u{301}"), 1, "virtualIP.addresses.interface",
+            "has a slash"),
         Wrong(
-            "interface with a space", interface("a b"), 1, "virtualIP.addresses.interface", "no slash, colon or space"),
+            "interface with a space", interface("a b"), 1, "virtualIP.addresses.interface",
+            "has a slash, a colon or a space"),
         Wrong(
             "interface with a colon", interface("eth0:1"), 1, "virtualIP.addresses.interface",
-            "no slash, colon or space"),
+            "has a slash, a colon or a space"),
         Wrong(
             "interface ..", interface("..").replacing("..", with: "'..'"), 1, "virtualIP.addresses.interface",
-            "no interface"),
+            "is not an interface name"),
         Wrong("interface, empty", interface("''"), 1, "virtualIP.addresses.interface", "it is empty"),
         Wrong("interface, nothing", interface(""), 1, "virtualIP.addresses.interface", "found nothing"),
 

@@ -174,7 +174,7 @@ private final class Host {
         #expect(try host.login("ann") == ["10.0.0.2"])
         #expect(
             host.warnings == [
-                "what is reserved for ann is in use (10.0.0.1, 10.0.0.3): another IPv4 address is picked"
+                "the addresses reserved for ann are in use (10.0.0.1, 10.0.0.3): another IPv4 address is picked"
             ])
         #expect(throws: Failure.self) { try host.login("ann") }
         #expect(try host.login("bob") == ["10.0.0.4"])
