@@ -77,8 +77,17 @@ extension Change {
         } catch {
             // Where the generation has moved, the policy is in force, and the next change settles what is left to do.
             if (try? maps.configuration().generation) != next {
-                try? settings.settle(formerPrefix, for: instance.policy(registry))
-                try registry.set(pending: nil)
+                // One step that fails does not keep the other from running, and does not hide the first error.
+                do throws(Failure) {
+                    try settings.settle(formerPrefix, for: instance.policy(registry))
+                } catch let undo {
+                    logger.warning("\(undo)")
+                }
+                do throws(Failure) {
+                    try registry.set(pending: nil)
+                } catch let undo {
+                    logger.warning("\(undo)")
+                }
             }
             throw error
         }
@@ -105,12 +114,17 @@ extension Change {
                 try registry.set(pending.policy, at: .now(bootID: bootID))
             }
             // A policy that cannot be read must not keep `policy apply` from replacing it.
-            if let policy = try? instance.policy(registry) {
-                try settings.settle(maps.configuration().loopbackPrefix, for: policy)
+            let policy: Policy?
+            do throws(Failure) {
+                policy = try instance.policy(registry)
+            } catch {
+                logger.warning("\(error)")
+                policy = nil
             }
+            if let policy { try settings.settle(maps.configuration().loopbackPrefix, for: policy) }
         }
         try registry.set(pending: nil)
-        logger.warning("a policy apply was killed; the policy in force was restored")
+        logger.warning("an earlier policy apply was killed; it was completed, or undone")
     }
 
     /// Closes the sessions whose cgroup was removed.

@@ -109,6 +109,28 @@ struct CrashTests: CommandHost {
         }
     }
 
+    /// The error's advice is followed, and each policy that could not be read is reported.
+    @Test("applies a policy over those of a killed apply that cannot be read")
+    func replacesPoliciesThatCannotBeRead() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/a", id: 7)
+            try sandbox.sh(
+                """
+                python3 -c 'import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); \
+                db.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", \
+                [("policy", "no JSON"), ("pending_policy", "no JSON")]); db.commit()' \
+                '\(sandbox.stateDirectory)/registry.sqlite'
+                """)
+            let apply = try sandbox.mustCtl("policy", "apply", sandbox.policyFile(Self.policy))
+            for policy in ["the policy in force", "the policy that was being applied"] {
+                #expect(apply.stderr.contains("\(policy) cannot be read"), "\(apply)")
+            }
+            try expectAgreement(sandbox)
+            let again = try sandbox.mustCtl("policy", "apply", sandbox.policyFile(Self.policy))
+            #expect(!again.stderr.contains("cannot be read"), "\(again)")
+        }
+    }
+
     /// What a damaged registry's error says to do, works.
     @Test("clears a damaged registry away by detach --all, as the error says")
     func clearsADamagedRegistry() throws {
