@@ -87,7 +87,7 @@ public protocol AddressPlacement {
     /// Linux 6.18 removes 10,000 IPv4 addresses in under a second, as many IPv6 addresses in 20: its time for one of
     /// these grows with their number.
     ///
-    /// - Returns: for each address, in order, what became of it. Without the interface there are none.
+    /// - Returns: for each address, in order, what became of it. If the interface no longer exists, each is ``Removal/alreadyGone``.
     /// - Throws: ``Failure`` without an answer.
     func remove(_ addresses: [IPAddress], from interface: String) throws(Failure) -> [Result<Removal, Failure>]
 }

@@ -10,7 +10,7 @@ public enum CallOutcome: UInt8, Sendable, Hashable, CaseIterable {
     case seen
     /// It got another address, or another source.
     case rewritten
-    /// Left as it is without an address, since the policy says `useHostAddress`.
+    /// Left as it is: the session has no address, and the policy has `whenUnavailable: useHostAddress`.
     case unaddressed
     /// Refused, EADDRNOTAVAIL: the address is another session's.
     case refusedIsolation

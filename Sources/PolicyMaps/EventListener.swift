@@ -23,7 +23,7 @@ public struct EventFilter: Sendable, Hashable {
 public struct EventBatch: Sendable {
     /// In the order in which they were written.
     public var events: [vip_event] = []
-    /// How many were lost, without room in the ring buffer.
+    /// How many were lost because the ring buffer was full.
     public var lost: UInt64 = 0
     /// Times in which nothing was written, since this process was stopped for longer than its lease: CLOCK_BOOTTIME, ns.
     public var gaps: [Range<UInt64>] = []

@@ -9,7 +9,7 @@ import SystemPackage
 
 /// Standard output: data only.
 enum StandardOutput {
-    /// Writes all of it (write(2)); fails where that cannot be, a reader that no longer exists (EPIPE) included.
+    /// Writes all of it (write(2)); fails if that is not possible, also if the reader has closed its end (EPIPE).
     static func text(_ text: String) throws(Failure) {
         var bytes = Array(text.utf8)[...]
         while !bytes.isEmpty {

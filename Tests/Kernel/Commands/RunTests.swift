@@ -307,13 +307,13 @@ struct RunTests: CommandHost {
         try attached { sandbox in
             let terminal = try Terminal(sandbox)
             let before = try terminal.modes()
-            // A shell without job control has what it starts with & ignore SIGINT. The command ends once its daemon has left the
-            // terminal.
+            // A shell without job control makes background commands ignore SIGINT. The command waits, a minute at most, until its
+            // daemon has left the terminal.
             let mark = "\(sandbox.directory)/left"
             try terminal.type(
                 """
                 ctl run --id 9 sh -c 'setsid env --default-signal=INT sh -c "touch \(mark); exec sleep 1000" & \
-                while [ ! -e \(mark) ]; do sleep 0.1; done'; echo co''de $?
+                for i in $(seq 600); do [ -e \(mark) ] && break; sleep 0.1; done'; echo co''de $?
                 """)
             try wait(for: "the command's daemon") { access(mark, F_OK) == 0 }
             #expect(try sandbox.mustCtl("session", "show", "9").stdout.contains("open"))
