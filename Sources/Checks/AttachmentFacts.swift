@@ -67,8 +67,8 @@ package enum AttachmentFacts: CheckedSubject {
         }
         let network = try pins.networkAttachments()
         for hook in Hook.ofNetwork where !links.isEmpty && network[hook.name]?.isHere != true {
-            let state = network[hook.name] == nil ? "not attached" : "attached to another one"
-            wrong.append(.bad(subject, "hook \(hook.name) of the network namespace is \(state)", fix: again))
+            let state = network[hook.name] == nil ? "not attached to the" : "attached to another"
+            wrong.append(.bad(subject, "hook \(hook.name) is \(state) network namespace", fix: again))
         }
         guard wrong.isEmpty else { return wrong }
         return [

@@ -66,7 +66,7 @@ struct AddressProbeTests {
             let before = try sandbox.sh("ip -br addr") + sandbox.mustCtl("session", "list", "--json").stdout
             let result = try open(sandbox, "ann", "--ip", address)
             #expect(result.status == 1, "\(result)")
-            #expect(result.stderr.contains("\(address) is another host's"), "\(result)")
+            #expect(result.stderr.contains("\(address) belongs to another host"), "\(result)")
             #expect(result.stderr.split(separator: "\n").count == 1, "\(result)")
             #expect(try sandbox.sh("ip -br addr") + sandbox.mustCtl("session", "list", "--json").stdout == before)
         }
@@ -158,7 +158,7 @@ struct AddressProbeTests {
             try sandbox.sh("for n in 16 17; do ip addr add 198.51.100.$n/32 dev eth0; done", at: .outside)
             let result = try open(sandbox, "ann")
             #expect(result.status == 1, "\(result)")
-            #expect(result.stderr.contains("2 other hosts'"), "\(result)")
+            #expect(result.stderr.contains("2 used by other hosts"), "\(result)")
         }
     }
 

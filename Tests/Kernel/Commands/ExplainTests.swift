@@ -264,7 +264,7 @@ struct ExplainTests {
         let rows: [([String], Int32, String)] = [
             (["\(ended.pid)"], 1, "there is no such process"),
             (["2"], 1, "kernel thread"),
-            (["0"], 64, "no process ID"),
+            (["0"], 64, "not a process ID"),
             (["x"], 64, "'x'"),
             ([], 64, "give a process ID"),
             (["1", "--exe", path, "--session", "7"], 64, "give a process ID"),
@@ -272,7 +272,7 @@ struct ExplainTests {
             (["--exe", path, "--session", "99"], 1, "there is no such session"),
             (["--exe", "/nowhere/app", "--session", "7"], 1, "there is no file /nowhere/app"),
             (["--exe", "app", "--session", "7"], 64, "not an absolute path"),
-            (["--exe", "/etc", "--session", "7"], 1, "no regular file"),
+            (["--exe", "/etc", "--session", "7"], 1, "not a regular file"),
             (["--exe", "/etc/passwd", "--session", "7"], 1, "cannot be executed"),
             (["1", "--port", "70000"], 64, "70000"),
         ]

@@ -487,7 +487,7 @@ struct WatchTests {
             #expect(try watcher.next().verdict == "refused")
             try sandbox.mustCtl("detach", "--all")
             #expect(try watcher.program.wait() == 1)
-            #expect(watcher.program.errorText.contains("detached meanwhile"), "\(watcher.program.errorText)")
+            #expect(watcher.program.errorText.contains("detached in the meantime"), "\(watcher.program.errorText)")
             #expect(watcher.program.errorText.split(separator: "\n").count == 1)
         }
     }

@@ -203,7 +203,7 @@ import Testing
         try refuses("2 hosts lines")
         try FileManager.default.removeItem(atPath: file)
         try FileManager.default.createDirectory(atPath: file, withIntermediateDirectories: false)
-        try refuses("no file")
+        try refuses("not a regular file")
         try FileManager.default.removeItem(atPath: file)
         try Self.plain.write(toFile: "\(directory)/target", atomically: false, encoding: .utf8)
         try FileManager.default.createSymbolicLink(atPath: file, withDestinationPath: "target")

@@ -94,7 +94,7 @@ import Testing
         ("--cgroup /nowhere/at/all", "line 1", "/nowhere/at/all"),
         ("--id x", "line 1", "'x' is not a session ID"),
         ("--id -1", "line 1", "'-1' is not a session ID"),
-        ("--id 4294967296", "line 1", "no session ID"),
+        ("--id 4294967296", "line 1", "is not a session ID"),
         ("--id 1 --id 2", "line 1", "twice"),
         ("--ip 10.20.0", "line 1", "'10.20.0' is not an IP address"),
         ("--user ", "line 1", "a value is missing"),

@@ -257,7 +257,7 @@ import Testing
             "virtualIP.addresses.interface", "no address is placed on an interface; leave it out"),
         Wrong(
             "a route to no prefix", pool("10.0.0.0/24, 10.0.1.0-10.0.1.9") + "\n    placement: route", 3,
-            "virtualIP.addresses.pool[1]", "10.0.1.0-10.0.1.9 is no prefix"),
+            "virtualIP.addresses.pool[1]", "10.0.1.0-10.0.1.9 is not a prefix"),
         Wrong("rest with a unit", addresses("restSeconds: 60s"), 4, "virtualIP.addresses.restSeconds", "0 to 86400"),
         Wrong("long probe", addresses("probeSeconds: 11"), 4, "virtualIP.addresses.probeSeconds", "0 to 10"),
         Wrong("long rest", addresses("restSeconds: 86401"), 4, "virtualIP.addresses.restSeconds", "0 to 86400"),
