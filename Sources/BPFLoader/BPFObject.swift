@@ -6,7 +6,7 @@ public import Host
 public import SystemPackage
 
 /// A BPF object file, opened by libbpf: `bpf_object__open_mem(3)` until it is loaded, then the kernel's
-/// programs and maps. Everything is freed when the value goes out of scope, except what is pinned.
+/// programs and maps. When the value goes out of scope, everything is freed except what is pinned.
 public struct BPFObject: ~Copyable {
     private let object: OpaquePointer
     /// What the object is, for errors: `the BPF programs`.
@@ -43,8 +43,8 @@ public struct BPFObject: ~Copyable {
         return names
     }
 
-    /// The names of its maps, in the order in which they are declared. The compiler's own (constants that do not fit an
-    /// instruction) belong to the programs, and exist as long as they do.
+    /// The names of its maps, in the order in which they are declared. The maps that the compiler makes (constants that
+    /// do not fit an instruction) belong to the programs, and exist as long as those do.
     public var mapNames: [String] {
         var names: [String] = []
         var map = bpf_object__next_map(object, nil)
@@ -55,7 +55,7 @@ public struct BPFObject: ~Copyable {
         return names
     }
 
-    /// Whether ``load()`` loads a program. By default it loads all.
+    /// Sets whether ``load()`` loads a program. By default it loads all.
     public func setLoads(_ loads: Bool, program name: String) {
         bpf_program__set_autoload(bpf_object__find_program_by_name(object, name), loads)
     }

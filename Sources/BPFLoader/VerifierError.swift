@@ -45,8 +45,8 @@ enum LibBPFLog {
 
 /// The line of a verifier log that gives the reason.
 ///
-/// The verifier ends with the complaint, followed by its statistics (`kernel/bpf/verifier.c`,
-/// `print_verification_stats`); before it stand the instructions that led there.
+/// The verifier's message stands at the end of the log, followed only by statistics (`kernel/bpf/verifier.c`,
+/// `print_verification_stats`). The instructions that led to it stand before it.
 public func tellingLine(ofVerifierLog log: String) -> String? {
     let lines = log.split(whereSeparator: \.isNewline).map { $0.trimmingSpaces() }.filter { !$0.isEmpty }
     let end = lines.firstIndex { $0.hasPrefix("processed ") && $0.contains(" insns ") } ?? lines.endIndex

@@ -39,7 +39,10 @@ int vip_arp_open(int interface)
 		.sll_protocol = htons(ETH_P_ARP),
 		.sll_ifindex = interface,
 	};
-	/* The socket has no protocol until it is bound. Otherwise it receives packets of other interfaces before. */
+	/*
+	 * The socket has no protocol until it is bound. With one, it would receive packets of
+	 * other interfaces until then.
+	 */
 	int fd = socket(AF_PACKET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)

@@ -119,7 +119,7 @@ pid_t vip_spawn(int procs, const char *user, char *const argv[], char *const env
 		if (account && (setgroups((size_t)group_count, groups) || setgid(account->pw_gid) ||
 				setuid(account->pw_uid)))
 			fail(pipe_fds[1], VIP_SPAWN_USER);
-		/* As the user: root may not enter a home on NFS that the user may. */
+		/* As the user, because root may be refused a home on NFS that the user may enter. */
 		if (own && own->directory && chdir(own->directory) < 0 && chdir("/") < 0)
 			fail(pipe_fds[1], VIP_SPAWN_USER);
 		if (own && own->umask >= 0)
@@ -149,7 +149,7 @@ int vip_signal_fd(const int *signals, int count)
 
 	sigemptyset(&set);
 	for (int i = 0; i < count; i++)
-		if (!is_ignored(signals[i])) /* if blocked, they would be queued nevertheless */
+		if (!is_ignored(signals[i])) /* if blocked, it would be queued nevertheless */
 			sigaddset(&set, signals[i]);
 	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
 		return -errno;

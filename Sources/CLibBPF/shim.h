@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * libbpf, and beside it only what Swift cannot call itself: functions whose options are a structure
- * that must be filled with its own size, and errors that are in errno when a pointer comes back NULL.
+ * libbpf, and wrappers for what Swift cannot call itself: functions whose options are a structure
+ * that holds its own size, and functions that return NULL and set errno.
  */
 #pragma once
 
@@ -16,7 +16,10 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-/* bpf_object__open_mem(3) with a name. Least kernel: none, it only parses. NULL and -errno in *error. */
+/*
+ * bpf_object__open_mem(3) with a name. It only parses, on any kernel. Returns NULL and sets *error
+ * to -errno on failure.
+ */
 static inline struct bpf_object *vip_object_open(const void *bytes, size_t size, const char *name,
 						 int *error)
 {
@@ -28,8 +31,8 @@ static inline struct bpf_object *vip_object_open(const void *bytes, size_t size,
 }
 
 /*
- * bpf_link_create(3) with flags: 6.1 takes none for a cgroup (EINVAL), 6.18 does, and linux/bpf.h of Debian 12
- * does not know this one.
+ * bpf_link_create(3) with flags. Linux 6.1 accepts no flags for a cgroup (EINVAL), 6.18 does. The
+ * linux/bpf.h of Debian 12 does not have this one.
  */
 enum { VIP_LINK_PREORDER = 1U << 6 }; /* BPF_F_PREORDER */
 
@@ -61,13 +64,13 @@ static inline int vip_membarrier_global(void)
 	return (int)syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
 }
 
-/* A word of memory that the kernel's programs share (BPF_F_MMAPABLE, kernel 5.5), read in one piece. */
+/* Reads, in one piece, a word of memory that BPF programs share (BPF_F_MMAPABLE, kernel 5.5). */
 static inline uint64_t vip_word(const void *word)
 {
 	return __atomic_load_n((const uint64_t *)word, __ATOMIC_ACQUIRE);
 }
 
-/* Puts `to` there where `from` is; 0 where it is something else. */
+/* Replaces `from` by `to`; returns 0 if the word has another value. */
 static inline int vip_word_replace(void *word, uint64_t from, uint64_t to)
 {
 	return __atomic_compare_exchange_n((uint64_t *)word, &from, to, 0, __ATOMIC_ACQ_REL,

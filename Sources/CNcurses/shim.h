@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ncurses, the wide-character build: curs_initscr(3X). Beside it what Swift cannot call itself: macros
- * over bit fields, and global variables, of which Swift 6 does not know whose thread they are.
+ * ncurses, the wide-character build: curs_initscr(3X). The functions wrap what Swift cannot call itself: macros over
+ * bit fields, and global variables, which Swift 6 does not accept because they are not thread-safe.
  */
 #pragma once
 
@@ -11,13 +11,13 @@
 #include <langinfo.h>
 #include <stdio.h>
 
-/* A screen on standard output with keys from `input`; NULL where TERM names no terminal that will do. */
+/* A screen on standard output that reads keys from `input`; NULL if ncurses cannot use the terminal of TERM. */
 static inline SCREEN *vip_screen_open(FILE *input)
 {
 	return newterm(NULL, stdout, input ? input : stdin);
 }
 
-/* Keys as KEY_UP and so on, without waiting for one, and without echo; ^C and ^Z stay signals. */
+/* Reads keys as KEY_UP and so on, without waiting and without echo. ^C and ^Z still send signals. */
 static inline void vip_screen_prepare(void)
 {
 	cbreak();
@@ -40,7 +40,7 @@ static inline int vip_screen_columns(void)
 	return getmaxx(stdscr);
 }
 
-/* All of it is sent again at the next refresh(3X): something else has written to the terminal. */
+/* The next refresh(3X) sends the whole screen again: use it if something else has written to the terminal. */
 static inline void vip_screen_distrust(void)
 {
 	clearok(curscr, TRUE);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * libnl-route, for the addresses of interfaces and who else has one: rtnetlink(7). For sockets, sock_diag(7) over
- * plain libnl.
+ * libnl-route, for the addresses of interfaces and the table of neighbours: rtnetlink(7). libnl, for the sockets:
+ * sock_diag(7).
  */
 #pragma once
 

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * SQLite. Beside it what Swift cannot call itself: SQLITE_TRANSIENT, which says that SQLite is to copy what it is given,
- * is no constant of C but a cast.
- */
+/* SQLite, and SQLITE_TRANSIENT, which makes SQLite copy its argument. It is a cast, which Swift does not import. */
 #pragma once
 
 #include <sqlite3.h>

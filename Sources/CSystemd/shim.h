@@ -2,7 +2,7 @@
 /* libsystemd: logind by sd-bus, the event loop by sd-event, the service manager by sd-daemon, the journal by sd-journal. */
 #pragma once
 
-/* The place in the source is no field that a reader of events wants; without it sd_journal_sendv() is no macro. */
+/* Events do not need the source location. Without it, sd_journal_sendv() is a function and not a macro. */
 #define SD_JOURNAL_SUPPRESS_LOCATION
 
 #include <systemd/sd-bus.h>

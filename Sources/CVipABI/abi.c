@@ -1,3 +1,3 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Nothing but its header: SwiftPM wants one source file a C target. */
+/* This file has only its header: SwiftPM requires a source file in each C target. */
 #include "vip_abi.h"

@@ -3,11 +3,11 @@
 import Glibc
 import SystemPackage
 
-/// Which boot of the kernel this is.
+/// Identifies the current boot of the kernel.
 public enum BootID {
     /// The random UUID that the kernel made at this boot: /proc/sys/kernel/random/boot_id, random(4).
     ///
-    /// - Throws: ``Failure`` (unavailable) without a readable /proc.
+    /// - Throws: ``Failure`` (unavailable) if /proc cannot be read.
     public static func current() throws(Failure) -> String {
         let file = FilePath("/proc/sys/kernel/random/boot_id")
         do throws(Errno) {

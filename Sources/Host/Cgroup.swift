@@ -5,7 +5,8 @@ public import SystemPackage
 
 /// A cgroup v2 directory, as it was when the value was made: cgroups(7), Documentation/admin-guide/cgroup-v2.rst.
 ///
-/// The path is only where it was found. A cgroup removed and made anew at that path is another one: ``isSame``.
+/// The path is only where it was found. A cgroup that was removed and created again at that path is another one:
+/// ``isSame``.
 public struct Cgroup: Sendable, Hashable {
     /// Canonical: absolute, without symbolic links, below the mount that shows the whole hierarchy.
     public let path: FilePath
@@ -14,22 +15,22 @@ public struct Cgroup: Sendable, Hashable {
     /// Its depth as bpf_get_current_ancestor_cgroup_id() counts: the root is 0.
     public let level: UInt32
 
-    /// The hierarchy's root: a cgroup, but one that cannot be a session, be removed, killed or waited for.
+    /// Whether it is the hierarchy's root. The root cannot be a session, and cannot be removed, killed or waited for.
     public var isRoot: Bool { level == 0 }
 
-    /// Looks up the cgroup at a path, reading the mount table for it.
+    /// Looks up the cgroup at a path. It reads the mount table for this.
     ///
     /// - Throws: ``Failure``, see ``init(path:mounts:)``.
     public init(path: FilePath) throws(Failure) {
         try self.init(path: path, mounts: .current())
     }
 
-    /// Looks up the cgroup at a path: an absolute one, or one relative to the working directory.
+    /// Looks up the cgroup at a path, absolute or relative to the working directory.
     ///
-    /// - Parameter mounts: from ``MountTable/current()``; whoever looks up many reads it once.
-    /// - Throws: ``Failure`` where there is nothing, where it is no directory of a cgroup v2 file system, where it may not be
-    ///   read (not permitted), and (unavailable) where the depth cannot be known because this process sees only a part of
-    ///   the hierarchy: it is in a cgroup namespace.
+    /// - Parameter mounts: from ``MountTable/current()``; a caller that looks up many reads it once.
+    /// - Throws: ``Failure`` if nothing is at the path, if it is not a directory of a cgroup v2 file system, if it may
+    ///   not be read (not permitted), and (unavailable) if the depth is not known because this process is in a cgroup
+    ///   namespace and sees only a part of the hierarchy.
     public init(path: FilePath, mounts: MountTable) throws(Failure) {
         let what = "use cgroup \(path)"
         let real: FilePath
@@ -57,7 +58,7 @@ public struct Cgroup: Sendable, Hashable {
         }
         let id = UInt64(status.st_ino)
 
-        // A hierarchy may be mounted at several places, and a part of it, too: settle on one name for each cgroup.
+        // A hierarchy, or a part of it, may be mounted at several places: use one name for each cgroup.
         let whole = try Self.wholeHierarchy(mounts)
         var below = seen.root
         below.append(Self.components(of: real, below: seen.mountPoint))
@@ -71,7 +72,7 @@ public struct Cgroup: Sendable, Hashable {
         self.init(path: canonical, id: id, level: UInt32(below.components.count))
     }
 
-    /// A cgroup that was looked up before, as it was recorded then. It may no longer exist: see ``isSame``.
+    /// A cgroup as it was recorded by an earlier look-up. It may no longer exist: see ``isSame``.
     package init(notedPath path: FilePath, id: UInt64, level: UInt32) {
         self.init(path: path, id: id, level: level)
     }
@@ -91,7 +92,7 @@ public struct Cgroup: Sendable, Hashable {
 
     /// The cgroup of a process: the `0::` line of its /proc/PID/cgroup.
     ///
-    /// - Throws: ``Failure`` where there is no such process, where its cgroup has been removed, and as ``init(path:mounts:)``.
+    /// - Throws: ``Failure`` if there is no such process, if its cgroup was removed, and as ``init(path:mounts:)``.
     public init(ofProcess pid: pid_t, mounts: MountTable) throws(Failure) {
         let what = "find the cgroup of process \(pid)"
         let text: [UInt8]
@@ -117,27 +118,27 @@ public struct Cgroup: Sendable, Hashable {
         try self.init(path: path, mounts: mounts)
     }
 
-    // MARK: What it is now
+    // MARK: Its present state
 
-    /// Whether anything is at the path; see ``isSame`` for whether it is this cgroup.
+    /// Whether anything is at the path. ``isSame`` says whether it is this cgroup.
     public var exists: Bool {
         (try? Self.inode(at: path)) != nil
     }
 
-    /// Whether this cgroup is still there: the path leads to the same ID.
+    /// Whether this cgroup still exists: the path leads to the same ID.
     public var isSame: Bool { Self.isThere(path, id: id) }
 
-    /// Whether the cgroup that had this path and ID is still there. One call of stat(2).
+    /// Whether the cgroup that had this path and ID still exists. Takes one call of stat(2).
     ///
-    /// - Parameter path: of a cgroup as ``path`` has it.
+    /// - Parameter path: as ``path`` has it.
     public static func isThere(_ path: FilePath, id: UInt64) -> Bool {
         (try? inode(at: path)) == id
     }
 
-    /// Whether a process is in the cgroup or below it: `populated` of cgroup.events. A cgroup that no longer exists is not.
-    /// The root always is.
+    /// Whether a process is in the cgroup or below it: `populated` of cgroup.events. `false` if the cgroup no longer
+    /// exists; always `true` for the root.
     ///
-    /// - Throws: ``Failure`` where it cannot be read.
+    /// - Throws: ``Failure`` if the file cannot be read.
     public func isPopulated() throws(Failure) -> Bool {
         guard !isRoot else { return true }
         guard isSame else { return false }
@@ -149,26 +150,26 @@ public struct Cgroup: Sendable, Hashable {
         }
     }
 
-    /// The processes in the cgroup, by ID and without duplicates; a cgroup that no longer exists has none.
+    /// The processes in the cgroup, by ID and without duplicates; none if the cgroup no longer exists.
     ///
-    /// Processes of another PID namespace have no ID here and are left out: ``isPopulated()`` counts them.
+    /// Processes of another PID namespace have no ID here and are left out; ``isPopulated()`` counts them.
     ///
-    /// - Parameter subtree: those of the cgroups below as well.
-    /// - Throws: ``Failure`` where cgroup.procs cannot be read, a threaded cgroup's among them.
+    /// - Parameter subtree: whether to include the cgroups below.
+    /// - Throws: ``Failure`` if cgroup.procs cannot be read, as in a threaded cgroup.
     public func processes(subtree: Bool = false) throws(Failure) -> [pid_t] {
         guard isSame else { return [] }
         return try processes(in: subtree ? try directoriesBottomUp() : [path])
     }
 
-    /// The processes in the cgroup and below, as ``processes(subtree:)``, but no more than so many cgroups are looked at.
+    /// The processes in the cgroup and below, as ``processes(subtree:)``, from at most `limit` cgroups.
     ///
-    /// - Returns: besides the processes, whether these are all.
+    /// - Returns: the processes, and whether these are all.
     package func processes(
         inCgroupsAtMost limit: Int
     ) throws(Failure) -> (processes: [pid_t], isAll: Bool) {
         guard isSame else { return ([], true) }
         let directories = try directoriesBottomUp(atMost: limit + 1)
-        // Those at the end are the uppermost.
+        // The uppermost cgroups are at the end.
         return (try processes(in: directories.suffix(limit)), directories.count <= limit)
     }
 
@@ -180,7 +181,7 @@ public struct Cgroup: Sendable, Hashable {
                 found.formUnion(
                     text.split(separator: UInt8(ascii: "\n")).compactMap { pid_t(String(decoding: $0, as: UTF8.self)) })
             } catch {
-                // The processes of a threaded cgroup are listed by the domain above it: part of the walk, or not asked for.
+                // The processes of a threaded cgroup are listed by the domain above it.
                 if Self.isGone(error) || error == .notSupportedOnSocket && directory != path { continue }
                 throw Failure("list the processes of cgroup \(directory)", errno: error)
             }
@@ -189,12 +190,12 @@ public struct Cgroup: Sendable, Hashable {
         return found.sorted()
     }
 
-    /// How two cgroups lie to each other. By path components, so `/a/bc` is not below `/a/b`.
+    /// The relation of two cgroups. It goes by path components, so `/a/bc` is not below `/a/b`.
     public enum Relation: Sendable, Hashable {
         case same, above, below, unrelated
     }
 
-    /// How this cgroup lies to another: `.above` where the other is below it.
+    /// This cgroup's relation to another: `.above` if the other is below it.
     public func relation(to other: Cgroup) -> Relation {
         if path == other.path { return .same }
         if other.path.starts(with: path) { return .above }
@@ -206,7 +207,7 @@ public struct Cgroup: Sendable, Hashable {
 
     // MARK: Changing it
 
-    /// Makes a cgroup below this one: mkdir(2), mode 0755.
+    /// Creates a cgroup below this one: mkdir(2), mode 0755.
     ///
     /// - Throws: ``Failure`` if the name is invalid or taken, if this cgroup no longer exists, and (not permitted)
     ///   without root.
@@ -234,10 +235,10 @@ public struct Cgroup: Sendable, Hashable {
         return Cgroup(path: child, id: try Self.inode(at: child, what), level: level + 1)
     }
 
-    /// Removes the cgroup and all below it: rmdir(2), from the bottom up. If it no longer exists, that is fine. Another one
-    /// that was made at its path is left alone.
+    /// Removes the cgroup and all below it: rmdir(2), from the bottom up. It is no error if it no longer exists.
+    /// Another cgroup that was created at its path is left alone.
     ///
-    /// - Throws: ``Failure`` where a process is still in it, and then nothing is removed; where one enters in between,
+    /// - Throws: ``Failure`` if a process is in it; nothing is removed then. If a process enters during the removal,
     ///   cgroups below may already be removed.
     public func remove() throws(Failure) {
         let what = "remove cgroup \(path)"
@@ -260,10 +261,11 @@ public struct Cgroup: Sendable, Hashable {
         }
     }
 
-    /// Sends SIGKILL to every process in the cgroup and below, also to those that are being forked: cgroup.kill,
-    /// Linux 5.14. Does not wait: ``waitUntilEmpty(timeout:interruptedBy:)``. A cgroup that no longer exists is fine.
+    /// Sends SIGKILL to every process in the cgroup and below, including those that are being forked: cgroup.kill,
+    /// Linux 5.14. Does not wait: ``waitUntilEmpty(timeout:interruptedBy:)``. It is no error if the cgroup no longer
+    /// exists.
     ///
-    /// - Throws: ``Failure`` for the root, and where the file cannot be written.
+    /// - Throws: ``Failure`` for the root, and if the file cannot be written.
     public func kill() throws(Failure) {
         let what = "kill the processes of cgroup \(path)"
         guard !isRoot else { throw Failure(.failed, what, "it is the root of cgroup v2") }
@@ -283,7 +285,7 @@ public struct Cgroup: Sendable, Hashable {
 
     /// Moves a process, with all its threads, into the cgroup: cgroup.procs.
     ///
-    /// - Throws: ``Failure`` where there is no such process or cgroup, and (not permitted) without the right to.
+    /// - Throws: ``Failure`` if there is no such process or cgroup, and (not permitted) without the privilege.
     public func add(process pid: pid_t) throws(Failure) {
         let what = "move process \(pid) into cgroup \(path)"
         do throws(Errno) {
@@ -305,18 +307,19 @@ public struct Cgroup: Sendable, Hashable {
         /// No process is in it or below it, or it no longer exists.
         case empty
         case timedOut
-        /// The descriptor given became readable.
+        /// The descriptor became readable.
         case interrupted
     }
 
-    /// Waits until no process is in the cgroup or below it: poll(2) on cgroup.events, which the kernel wakes when it changes.
+    /// Waits until no process is in the cgroup or below it: poll(2) on cgroup.events, which the kernel wakes when it
+    /// changes.
     ///
-    /// Blocks the calling thread: not for the cooperative pool.
+    /// Blocks the calling thread, so do not call it on Swift's cooperative pool.
     ///
     /// - Parameters:
-    ///   - timeout: at most this long; `nil` is without end.
+    ///   - timeout: the longest time to wait; `nil` waits without limit.
     ///   - descriptor: a descriptor (eventfd, signalfd, pipe) that ends the wait when it becomes readable.
-    /// - Throws: ``Failure`` for the root, which has no events, and where they cannot be read.
+    /// - Throws: ``Failure`` for the root, which has no events, and if they cannot be read.
     public func waitUntilEmpty(
         timeout: Duration? = nil, interruptedBy descriptor: FileDescriptor? = nil
     ) throws(Failure) -> WaitResult {
@@ -329,7 +332,7 @@ public struct Cgroup: Sendable, Hashable {
             defer { close(events) }
             while true {
                 guard lseek(events, 0, SEEK_SET) == 0 else { throw Errno(rawValue: errno) }
-                // Reading arms the next wake-up, so a change between this and poll() is not missed.
+                // Reading the file arms the next wake-up, so a change between this and poll() is not missed.
                 guard Self.isPopulated(try readWholeFile(events)) else { return .empty }
                 var polled = [
                     pollfd(fd: events, events: Int16(POLLPRI), revents: 0),
@@ -363,8 +366,8 @@ public struct Cgroup: Sendable, Hashable {
         events.split(separator: UInt8(ascii: "\n")).contains(Array("populated 1".utf8)[...])
     }
 
-    /// The mount point that shows the hierarchy from its real root. The root's inode number is 1, always
-    /// (cgroup_setup_root() in kernel/cgroup/cgroup.c); in a cgroup namespace `/` is a cgroup further down.
+    /// The mount point that shows the hierarchy from its real root. The root's inode number is always 1
+    /// (cgroup_setup_root() in kernel/cgroup/cgroup.c). In a cgroup namespace, `/` is a cgroup further down.
     package static func wholeHierarchy(_ mounts: MountTable) throws(Failure) -> FilePath {
         _ = try mounts.cgroup2Mount()
         for mount in mounts.cgroup2 where mount.root == "/" {
@@ -407,10 +410,11 @@ public struct Cgroup: Sendable, Hashable {
         do throws(Errno) { return try inode(at: path) } catch { throw Failure(what, errno: error) }
     }
 
-    /// A file of a cgroup that was removed: ENOENT when it is opened, ENODEV when it was open.
+    /// Whether the error means that the cgroup was removed: ENOENT when the file is opened, ENODEV if it was already
+    /// open.
     private static func isGone(_ error: Errno) -> Bool { error == .noSuchFileOrDirectory || error.rawValue == ENODEV }
 
-    /// This cgroup's directory and all below it, each after those below it; with a limit, the uppermost of them.
+    /// This cgroup's directory and all below it, each after those below it. With a limit, only the uppermost of them.
     private func directoriesBottomUp(atMost limit: Int = .max) throws(Failure) -> [FilePath] {
         var found = [path]
         var next = 0

@@ -4,11 +4,12 @@ import CHost
 import Glibc
 import SystemPackage
 
-/// Which cgroups a cgroup is in, by IDs alone: no path is read, so nothing can be mistaken that is renamed or mounted twice.
+/// Finds the cgroups above a cgroup by IDs alone. It reads no path, so renamed or doubly mounted cgroups are no
+/// problem.
 public struct CgroupAncestry: ~Copyable {
     private let mount: Descriptor
     private let device: dev_t
-    /// The kernel's limit of the depth of cgroup directories is by their paths (PATH_MAX); real hierarchies are never this deep.
+    /// The kernel limits the depth only by the path (PATH_MAX); real hierarchies are never this deep.
     private static let depthLimit = 256
 
     /// - Throws: ``Failure`` without cgroup v2.
@@ -29,16 +30,16 @@ public struct CgroupAncestry: ~Copyable {
         device = status.st_dev
     }
 
-    /// The IDs of the cgroups above one, nearest first, the cgroup itself the first of all: open_by_handle_at(2).
+    /// The IDs of a cgroup and of those above it, nearest first: open_by_handle_at(2).
     ///
-    /// Empty for one that has been removed, and without CAP_DAC_READ_SEARCH.
+    /// Empty if the cgroup was removed, and without CAP_DAC_READ_SEARCH.
     public func ids(from id: UInt64) -> [UInt64] {
         var found: [UInt64] = []
         var directory = vip_cgroup_open(mount.raw, id)
         while directory >= 0 {
             let owned = Descriptor(owning: directory)
             var status = stat()
-            // Above the hierarchy's root there is another file system; at the mount's own root it goes no further.
+            // Above the hierarchy's root is another file system; above the mount's own root, the same directory again.
             guard fstat(owned.raw, &status) == 0, status.st_dev == device, found.last != UInt64(status.st_ino),
                 found.count < Self.depthLimit
             else { break }

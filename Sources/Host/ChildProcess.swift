@@ -4,26 +4,26 @@ import CHost
 import Glibc
 package import SystemPackage
 
-/// A child process, waited for by its PID alone: processes that it leaves behind are not. (Foundation's Process waits until a
-/// socket is closed that those have, too.)
+/// A child process. It is waited for by its PID alone, and not for processes that it leaves behind. (Foundation's
+/// Process waits until a socket is closed that those inherit.)
 ///
-/// It has no descriptors but the three standard ones, no signal blocked or ignored, and the environment that it is given.
-/// A program that is to start inside a cgroup is started by `vip_spawn()` of CHost: posix_spawn(3) knows no cgroups.
+/// It has only the three standard descriptors, no signal blocked or ignored, and the environment that it is given. To
+/// start a program inside a cgroup, use `vip_spawn()` of CHost: posix_spawn(3) has no option for it.
 package struct ChildProcess: Sendable {
     package let pid: CInt
-    /// Where it writes, if that is to be read.
+    /// The end of the pipe to read its output from, if there is one.
     private let output: CInt?
 
     /// Where its standard output and standard error go.
     package enum Output: Sendable {
         case nowhere
-        /// For ``finish()`` to read: a pipe holds 64 KiB, pipe(7).
+        /// A pipe that ``finish()`` reads. It holds 64 KiB, pipe(7).
         case pipe
-        /// Truncated, and made with mode 0600.
+        /// A file, which is truncated or created with mode 0600.
         case file(FilePath)
     }
 
-    /// A PATH of the system's programs, and nothing of the caller's.
+    /// The PATH of the system's programs, and no variable of the caller's.
     package static let plainEnvironment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
 
     /// Starts a program: posix_spawn(3).
@@ -49,7 +49,7 @@ package struct ChildProcess: Sendable {
             if let ends { posix_spawn_file_actions_adddup2(&actions, ends.writeEnd.rawValue, STDOUT_FILENO) }
         }
         posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO)
-        // Not every descriptor of the process is close-on-exec.
+        // Some descriptors of the process are not close-on-exec.
         vip_spawn_close_from(&actions, 3)
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
@@ -77,7 +77,8 @@ package struct ChildProcess: Sendable {
         self.output = ends?.readEnd.rawValue
     }
 
-    /// Waits until it has ended, once: what it wrote, and its exit code, or 128 and the signal.
+    /// Waits until the process has ended. Call it once. Returns what it wrote, and its exit code, or 128 plus the
+    /// signal.
     package func finish() -> (text: String, status: CInt) {
         var text = ""
         if let output {
@@ -91,7 +92,7 @@ package struct ChildProcess: Sendable {
         return (text, Self.exitCode(status))
     }
 
-    /// The exit code in a status of waitpid(2): the program's, or 128 and the signal that ended it.
+    /// The exit code in a status of waitpid(2): the program's, or 128 plus the signal that ended it.
     package static func exitCode(_ status: CInt) -> CInt {
         let signal = status & 0x7f  // WTERMSIG of sys/wait.h, a macro that does not import
         return signal == 0 ? status >> 8 & 0xff : 128 + signal

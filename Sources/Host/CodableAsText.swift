@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// What stands in a document as the text that it is read from.
+/// A value that is encoded as the text from which it can be read again.
 public protocol CodableAsText: Codable, CustomStringConvertible {
     init(_ text: String) throws(Failure)
 }
 
 extension CodableAsText {
-    /// From its text.
+    /// Decodes the value from its text.
     public init(from decoder: any Decoder) throws {
         let container = try decoder.singleValueContainer()
         let text = try container.decode(String.self)
@@ -17,7 +17,7 @@ extension CodableAsText {
         }
     }
 
-    /// As its text.
+    /// Encodes the value as its text.
     public func encode(to encoder: any Encoder) throws {
         var container = encoder.singleValueContainer()
         try container.encode(description)

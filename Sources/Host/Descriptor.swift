@@ -4,7 +4,7 @@ import Glibc
 
 /// An owned file descriptor: closed when it goes out of scope.
 ///
-/// All BPF descriptors are close-on-exec by the kernel's doing; the others are opened so.
+/// All descriptors are close-on-exec: the kernel makes BPF descriptors so, and the others are opened so.
 public struct Descriptor: ~Copyable, Sendable {
     public let raw: CInt
 

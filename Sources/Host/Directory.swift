@@ -3,7 +3,7 @@
 import Glibc
 package import SystemPackage
 
-/// What is in a directory.
+/// Lists the entries of directories.
 package enum Directory {
     package struct Entry: Sendable, Hashable {
         package let component: FilePath.Component

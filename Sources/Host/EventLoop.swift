@@ -4,12 +4,12 @@ import CSystemd
 import Glibc
 package import SystemPackage
 
-/// An event loop of one thread: sd-event(3). Everything on it is called on the thread that runs it, one at a time.
+/// An event loop of one thread: sd-event(3). All handlers are called on the thread that runs it, one at a time.
 package final class EventLoop {
-    /// For what attaches itself to a loop: sd_bus_attach_event(3).
+    /// The loop, for functions that attach to it: sd_bus_attach_event(3).
     package let raw: OpaquePointer
 
-    /// - Throws: ``Failure`` where there is no descriptor left.
+    /// - Throws: ``Failure`` if no descriptor is left.
     package init() throws(Failure) {
         var event: OpaquePointer?
         let result = sd_event_new(&event)
@@ -31,15 +31,15 @@ package final class EventLoop {
         guard result >= 0 else { throw Self.failure(result, "wait for events") }
     }
 
-    /// Ends ``run()`` after the present event: sd_event_exit(3).
+    /// Ends ``run()`` after the current event: sd_event_exit(3).
     package func exit() { sd_event_exit(raw, 0) }
 
-    /// Tells the service manager that the loop runs, where it watches that: sd_event_set_watchdog(3).
+    /// Enables the service manager's watchdog, if the unit has one: sd_event_set_watchdog(3).
     package func feedWatchdog() { sd_event_set_watchdog(raw, 1) }
 
     // MARK: Sources
 
-    /// What a loop waits for, as long as there is a reference to it.
+    /// An event source. It is active as long as there is a reference to it.
     package final class Source {
         fileprivate var raw: OpaquePointer?
         fileprivate let handle: (UnsafePointer<inotify_event>?) -> Void
@@ -56,7 +56,7 @@ package final class EventLoop {
         }
     }
 
-    /// Calls `handle` whenever a descriptor is readable: sd_event_add_io(3).
+    /// Calls `handle` when a descriptor is readable: sd_event_add_io(3).
     package func watch(_ descriptor: CInt, _ handle: @escaping () -> Void) throws(Failure) -> Source {
         try add("watch descriptor \(descriptor)", Source { _ in handle() }) { source, context in
             sd_event_add_io(
@@ -72,18 +72,18 @@ package final class EventLoop {
         }
     }
 
-    /// What happened to a watched file.
+    /// A change of a watched file.
     package struct FileEvent {
-        /// The bits of inotify(7). IN_Q_OVERFLOW: events were lost, of which file is not known.
+        /// The bits of inotify(7). With IN_Q_OVERFLOW, events of unknown files were lost.
         package let mask: UInt32
-        /// In a watched directory, the file's name.
+        /// In a watched directory, the name of the file.
         package let name: String
     }
 
-    /// Calls `handle` for what happens to a file or in a directory: sd_event_add_inotify(3).
+    /// Calls `handle` for changes of a file, or of the files in a directory: sd_event_add_inotify(3).
     ///
-    /// - Parameter mask: inotify(7)'s.
-    /// - Throws: the errno; ENOENT where the file does not exist, ENOSPC at fs.inotify.max_user_watches.
+    /// - Parameter mask: the bits of inotify(7).
+    /// - Throws: the errno: ENOENT if the file does not exist, ENOSPC at fs.inotify.max_user_watches.
     package func watch(
         _ path: FilePath, _ mask: UInt32, _ handle: @escaping (FileEvent) -> Void
     ) throws(Errno) -> Source {
@@ -116,15 +116,15 @@ package final class EventLoop {
 
     // MARK: Deadlines
 
-    /// A time at which something is due: sd_event_add_time(3), CLOCK_BOOTTIME. Setting the wall clock does not move it.
+    /// A timer: sd_event_add_time(3) with CLOCK_BOOTTIME. Setting the wall clock does not move it.
     package final class Deadline {
         private let source: Source
-        /// In µs; `nil` is never.
+        /// When it is due, in µs; `nil` for never.
         private var time: UInt64?
 
         fileprivate init(_ source: Source) { self.source = source }
 
-        /// Due after a time from now, whatever was set before.
+        /// Makes it due after a delay from now, and replaces what was set before.
         package func set(in delay: Duration) {
             let time = Self.now + UInt64(max(0, (delay / .microseconds(1)).rounded(.up)))
             self.time = time
@@ -132,7 +132,7 @@ package final class EventLoop {
             sd_event_source_set_enabled(source.raw, CInt(SD_EVENT_ONESHOT))
         }
 
-        /// Due after a time from now, or when it is set already, whichever comes first.
+        /// Makes it due after a delay from now, unless it is due earlier already.
         package func set(within delay: Duration) {
             let left = time.map { Double($0) - Double(Self.now) } ?? .infinity  // µs
             if delay / .microseconds(1) < left { set(in: delay) }
@@ -155,11 +155,11 @@ package final class EventLoop {
         }
     }
 
-    /// Something to be done at a time that is set later.
+    /// Adds a timer that calls `handle`. It is not due until it is set.
     package func deadline(_ handle: @escaping () -> Void) throws(Failure) -> Deadline {
         weak var made: Deadline?
         let source = try add("add a timer", Source { _ in made?.fire(handle) }) { source, context in
-            // 1 ms: without it, sd-event gathers wake-ups within 250 ms.
+            // An accuracy of 1 ms. The default lets sd-event shift wake-ups by up to 250 ms.
             sd_event_add_time(
                 raw, &source, CLOCK_BOOTTIME, .max, 1000, { _, _, context in Source.dispatch(context) }, context)
         }

@@ -5,14 +5,15 @@ public import SystemPackage
 
 /// Why an operation failed, in the parts of an error line: the operation, the reason, a hint.
 ///
-/// Rendered as `OPERATION: REASON; HINT`. State is unchanged when one is thrown, unless its documentation says otherwise.
+/// Rendered as `OPERATION: REASON; HINT`. When one is thrown, state is unchanged unless the function's documentation
+/// says otherwise.
 public struct Failure: Error, Sendable, Hashable {
-    /// What kind of failure it is; it decides the exit code. An extensible code, not an enum:
-    /// a caller must be ready for one it does not know.
+    /// The kind of failure, which decides the exit code. It is extensible and no enum: callers must accept codes that
+    /// they do not know.
     public struct Code: Sendable, Hashable {
-        /// Tells codes of one exit code apart.
+        /// Distinguishes codes with the same exit code.
         private let name: String
-        /// The exit code of `vip-bpfctl`, from sysexits.h where it has one.
+        /// The exit code of `vip-bpfctl`, from sysexits.h if it has one.
         public let exitCode: Int32
 
         /// A code that another module defines.
@@ -23,7 +24,7 @@ public struct Failure: Error, Sendable, Hashable {
 
         /// Failed: state or input does not allow it.
         public static let failed = Code("failed", exitCode: 1)
-        /// Failed: another process holds what is needed.
+        /// Failed: another process holds a lock or an object that is needed.
         public static let busy = Code("busy", exitCode: 1)
         /// Bad usage (EX_USAGE).
         public static let usage = Code("usage", exitCode: 64)
@@ -38,16 +39,16 @@ public struct Failure: Error, Sendable, Hashable {
     public let operation: String
     /// Why it failed: `its cgroup is already session 3`.
     public let reason: String
-    /// What to do about it: `close session 3 first`. `nil` where nothing helps.
+    /// What to do about it: `close session 3 first`. `nil` if there is nothing to do.
     public let hint: String?
-    /// The errno of the failed call; `nil` where no call failed.
+    /// The errno of the failed call; `nil` if no call failed.
     public let errno: Errno?
-    /// More, for `-v`: the verifier's whole log.
+    /// Details for `-v`, such as the verifier's whole log.
     public let detail: String?
 
-    /// A failure without a failed call behind it.
+    /// A failure that does not come from a system call, or whose reason is not the errno's text.
     ///
-    /// - Parameter errno: That of the call behind it, where `reason` says more than the errno's text.
+    /// - Parameter errno: the errno of the failed call, if there was one.
     public init(
         _ code: Code = .failed, _ operation: String, _ reason: String, hint: String? = nil, errno: Errno? = nil,
         detail: String? = nil
@@ -62,14 +63,15 @@ public struct Failure: Error, Sendable, Hashable {
 
     /// A failed system call or library call.
     ///
-    /// EPERM and EACCES are ``Code/notPermitted``, with a hint that names the privilege, where the caller lacks one:
-    /// it is not root, a capability is not in its effective set, or it is in a user namespace. All else is ``Code/failed``.
+    /// EPERM and EACCES become ``Code/notPermitted``, with a hint that names the privilege, if the caller lacks one: it
+    /// is not root, a capability is not in its effective set, or it is in a user namespace. All other errors are
+    /// ``Code/failed``.
     ///
     /// - Parameters:
-    ///   - errno: The call's errno, a positive number.
-    ///   - needed: The capabilities that the operation takes. EACCES takes CAP_DAC_OVERRIDE besides.
-    ///   - hint: What to do where privilege is not what is missing.
-    ///   - detail: More, for `-v`.
+    ///   - errno: the call's errno, a positive number.
+    ///   - needed: the capabilities that the operation needs. EACCES needs CAP_DAC_OVERRIDE as well.
+    ///   - hint: what to do if no privilege is missing.
+    ///   - detail: details for `-v`.
     public init(
         _ operation: String, errno: Errno, needs needed: [Capability] = [], hint: String? = nil, detail: String? = nil
     ) {
@@ -89,20 +91,20 @@ public struct Failure: Error, Sendable, Hashable {
 }
 
 extension Failure: CustomStringConvertible {
-    /// One line, whatever the parts contain.
+    /// The failure on one line, whatever the parts contain.
     public var description: String {
         (hint.map { "\(operation): \(reason); \($0)" } ?? "\(operation): \(reason)").printableLine
     }
 }
 
 extension Errno {
-    /// `strerror(3)`, its first letter in lower case unless it begins an abbreviation: as it stands inside a line.
+    /// `strerror(3)` for use inside a line: its first letter is in lower case unless it begins an abbreviation.
     public var text: String {
         let text = description
         guard let first = text.first, text.dropFirst().first?.isLowercase == true else { return text }
         return first.lowercased() + text.dropFirst()
     }
 
-    /// The calling thread's errno. Read it in the statement after the call.
+    /// The calling thread's errno. Read it in the statement directly after the call.
     public static var current: Errno { Errno(rawValue: Glibc.errno) }
 }

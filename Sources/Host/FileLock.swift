@@ -3,14 +3,15 @@
 import Glibc
 package import SystemPackage
 
-/// A lock that one process has at a time, by a file: the right to change what the file stands for.
+/// A lock that one process holds at a time: flock(2) with LOCK_EX on a file.
 ///
-/// It is flock(2) LOCK_EX on a file, so it goes with its holder, however that ends. The file holds the holder's PID, for
-/// others to name. Its mode is 0600: whoever may open a file may lock it, and other users must not be able to block root.
+/// The kernel releases it when its holder ends, in whatever way. The file contains the holder's PID, for messages of
+/// other processes. Its mode is 0600: any user who can open a file can lock it, and other users must not be able to
+/// block root.
 public struct FileLock: ~Copyable {
     private let file: CInt
 
-    /// - Parameter isHeld: What to say where another process holds it still after the timeout, and which that is.
+    /// - Parameter isHeld: makes the error for a lock that another process still holds after the timeout, from its PID.
     package init(
         _ path: FilePath, timeout: Duration, isHeld: ((_ holder: String) -> Failure)? = nil
     ) throws(Failure) {
@@ -32,7 +33,7 @@ public struct FileLock: ~Copyable {
                     .busy, what, "\(Self.holder(file)) has held it for \(timeout.components.seconds) s",
                     hint: "wait for it to end, or end it")
             }
-            // Another process may have removed the file meanwhile, and a third one have locked a new one.
+            // While this waited, another process may have removed the file, and a third one may have locked a new one.
             var mine = stat()
             var there = stat()
             guard fstat(file, &mine) == 0, path.withPlatformString({ lstat($0, &there) }) == 0,
@@ -60,8 +61,9 @@ public struct FileLock: ~Copyable {
         close(file)
     }
 
-    /// Tries every 10 ms: flock(2) itself knows no timeout, a signal to cut it short would be the whole process's, and a thread
-    /// left waiting in it could not be ended. At most 1,000 tries in 10 s, and none where the lock is free, as it mostly is.
+    /// Tries every 10 ms. flock(2) has no timeout; a signal that interrupts it would affect the whole process; and a
+    /// thread that waits in it could not be ended. At most 1,000 tries are made in 10 s, and usually the first
+    /// succeeds.
     ///
     /// - Returns: 0, or the errno: EWOULDBLOCK after the deadline.
     private static func wait(for file: CInt, until deadline: ContinuousClock.Instant) -> CInt {

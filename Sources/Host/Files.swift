@@ -3,7 +3,7 @@
 import Glibc
 package import SystemPackage
 
-/// open(2) with O_CLOEXEC; the caller closes what it gets.
+/// Opens a file with O_CLOEXEC: open(2). The caller closes the descriptor.
 package func openFile(_ path: FilePath, _ flags: CInt, mode: CInterop.Mode = 0) throws(Errno) -> CInt {
     let (file, error) = path.withPlatformString { name in
         let file = open(name, flags | O_CLOEXEC, mode)
@@ -13,14 +13,14 @@ package func openFile(_ path: FilePath, _ flags: CInt, mode: CInterop.Mode = 0) 
     return file
 }
 
-/// All bytes of a file of procfs, sysfs or cgroupfs: they have no size beforehand.
+/// All bytes of a file. It may be in procfs, sysfs or cgroupfs, which report no size.
 package func readWholeFile(_ path: FilePath) throws(Errno) -> [UInt8] {
     let file = try openFile(path, O_RDONLY)
     defer { close(file) }
     return try readWholeFile(file)
 }
 
-/// All bytes that are left in an open file.
+/// All remaining bytes of an open file.
 package func readWholeFile(_ file: CInt) throws(Errno) -> [UInt8] {
     var bytes: [UInt8] = []
     var buffer = [UInt8](repeating: 0, count: 64 << 10)
@@ -36,7 +36,7 @@ package func readWholeFile(_ file: CInt) throws(Errno) -> [UInt8] {
     }
 }
 
-/// Whether there is something at a path (access(2)).
+/// Whether a path exists: access(2).
 package enum FileStatus {
     package static func exists(_ path: FilePath) -> Bool {
         path.withPlatformString { access($0, F_OK) } == 0
@@ -44,7 +44,7 @@ package enum FileStatus {
 }
 
 extension String {
-    /// A small file of /proc or /sys, which have no size to go by.
+    /// Reads a small file of /proc or /sys, which report no size.
     package init(contentsOf path: FilePath) throws(Failure) {
         let bytes: [UInt8]
         do throws(Errno) { bytes = try readWholeFile(path) } catch { throw Failure("read \(path)", errno: error) }

@@ -4,7 +4,7 @@ import CHost
 import Glibc
 import Synchronization
 
-/// Items that any thread puts in and one thread takes out, which waits for them with poll(2) or an ``EventLoop``.
+/// A queue: any thread puts items in, one thread takes them out and waits for them with poll(2) or an ``EventLoop``.
 package final class Mailbox<Item: Sendable>: Sendable {
     private let items = Mutex<[Item]>([])
     private let wakeUp: WakeUp
@@ -19,9 +19,9 @@ package final class Mailbox<Item: Sendable>: Sendable {
         wakeUp()
     }
 
-    /// All items, in the order in which they were put in.
+    /// Takes all items, in the order in which they were put in.
     package func take() -> [Item] {
-        // Before the items are taken: one that is put in between makes the descriptor readable again.
+        // This comes first: an item that is put in between makes the descriptor readable again.
         var count: UInt64 = 0
         read(descriptor, &count, MemoryLayout<UInt64>.size)
         return items.withLock { items in

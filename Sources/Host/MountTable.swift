@@ -8,39 +8,40 @@ public import SystemPackage
 /// A snapshot: it describes the mounts at the time of reading.
 public struct MountTable: Sendable, Hashable {
     public struct Mount: Sendable, Hashable {
-        /// Unique among the current mounts.
+        /// The mount's ID, unique among the current mounts.
         public let id: UInt32
-        /// The mount on which this one sits; its own ID, or one not in the table, for the topmost.
+        /// The ID of the mount that contains the mount point. For the topmost mount it is its own ID, or one that is
+        /// not in the table.
         public let parent: UInt32
-        /// The device of its files as the kernel numbers it inside: major << 20 | minor (include/linux/kdev_t.h).
-        /// Not what stat(2) reports: that is glibc's 64-bit `dev_t`.
+        /// The device of its files in the kernel's own form: major << 20 | minor (include/linux/kdev_t.h). stat(2)
+        /// reports another form, glibc's 64-bit `dev_t`.
         public let device: UInt32
-        /// Which directory of the file system is at the mount point: `/` for the whole of it.
+        /// The directory of the file system that is at the mount point: `/` for the whole file system.
         public let root: FilePath
         public let mountPoint: FilePath
         /// The file system's type: `cgroup2`, `bpf`, `ext4`.
         public let fsType: String
     }
 
-    /// In the kernel's order, which is mostly that of mounting.
+    /// The mounts in the kernel's order, which is mostly the order of mounting.
     public let mounts: [Mount]
 
-    /// The cgroup v2 mounts that can be reached, those of the whole hierarchy first, then in the table's order.
+    /// The cgroup v2 mounts that can be reached: those of the whole hierarchy first, then in the table's order.
     ///
-    /// A host has them at /sys/fs/cgroup, at /sys/fs/cgroup/unified beside cgroup v1, or where it likes.
+    /// They are usually at /sys/fs/cgroup, or at /sys/fs/cgroup/unified beside cgroup v1.
     public private(set) var cgroup2: [Mount] = []
 
     /// The BPF file systems that can be reached, in the table's order.
     public private(set) var bpffs: [Mount] = []
 
-    /// Reads the text of a mountinfo file. Empty text is a table without mounts.
+    /// Reads the text of a mountinfo file. Empty text gives a table without mounts.
     ///
-    /// - Throws: ``Failure`` for a line that proc_pid_mountinfo(5) does not allow: the table would be incomplete without it.
+    /// - Throws: ``Failure`` for a line that proc_pid_mountinfo(5) does not allow.
     public init(text: String) throws(Failure) {
         try self.init(bytes: Array(text.utf8))
     }
 
-    /// Reads the bytes of a mountinfo file: a path need not be UTF-8.
+    /// Reads the bytes of a mountinfo file, whose paths need not be UTF-8.
     ///
     /// - Throws: ``Failure`` as ``init(text:)``.
     public init(bytes: [UInt8]) throws(Failure) {
@@ -61,7 +62,7 @@ public struct MountTable: Sendable, Hashable {
 
     /// The mounts of the calling process's mount namespace.
     ///
-    /// - Throws: ``Failure`` (unavailable) without a readable /proc.
+    /// - Throws: ``Failure`` (unavailable) if /proc cannot be read.
     public static func current() throws(Failure) -> MountTable {
         let file = FilePath("/proc/self/mountinfo")
         let bytes: [UInt8]
@@ -74,10 +75,10 @@ public struct MountTable: Sendable, Hashable {
         return try MountTable(bytes: bytes)
     }
 
-    /// The mount that a path's file is on, found as the kernel walks: from the topmost mount down, so a
-    /// mount hidden below a later one is not found. `nil` for a relative path.
+    /// The mount of a path's file. It searches as the kernel does, from the topmost mount down, so it does not find a
+    /// mount that a later one hides. `nil` for a relative path.
     ///
-    /// Symbolic links are not followed: give a path from realpath(3).
+    /// Symbolic links are not followed: pass a path from realpath(3).
     public func mount(containing path: FilePath) -> Mount? {
         let ids = Set(mounts.map(\.id))
         var found: Mount?
@@ -89,7 +90,7 @@ public struct MountTable: Sendable, Hashable {
                     }
                 return isNext && path.starts(with: mount.mountPoint)
             }
-            // Of two on one mount point the later one covers the earlier; the shorter path is met first.
+            // Of two mounts at one mount point, the later one hides the earlier one. The shorter path comes first.
             guard
                 let next = below.reversed().min(by: {
                     $0.mountPoint.components.count < $1.mountPoint.components.count
@@ -99,9 +100,9 @@ public struct MountTable: Sendable, Hashable {
         }
     }
 
-    /// The cgroup v2 mount to work with: the first of ``cgroup2``.
+    /// The cgroup v2 mount to use: the first of ``cgroup2``.
     ///
-    /// - Throws: ``Failure`` (unavailable) when there is none.
+    /// - Throws: ``Failure`` (unavailable) if there is none.
     public func cgroup2Mount() throws(Failure) -> Mount {
         guard let mount = cgroup2.first else {
             throw Failure(
@@ -113,7 +114,7 @@ public struct MountTable: Sendable, Hashable {
 
     /// The BPF file system to pin in: the first of ``bpffs``.
     ///
-    /// - Throws: ``Failure`` (unavailable) when there is none.
+    /// - Throws: ``Failure`` (unavailable) if there is none.
     public func bpffsMount() throws(Failure) -> Mount {
         guard let mount = bpffs.first else {
             throw Failure(.unavailable, "find bpffs", "it is not mounted", hint: "mount -t bpf bpf /sys/fs/bpf")
@@ -127,8 +128,8 @@ public struct MountTable: Sendable, Hashable {
 }
 
 extension MountTable.Mount {
-    /// `36 35 98:0 /root /point rw,noatime master:1 - ext3 /dev/root rw`: the tagged fields between the sixth
-    /// and the dash may be missing or many.
+    /// Reads a line: `36 35 98:0 /root /point rw,noatime master:1 - ext3 /dev/root rw`. Between the sixth field and the
+    /// dash there may be any number of tagged fields.
     fileprivate init?(line: ArraySlice<UInt8>) {
         let fields = line.split(separator: UInt8(ascii: " "), omittingEmptySubsequences: false)
         guard fields.count >= 6,
@@ -148,7 +149,7 @@ extension MountTable.Mount {
 }
 
 extension FilePath {
-    /// Undoes the kernel's mangle_path(): space, tab, newline, backslash and # stand as `\` and three octal digits.
+    /// Undoes the kernel's mangle_path(): it writes space, tab, newline, backslash and # as `\` and three octal digits.
     fileprivate init?(escaped field: ArraySlice<UInt8>) {
         var path: [CChar] = []
         var rest = field

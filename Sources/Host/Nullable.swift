@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// An optional that is `null` in the document where it has no value, so that every document has every key.
+/// An optional that is encoded as `null` if it has no value, so that every document has every key.
 @propertyWrapper
 package struct Nullable<Value: Encodable>: Encodable {
     package var wrappedValue: Value?

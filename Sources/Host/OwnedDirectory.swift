@@ -3,19 +3,20 @@
 import Glibc
 public import SystemPackage
 
-/// A directory of files that only root, or the caller, may change.
+/// A directory whose files only root, or the caller, may change.
 public struct OwnedDirectory: Sendable, Hashable {
     public let path: FilePath
 
-    /// Names the directory; it is neither looked at nor made.
+    /// Names the directory. This neither reads nor creates it.
     public init(_ path: FilePath) {
         self.path = path
     }
 
-    /// Makes the directory, mode 0755, and those above it, where they are missing.
+    /// Creates the directory, mode 0755, and those above it, if they are missing.
     ///
-    /// - Returns: those that it made, uppermost first.
-    /// - Throws: ``Failure`` where it cannot be made, and then nothing is left of it; where another user could put files into it.
+    /// - Returns: the directories that it created, uppermost first.
+    /// - Throws: ``Failure`` if it cannot be created, and then nothing is left of it; or if another user could put
+    ///   files into it.
     @discardableResult
     public func create() throws(Failure) -> [FilePath] {
         var made: [FilePath] = []
@@ -28,7 +29,7 @@ public struct OwnedDirectory: Sendable, Hashable {
         return made
     }
 
-    /// Removes directories that ``create()`` made, as far as they are empty.
+    /// Removes directories that ``create()`` created, if they are empty.
     package static func remove(_ made: [FilePath]) {
         for directory in made.reversed() { _ = directory.withPlatformString { rmdir($0) } }
     }
@@ -47,7 +48,7 @@ public struct OwnedDirectory: Sendable, Hashable {
                 }
                 if result == 0 { made.append(directory) }
             }
-            // Whatever the umask is: readers need not be root.
+            // Sets the mode regardless of the umask: readers need not be root.
             guard path.withPlatformString({ chmod($0, 0o755) }) == 0,
                 path.withPlatformString({ stat($0, &status) }) == 0
             else { throw Failure(what, errno: Errno(rawValue: errno)) }

@@ -5,7 +5,7 @@ import SystemPackage
 
 /// A capability: capabilities(7).
 public struct Capability: Sendable, Hashable, CustomStringConvertible {
-    /// Its bit in a capability set: linux/capability.h.
+    /// Its bit number in a capability set: linux/capability.h.
     package let bit: UInt64
     public let description: String
 
@@ -17,16 +17,17 @@ public struct Capability: Sendable, Hashable, CustomStringConvertible {
     public static let perfmon = Capability(bit: 38, description: "CAP_PERFMON")
     public static let bpf = Capability(bit: 39, description: "CAP_BPF")
 
-    /// What it takes to load BPF programs and to attach them to cgroups.
+    /// The capabilities for loading BPF programs and attaching them to cgroups.
     public static let bpfPrograms = [bpf, netAdmin, perfmon]
 }
 
-/// What this process may do.
+/// The privileges of a process.
 package struct Privileges: Sendable, Hashable {
     package var isRoot: Bool
     /// The effective capabilities, a bit for each.
     package var effective: UInt64
-    /// Whether root here is another user outside, and has its capabilities only here: user_namespaces(7).
+    /// Whether it is in a user namespace, where root is another user outside and has capabilities only inside:
+    /// user_namespaces(7).
     package var isInUserNamespace: Bool
 
     package init(isRoot: Bool, effective: UInt64, isInUserNamespace: Bool = false) {
@@ -35,7 +36,8 @@ package struct Privileges: Sendable, Hashable {
         self.isInUserNamespace = isInUserNamespace
     }
 
-    /// The calling thread's: CapEff of proc_pid_status(5). Without /proc root has all capabilities, and others have none.
+    /// The calling thread's privileges: CapEff of proc_pid_status(5). Without /proc, root is taken to have all
+    /// capabilities, and others none.
     package static var current: Privileges {
         let isRoot = geteuid() == 0
         let status = (try? readWholeFile("/proc/thread-self/status")).map { String(decoding: $0, as: UTF8.self) } ?? ""
@@ -48,9 +50,9 @@ package struct Privileges: Sendable, Hashable {
         )
     }
 
-    /// Those of some capabilities that are not effective.
+    /// The capabilities among these that are not effective.
     package func missing(_ needed: [Capability]) -> [Capability] {
-        // CAP_SYS_ADMIN includes these two, which were split off from it.
+        // CAP_SYS_ADMIN includes CAP_BPF and CAP_PERFMON, which were split off from it.
         let isAdministrator = effective >> Capability.sysAdmin.bit & 1 == 1
         return needed.filter { capability in
             effective >> capability.bit & 1 == 0
@@ -58,9 +60,9 @@ package struct Privileges: Sendable, Hashable {
         }
     }
 
-    /// How to get what a refused call takes; `nil` where privilege is not what is missing.
+    /// How to get the privilege for a call that was refused; `nil` if no privilege is missing.
     ///
-    /// - Parameter isFile: Whether it was EACCES, which root has no reason to see as long as it may override permissions.
+    /// - Parameter isFile: whether the errno was EACCES, which root does not get as long as it has CAP_DAC_OVERRIDE.
     func hint(needed: [Capability], isFile: Bool) -> String? {
         let all = isFile ? needed + [.dacOverride] : needed
         var missing = missing(all)

@@ -3,7 +3,7 @@
 public import Glibc
 import SystemPackage
 
-/// A process that cannot be mistaken for a later one of the same PID: PID and start time. Of one boot.
+/// Identifies a process within one boot by PID and start time, so that a later process with the same PID differs.
 public struct ProcessIdentity: Sendable, Hashable {
     public let pid: pid_t
     /// When it started, in clock ticks since boot: field 22 of /proc/PID/stat, proc_pid_stat(5).
@@ -14,10 +14,10 @@ public struct ProcessIdentity: Sendable, Hashable {
         self.startTime = startTime
     }
 
-    /// The process that has the PID now; `nil` where there is none.
+    /// The process that has the PID now; `nil` if there is none.
     public init?(pid: pid_t) {
         guard let text = try? readWholeFile(FilePath("/proc/\(pid)/stat")),
-            // The second field is a name in parentheses, and may hold spaces and parentheses itself.
+            // The second field is a name in parentheses, which may contain spaces and parentheses itself.
             let end = text.lastIndex(of: UInt8(ascii: ")"))
         else { return nil }
         let fields = text[(end + 1)...].split(separator: UInt8(ascii: " "))

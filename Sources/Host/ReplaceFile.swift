@@ -3,18 +3,18 @@
 package import Glibc
 package import SystemPackage
 
-/// Writes a file in one step: a reader sees the old content or the new one (rename(2)). Makes
-/// `PATH.PID.new` on the way, so that two processes do not meet.
+/// Writes a file in one step: a reader gets the old content or the new one (rename(2)). It writes to `PATH.PID.new`
+/// first; the PID keeps two processes apart.
 ///
 /// - Parameters:
-///   - mode: of the file, whatever the umask.
-///   - hint: what to do about any error but a missing privilege.
+///   - mode: the file's mode, whatever the umask.
+///   - hint: what to do about an error that is not a missing privilege.
 package func replaceFile(
     _ path: FilePath, with bytes: [UInt8], mode: mode_t = 0o644, hint: String? = nil
 ) throws(Failure) {
     let what = "write \(path)"
     let new = FilePath("\(path).\(getpid()).new")
-    // A leftover, or something that another user put there: a pipe would be waited for.
+    // Removes a leftover, or a file that another user put there: opening a pipe would block.
     unlink(new.string)
     do throws(Errno) {
         let file = try openFile(new, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode: mode)

@@ -3,7 +3,7 @@
 import CHost
 import SystemPackage
 
-/// Signals as something to read: signalfd(2).
+/// Receives signals as reads from a descriptor: signalfd(2).
 package struct SignalReader: ~Copyable {
     private let owned: Descriptor
     package var descriptor: CInt { owned.raw }
@@ -14,7 +14,7 @@ package struct SignalReader: ~Copyable {
         owned = Descriptor(owning: raw)
     }
 
-    /// The next signal that has come, `nil` where none has.
+    /// The next signal that has arrived; `nil` if there is none.
     package func next() -> (number: CInt, isFromKernel: Bool)? {
         var fromKernel: CInt = 0
         let number = vip_read_signal(descriptor, &fromKernel)

@@ -9,7 +9,7 @@ public enum SystemUsers {
     ///
     /// An unknown user has no groups. A group without a name is left out.
     ///
-    /// - Throws: ``Failure`` when the look-up itself fails: the answer is not known then.
+    /// - Throws: ``Failure`` if the look-up itself fails; the groups are unknown then.
     public static func groups(of user: String) throws(Failure) -> [String] {
         let primary: gid_t? = try lookUp("find the groups of user \(user)") { buffer, size in
             var entry = passwd()
@@ -21,7 +21,7 @@ public enum SystemUsers {
         var groups = [gid_t](repeating: 0, count: 64)
         var count = CInt(groups.count)
         while getgrouplist(user, primary, &groups, &count) < 0 {
-            // It says how many there are; some versions do not.
+            // The call returns the number of groups; in some versions of libc it does not.
             groups = [gid_t](repeating: 0, count: max(Int(count), 2 * groups.count))
             count = CInt(groups.count)
         }
@@ -40,7 +40,7 @@ public enum SystemUsers {
 
     /// The name of a user, `nil` if no user has the number: getpwuid_r(3).
     ///
-    /// - Throws: ``Failure`` when the look-up itself fails.
+    /// - Throws: ``Failure`` if the look-up itself fails.
     public static func name(of user: uid_t) throws(Failure) -> String? {
         try lookUp("find the name of user \(user)") { buffer, size in
             var entry = passwd()
@@ -52,7 +52,7 @@ public enum SystemUsers {
 
     /// The number of a user, `nil` if no user has the name: getpwnam_r(3).
     ///
-    /// - Throws: ``Failure`` when the look-up itself fails.
+    /// - Throws: ``Failure`` if the look-up itself fails.
     public static func number(of user: String) throws(Failure) -> uid_t? {
         try account(of: user)?.number
     }
@@ -65,9 +65,9 @@ public enum SystemUsers {
         public let shell: String
     }
 
-    /// What is known of a user, `nil` if no user has the name: getpwnam_r(3).
+    /// The account of a user; `nil` if no user has the name: getpwnam_r(3).
     ///
-    /// - Throws: ``Failure`` when the look-up itself fails.
+    /// - Throws: ``Failure`` if the look-up itself fails.
     public static func account(of user: String) throws(Failure) -> Account? {
         guard !user.utf8.contains(0) else { return nil }
         return try lookUp("find user \(user)") { buffer, size in
@@ -83,7 +83,7 @@ public enum SystemUsers {
         }
     }
 
-    /// Calls one of the `get…_r` functions with a buffer that grows until its answer fits.
+    /// Calls one of the `get…_r` functions with a buffer that grows until the entry fits.
     private static func lookUp<T>(
         _ what: String, _ call: (UnsafeMutablePointer<CChar>, Int) -> (error: CInt, answer: T?)
     ) throws(Failure) -> T? {
@@ -96,7 +96,7 @@ public enum SystemUsers {
             case 0: return answer
             case ERANGE: size *= 2
             case EINTR: continue
-            // getpwnam(3), "the given name or uid was not found": which one depends on the name service.
+            // getpwnam(3), "the given name or uid was not found": the errno depends on the name service.
             case ENOENT, ESRCH, EBADF, EPERM: return nil
             default:
                 throw Failure(

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 extension StringProtocol {
-    /// The text with what would break a line, turn its direction or reach the terminal's controls as `\u{…}`: for names
-    /// that others have given (paths, users, programs).
+    /// The text with unprintable characters as `\u{…}`: those that break the line, change its direction or control the
+    /// terminal. Use it for names that come from outside (paths, users, programs).
     package var printableLine: String {
         guard unicodeScalars.contains(where: \.properties.generalCategory.breaksLine) else { return String(self) }
         return unicodeScalars.map {
@@ -10,9 +10,9 @@ extension StringProtocol {
         }.joined()
     }
 
-    /// The text in quotes for a message: one line, control characters as `\u{…}`, no longer than a line.
+    /// The text in quotes for a message: on one line, shortened if it is long, with control characters as `\u{…}`.
     package var quotedForMessage: String {
-        let limit = 64  // characters; what is wrong shows in fewer
+        let limit = 64  // characters; enough to show what is wrong
         var shown = ""
         for scalar in self.prefix(limit).unicodeScalars {
             if scalar.properties.generalCategory.isUnprintable {
@@ -24,8 +24,8 @@ extension StringProtocol {
         return dropFirst(limit).isEmpty ? "'\(shown)'" : "'\(shown)…'"
     }
 
-    /// The first character that no text in a policy may have, as `U+0007`: control characters (category Cc), NUL
-    /// among them, and the byte order mark, which whoever reads a text may drop.
+    /// The first character that a policy's text must not contain, as `U+0007`: a control character (category Cc), NUL
+    /// included, or the byte order mark, which some readers drop.
     package var firstForbiddenCharacter: String? {
         unicodeScalars.first { $0.properties.generalCategory == .control || $0 == "\u{feff}" }.map { scalar in
             let digits = String(scalar.value, radix: 16, uppercase: true)
@@ -42,7 +42,7 @@ extension Unicode.GeneralCategory {
         }
     }
 
-    /// Would break the line or the reader's eye: controls, bidirectional and other format characters, separators.
+    /// Whether a reader could not see the character: those of ``breaksLine``, private-use and unassigned ones.
     fileprivate var isUnprintable: Bool {
         switch self {
         case .control, .format, .lineSeparator, .paragraphSeparator, .privateUse, .unassigned: true

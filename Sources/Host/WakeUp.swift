@@ -4,7 +4,7 @@ import CHost
 import Glibc
 import SystemPackage
 
-/// Something to wake a thread with that waits: eventfd(2).
+/// Wakes a waiting thread: eventfd(2).
 public struct WakeUp: ~Copyable, Sendable {
     public let descriptor: Descriptor
 
@@ -14,13 +14,13 @@ public struct WakeUp: ~Copyable, Sendable {
         descriptor = Descriptor(owning: raw)
     }
 
-    /// Makes the descriptor readable, for good.
+    /// Makes the descriptor readable; it stays readable.
     public func callAsFunction() {
         var one: UInt64 = 1
-        write(descriptor.raw, &one, MemoryLayout<UInt64>.size)  // fails only when it is readable already
+        write(descriptor.raw, &one, MemoryLayout<UInt64>.size)  // fails only if it is readable already
     }
 
-    /// Waits to be woken.
+    /// Waits until it is woken or the time is over.
     ///
     /// - Returns: whether the time was over first.
     public func sleep(for time: Duration) -> Bool {

@@ -3,7 +3,7 @@
 import Glibc
 import SystemPackage
 
-/// A thread for work that blocks, so that no thread of Swift's pool does.
+/// A thread for blocking work, which must not run on Swift's cooperative pool.
 package final class Worker: Sendable {
     private let done: WakeUp
     private let stop: WakeUp
@@ -11,9 +11,9 @@ package final class Worker: Sendable {
     /// Starts the thread.
     ///
     /// - Parameters:
-    ///   - name: of the thread, for ps(1) and debuggers: at most 15 bytes.
-    ///   - work: gets a descriptor that becomes readable when the work is to end.
-    /// - Throws: ``Failure`` where no descriptor or thread is left.
+    ///   - name: the thread's name for ps(1) and debuggers, at most 15 bytes.
+    ///   - work: the work. Its argument is a descriptor that becomes readable when the work must end.
+    /// - Throws: ``Failure`` if no descriptor or thread is left.
     package init(_ name: String, _ work: @escaping @Sendable (_ stop: CInt) -> Void) throws(Failure) {
         let done = try WakeUp()
         let stop = try WakeUp()
@@ -25,13 +25,13 @@ package final class Worker: Sendable {
         }
     }
 
-    /// For poll(2): readable once the work is over.
+    /// A descriptor for poll(2), readable once the work has ended.
     package var finished: CInt { done.descriptor.raw }
 
-    /// Asks the work to end, and waits until it has.
+    /// Tells the work to end, and waits until it has.
     ///
-    /// - Parameter patience: for how long at most; `nil` is for ever.
-    /// - Returns: whether it has ended.
+    /// - Parameter patience: the longest time to wait; `nil` waits without limit.
+    /// - Returns: whether the work has ended.
     @discardableResult
     package func end(within patience: Duration? = nil) -> Bool {
         stop()
@@ -42,7 +42,7 @@ package final class Worker: Sendable {
         return !done.sleep(for: patience)
     }
 
-    /// Runs work that ends by itself, in a thread that nothing waits for.
+    /// Runs work that ends by itself, in a detached thread.
     package static func detach(_ name: String, _ work: @escaping @Sendable () -> Void) throws(Failure) {
         let box = Unmanaged.passRetained(Box(name, work))
         var thread = pthread_t()

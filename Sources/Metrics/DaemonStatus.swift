@@ -5,14 +5,14 @@ import Glibc
 public import Host
 public import SystemPackage
 
-/// What a daemon tells of itself, in a file that outlives it: RUNTIME/daemon.json.
+/// What a daemon reports about itself in RUNTIME/daemon.json. The file remains when the daemon dies.
 public struct DaemonStatus: Codable, Sendable, Hashable {
     public var started: Date
-    /// When the daemon's loop last did something: at most a minute ago, while it runs.
+    /// When the daemon's loop last ran. While the daemon runs, this is at most a minute ago.
     public var lastTurn: Date
     /// Whether logind answers.
     public var isFollowingLogind = false
-    /// Failures that were reported and are not over.
+    /// The number of failures that were reported and still exist.
     public var troubles = 0
     /// Events by kind, since the start.
     public var events: [String: UInt64] = [:]
@@ -24,7 +24,7 @@ public struct DaemonStatus: Codable, Sendable, Hashable {
 
     private static func file(_ runtime: FilePath) -> FilePath { runtime.appending("daemon.json") }
 
-    /// The status of the daemon that runs, or ran last in this boot; `nil` where there is none.
+    /// The status of the daemon that runs now, or of the last one in this boot; `nil` if there was none.
     public static func read(_ runtime: FilePath) -> DaemonStatus? {
         guard let bytes = try? readWholeFile(file(runtime)) else { return nil }
         return try? JSONDecoder().decode(DaemonStatus.self, from: Data(bytes))

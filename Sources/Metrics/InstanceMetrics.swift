@@ -13,10 +13,10 @@ public import SystemPackage
 extension MetricsPage {
     /// What an instance's maps and registry hold now, and the daemon's own counters as it last wrote them.
     ///
-    /// A few milliseconds' work, whatever the number of calls; it takes no lock.
+    /// Takes a few milliseconds, whatever the number of calls, and takes no lock.
     ///
-    /// - Parameter runtime: the daemon's, where it is not the instance's.
-    /// - Throws: ``Failure`` where the registry or the maps cannot be read; (not permitted) for the maps, without root.
+    /// - Parameter runtime: the daemon's directory, if it is not the instance's.
+    /// - Throws: ``Failure`` if the registry or the maps cannot be read; (not permitted) for the maps, without root.
     public static func page(of instance: Instance, runtime: FilePath? = nil) throws(Failure) -> MetricsPage {
         var page = MetricsPage()
         page.add(
@@ -95,7 +95,7 @@ extension MetricsPage {
             "vip_bpf_leased_addresses", .gauge, "Virtual IPs that are leased by DHCP.",
             Double(records.lazy.flatMap(\.addresses).count { $0.leaseSlot != nil }))
         let policy = try instance.policy(registry)
-        // What whenUnavailable decides for.
+        // The policy's `whenUnavailable` applies to these sessions.
         add(
             "vip_bpf_sessions_without_address", .gauge,
             "Open sessions without the virtual IP that the policy gives them.",

@@ -2,26 +2,26 @@
 
 /// Metrics in Prometheus's text format, version 0.0.4: prometheus.io/docs/instrumenting/exposition_formats.
 public struct MetricsPage: Sendable {
-    /// What a metric's values mean together.
+    /// How a metric's value changes.
     public enum Kind: String, Sendable {
-        /// Only rises, but for a restart of whatever counts.
+        /// It only rises, except that it starts again at 0 when what counts is restarted.
         case counter
-        /// Rises and falls.
+        /// It rises and falls.
         case gauge
     }
 
     /// The format's media type, for HTTP.
     public static let contentType = "text/plain; version=0.0.4; charset=utf-8"
 
-    /// As it goes over the wire.
+    /// The page as it is sent.
     public private(set) var text = ""
 
     public init() {}
 
-    /// Adds a metric with its samples; nothing where there are none.
+    /// Adds a metric with its samples; adds nothing if there are none.
     ///
     /// - Parameters:
-    ///   - name: with its unit, and `_total` at the end of a counter's: prometheus.io/docs/practices/naming.
+    ///   - name: with its unit; a counter's name ends in `_total`: prometheus.io/docs/practices/naming.
     ///   - help: one sentence.
     ///   - samples: the labels, in their order, and the value.
     public mutating func add(
@@ -35,7 +35,7 @@ public struct MetricsPage: Sendable {
         }
     }
 
-    /// A metric of one sample without labels.
+    /// Adds a metric of one sample without labels.
     public mutating func add(_ name: String, _ kind: Kind, _ help: String, _ value: Double) {
         add(name, kind, help, [([], value)])
     }
@@ -53,7 +53,7 @@ public struct MetricsPage: Sendable {
         return escaped
     }
 
-    /// Whole numbers without a fraction, as far as a Double has them exactly.
+    /// Writes whole numbers without a fraction, as long as a Double is exact.
     private static func number(_ value: Double) -> String {
         if let whole = Int64(exactly: value) { return "\(whole)" }
         if value.isInfinite { return value < 0 ? "-Inf" : "+Inf" }

@@ -8,15 +8,15 @@ public import SystemPackage
 ///
 /// The process serves one connection, which a socket unit has accepted, and needs no privilege: root writes the file.
 public enum PageRequest {
-    /// How long a request may take to come, and an answer to go.
+    /// How long to wait for the request, and for the answer to be sent.
     private static let patience: Duration = .seconds(5)
-    /// A request is a line and some fields.
+    /// A request is a line and some header fields.
     private static let longest = 8 << 10  // bytes
 
     /// Reads the request and answers it.
     ///
     /// - Parameters:
-    ///   - page: the file; where it cannot be read, the answer has status 503.
+    ///   - page: the file; if it cannot be read, the answer has status 503.
     ///   - input: the descriptor to read from.
     ///   - output: the descriptor to write to, often the same socket.
     public static func answer(_ page: FilePath, input: CInt, output: CInt) {
@@ -54,7 +54,7 @@ public enum PageRequest {
         return Array(head.utf8) + (line.first == "HEAD" ? [] : body)
     }
 
-    /// The request up to the empty line; `nil` where none comes in time.
+    /// The request up to the empty line; `nil` if none arrives in time.
     private static func read(_ input: CInt) -> String? {
         let end = ContinuousClock.now + patience
         var request: [UInt8] = []

@@ -7,9 +7,9 @@ public struct PlacedAddress: Sendable, Hashable {
     public let address: IPAddress
     /// The interface's name.
     public let interface: String
-    /// In bits, at most the family's.
+    /// The length of the prefix in bits, at most the family's.
     public let prefixLength: Int
-    /// IFA_F_… of linux/if_addr.h: tentative, deprecated, noprefixroute.
+    /// Flags IFA_F_… of linux/if_addr.h: tentative, deprecated, noprefixroute.
     public let flags: UInt32
 
     public init(_ address: IPAddress, interface: String, prefixLength: Int, flags: UInt32 = 0) {
@@ -23,12 +23,12 @@ public struct PlacedAddress: Sendable, Hashable {
 /// A network interface.
 public struct Interface: Sendable, Hashable {
     public let name: String
-    /// Whether it is administratively up (IFF_UP); not whether a cable is in it.
+    /// Whether it is administratively up (IFF_UP). The cable may still be unplugged.
     public let isUp: Bool
-    /// Whether other hosts can be asked there who has an address (ARP, RFC 826, or neighbour discovery, RFC 4861): a link
-    /// that is on, and neither the loopback nor one between two ends only.
+    /// Whether hosts on the link can be asked who has an address (ARP, RFC 826, or neighbour discovery, RFC 4861): the
+    /// interface runs, and is neither a loopback nor a point-to-point link.
     public let hasNeighbours: Bool
-    /// Of an Ethernet interface, or one like it (a bridge, a bond, Wi-Fi); `nil` for others.
+    /// The hardware address of an Ethernet interface or a similar one (a bridge, a bond, Wi-Fi); `nil` for others.
     public let hardwareAddress: HardwareAddress?
 
     public init(
@@ -44,13 +44,13 @@ public struct Interface: Sendable, Hashable {
 /// A route of the main or the local table.
 public struct HostRoute: Sendable, Hashable, CustomStringConvertible {
     public let network: IPAddress
-    /// Of the prefix, in bits.
+    /// The length of the prefix, in bits.
     public let length: Int
-    /// `local … dev lo`, in the local table.
+    /// Whether it is `local … dev lo`, in the local table.
     public let isLocalOnLoopback: Bool
-    /// Whether it is of the main table.
+    /// Whether it is in the main table.
     public let isMain: Bool
-    /// Whether it leads anywhere: not `blackhole`, `unreachable` and the like.
+    /// Whether it is a unicast route, and not `blackhole`, `unreachable` or the like.
     public let isUnicast: Bool
 
     public init(
@@ -68,50 +68,53 @@ public struct HostRoute: Sendable, Hashable, CustomStringConvertible {
     public var description: String { "\(network)/\(length)" }
 }
 
-/// Where sessions' addresses are put on interfaces and taken off: ``Netlink``, or a test's stand-in.
+/// Puts sessions' addresses on interfaces and removes them: ``Netlink``, or a test's substitute.
 public protocol AddressPlacement {
     /// Every address of every interface, of both families.
     func hostAddresses() throws(Failure) -> [PlacedAddress]
 
-    /// The interface of a family's default route with the lowest metric in the main table; `nil` without one.
+    /// The interface of a family's default route with the lowest metric in the main table; `nil` if there is none.
     func defaultRouteInterface(_ family: IPAddress.Family) throws(Failure) -> String?
 
     /// Puts addresses on an interface, as /32 or /128 and without a route of their prefix.
     ///
-    /// - Returns: for each address, in order, what became of it. One that fails does not stop the others.
-    /// - Throws: ``Failure`` where there is no such interface, or no answer: what was placed then is not known.
+    /// - Returns: for each address, in order, its result. One that fails does not stop the others.
+    /// - Throws: ``Failure`` if the interface does not exist, or if the kernel does not answer. In the second case it
+    ///   is not known which addresses were placed.
     func add(_ addresses: [IPAddress], to interface: String) throws(Failure) -> [Result<Addition, Failure>]
 
-    /// Takes addresses off an interface, those of ``add(_:to:)`` alone: a host's own, with its prefix, stays.
+    /// Removes addresses from an interface, but only those that ``add(_:to:)`` placed: the host's own address, with its
+    /// prefix, stays.
     ///
-    /// Linux 6.18 removes 10,000 IPv4 addresses in under a second, as many IPv6 addresses in 20: its time for one of
-    /// these grows with their number.
+    /// Linux 6.18 removes 10,000 IPv4 addresses in under a second. As many IPv6 addresses take 20 s: the time for one
+    /// of these grows with their number.
     ///
-    /// - Returns: for each address, in order, what became of it. If the interface no longer exists, each is ``Removal/alreadyGone``.
-    /// - Throws: ``Failure`` without an answer.
+    /// - Returns: for each address, in order, its result. If the interface no longer exists, each is
+    ///   ``Removal/alreadyGone``.
+    /// - Throws: ``Failure`` if the kernel does not answer.
     func remove(_ addresses: [IPAddress], from interface: String) throws(Failure) -> [Result<Removal, Failure>]
 }
 
-/// What became of an address to be placed.
+/// The result of placing an address.
 public enum Addition: Sendable, Hashable {
     case added
-    /// The interface had it already; vip-bpf does not remove it.
+    /// The interface already had it; vip-bpf does not remove it.
     case alreadyThere
 }
 
-/// What became of an address to be taken off.
+/// The result of removing an address.
 public enum Removal: Sendable, Hashable {
     case removed
     case alreadyGone
 }
 
 extension AddressPlacement {
-    /// One address, as ``add(_:to:)-([IPAddress],_)``.
+    /// Places one address: ``add(_:to:)-([IPAddress],_)``.
     public func add(_ address: IPAddress, to interface: String) throws(Failure) -> Addition {
         try Self.only(add([address], to: interface), "place \(address) on \(interface)")
     }
 
-    /// One address, as ``remove(_:from:)-([IPAddress],_)``.
+    /// Removes one address: ``remove(_:from:)-([IPAddress],_)``.
     public func remove(_ address: IPAddress, from interface: String) throws(Failure) -> Removal {
         try Self.only(remove([address], from: interface), "remove \(address) from \(interface)")
     }

@@ -2,21 +2,21 @@
 
 /// A network's prefix: `10.20.0.0/24`.
 public struct AddressPrefix: Hashable, Sendable {
-    /// All bits after the length are zero.
+    /// The network's address. All bits after the length are zero.
     public let network: IPAddress
-    /// In bits, at most the family's.
+    /// The length in bits, at most the family's.
     public let length: Int
 
-    /// The prefix of a length that an address is in.
+    /// The prefix of a given length that contains an address.
     public init(of address: IPAddress, length: Int) {
         precondition(0...address.family.bits ~= length, "no \(address.family.rawValue) prefix has \(length) bits")
-        // A shift by all the bits gives 0.
+        // A shift by the full width gives 0.
         let rest = UInt128(address.family.bits - length)
         network = IPAddress(address.family, value: (address.value >> rest) << rest)
         self.length = length
     }
 
-    /// Reads `NETWORK/LENGTH`; `nil` for all else.
+    /// Reads `NETWORK/LENGTH`; `nil` for any other text.
     public init?(_ text: some StringProtocol) {
         let parts = text.split(separator: "/", omittingEmptySubsequences: false)
         guard parts.count == 2, let network = IPAddress(parts[0]), let length = Int(parts[1]),

@@ -4,11 +4,11 @@ import Glibc
 public import Host
 import SystemPackage
 
-/// Asks on the link whether another host has an address, and tells the link that this one has it now.
+/// Asks on the link whether another host has an address, and announces there that this host has it now.
 ///
-/// IPv4 by ARP as RFC 5227 says: probes have no sender address, so no cache learns from them and no proxy answers for what is
-/// behind it. IPv6 questions by the kernel's neighbour discovery (RFC 4861). Links that are not Ethernet are passed over by ARP
-/// and by announcements.
+/// It asks about IPv4 addresses by ARP probes (RFC 5227). They have no sender address, so no host's cache learns from
+/// them and no proxy answers for addresses behind it. It asks about IPv6 addresses by the kernel's neighbour discovery
+/// (RFC 4861). ARP and announcements skip links that are not Ethernet.
 public struct AddressProbe: Sendable {
     /// An address, and the interface that it is to be placed on.
     public struct Question: Sendable, Hashable {
@@ -21,32 +21,33 @@ public struct AddressProbe: Sendable {
         }
     }
 
-    /// What came back.
+    /// The result of the questions.
     public struct Answers: Sendable {
-        /// Who else has an address: a link-layer address, as text.
+        /// The addresses that other hosts have, each with the host's link-layer address as text.
         public var taken: [IPAddress: String] = [:]
-        /// Why some could not be asked about; they are taken for free.
+        /// Why some addresses could not be asked about. The caller treats these as free.
         public var failures: [Failure] = []
 
         public init() {}
     }
 
-    /// How many IPv6 addresses are asked about at once: half of what the kernel's table of neighbours holds before it removes
-    /// others' entries (gc_thresh2, 512, arp(7)). IPv4 has no limit.
+    /// How many IPv6 addresses are asked about at the same time: half of what the kernel's table of neighbours holds
+    /// before it removes entries of others (gc_thresh2, 512, arp(7)). IPv4 has no limit.
     public static let neighboursAtOnce = 256
-    /// Between two announcements of an address: ANNOUNCE_INTERVAL, RFC 5227, section 1.1.
+    /// The time between two announcements of an address: ANNOUNCE_INTERVAL, RFC 5227, section 1.1.
     public static let announceInterval: Duration = .seconds(2)
 
     public init() {}
 
-    /// Asks about addresses: those of IPv4 all at once, those of IPv6 ``neighboursAtOnce`` at a time. Blocks for `seconds` and
-    /// a little, less where another host has every address, more where there are more IPv6 addresses than that.
+    /// Asks about addresses: the IPv4 addresses all together, the IPv6 addresses ``neighboursAtOnce`` at a time. Blocks
+    /// for about `seconds`; less if other hosts have all addresses, and as often as there are batches of IPv6
+    /// addresses.
     ///
-    /// - Parameter seconds: how long to wait for an answer, at least 1; one question a second.
+    /// - Parameter seconds: how long to wait for an answer, at least 1. One question is sent each second.
     public func ask(_ questions: [Question], seconds: Int) -> Answers {
         var answers = Answers()
         let v6 = questions.filter { $0.address.family == .v6 }
-        // Of both families at once: the kernel asks while this waits for ARP.
+        // Both families at the same time: the kernel asks while this waits for ARP.
         var pending = begin(v6.prefix(Self.neighboursAtOnce), seconds, &answers)
         askByARP(questions.filter { $0.address.family == .v4 }, seconds, &answers)
         for start in stride(from: Self.neighboursAtOnce, to: v6.count, by: Self.neighboursAtOnce) {
@@ -57,19 +58,19 @@ public struct AddressProbe: Sendable {
         return answers
     }
 
-    /// Tells neighbours that this host has these addresses, so that those whose caches have another host for one learn of it:
-    /// by ARP announcements (RFC 5227, section 2.3) and unsolicited neighbour advertisements (RFC 4861, section 7.2.6). Each
-    /// is sent twice. What could not be sent is not reported: neighbours find out by themselves, later.
+    /// Announces that this host has these addresses, so that neighbours whose caches name another host update them: by
+    /// ARP announcements (RFC 5227, section 2.3) and unsolicited neighbour advertisements (RFC 4861, section 7.2.6).
+    /// Each is sent twice. Errors are not reported: the caches expire later by themselves.
     ///
-    /// - Parameter interval: how long to block before the second time, ``announceInterval`` by the RFC. Without it both are
-    ///   sent at once: for a process that must end, two insure against one lost frame.
+    /// - Parameter interval: how long to block before the second announcement; the RFC gives ``announceInterval``. If
+    ///   it is zero, both are sent at once: for a process that must end, the second one covers the loss of one frame.
     public func announce(_ questions: [Question], interval: Duration = .zero) {
         var failures: [Failure] = []
         let links = Self.links(of: questions, &failures)
         for round in 0..<2 where !links.isEmpty {
             if round > 0, interval > .zero { usleep(useconds_t(interval / .microseconds(1))) }
             for link in links {
-                // A link that fails here fails for all of its addresses.
+                // If one fails, those of the link's other addresses fail as well.
                 do throws(Errno) { for address in link.addresses { try link.socket.announce(address) } } catch {}
             }
         }
@@ -77,13 +78,13 @@ public struct AddressProbe: Sendable {
 
     // MARK: IPv4
 
-    /// An interface, and what is asked about there.
+    /// An interface, and the addresses that are asked about there.
     private struct Link {
         let socket: ARPSocket
         var addresses: Set<IPAddress>
     }
 
-    /// The Ethernet interfaces of questions, each with a socket; reports which could not be opened.
+    /// Opens a socket for each Ethernet interface of the questions, and reports those that cannot be opened.
     private static func links(of questions: [Question], _ failures: inout [Failure]) -> [Link] {
         guard !questions.isEmpty else { return [] }
         let interfaces: [CInt: Interface]
@@ -118,7 +119,7 @@ public struct AddressProbe: Sendable {
                 Self.attempt(&links[index], &answers) { link, answers throws(Errno) in
                     for address in link.addresses where answers.taken[address] == nil {
                         try link.socket.probe(address)
-                        // Answers to many questions at once must not overflow the socket's receive buffer.
+                        // Read now, because the answers to many questions could overflow the socket's receive buffer.
                         try Self.take(from: link, own, &answers)
                     }
                 }
@@ -140,7 +141,7 @@ public struct AddressProbe: Sendable {
         }
     }
 
-    /// Notes which addresses of a link others have, by what has come.
+    /// Reads the packets of a link and notes the addresses that others have.
     private static func take(
         from link: Link, _ own: Set<HardwareAddress>, _ answers: inout Answers
     ) throws(Errno) {
@@ -151,7 +152,8 @@ public struct AddressProbe: Sendable {
         }
     }
 
-    /// A link that fails is given up; its addresses are taken for free, but those of which others said that they have them.
+    /// Runs `body`. If it fails, the link is given up: its addresses are treated as free, except those already found in
+    /// use.
     private static func attempt(
         _ link: inout Link, _ answers: inout Answers, _ body: (Link, inout Answers) throws(Errno) -> Void
     ) {
@@ -173,14 +175,15 @@ public struct AddressProbe: Sendable {
             hint: "see ip link, or set virtualIP.addresses.probeSeconds to 0")
     }
 
-    /// Of all interfaces of this host: what comes from another one of them is no other host's (RFC 5227, section 2.1.1).
+    /// The hardware addresses of all interfaces of this host. A packet from one of them is not from another host (RFC
+    /// 5227, section 2.1.1).
     static func ownHardwareAddresses() -> Set<HardwareAddress> {
         Set((try? Netlink().interfaces().values.compactMap(\.hardwareAddress)) ?? [])
     }
 
     // MARK: IPv6
 
-    /// What the kernel asks about, and when it is to be looked at.
+    /// Questions that the kernel is asking, and when to read the answers.
     private struct Pending {
         var questions: [Question] = []
         var end = ContinuousClock.now
@@ -193,7 +196,7 @@ public struct AddressProbe: Sendable {
             let netlink = try Netlink()
             let known = try netlink.neighbours(.v6)
             for question in questions {
-                // What an administrator wrote down is an answer.
+                // A permanent entry, which an administrator wrote, is an answer.
                 if let neighbour = known[question], neighbour.isPermanent {
                     answers.taken[question.address] = neighbour.linkAddress
                 } else {

@@ -2,20 +2,20 @@
 
 public import Host
 
-/// Addresses of one family that follow one another, both ends included: an entry of `virtualIP.addresses.pool`.
+/// Consecutive addresses of one family, both ends included: an entry of `virtualIP.addresses.pool`.
 ///
-/// Written as `10.20.0.10-10.20.0.250`, `2001:db8:20::/120` or `10.20.0.7`. A prefix stands for the addresses
-/// in it that a host can have: for IPv4 up to /30 all but the network's and the broadcast address, for IPv6 up
-/// to /126 all but the subnet-router anycast address (RFC 4291, 2.6.1); longer prefixes for all of theirs
-/// (RFC 3021, RFC 6164).
+/// Written as `10.20.0.10-10.20.0.250`, `2001:db8:20::/120` or `10.20.0.7`. A prefix stands for its addresses that a
+/// host can have. For IPv4 up to /30 these are all but the network's and the broadcast address. For IPv6 up to /126
+/// these are all but the subnet-router anycast address (RFC 4291, 2.6.1). A longer prefix stands for all of its
+/// addresses (RFC 3021, RFC 6164).
 ///
-/// The addresses are computed, never held in memory. Two ranges are equal when they hold the same addresses and
-/// are written the same way; compare `first` and `last` where the way does not matter.
+/// The addresses are computed, not stored. Two ranges are equal if they hold the same addresses and are written in the
+/// same way; compare `first` and `last` if the way does not matter.
 public struct AddressRange: Hashable, Sendable {
     private enum Notation: Hashable {
         case ends
         case one
-        /// The all-zero host part, which is not in the range itself, and the prefix length in bits.
+        /// The address whose host part is zero, which is not in the range itself, and the prefix length in bits.
         case prefix(IPAddress, Int)
     }
 
@@ -23,17 +23,17 @@ public struct AddressRange: Hashable, Sendable {
     public let last: IPAddress
     private let notation: Notation
 
-    /// One address.
+    /// A range of one address.
     public init(_ address: IPAddress) {
         first = address
         last = address
         notation = .one
     }
 
-    /// From one address to another, both included.
+    /// The addresses from one to another, both included.
     ///
-    /// - Throws: `Failure` with exit code 64 for ends of different families, in the wrong order, or that are
-    ///   all of IPv6, whose number of addresses has 129 bits.
+    /// - Throws: `Failure` with exit code 64 if the ends are of different families or in the wrong order, or if the
+    ///   range is all of IPv6, whose number of addresses does not fit 128 bits.
     public init(from first: IPAddress, through last: IPAddress) throws(Failure) {
         let text = "\(first)-\(last)"
         guard first.family == last.family else {
@@ -55,9 +55,9 @@ public struct AddressRange: Hashable, Sendable {
     /// The addresses of a prefix that a host can have.
     ///
     /// - Parameters:
-    ///   - network: The prefix, with all bits after it zero.
-    ///   - prefixLength: In bits: 0…32 or 0…128.
-    /// - Throws: `Failure` with exit code 64 for a length out of bounds or host bits that are set.
+    ///   - network: the prefix, with all bits after it zero.
+    ///   - prefixLength: in bits: 0…32 or 0…128.
+    /// - Throws: `Failure` with exit code 64 if the length is out of bounds or host bits are set.
     public init(network: IPAddress, prefixLength: Int) throws(Failure) {
         let text = "\(network)/\(prefixLength)"
         let bits = network.family.bits
@@ -82,7 +82,7 @@ public struct AddressRange: Hashable, Sendable {
 
     /// Reads `FIRST-LAST`, `PREFIX/LENGTH` or one address, without spaces.
     ///
-    /// - Throws: `Failure` with exit code 64 whose `why` says what is wrong with the text.
+    /// - Throws: `Failure` with exit code 64. Its `reason` says what is wrong with the text.
     public init(_ text: String) throws(Failure) {
         func address(_ part: Substring) throws(Failure) -> IPAddress {
             guard let address = IPAddress(part) else {
@@ -96,7 +96,7 @@ public struct AddressRange: Hashable, Sendable {
         } else if let slash = text.firstIndex(of: "/") {
             let network = try address(text[..<slash])
             let digits = text[text.index(after: slash)...]
-            // At most three digits and no leading zero: one way of writing a length, and no overflow.
+            // At most three digits and no leading zero, so that a length can be written in one way and cannot overflow.
             guard 1...3 ~= digits.utf8.count, digits.utf8.allSatisfy({ 0x30...0x39 ~= $0 }),
                 digits == "0" || !digits.hasPrefix("0"), let length = Int(digits)
             else {
@@ -114,7 +114,7 @@ public struct AddressRange: Hashable, Sendable {
 
     public var family: IPAddress.Family { first.family }
 
-    /// What it was written as, where that is a prefix or one address; `nil` for two ends.
+    /// The prefix, if the range was written as a prefix or as one address; `nil` if it was written with two ends.
     public var prefix: AddressPrefix? {
         switch notation {
         case .ends: nil
@@ -123,12 +123,12 @@ public struct AddressRange: Hashable, Sendable {
         }
     }
 
-    /// How many addresses it holds, at least 1.
+    /// The number of addresses, at least 1.
     public var count: UInt128 { last.value - first.value + 1 }
 
     /// The address `offset` places after the first.
     ///
-    /// - Parameter offset: Less than `count`.
+    /// - Parameter offset: less than `count`.
     public subscript(offset: UInt128) -> IPAddress {
         precondition(offset < count, "offset \(offset) of a range of \(count) addresses")
         return IPAddress(family, value: first.value + offset)
@@ -142,9 +142,9 @@ public struct AddressRange: Hashable, Sendable {
         first <= other.last && other.first <= last
     }
 
-    /// Why an address of the range could not be a session's, or `nil` where each could:
-    /// it is the wildcard, a loopback, IPv6 link-local or multicast address, the limited broadcast address (RFC 919),
-    /// or an IPv4 address in mapped form, which the `addresses` map could not tell from the IPv4 one.
+    /// Why an address of the range cannot be a session's: it is the wildcard, a loopback, IPv6 link-local or multicast
+    /// address, the limited broadcast address (RFC 919), or an IPv4 address in mapped form, which the `addresses` map
+    /// could not tell from the IPv4 one. `nil` if each address can be a session's.
     public var whyNotAssignable: String? {
         func has(_ family: IPAddress.Family, _ low: UInt128, _ high: UInt128) -> Bool {
             self.family == family && first.value <= high && low <= last.value

@@ -5,25 +5,24 @@ import Glibc
 public import Host
 import SystemPackage
 
-/// Notices that another host uses an IPv4 address that this host has: RFC 5227, section 2.4.
+/// Detects that another host uses an IPv4 address of this host: RFC 5227, section 2.4.
 ///
-/// It reports, and defends an address by one announcement; it never gives one up (case (c) of the section). IPv6 has nothing
-/// like it: a host that takes an address there asks first, and the kernel answers.
+/// It reports the conflict and defends the address by one announcement. It never gives an address up (case (c) of the
+/// section). IPv6 needs no such watch: a host probes an address before it uses it, and the kernel answers.
 ///
-/// One ARP socket for each Ethernet interface; links that are not Ethernet are passed over. For one thread at a time.
+/// It has one ARP socket for each Ethernet interface and skips other links. Use it on one thread at a time.
 public final class ConflictWatch {
     /// An address that another host uses as well.
     public struct Conflict: Sendable, Hashable {
         public let question: AddressProbe.Question
-        /// The other host's.
+        /// The other host's hardware address.
         public let hardwareAddress: HardwareAddress
     }
 
-    /// An address with another host's packets stays one conflict until there were none for this long: DEFEND_INTERVAL, RFC 5227,
-    /// section 1.1.
+    /// A conflict is over once no packet about it has come for this long: DEFEND_INTERVAL, RFC 5227, section 1.1.
     public static let quietInterval: Duration = .seconds(10)
 
-    /// An interface, and what is watched there.
+    /// An interface, and the addresses that are watched there.
     private struct Link {
         let socket: ARPSocket
         var addresses: Set<IPAddress>
@@ -35,14 +34,14 @@ public final class ConflictWatch {
     private var seen: [AddressProbe.Question: ContinuousClock.Instant] = [:]
     private let quietInterval: Duration
 
-    /// Readable, for poll(2), when there may be conflicts: then call ``drain()``.
+    /// Readable, for poll(2), if there may be conflicts: call ``drain()`` then.
     public var descriptor: CInt { epoll.raw }
 
     public convenience init() throws(Failure) {
         try self.init(quietInterval: Self.quietInterval)
     }
 
-    /// - Parameter quietInterval: ``ConflictWatch/quietInterval``, but in tests.
+    /// - Parameter quietInterval: ``ConflictWatch/quietInterval``; another value in tests.
     init(quietInterval: Duration) throws(Failure) {
         let raw = vip_epoll()
         guard raw >= 0 else { throw Failure("watch for other hosts that use addresses of this one", errno: .current) }
@@ -50,11 +49,11 @@ public final class ConflictWatch {
         self.quietInterval = quietInterval
     }
 
-    /// Watches these addresses from now on, and no others. To be called again when interfaces have changed, too: one that was
-    /// removed and made again is another one, and its hardware address may have changed.
+    /// Watches these addresses from now on, and no others. Call it also when interfaces have changed: one that was
+    /// removed and created again has another index, and its hardware address may have changed.
     ///
-    /// - Parameter addresses: those of IPv6, and those on links that are not Ethernet, are passed over.
-    /// - Returns: why some interfaces cannot be watched; the others are.
+    /// - Parameter addresses: IPv6 addresses and those on links that are not Ethernet are skipped.
+    /// - Returns: why some interfaces cannot be watched; the others are watched.
     public func watch(_ addresses: [AddressProbe.Question]) -> [Failure] {
         let v4 = Set(addresses.filter { $0.address.family == .v4 })
         seen = seen.filter { v4.contains($0.key) }
@@ -71,7 +70,7 @@ public final class ConflictWatch {
         for (name, some) in Dictionary(grouping: v4, by: \.interface) {
             guard let index = indices[name], let hardwareAddress = interfaces[index]?.hardwareAddress else { continue }
             let watched = Set(some.map(\.address))
-            // A socket that is closed leaves the epoll descriptor by itself.
+            // A closed socket leaves the epoll descriptor by itself.
             if let same = before.first(where: { $0.socket.isOn(name, index, hardwareAddress) }) {
                 links.append(Link(socket: same.socket, addresses: watched))
                 continue
@@ -88,23 +87,24 @@ public final class ConflictWatch {
         return failures
     }
 
-    /// Reads what has come. Does not block.
+    /// Reads the packets that have arrived. Does not block.
     ///
-    /// - Returns: addresses that another host was found to use. Each is reported once, and announced once, until nothing was
-    ///   heard of that for ``quietInterval``.
+    /// - Returns: the addresses that another host uses. Each is reported once and announced once, and again only after
+    ///   there was no packet about it for ``quietInterval``.
     public func drain() -> [Conflict] {
         var own: Set<HardwareAddress>?
         var conflicts: [Conflict] = []
         for link in links {
-            // An interface that was set down reports that once, and goes on when it is up again.
+            // An interface that was set down reports that once. Its socket works again when it is up.
             var packets: [ARPPacket] = []
             do throws(Errno) { packets = try link.socket.drain() } catch {}
             for packet in packets
             where packet.hardwareAddress != link.socket.hardwareAddress && link.addresses.contains(packet.sender) {
-                // Another interface of this host may be on the same link, or this one's address has changed.
+                // Another interface of this host may be on the same link, or this interface's hardware address has
+                // changed.
                 let ours = own ?? AddressProbe.ownHardwareAddresses()
                 own = ours
-                // It is empty where the kernel could not be asked; the link's own address is always in it.
+                // The set is empty if the kernel could not be asked. Otherwise it contains the link's own address.
                 guard ours.contains(link.socket.hardwareAddress), !ours.contains(packet.hardwareAddress) else {
                     continue
                 }

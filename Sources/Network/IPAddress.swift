@@ -4,7 +4,7 @@ import Glibc
 
 /// An IPv4 or IPv6 address, without port, scope or prefix length.
 ///
-/// Ordered by family (IPv4 first), then numerically.
+/// Addresses are ordered by family (IPv4 first), then numerically.
 public struct IPAddress: Hashable, Sendable {
     public enum Family: String, Sendable, Codable, CaseIterable {
         case v4 = "IPv4"
@@ -15,7 +15,7 @@ public struct IPAddress: Hashable, Sendable {
     }
 
     public let family: Family
-    /// The address as a number, most significant bit first on the wire. IPv4 uses the low 32 bits.
+    /// The address as a number; its most significant bit is the first on the wire. IPv4 uses the low 32 bits.
     public let value: UInt128
 
     public init(_ family: Family, value: UInt128) {
@@ -29,14 +29,14 @@ public struct IPAddress: Hashable, Sendable {
         self.init(.v4, value: UInt128(number))
     }
 
-    /// 4 or 16 bytes in network order; anything else is `nil`.
+    /// Takes 4 or 16 bytes in network order; `nil` for any other number of bytes.
     public init?(bytes: some Collection<UInt8>) {
         guard bytes.count == 4 || bytes.count == 16 else { return nil }
         let value = bytes.reduce(UInt128(0)) { $0 << 8 | UInt128($1) }
         self.init(bytes.count == 4 ? .v4 : .v6, value: value)
     }
 
-    /// Reads the text forms of `inet_pton(3)`; `nil` for all else (no prefix length, no scope).
+    /// Reads the text forms of `inet_pton(3)`; `nil` for any other text (prefix lengths and scopes are not read).
     public init?(_ text: some StringProtocol) {
         let text = String(text)
         guard !text.utf8.contains(0) else { return nil }
@@ -51,12 +51,13 @@ public struct IPAddress: Hashable, Sendable {
         }
     }
 
-    /// 4 or 16 bytes in network order.
+    /// The address as 4 or 16 bytes in network order.
     public var bytes: [UInt8] {
         stride(from: family.bits - 8, through: 0, by: -8).map { UInt8(truncatingIfNeeded: value >> UInt128($0)) }
     }
 
-    /// 16 bytes in network order, IPv4 in mapped form (RFC 4291, 2.5.5.2): the key of the `addresses` map.
+    /// The address as 16 bytes in network order, IPv4 in mapped form (RFC 4291, 2.5.5.2): the key of the `addresses`
+    /// map.
     public var mappedBytes: [UInt8] {
         family == .v6 ? bytes : [UInt8](repeating: 0, count: 10) + [0xff, 0xff] + bytes
     }
@@ -64,21 +65,21 @@ public struct IPAddress: Hashable, Sendable {
     /// The IPv4 number in host byte order, or `nil` for IPv6.
     public var v4: UInt32? { family == .v4 ? UInt32(value) : nil }
 
-    /// 127.0.0.0/8, or ::1.
+    /// Whether it is in 127.0.0.0/8, or ::1.
     public var isLoopback: Bool {
         family == .v4 ? value >> 24 == 127 : value == 1
     }
 
-    /// The wildcard: 0.0.0.0 or `::`.
+    /// Whether it is the wildcard: 0.0.0.0 or `::`.
     public var isUnspecified: Bool { value == 0 }
 
-    /// fe80::/10. An address there means nothing without its interface.
+    /// Whether it is in fe80::/10. Such an address is only unique on its interface.
     public var isIPv6LinkLocal: Bool { family == .v6 && value >> 118 == 0xfe80 >> 6 }
 
-    /// ::ffff:0:0/96, an IPv4 address in mapped form.
+    /// Whether it is in ::ffff:0:0/96: an IPv4 address in mapped form.
     public var isMapped: Bool { family == .v6 && value >> 32 == 0xffff }
 
-    /// 224.0.0.0/4 or ff00::/8.
+    /// Whether it is in 224.0.0.0/4 or ff00::/8.
     public var isMulticast: Bool {
         family == .v4 ? value >> 28 == 0xe : value >> 120 == 0xff
     }

@@ -6,15 +6,15 @@ import Host
 
 /// An entry of the kernel's table of neighbours: arp(7), RTM_NEWNEIGH of rtnetlink(7).
 struct Neighbour: Hashable {
-    /// As text, `02:00:00:00:00:01`; `nil` while no host has answered.
+    /// The link-layer address as text, `02:00:00:00:00:01`; `nil` while no host has answered.
     let linkAddress: String?
-    /// Written down by an administrator.
+    /// Whether an administrator added it (`ip neigh add`).
     let isPermanent: Bool
 }
 
 extension Netlink {
-    /// Lets the kernel ask the link who has an IPv6 address: at once, and twice more a second apart (mcast_solicit, arp(7)).
-    /// What it knew already by itself is forgotten.
+    /// Makes the kernel ask the link who has an IPv6 address: now, and twice more, a second apart (mcast_solicit,
+    /// arp(7)). The entry that the kernel had before is deleted.
     func solicit(_ address: IPAddress, on interface: String) throws(Failure) {
         let what = "ask on \(interface) who has \(address)"
         let entry = try neighbour(address, interface, what)
@@ -26,7 +26,7 @@ extension Netlink {
         guard error == 0 else { throw Self.failure(what, error) }
     }
 
-    /// Takes an address out of the table; one that is not there is fine.
+    /// Deletes the entry of an address; it is no error if there is none.
     func forgetNeighbour(_ address: IPAddress, on interface: String) throws(Failure) {
         let what = "forget who has \(address) on \(interface)"
         let entry = try neighbour(address, interface, what)
@@ -39,7 +39,7 @@ extension Netlink {
         guard [0, -NLE_OBJ_NOTFOUND].contains(error) else { throw Self.failure(what, error) }
     }
 
-    /// The table of a family.
+    /// The entries of a family.
     func neighbours(_ family: IPAddress.Family) throws(Failure) -> [AddressProbe.Question: Neighbour] {
         var cache: OpaquePointer?
         let error = rtnl_neigh_alloc_cache(socket, &cache)
@@ -57,7 +57,7 @@ extension Netlink {
                 address.family == family
             else { continue }
             var other: String?
-            // NUD_VALID, net/neighbour.h: an address is known.
+            // NUD_VALID of net/neighbour.h: the link-layer address is known.
             let valid = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | NUD_DELAY
             if rtnl_neigh_get_state(entry) & valid != 0, let link = rtnl_neigh_get_lladdr(entry) {
                 var text = [CChar](repeating: 0, count: 128)

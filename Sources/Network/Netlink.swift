@@ -7,20 +7,20 @@ import SystemPackage
 
 /// The addresses of this network namespace's interfaces, by rtnetlink(7) through libnl-route.
 ///
-/// A socket belongs to the network namespace in which it was opened: all calls apply to that namespace.
-/// For one thread at a time.
+/// A socket belongs to the network namespace in which it was opened: all calls apply to that namespace. Use it on one
+/// thread at a time.
 public final class Netlink: AddressPlacement {
     let socket: OpaquePointer
 
-    /// How many requests are sent before their answers are read. An answer takes about 1 KiB of the socket's receive buffer,
-    /// and Linux gives it 416 KiB at most without privilege (net.core.rmem_max): none may be lost, as each says what
-    /// became of one address.
+    /// How many requests are sent before their answers are read. An answer takes about 1 KiB of the socket's receive
+    /// buffer, and Linux gives it at most 416 KiB without privilege (net.core.rmem_max). No answer may be lost, because
+    /// each has the result for one address.
     private static let window = 128
-    private static let receiveBuffer: CInt = 208 << 10  // Bytes. The kernel doubles it for its own bookkeeping.
+    private static let receiveBuffer: CInt = 208 << 10  // bytes; the kernel doubles it for its own bookkeeping
 
     /// Opens a netlink socket.
     ///
-    /// - Throws: ``Failure`` where the kernel gives none.
+    /// - Throws: ``Failure`` if the kernel does not open one.
     public init() throws(Failure) {
         guard let socket = nl_socket_alloc() else { throw Failure(.failed, "open a netlink socket", "out of memory") }
         var error = nl_connect(socket, NETLINK_ROUTE)
@@ -29,7 +29,7 @@ public final class Netlink: AddressPlacement {
             nl_socket_free(socket)
             throw Self.failure("open a netlink socket", error)
         }
-        // Answers are small or come in chunks of at most 32 KiB (NLMSG_GOODSIZE, netlink_dump()): no need to ask for the size first.
+        // Answers are at most 32 KiB long (NLMSG_GOODSIZE, netlink_dump()), so the size need not be asked for first.
         nl_socket_disable_msg_peek(socket)
         nl_socket_set_msg_buf_size(socket, 64 << 10)
         self.socket = socket
@@ -64,7 +64,7 @@ public final class Netlink: AddressPlacement {
         while let entry = next {
             defer { next = nl_cache_get_next(entry) }
             guard let local = rtnl_addr_get_local(entry), let bytes = nl_addr_get_binary_addr(local),
-                // The interface came between the two lists, or went: its addresses with it.
+                // An interface may appear or disappear between the two lists; its addresses are left out.
                 let interface = names[rtnl_addr_get_ifindex(entry)]
             else { continue }
             let buffer = UnsafeRawBufferPointer(start: bytes, count: Int(nl_addr_get_len(local)))
@@ -99,9 +99,9 @@ public final class Netlink: AddressPlacement {
         return interfaces
     }
 
-    /// An interface's link-layer address, 6 bytes of Ethernet's; none where the link has no such: rtnl_link_get_addr().
+    /// An interface's link-layer address (6 bytes for Ethernet), empty if the link has none: rtnl_link_get_addr().
     ///
-    /// - Throws: ``Failure`` where there is no such interface.
+    /// - Throws: ``Failure`` if the interface does not exist.
     public func hardwareAddress(of interface: String) throws(Failure) -> [UInt8] {
         var link: OpaquePointer?
         let error = rtnl_link_get_kernel(socket, 0, interface, &link)
@@ -122,8 +122,9 @@ public final class Netlink: AddressPlacement {
 
     public func defaultRouteInterface(_ family: IPAddress.Family) throws(Failure) -> String? {
         let what = "find the \(family.rawValue) default route"
-        // The kernel looks at the table asked for only where it is told to check requests strictly (4.20); the local table
-        // has a route for each session's address. libnl's own requests would not pass such a check: switched off again.
+        // The kernel honours the requested table only with strict checking (4.20). Without it, the answer would include
+        // the local table, which has a route for each session's address. libnl's own requests do not pass a strict
+        // check, so it is switched off again.
         try setStrict(true, what)
         defer { try? setStrict(false, what) }
         var request = rtmsg()
@@ -141,7 +142,7 @@ public final class Netlink: AddressPlacement {
             { message, context in
                 var route: OpaquePointer?
                 guard let context, rtnl_route_parse(nlmsg_hdr(message), &route) == 0, let route else {
-                    return CInt(NL_SKIP.rawValue)  // A route of a kind that libnl does not know.
+                    return CInt(NL_SKIP.rawValue)  // a kind of route that libnl does not know
                 }
                 Unmanaged<DefaultRoutes>.fromOpaque(context).takeUnretainedValue().see(route)
                 rtnl_route_put(route)
@@ -158,7 +159,7 @@ public final class Netlink: AddressPlacement {
         return rtnl_link_get_name(link).map { String(cString: $0) }
     }
 
-    /// A family's routes of the main and the local table.
+    /// A family's routes in the main and the local table.
     public func routes(_ family: IPAddress.Family) throws(Failure) -> [HostRoute] {
         let what = "list the \(family.rawValue) routes"
         var cache: OpaquePointer?
@@ -174,7 +175,7 @@ public final class Netlink: AddressPlacement {
             guard table == UInt32(RT_TABLE_MAIN.rawValue) || table == UInt32(RT_TABLE_LOCAL.rawValue),
                 let target = rtnl_route_get_dst(entry)
             else { continue }
-            // A default route's destination has no bytes.
+            // The destination of a default route has no bytes.
             var bytes = [UInt8](repeating: 0, count: family.bits / 8)
             if let first = nl_addr_get_binary_addr(target) {
                 let some = UnsafeRawBufferPointer(start: first, count: min(Int(nl_addr_get_len(target)), bytes.count))
@@ -240,10 +241,10 @@ public final class Netlink: AddressPlacement {
         }
     }
 
-    /// Makes every address of a prefix this host's own: `ip route add local PREFIX dev lo`.
+    /// Makes every address of a prefix a local address of this host: `ip route add local PREFIX dev lo`.
     ///
-    /// - Parameter source: of what has none yet and goes there.
-    /// - Returns: `false` where it was so already.
+    /// - Parameter source: the source address of connections there that have chosen none.
+    /// - Returns: `false` if the route already exists.
     @discardableResult
     public func addLocalRoute(_ prefix: AddressPrefix, source: IPAddress? = nil) throws(Failure) -> Bool {
         let what = "make \(prefix) local"
@@ -254,13 +255,13 @@ public final class Netlink: AddressPlacement {
         return error == 0
     }
 
-    /// Takes the route of ``addLocalRoute(_:source:)`` away; one that is not there is fine.
+    /// Removes the route of ``addLocalRoute(_:source:)``; it is no error if it does not exist.
     public func removeLocalRoute(_ prefix: AddressPrefix) throws(Failure) {
         let what = "remove the local route of \(prefix)"
         let route = try localRoute(prefix, nil, what)
         defer { rtnl_route_put(route) }
         let error = rtnl_route_delete(socket, route, 0)
-        // IPv4 reports ESRCH where there is no such route.
+        // IPv4 reports ESRCH if the route does not exist.
         guard [0, -NLE_OBJ_NOTFOUND, -NLE_NODEV].contains(error) else { throw Self.failure(what, error) }
     }
 
@@ -283,11 +284,11 @@ public final class Netlink: AddressPlacement {
         rtnl_route_set_family(route, UInt8(family))
         rtnl_route_set_table(route, UInt32(RT_TABLE_LOCAL.rawValue))
         rtnl_route_set_type(route, UInt8(RTN_LOCAL))
-        // A local route of IPv4 reaches this host alone; IPv6 has no scopes of routes.
+        // IPv4 requires host scope for a local route; IPv6 routes have no scope.
         let scope = prefix.family == .v4 ? RT_SCOPE_HOST : RT_SCOPE_UNIVERSE
         rtnl_route_set_scope(route, UInt8(scope.rawValue))
         rtnl_route_set_protocol(route, UInt8(RTPROT_STATIC))
-        // IP6_RT_PRIO_USER, net/ip6_route.h: what none stands for.
+        // IP6_RT_PRIO_USER of net/ip6_route.h, the default.
         if prefix.family == .v6 { rtnl_route_set_priority(route, 1024) }
         var errors = [rtnl_route_set_dst(route, target)]
         if let source {
@@ -306,9 +307,9 @@ public final class Netlink: AddressPlacement {
         return route
     }
 
-    /// The number of an interface in the socket's network namespace, `nil` where there is none of that name.
+    /// The index of an interface in the socket's network namespace; `nil` if there is none of that name.
     func index(of interface: String, _ what: String) throws(Failure) -> CInt? {
-        // Names have at most 15 bytes (IFNAMSIZ - 1, linux/if.h); the kernel would call a longer one out of range.
+        // Names have at most 15 bytes (IFNAMSIZ - 1, linux/if.h). For a longer one, the kernel would return ERANGE.
         guard (1...15).contains(interface.utf8.count) else { return nil }
         var link: OpaquePointer?
         let error = rtnl_link_get_kernel(socket, 0, interface, &link)
@@ -320,7 +321,7 @@ public final class Netlink: AddressPlacement {
         return rtnl_link_get_ifindex(link)
     }
 
-    /// Sends one request for each address, a window of them at a time, and reads an answer to each.
+    /// Sends one request for each address, in windows, and reads an answer to each.
     ///
     /// - Returns: for each address, in order, 0 or the errno of its answer.
     private func exchange(
@@ -346,7 +347,7 @@ public final class Netlink: AddressPlacement {
                     .take(answer.pointee.msg.nlmsg_seq, -answer.pointee.error)
                 return CInt(NL_SKIP.rawValue)
             }, context)
-        // Requests are numbered, and their answers told apart, by us.
+        // This class assigns the sequence numbers and matches the answers by them, so libnl must not check them.
         nl_cb_set(callbacks, NL_CB_SEQ_CHECK, NL_CB_CUSTOM, { _, _ in CInt(NL_OK.rawValue) }, nil)
 
         return try withExtendedLifetime(answers) { () throws(Failure) in
@@ -373,7 +374,7 @@ public final class Netlink: AddressPlacement {
         }
     }
 
-    /// Appends the request for one address as it goes over the socket.
+    /// Appends the request for one address, as it is sent on the socket.
     ///
     /// - Returns: its sequence number.
     private func append(
@@ -392,12 +393,13 @@ public final class Netlink: AddressPlacement {
         rtnl_addr_set_ifindex(entry, interface)
         rtnl_addr_set_scope(entry, CInt(RT_SCOPE_UNIVERSE.rawValue))
         if address.family == .v6 {
-            // Deprecated from the start: the kernel must not choose a session's address as a source address by itself
-            // (RFC 6724, section 5, rule 3). IPv4 prefers the first address of the network, and so the host's.
+            // The address is deprecated from the start, so that the kernel does not choose it as a source address by
+            // itself (RFC 6724, section 5, rule 3). For IPv4, the kernel prefers the first address of the network,
+            // which is the host's.
             rtnl_addr_set_valid_lifetime(entry, UInt32.max)  // INFINITY_LIFE_TIME, net/addrconf.h
             rtnl_addr_set_preferred_lifetime(entry, 0)
         }
-        // Nobody else has an IPv6 address of the pool: usable at once, without duplicate address detection (RFC 4862).
+        // No other host has an IPv6 address of the pool, so duplicate address detection (RFC 4862) is not needed.
         rtnl_addr_set_flags(
             entry, UInt32(IFA_F_NOPREFIXROUTE) | (address.family == .v6 ? UInt32(IFA_F_NODAD) : 0))
         var message: OpaquePointer?
@@ -408,7 +410,7 @@ public final class Netlink: AddressPlacement {
         guard let header = nlmsg_hdr(message) else { throw Self.failure(what, -NLE_NOMEM) }
         header.pointee.nlmsg_flags |= UInt16(NLM_F_ACK)
         requests += UnsafeRawBufferPointer(start: header, count: Int(header.pointee.nlmsg_len))
-        // The next one begins on a boundary of NLMSG_ALIGNTO bytes.
+        // The next request begins on a boundary of NLMSG_ALIGNTO bytes.
         let padding = -requests.count & (Int(NLMSG_ALIGNTO) - 1)
         requests += repeatElement(0, count: padding)
         return header.pointee.nlmsg_seq
@@ -427,7 +429,7 @@ public final class Netlink: AddressPlacement {
         let what = "place \(address) on \(interface)"
         switch error {
         case .permissionDenied where address.family == .v6:
-            // inet6_rtm_newaddr(): EACCES says that, where EPERM is the lack of a capability.
+            // inet6_rtm_newaddr() returns EACCES if IPv6 is disabled; a missing capability is EPERM.
             return Failure(
                 .failed, what, "IPv6 is disabled on the interface",
                 hint: "sysctl net.ipv6.conf.\(interface).disable_ipv6=0, or leave IPv6 out of the pool")
@@ -445,7 +447,7 @@ public final class Netlink: AddressPlacement {
         }
     }
 
-    /// A failure of libnl, which has error numbers of its own: netlink/errno.h.
+    /// A failure of libnl, which has its own error numbers: netlink/errno.h.
     static func failure(_ what: String, _ error: CInt) -> Failure {
         switch -error {
         case NLE_PERM: return Failure(what, errno: .notPermitted, needs: [.netAdmin])
@@ -475,7 +477,7 @@ public final class Netlink: AddressPlacement {
         }
     }
 
-    /// Default routes as they are listed; keeps the one that the kernel would use.
+    /// Receives the default routes as they are listed, and keeps the one that the kernel would use.
     private final class DefaultRoutes {
         private(set) var best: (metric: UInt32, interface: CInt)?
 

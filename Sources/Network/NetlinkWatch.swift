@@ -5,8 +5,8 @@ import Glibc
 package import Host
 import SystemPackage
 
-/// Says that interfaces or addresses have changed: rtnetlink(7)'s groups. What has is to be looked up: messages may be lost
-/// in a flood, and then the kernel says only that.
+/// Reports that interfaces or addresses have changed, by the multicast groups of rtnetlink(7). It does not report
+/// which: messages may be lost in a flood, so the caller lists them again.
 package struct NetlinkWatch: ~Copyable {
     private let socket: Descriptor
 
@@ -30,11 +30,11 @@ package struct NetlinkWatch: ~Copyable {
         socket = opened
     }
 
-    /// Reads what has come, and says whether anything has, or was lost.
+    /// Reads the messages that have arrived. Returns whether there was any, or whether some were lost.
     package func drain() -> Bool {
         var buffer = [UInt8](repeating: 0, count: 32 << 10)
         var hasCome = false
-        // As many as a receive buffer holds; more keep poll(2) from waiting.
+        // As many as a receive buffer holds. If there are more, poll(2) returns at once.
         for _ in 0..<1024 {
             let count = recv(socket.raw, &buffer, buffer.count, 0)
             if count < 0, errno != ENOBUFS { break }

@@ -7,18 +7,18 @@ public import Network
 ///
 /// Its first 96 bits are followed by the session ID + 1: in fdd2:9088:43af::/96 session 7 has fdd2:9088:43af::8.
 public struct LoopbackPrefix: Hashable, Sendable {
-    /// All bits after the length are zero.
+    /// The network's address. All bits after the length are zero.
     public let network: IPAddress
-    /// In bits, one of ``lengths``.
+    /// The length in bits, one of ``lengths``.
     public let length: Int
 
-    /// Of what is made local: the rest is a session ID's 32 bits.
+    /// The length of the prefix that is made local. The remaining 32 bits are for the session ID.
     public static let localLength = 96
 
-    /// One site's prefix, or as little of it as leaves room for the IDs.
+    /// The lengths that the policy may give: from a site's prefix to the longest one that leaves room for the IDs.
     public static let lengths = 48...96
 
-    /// That of every host where the policy names none.
+    /// The prefix of every host whose policy names none.
     public static let `default` = LoopbackPrefix(
         unchecked: IPAddress(.v6, value: 0xfdd2_9088_43af << 80), 96)
 
@@ -27,18 +27,18 @@ public struct LoopbackPrefix: Hashable, Sendable {
         self.length = length
     }
 
-    /// The /96 of 12 bytes in network order; `nil` where all are zero.
+    /// A /96 from its 12 bytes in network order; `nil` if all are zero.
     package init?(first96Bits bytes: [UInt8]) {
         guard let network = IPAddress(bytes: bytes + [0, 0, 0, 0]), !network.isUnspecified else { return nil }
         self.init(unchecked: network, Self.localLength)
     }
 
-    /// Its first /96: what is made local, and what the maps know.
+    /// The first /96 of the prefix, which is made local and is in the maps.
     public var local: LoopbackPrefix { LoopbackPrefix(unchecked: network, Self.localLength) }
 
     /// Reads `PREFIX/LENGTH`.
     ///
-    /// - Throws: `Failure` with exit code 64 whose `why` says what is wrong with the text.
+    /// - Throws: `Failure` with exit code 64. Its `reason` says what is wrong with the text.
     public init(_ text: String) throws(Failure) {
         func refused(_ why: String, hint remedy: String? = nil) -> Failure {
             Failure(.usage, "read prefix \(text.quotedForMessage)", why, hint: remedy)
@@ -71,12 +71,12 @@ public struct LoopbackPrefix: Hashable, Sendable {
         self.init(unchecked: network, length)
     }
 
-    /// Whether an address is in that /96.
+    /// Whether an address is in ``local``.
     public func contains(_ address: IPAddress) -> Bool {
         address.family == .v6 && address.value >> 32 == network.value >> 32
     }
 
-    /// The IPv6 loopback of a session: the prefix and ID + 1.
+    /// The IPv6 loopback of a session: the prefix followed by the ID + 1.
     public func loopback(of id: UInt32) -> IPAddress {
         IPAddress(.v6, value: network.value + UInt128(id) + 1)
     }

@@ -5,23 +5,24 @@ import Glibc
 public import Host
 public import Network
 
-/// What the policy file says: which features are on, for which programs, for which sessions.
+/// A policy: which features are on, for which programs, for which sessions.
 ///
-/// `Policy()` is what holds where there is no file. The properties have the file's keys as names, and so does
-/// what it encodes to: as JSON it is a policy file as well, unless a name in it has a U+2028 or U+2029 unescaped.
+/// `Policy()` holds if there is no file. The properties have the names of the file's keys, and so have the keys that it
+/// encodes to. Its JSON form is therefore a policy file too, unless a name in it contains an unescaped U+2028 or
+/// U+2029.
 public struct Policy: Hashable, Sendable, Codable {
     public var virtualIP: VirtualIP
     public var virtualLoopback: VirtualLoopback
     public var preferLoopback: PreferLoopback
     public var wildcardName: WildcardName
-    /// Refuse one session's programs the addresses of another.
+    /// Whether one session's programs are refused the addresses of another session.
     public var isolation: Bool
     public var sessions: SessionsSection
     public var history: History
-    /// In the file's order; the first that matches a session holds for it. At most `overrideLimit`.
+    /// The overrides in the file's order; the first that matches a session applies to it. At most `overrideLimit`.
     public var overrides: [Override]
 
-    /// How many overrides the `policies` map has room for; number 0 is the base policy.
+    /// How many overrides fit the `policies` map; number 0 is the base policy.
     public static let overrideLimit = Int(VIP_POLICIES_PER_BANK) - 1
 
     public init(
@@ -47,13 +48,13 @@ public struct Policy: Hashable, Sendable, Codable {
 }
 
 extension Policy {
-    /// Programs see the session's own address where they ask for the wildcard or a host address.
+    /// Programs get the session's own address if they ask for the wildcard or a host address.
     public struct VirtualIP: Hashable, Sendable, Codable {
-        /// To which programs it applies.
+        /// The programs to which it applies.
         public enum Mode: String, CaseIterable, Sendable, Codable {
-            /// To all of a session.
+            /// All programs of a session.
             case perSession
-            /// To those on `programs`.
+            /// The programs on `programs`.
             case perProgram
         }
 
@@ -83,47 +84,49 @@ extension Policy {
         }
     }
 
-    /// Where virtual IPs come from and where they are placed.
+    /// The source of virtual IPs, and their placement.
     public struct Addresses: Hashable, Sendable, Codable {
         public enum Source: String, CaseIterable, Sendable, Codable {
             /// From `pool`.
             case pool
-            /// IPv4 addresses from a DHCP server on the interface's network, by the daemon; those of IPv6 from `pool`.
+            /// IPv4 addresses from a DHCP server on the interface's network, by the daemon; IPv6 addresses from `pool`.
             case dhcp
         }
 
-        /// How the host comes to have the addresses.
+        /// How the addresses become the host's.
         public enum Placement: String, CaseIterable, Sendable, Codable {
-            /// Each is put on an interface, as long as a session has it.
+            /// Each address is on an interface as long as a session has it.
             case address
-            /// The pool's prefixes, which are routed to this host, are local as a whole.
+            /// The pool's prefixes, which are routed to this host, are made local as a whole.
             case route
         }
 
         public var source: Source
-        /// That of the pool; `nil` is by address. Where the pool is the base's, it is the base's.
+        /// The placement of the pool's addresses; `nil` means `address`. An override without a pool of its own takes
+        /// the base's.
         public var placement: Placement?
-        /// The interface that they are placed on, at most 15 bytes;
-        /// `nil`: that of the default route, else `lo`.
+        /// The interface that they are placed on, at most 15 bytes; `nil` for that of the default route, or `lo`
+        /// without one.
         public var interface: String?
-        /// With `source: dhcp`, of IPv6 alone. Used in this order. No two ranges of a policy, those of its overrides among them, overlap.
+        /// The ranges, which are used in this order; with `source: dhcp`, for IPv6 alone. No two ranges of a policy
+        /// overlap, including those of its overrides.
         public var pool: [AddressRange]
-        /// How long an address of the pool rests after use before another user gets it, in seconds, at most `restLimit`. The
-        /// base policy has one; an override without takes the base's.
+        /// How long an address of the pool rests after use before another user gets it, in seconds, at most
+        /// `restLimit`. The base policy always has a value; `nil` in an override means the base's.
         public var restSeconds: Int?
-        /// How long to ask on the link whether another host has an address, before a session gets it, in seconds; 0 does not
-        /// ask, at most `probeLimit`. As `restSeconds`, an override without takes the base's.
+        /// How long to ask on the link whether another host has an address before a session gets it, in seconds, at
+        /// most `probeLimit`; 0 does not ask. `nil` in an override means the base's, as for `restSeconds`.
         public var probeSeconds: Int?
-        /// Addresses of the pool that are for some users alone; no two for one user.
+        /// Addresses of the pool that are reserved for users; at most one reservation for each user.
         public var reservations: [Reservation]
 
-        /// Longer than what others remember of an address: connections, neighbour tables, most caches.
+        /// Longer than other hosts usually remember an address in connections, neighbour tables and most caches.
         public static let defaultRestSeconds = 60
-        /// A day.
+        /// One day.
         public static let restLimit = 86400
         /// One question. RFC 5227 (section 1.1) asks three times in 4 to 7 s, which is too long to wait at a login.
         public static let defaultProbeSeconds = 1
-        /// More than RFC 5227's three.
+        /// More than the three of RFC 5227.
         public static let probeLimit = 10
 
         public init(
@@ -140,11 +143,12 @@ extension Policy {
         }
     }
 
-    /// What nobody else gets from the pool.
+    /// Addresses of the pool that only one user gets.
     public struct Reservation: Hashable, Sendable, Codable {
-        /// A user's name, compared as it is.
+        /// The user's name, compared as it is written.
         public var user: String
-        /// In the order in which the user's sessions get them; all are in the pool, and none is another's.
+        /// In the order in which the user's sessions get them. All are in the pool, and each is in one reservation
+        /// only.
         public var addresses: [IPAddress]
 
         public init(user: String, addresses: [IPAddress]) {
@@ -153,22 +157,22 @@ extension Policy {
         }
     }
 
-    /// Programs get the session's own 127.x for 127.0.0.1.
+    /// Programs get the session's own 127.x if they ask for 127.0.0.1.
     public struct VirtualLoopback: Hashable, Sendable, Codable {
-        /// Where a connection to 127.0.0.1 goes when nothing of the session listens on the port.
+        /// Where a connection to 127.0.0.1 goes if nothing of the session listens on the port.
         public enum Fallback: String, CaseIterable, Sendable, Codable {
-            /// To the session's loopback all the same.
+            /// It still goes to the session's loopback.
             case none
-            /// To 127.0.0.1.
+            /// It goes to 127.0.0.1.
             case host
         }
 
         public var enabled: Bool
         public var programs: [ProgramEntry]
-        /// Ports in host byte order, 1…65535, on which 127.0.0.1 stays what it is.
+        /// Ports in host byte order, 1…65535, on which 127.0.0.1 is not replaced.
         public var excludedPorts: Set<UInt16>
         public var fallback: Fallback
-        /// Of the IPv6 loopbacks. One for the whole host: the base policy has it, an override has none.
+        /// The prefix of the IPv6 loopbacks. It holds for the whole host: only the base policy has one.
         public var prefix: LoopbackPrefix?
 
         public init(
@@ -186,7 +190,7 @@ extension Policy {
             case enabled, programs, excludedPorts, fallback, prefix
         }
 
-        /// As `Codable` would, but for the ports, which are in a rising order: a set's own changes with each process.
+        /// As `Codable` would, but with the ports sorted: the order of a set differs from process to process.
         public func encode(to encoder: any Encoder) throws {
             var container = encoder.container(keyedBy: CodingKeys.self)
             try container.encode(enabled, forKey: .enabled)
@@ -197,8 +201,8 @@ extension Policy {
         }
     }
 
-    /// Programs get the session's loopback where they ask for the wildcard or a host address.
-    /// Needs virtual IP and virtual loopback.
+    /// Programs get the session's loopback if they ask for the wildcard or a host address. Needs virtual IP and virtual
+    /// loopback.
     public struct PreferLoopback: Hashable, Sendable, Codable {
         public var enabled: Bool
         public var programs: [ProgramEntry]
@@ -209,7 +213,7 @@ extension Policy {
         }
     }
 
-    /// What getsockname(2) says of a socket that was bound to the wildcard.
+    /// What getsockname(2) returns for a socket that was bound to the wildcard.
     public enum WildcardName: String, CaseIterable, Sendable, Codable {
         /// The virtual IP.
         case virtual
@@ -220,9 +224,9 @@ extension Policy {
     /// Which cgroups become sessions as users log in.
     public struct SessionsSection: Hashable, Sendable, Codable {
         public enum Unit: String, CaseIterable, Sendable, Codable {
-            /// One session a user: `user-1000.slice`.
+            /// One session for each user: `user-1000.slice`.
             case userSlice
-            /// One session a login: `session-3.scope`.
+            /// One session for each login: `session-3.scope`.
             case sessionScope
         }
 
@@ -233,14 +237,14 @@ extension Policy {
         }
     }
 
-    /// What is kept of sessions that were.
+    /// What is kept about past sessions.
     public struct History: Hashable, Sendable, Codable {
-        /// A quarter of a year: what an abuse report needs, and not for ever.
+        /// A quarter of a year: long enough for abuse reports.
         public static let defaultRetentionDays = 90
         /// A hundred years.
         public static let retentionLimit = 36500
 
-        /// For how many days after its end; 0 keeps nothing. At most `retentionLimit`.
+        /// For how many days after a session's end its record is kept, at most `retentionLimit`; 0 keeps none.
         public var retentionDays: Int
 
         public init(retentionDays: Int = Self.defaultRetentionDays) {
@@ -248,9 +252,9 @@ extension Policy {
         }
     }
 
-    /// Sections that stand in for the base policy's, whole, in the sessions that it matches.
+    /// Sections that replace whole sections of the base policy in the sessions that it matches.
     public struct Override: Hashable, Sendable, Codable {
-        /// Not empty; no two overrides of a policy share one.
+        /// The name: not empty, and no two overrides of a policy have the same.
         public var name: String
         public var match: Match
         public var virtualIP: VirtualIP?
@@ -274,14 +278,14 @@ extension Policy {
         }
     }
 
-    /// Which sessions an override is for: those that any entry of any of the lists fits.
-    /// With nothing in any list it is for those alone that ask for it by name.
+    /// The sessions that an override applies to: those that match any entry of any list. An override whose lists are
+    /// all empty applies only to sessions that ask for it by name.
     public struct Match: Hashable, Sendable, Codable {
-        /// User names, compared as they are.
+        /// User names, compared as they are written.
         public var users: [String]
-        /// Group names, compared as they are.
+        /// Group names, compared as they are written.
         public var groups: [String]
-        /// Patterns of fnmatch(3) for the systemd unit's name.
+        /// Patterns of fnmatch(3) for the name of the systemd unit.
         public var units: [String]
 
         public init(users: [String] = [], groups: [String] = [], units: [String] = []) {
@@ -294,12 +298,12 @@ extension Policy {
             if let user = traits.user, users.contains(user) { return true }
             if traits.groups.contains(where: groups.contains) { return true }
             guard let unit = traits.unit else { return false }
-            // No flags: `*` fits any characters, for unit names have no slash.
+            // No flags: `*` matches any characters, because names of units have no slash.
             return units.contains { fnmatch($0, unit, 0) == 0 }
         }
     }
 
-    /// What holds for one session.
+    /// The sections that apply to one session.
     public struct Rules: Hashable, Sendable {
         public var virtualIP: VirtualIP
         public var virtualLoopback: VirtualLoopback
@@ -324,8 +328,8 @@ extension Policy {
 
     /// The base policy, with the sections that the override names in place of its own.
     ///
-    /// An override's `virtualIP` that gives neither a pool nor `source: dhcp` takes addresses where the base does: the same
-    /// range cannot be written twice, so that an override could not share it otherwise.
+    /// If an override's `virtualIP` gives neither a pool nor `source: dhcp`, it takes its addresses from the base's
+    /// pool. Otherwise it could not share that pool, because the same range cannot be written twice.
     public func rules(for override: Override?) -> Rules {
         var virtualIP = override?.virtualIP ?? self.virtualIP
         if virtualIP.addresses.source == .dhcp {
@@ -377,13 +381,13 @@ extension Policy {
     }
 }
 
-/// What an override's `match` looks at.
+/// The properties of a session that an override's `match` tests.
 public struct SessionTraits: Hashable, Sendable {
-    /// The user's name; `nil` where the session is no user's.
+    /// The user's name; `nil` if the session has no user.
     public var user: String?
     /// The names of the groups that the user is in.
     public var groups: [String]
-    /// The systemd unit of the session's cgroup: `user-1000.slice`; `nil` where it is no unit's.
+    /// The systemd unit of the session's cgroup: `user-1000.slice`; `nil` if the cgroup is not a unit's.
     public var unit: String?
 
     public init(user: String? = nil, groups: [String] = [], unit: String? = nil) {
@@ -393,7 +397,7 @@ public struct SessionTraits: Hashable, Sendable {
     }
 }
 
-/// The program lists of a policy, by the names that the command line has for them.
+/// The program lists of a policy, by their names on the command line.
 public enum ProgramList: String, CaseIterable, Sendable, Codable {
     case virtualIP = "virtual-ip"
     case loopback
@@ -419,9 +423,9 @@ extension Policy {
         }
     }
 
-    /// Puts an entry at the end of a list of the base policy.
+    /// Appends an entry to a list of the base policy.
     ///
-    /// - Throws: `Failure` where it is on the list.
+    /// - Throws: `Failure` if it is on the list already.
     public mutating func add(_ entry: ProgramEntry, to list: ProgramList) throws(Failure) {
         guard !self[list].contains(entry) else {
             throw Failure(
@@ -431,9 +435,9 @@ extension Policy {
         self[list].append(entry)
     }
 
-    /// Takes an entry off a list of the base policy.
+    /// Removes an entry from a list of the base policy.
     ///
-    /// - Throws: `Failure` where it is not on the list.
+    /// - Throws: `Failure` if it is not on the list.
     public mutating func remove(_ entry: ProgramEntry, from list: ProgramList) throws(Failure) {
         guard let index = self[list].firstIndex(of: entry) else {
             let others = ProgramList.allCases.filter { self[$0].contains(entry) }.map(\.rawValue)

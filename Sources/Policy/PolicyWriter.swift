@@ -3,15 +3,15 @@
 import Network
 
 extension Policy {
-    /// The text of a policy file that says the same, with every section and every default.
+    /// The text of a policy file with every section and every default.
     ///
-    /// A policy that `Policy.read` returned reads back equal.
+    /// Reading it gives an equal policy, if this one was returned by `Policy.read`.
     public func yaml() -> String {
         output.lines.map { $0 + "\n" }.joined()
     }
 
-    /// What the file has for each key, by the key's path, defaults included: `virtualIP.mode` and `perProgram`. A list is one
-    /// value, but for one of sections: `overrides[0].name`.
+    /// The value of each key by the key's path, defaults included: `virtualIP.mode` and `perProgram`. A list is one
+    /// value, except a list of sections: `overrides[0].name`.
     public var values: [String: String] {
         Dictionary(uniqueKeysWithValues: output.values(at: ""))
     }
@@ -103,11 +103,11 @@ extension Policy.Match {
     }
 }
 
-/// A value as it is written.
+/// A value of the file.
 private enum Output {
     case scalar(String)
     case list([String])
-    /// The keys in the order given; one without a value is left out.
+    /// The keys in this order; a key without a value is left out.
     case section([(key: String, value: Output?)])
     /// A list of sections.
     case entries([Output])
@@ -119,7 +119,7 @@ private enum Output {
 
     static func texts(_ values: [String]) -> Output { .list(values.map(quotedIfNeeded)) }
 
-    /// As it stands on the line of its key; `nil` for what has lines of its own.
+    /// The value on the line of its key; `nil` if it needs lines of its own.
     private var inline: String? {
         let longest = 80  // characters of a list on one line
         switch self {
@@ -164,14 +164,14 @@ private enum Output {
     }
 }
 
-/// A text of the user's: in quotes, unless no version of YAML could take it for anything but a text.
+/// A user's text: in quotes, unless every version of YAML reads it as text.
 private func quotedIfNeeded(_ value: String) -> String {
     let first = value.utf8.first ?? 0
     let startsLikeText = first == UInt8(ascii: "/") || isASCIILetter(first)
     let onlyLikeText = value.utf8.allSatisfy {
         isASCIILetter($0) || 0x30...0x39 ~= $0 || "-_./".utf8.contains($0)
     }
-    // YAML 1.1's words for booleans and null; no number starts with a letter or a slash.
+    // The words for booleans and null in YAML 1.1. No number starts with a letter or a slash.
     let words: Set = ["true", "false", "yes", "no", "on", "off", "y", "n", "null"]
     return startsLikeText && onlyLikeText && !words.contains(value.lowercased()) ? value : quoted(value)
 }
@@ -180,7 +180,8 @@ private func isASCIILetter(_ byte: UInt8) -> Bool {
     0x41...0x5a ~= byte || 0x61...0x7a ~= byte
 }
 
-/// In double quotes, with what YAML does not take unescaped, or takes for a line break, as an escape (YAML 1.2.2, 5.7).
+/// The text in double quotes. Characters that YAML does not allow unescaped, or reads as a line break, are escaped
+/// (YAML 1.2.2, 5.7).
 private func quoted(_ value: String) -> String {
     value.unicodeScalars.reduce(into: "\"") { text, scalar in
         switch scalar {

@@ -7,13 +7,13 @@ public import SystemPackage
 
 /// One entry of a program list: which programs a feature applies to.
 ///
-/// Made from text it is checked; the cases themselves take what they are given.
+/// ``init(_:)`` checks the text; the cases themselves are not checked.
 public enum ProgramEntry: Hashable, Sendable {
     /// `*`
     case everyProgram
     /// The file name of an executable or a script, without a slash: `java`. At most 63 bytes of UTF-8.
     case name(String)
-    /// This file and no other of the same name, absolute: `/opt/crm/bin/crm`.
+    /// One file by its absolute path: `/opt/crm/bin/crm`.
     case path(FilePath)
 
     /// The longest name in bytes: `VIP_NAME_MAX` has room for the NUL.
@@ -23,7 +23,7 @@ public enum ProgramEntry: Hashable, Sendable {
 
     /// Reads `*`, a file name or an absolute path.
     ///
-    /// - Throws: `Failure` with exit code 64 whose `why` says what is wrong with the text.
+    /// - Throws: `Failure` with exit code 64. Its `reason` says what is wrong with the text.
     public init(_ text: String) throws(Failure) {
         func refused(_ why: String, hint remedy: String? = nil) -> Failure {
             Failure(.usage, "read program \(text.quotedForMessage)", why, hint: remedy)
@@ -64,9 +64,9 @@ public enum ProgramEntry: Hashable, Sendable {
         self = .path(FilePath(text))
     }
 
-    /// What the kernel calls a process that runs a script of this name: the name's first 15 bytes
-    /// (`VIP_COMM_MAX` has room for the NUL; `comm` in proc_pid_comm(5)). Bytes, for the cut can
-    /// fall inside a character. `nil` for a path or `*`.
+    /// The kernel's name of a process that runs a script of this name: the first 15 bytes of the name (`VIP_COMM_MAX`
+    /// includes the NUL; `comm` in proc_pid_comm(5)). It is bytes and not text, because the end may be inside a
+    /// character. `nil` for a path or `*`.
     public var processName: [UInt8]? {
         guard case .name(let name) = self else { return nil }
         return Array(name.utf8.prefix(Int(VIP_COMM_MAX) - 1))
@@ -74,7 +74,7 @@ public enum ProgramEntry: Hashable, Sendable {
 }
 
 extension ProgramEntry: CustomStringConvertible {
-    /// The text that it is read from; a path's repeated slashes are one.
+    /// The text that it is read from, with repeated slashes of a path as one.
     public var description: String {
         switch self {
         case .everyProgram: "*"

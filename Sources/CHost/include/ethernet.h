@@ -13,9 +13,9 @@
 
 enum { VIP_ARP_REQUEST = 1, VIP_ARP_REPLY = 2 };
 
-/* What an ARP packet says. */
+/* The contents of an ARP packet. */
 struct vip_arp {
-	uint64_t hardware; /* of the sender, by the packet itself */
+	uint64_t hardware; /* of the sender, as the packet gives it */
 	uint32_t sender;   /* 0 in a probe (RFC 5227) */
 	uint32_t target;
 	uint16_t operation; /* VIP_ARP_REQUEST or VIP_ARP_REPLY */
@@ -37,7 +37,7 @@ int vip_arp_parse(const uint8_t *bytes, size_t length, struct vip_arp *packet);
 int vip_arp_read(int fd, struct vip_arp *packet);
 
 /*
- * Broadcasts an ARP request: a probe where `sender` is 0, an announcement where `sender` is `target`
+ * Broadcasts an ARP request: a probe if `sender` is 0, an announcement if `sender` is `target`
  * (RFC 5227, 2.1.1 and 2.3). If the interface's queue is full, it waits for at most a second.
  *
  * interface: its index. hardware: its hardware address.
@@ -45,9 +45,9 @@ int vip_arp_read(int fd, struct vip_arp *packet);
 int vip_arp_request(int fd, int interface, uint64_t hardware, uint32_t sender, uint32_t target);
 
 /*
- * Multicasts an unsolicited neighbour advertisement to all nodes, from the address that it is about, with
- * the override flag (RFC 4861, 7.2.6): whoever remembers another hardware address replaces it. Waits as
- * vip_arp_request() does.
+ * Multicasts an unsolicited neighbour advertisement to all nodes. The source is the address that it
+ * announces, and the override flag is set (RFC 4861, 7.2.6): neighbours that have another hardware
+ * address in their caches replace it. Waits as vip_arp_request() does.
  *
  * fd: of vip_arp_open(). address: 16 bytes in network order.
  */

@@ -17,7 +17,7 @@ enum vip_spawn_step {
 	VIP_SPAWN_EXEC,
 };
 
-/* What a program gets that does not share its caller's terminal, descriptors and environment. */
+/* What a program gets if it does not share its caller's terminal, descriptors and environment. */
 struct vip_surroundings {
 	int terminal; /* its controlling terminal, which replaces each of 0, 1 and 2 that is a terminal; -1 for none */
 	int no_input; /* whether its standard input is /dev/null */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What ncurses lacks: it restores the terminal however the process ends, and measures the width of text. */
+/* What ncurses does not do: restore the terminal however the process ends, and measure the width of text. */
 #pragma once
 
 #include <sys/types.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The one definition of the maps' contents that the kernel side and Swift share, as a module. */
+/* The definition of the maps' contents, as a module for Swift. The BPF programs include the same file. */
 #pragma once
 
 #include "../../../bpf/abi.h"

@@ -9,5 +9,5 @@ const unsigned char *vip_object_bytes(size_t *size);
 /* SHA-256 of those bytes in hexadecimal, 64 characters, as the Makefile computed it. */
 const char *vip_object_id(void);
 
-/* bpf/discover.bpf.o, likewise. */
+/* bpf/discover.bpf.o, as vip_object_bytes(). */
 const unsigned char *vip_discover_object_bytes(size_t *size);

@@ -1,43 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The hosts line of an nsswitch.conf(5), as libc reads it, and the edits that put the name service module into it
-/// and take it out. All else of the file stays as it is, byte for byte.
+/// The hosts line of an nsswitch.conf(5), as libc reads it, and the edits that add the name service module to it and
+/// remove it. The rest of the file stays as it is, byte for byte.
 package struct HostsLine {
-    /// A source and the actions that stand behind it.
+    /// A source with the actions that follow it.
     package struct Source {
         package var name: String
-        /// The words in its brackets: `NOTFOUND=return`.
+        /// The words in its brackets, such as `NOTFOUND=return`.
         package var actions: [String]
-        /// From its first byte to behind its last, its brackets included.
+        /// The bytes of the source in the file, its brackets included.
         package var range: Range<Int>
     }
 
-    /// The source's name, after which libc names the library.
+    /// The module's name as a source. libc derives the library's name from it.
     package static let module = "vip"
-    /// The module answers TRYAGAIN where the program may not be told the host's own address; see nss/module.c.
+    /// The module returns TRYAGAIN if the program must not get the host's own address; see nss/module.c.
     package static let insertion = "\(module) [TRYAGAIN=return] "
-    /// Sources that know this host by its name, each in its own way: none may be asked before the module.
+    /// Whether a source resolves this host's own name. The module must come before each of these.
     package static func knowsThisHost(_ name: String) -> Bool {
         ["files", "db", "dns", "resolve", "myhostname"].contains(name) || name.hasPrefix("mdns")
     }
 
     /// The whole file.
     package let bytes: [UInt8]
-    /// In the order in which they are asked.
+    /// The sources in the order in which they are asked.
     package let sources: [Source]
-    /// Of the line, without a comment.
+    /// The bytes of the line, without a comment.
     private let range: Range<Int>
 
-    /// Finds the line.
+    /// Finds the hosts line.
     ///
-    /// - Parameter what: What was tried, for the error line.
+    /// - Parameter what: what was tried, for the error.
     package init(in bytes: [UInt8], _ what: String) throws(Failure) {
         guard !bytes.contains(0) else { throw Failure(.failed, what, "it is not a text file") }
         var found: [(line: Range<Int>, list: Int)] = []
         var start = 0
         while start < bytes.count {
             let end = bytes[start...].firstIndex(of: UInt8(ascii: "\n")) ?? bytes.count
-            // libc knows no quoting: from the first # on it is a comment.
+            // libc has no quoting here: a comment starts at the first #.
             let text = start..<(bytes[start..<end].firstIndex(of: UInt8(ascii: "#")) ?? end)
             if let list = Self.list(of: "hosts", bytes, text) { found.append((text, list)) }
             start = end + 1
@@ -75,7 +75,7 @@ package struct HostsLine {
         sources[..<(index ?? sources.count)].map(\.name).filter(Self.knowsThisHost)
     }
 
-    /// Whether the search ends if the module answers that there is no address to return.
+    /// Whether the search ends when the module returns TRYAGAIN, which means that there is no address to return.
     package var endsSearch: Bool {
         guard let index else { return false }
         var ends = false
@@ -88,14 +88,14 @@ package struct HostsLine {
         return ends
     }
 
-    /// Whether it is as it must be.
+    /// Whether the module is enabled as `nss enable` would do it.
     package var isEnabled: Bool {
         sources.filter { $0.name == Self.module }.count == 1 && before.isEmpty && endsSearch
     }
 
     // MARK: Edits
 
-    /// The file with the module first on the line; as it is where that is so already.
+    /// The file with the module first on the line; unchanged if it already is.
     package func enabling() -> [UInt8] {
         if isEnabled { return bytes }
         var edited = removing()
@@ -109,11 +109,11 @@ package struct HostsLine {
         return Self.text(edited, range.lowerBound..<(range.upperBound + edited.count - bytes.count))
     }
 
-    /// The file without the module. Its only source is taken away, too.
+    /// The file without the module. If it is the only source, it is removed as well.
     package func removing() -> [UInt8] {
         var edited = bytes
         for (index, source) in sources.enumerated().reversed() where source.name == Self.module {
-            // With the blanks to the next source; of the last, with those from the one before.
+            // The blanks up to the next source go with it; for the last source, the blanks before it.
             if index + 1 < sources.count {
                 edited.removeSubrange(source.range.lowerBound..<sources[index + 1].range.lowerBound)
             } else if index > 0 {
@@ -127,7 +127,7 @@ package struct HostsLine {
 
     // MARK: Reading
 
-    /// As isspace(3) has it in the C locale.
+    /// As isspace(3) in the C locale.
     private static func isBlank(_ byte: UInt8) -> Bool { byte == 0x20 || (0x09...0x0d).contains(byte) }
 
     private static func text(_ bytes: [UInt8], _ range: Range<Int>) -> String {
@@ -136,7 +136,7 @@ package struct HostsLine {
         return String(decoding: inner[..<end], as: UTF8.self)
     }
 
-    /// Where the list begins, if the line is that of this database.
+    /// Where the list of sources begins, if the line is that of this database.
     private static func list(of database: String, _ bytes: [UInt8], _ line: Range<Int>) -> Int? {
         let rest = bytes[line].drop(while: isBlank)
         guard rest.starts(with: database.utf8) else { return nil }
@@ -144,7 +144,7 @@ package struct HostsLine {
         return colon.first == UInt8(ascii: ":") ? colon.startIndex + 1 : nil
     }
 
-    /// `nil` where a bracket is open.
+    /// The sources; `nil` if a bracket is not closed.
     private static func sources(_ bytes: [UInt8], _ list: Range<Int>) -> [Source]? {
         var sources: [Source] = []
         var rest = bytes[list].drop(while: isBlank)

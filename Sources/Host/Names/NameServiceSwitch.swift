@@ -4,7 +4,7 @@ import CHost
 import Glibc
 package import SystemPackage
 
-/// The file nsswitch.conf(5), which is changed in one step: whoever reads it reads the old one or the new one.
+/// The file nsswitch.conf(5). It is replaced in one step: a reader gets the old one or the new one.
 package struct NameServiceSwitch {
     package static let defaultPath: FilePath = "/etc/nsswitch.conf"
 
@@ -12,18 +12,18 @@ package struct NameServiceSwitch {
 
     package init(path: FilePath) { self.path = path }
 
-    /// What the file was before the module was added.
+    /// A copy of the file before the module was added.
     package var backup: FilePath { FilePath("\(path).vip-bpf") }
 
     /// The result of a change.
     package struct Outcome {
         package var isChanged: Bool
         package var line: HostsLine
-        /// The backup, where there is one now.
+        /// The path of the backup, if there is one now.
         package var backup: FilePath?
     }
 
-    /// Puts the module before every other source, and keeps what was there in ``backup``.
+    /// Puts the module before every other source, and saves the previous file as ``backup``.
     package func enable() throws(Failure) -> Outcome {
         let what = "enable names in \(path)"
         let file = try open(what)
@@ -42,7 +42,7 @@ package struct NameServiceSwitch {
         return Outcome(isChanged: true, line: try HostsLine(in: edited, what), backup: backup)
     }
 
-    /// Takes the module out again: the backup comes back where nothing else was edited meanwhile, else the line alone changes.
+    /// Removes the module. The backup is restored if nothing else was edited since; otherwise only the line changes.
     package func disable() throws(Failure) -> Outcome {
         let what = "disable names in \(path)"
         let file = try open(what)
@@ -57,7 +57,7 @@ package struct NameServiceSwitch {
         }
         try unchanged(file, what)
         try write(restored, to: path, like: file, what)
-        // The backup is removed only once the file has its old content. Otherwise the backup is still useful.
+        // Remove the backup only once the file has its old content; until then it may be needed.
         if kept == restored { _ = backup.withPlatformString { unlink($0) } }
         return Outcome(isChanged: true, line: result, backup: existingBackup)
     }
@@ -98,7 +98,7 @@ package struct NameServiceSwitch {
         }
     }
 
-    /// An editor may have replaced it since it was read.
+    /// Throws if the file was replaced since it was read, for example by an editor.
     private func unchanged(_ file: borrowing OpenFile, _ what: String) throws(Failure) {
         var now = stat()
         guard path.withPlatformString({ lstat($0, &now) }) == 0, now.st_ino == file.status.st_ino,
@@ -107,7 +107,8 @@ package struct NameServiceSwitch {
         else { throw Failure(.failed, what, "another process changed it at the same time", hint: "try again") }
     }
 
-    /// Writes a new file beside `target`, with the owner, mode and extended attributes of `file`, and renames it to that.
+    /// Writes a new file beside `target`, with the owner, mode and extended attributes of `file`, and renames it to
+    /// `target`.
     private func write(
         _ bytes: [UInt8], to target: FilePath, like file: borrowing OpenFile, _ what: String
     ) throws(Failure) {
@@ -124,7 +125,7 @@ package struct NameServiceSwitch {
                 guard count >= 0 || errno == EINTR else { throw Self.failure(what) }
                 rest = rest.dropFirst(max(count, 0))
             }
-            // The owner before the mode, which a change of owner may take bits from.
+            // The owner first: a change of the owner may clear bits of the mode.
             guard fchown(copy.raw, file.status.st_uid, file.status.st_gid) == 0,
                 fchmod(copy.raw, file.status.st_mode & 0o7777) == 0,
                 vip_copy_attributes(file.descriptor.raw, copy.raw) == 0, fsync(copy.raw) == 0,
@@ -134,7 +135,7 @@ package struct NameServiceSwitch {
             _ = fresh.withPlatformString { unlink($0) }
             throw error
         }
-        // This makes the new name survive a power cut. A failure does no harm.
+        // This makes the new name survive a power failure. A failure of it is ignored.
         let directory = target.removingLastComponent()
         if let raw = try? openFile(directory.isEmpty ? "." : directory, O_RDONLY | O_DIRECTORY) {
             fsync(raw)
@@ -142,7 +143,7 @@ package struct NameServiceSwitch {
         }
     }
 
-    /// Of the system call that has just failed.
+    /// An error with the errno of the call that has just failed.
     private static func failure(_ what: String) -> Failure {
         let error = Errno.current
         switch error {

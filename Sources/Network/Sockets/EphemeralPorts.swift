@@ -4,9 +4,9 @@ import Glibc
 import Host
 import SystemPackage
 
-/// The ports that the kernel chooses from where a program asks for port 0.
+/// The ports from which the kernel chooses if a program asks for port 0.
 public enum EphemeralPorts {
-    /// net.ipv4.ip_local_port_range, of both families; the kernel's default where it cannot be read.
+    /// net.ipv4.ip_local_port_range, which holds for both families; the kernel's default if it cannot be read.
     public static func current() -> ClosedRange<UInt16> {
         let bytes = (try? readWholeFile(FilePath("/proc/sys/net/ipv4/ip_local_port_range"))) ?? []
         let ports = String(decoding: bytes, as: UTF8.self).split { $0 == "\t" || $0 == " " || $0 == "\n" }

@@ -6,7 +6,7 @@ public struct InternetSocket: Sendable, Hashable {
         case tcp, mptcp, udp
     }
 
-    /// include/net/tcp_states.h; UDP sockets are ``closed``, or ``established`` where they are connected.
+    /// A state of include/net/tcp_states.h. A UDP socket is ``established`` if it is connected, else ``closed``.
     public struct State: RawRepresentable, Sendable, Hashable {
         public let rawValue: UInt8
         public init(rawValue: UInt8) { self.rawValue = rawValue }
@@ -15,12 +15,12 @@ public struct InternetSocket: Sendable, Hashable {
         public static let timeWait = State(rawValue: 6)
         public static let closed = State(rawValue: 7)
         public static let listening = State(rawValue: 10)
-        /// Bound, neither listening nor connected; Linux shows these TCP sockets since 6.8.
+        /// Bound, neither listening nor connected. Linux reports these TCP sockets since 6.8.
         public static let boundInactive = State(rawValue: 13)
     }
 
     public struct Endpoint: Sendable, Hashable, CustomStringConvertible {
-        /// A mapped IPv4 address of an IPv6 socket is the IPv4 address.
+        /// The address. A mapped IPv4 address of an IPv6 socket is given as the IPv4 address.
         public var address: IPAddress
         public var port: UInt16
 
@@ -33,21 +33,22 @@ public struct InternetSocket: Sendable, Hashable {
     }
 
     public var transport: Transport
-    /// Of the socket, whatever its addresses are: IPv6 for one that holds a mapped address.
+    /// The socket's family, whatever its addresses are: IPv6 for one with a mapped address.
     public var family: IPAddress.Family
     public var state: State
     public var local: Endpoint
-    /// Address and port 0 where there is none.
+    /// The remote end; address and port are 0 if there is none.
     public var remote: Endpoint
-    /// IPV6_V6ONLY, of an IPv6 socket that is not connected; `nil` where the kernel does not say.
+    /// IPV6_V6ONLY of an IPv6 socket that is not connected; `nil` if the kernel does not report it.
     public var isV6Only: Bool?
-    /// Whoever made it.
+    /// The user that created it.
     public var user: UInt32
-    /// As in /proc/PID/fd; 0 where no process has it any more.
+    /// The inode as in /proc/PID/fd; 0 if no process holds the socket.
     public var inode: UInt64
-    /// Of the cgroup in which it was made, ``BPFLoader/Cgroup/id``; `nil` on kernels without (before 5.9).
+    /// The ID of the cgroup in which it was created, ``Cgroup/id``; `nil` if the kernel does not report it (before
+    /// 5.9).
     public var cgroupID: UInt64?
-    /// Of the interface that it is bound to; 0 for none.
+    /// The index of the interface that it is bound to; 0 if it is bound to none.
     public var interface: UInt32
 
     public init(
@@ -66,11 +67,11 @@ public struct InternetSocket: Sendable, Hashable {
         self.interface = interface
     }
 
-    /// Whether a peer that it has not chosen can reach it: a TCP listener, or a UDP socket that is not connected.
+    /// Whether peers that it has not chosen can reach it: a TCP listener, or a UDP socket that is not connected.
     public var isServing: Bool {
         transport == .udp ? state == .closed && local.port != 0 : state == .listening
     }
 
-    /// Whether it is bound to `::` and takes IPv4 as well.
+    /// Whether it is bound to `::` and accepts IPv4 as well.
     public var isDualStack: Bool { family == .v6 && local.address == IPAddress(.v6, value: 0) && isV6Only == false }
 }

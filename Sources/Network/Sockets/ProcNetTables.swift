@@ -4,9 +4,10 @@ import Glibc
 import Host
 import SystemPackage
 
-/// The socket tables of /proc/net, proc_pid_net(5): without IPV6_V6ONLY, cgroups, and the owner of an MPTCP socket.
+/// The socket tables of /proc/net, proc_pid_net(5). They have no IPV6_V6ONLY, no cgroups, and no owner of an MPTCP
+/// socket.
 package enum ProcNetTables {
-    /// Those of the calling thread's network namespace; `nil` where there is not even a table of TCP.
+    /// The sockets of the calling thread's network namespace; `nil` if there is no table of TCP sockets.
     package static func sockets(connections: Bool) -> [InternetSocket]? {
         var found: [InternetSocket] = []
         for (name, transport, family) in [
@@ -15,7 +16,7 @@ package enum ProcNetTables {
         ] {
             guard let bytes = try? readWholeFile(FilePath("/proc/thread-self/net/\(name)")) else {
                 if name == "tcp" { return nil }
-                continue  // no IPv6
+                continue  // without IPv6 there is no such table
             }
             for line in bytes.split(separator: UInt8(ascii: "\n")).dropFirst() {
                 guard let socket = socket(String(decoding: line, as: UTF8.self), transport, family) else { continue }
@@ -25,7 +26,7 @@ package enum ProcNetTables {
         return found
     }
 
-    /// `  0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 20911 1 …`
+    /// Reads a line: `  0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 20911 …`
     package static func socket(
         _ line: String, _ transport: InternetSocket.Transport, _ family: IPAddress.Family
     ) -> InternetSocket? {
@@ -38,7 +39,7 @@ package enum ProcNetTables {
             inode: inode)
     }
 
-    /// One or four numbers as they stand in memory, and the port in host order.
+    /// Reads an address, which is one or four 32-bit numbers as they stand in memory, and a port in host order.
     private static func endpoint(_ text: Substring) -> InternetSocket.Endpoint? {
         let parts = text.split(separator: ":")
         guard parts.count == 2, let port = UInt16(parts[1], radix: 16), [8, 32].contains(parts[0].count) else {

@@ -4,9 +4,9 @@ public import Glibc
 import Host
 public import SystemPackage
 
-/// What /proc says of a process: one that no longer exists is `nil`, whichever fact is asked for.
+/// What /proc has about a process. Every fact is `nil` if the process no longer exists.
 ///
-/// Names come from outside and are bytes; what is made text of them is UTF-8, and not fit for a terminal yet.
+/// Names are bytes from outside. Text made from them is UTF-8, and must be escaped before it is printed on a terminal.
 public struct ProcessFacts: Sendable {
     public let pid: pid_t
 
@@ -16,10 +16,11 @@ public struct ProcessFacts: Sendable {
 
     /// A program's file: the target of /proc/PID/exe, proc_pid_exe(5).
     public struct Executable: Sendable, Hashable {
-        /// As the process sees it: in a container, a path in there. Without the ` (deleted)` of one that was replaced.
+        /// The path as the process sees it: in a container, a path inside the container. The kernel's ` (deleted)` is
+        /// removed.
         public var path: FilePath
         public var isDeleted: Bool
-        /// Of stat(2).
+        /// The device, from stat(2).
         public var device: UInt64
         public var inode: UInt64
 
@@ -31,7 +32,7 @@ public struct ProcessFacts: Sendable {
         }
     }
 
-    /// `nil` for a kernel thread, too, and where this process may not see it (CAP_SYS_PTRACE).
+    /// The program's file; `nil` also for a kernel thread, and if this process may not read it (CAP_SYS_PTRACE).
     public var executable: Executable? {
         let link = "/proc/\(pid)/exe"
         var bytes = [CChar](repeating: 0, count: Int(PATH_MAX) + 16)
@@ -39,7 +40,7 @@ public struct ProcessFacts: Sendable {
         var status = stat()
         guard count > 0, stat(link, &status) == 0 else { return nil }
         var name = bytes[..<count]
-        // A file may be called so; only one without a link to it (st_nlink 0) is deleted.
+        // A file's name may end like this; only one without a link to it (st_nlink 0) is deleted.
         let suffix = " (deleted)".utf8.map(CChar.init(bitPattern:))
         let isDeleted = status.st_nlink == 0
         if isDeleted, name.suffix(suffix.count).elementsEqual(suffix) { name = name.dropLast(suffix.count) }
@@ -51,10 +52,11 @@ public struct ProcessFacts: Sendable {
     /// The name that the process has given itself, or its executable's: at most 15 bytes, proc_pid_comm(5).
     public var name: [UInt8]? {
         guard let bytes = try? readWholeFile(FilePath("/proc/\(pid)/comm")), !bytes.isEmpty else { return nil }
-        return bytes.last == UInt8(ascii: "\n") ? bytes.dropLast() : bytes  // a name may have newlines of its own
+        return bytes.last == UInt8(ascii: "\n") ? bytes.dropLast() : bytes  // the name itself may contain newlines
     }
 
-    /// Its cgroup v2 as the hierarchy's root sees it: `/user.slice/…`. Ends in ` (deleted)` where it was removed.
+    /// The path of its cgroup v2, from the root of the hierarchy: `/user.slice/…`. It ends in ` (deleted)` if the
+    /// cgroup was removed.
     public var cgroup: FilePath? {
         guard let bytes = try? readWholeFile(FilePath("/proc/\(pid)/cgroup")) else { return nil }
         return Cgroup.path(inProcCgroup: bytes)

@@ -7,20 +7,20 @@ import SystemPackage
 
 /// The sockets of this network namespace, by NETLINK_SOCK_DIAG: sock_diag(7), linux/inet_diag.h.
 ///
-/// The attributes are read here and not by libnl-idiag, which knows neither V6ONLY nor cgroups.
+/// This file parses the attributes itself: libnl-idiag knows neither IPV6_V6ONLY nor cgroups.
 public enum SocketDump {
     /// The TCP, MPTCP and UDP sockets of both families in the network namespace of the calling thread.
     ///
-    /// The kernel walks its tables while sockets come and go: one of those may be missing. An MPTCP listener, which the
-    /// table of TCP has as well, is told once.
+    /// The kernel walks its tables while sockets are created and closed, so one of those may be missing. An MPTCP
+    /// listener is in the table of TCP as well, and is listed once.
     ///
-    /// - Parameter connections: `false` leaves out those that are connected, of which a busy server has very many.
-    /// - Throws: ``Failure`` where the kernel tells nothing.
+    /// - Parameter connections: `false` leaves out connected sockets, of which a busy server has very many.
+    /// - Throws: ``Failure`` if the kernel does not list them.
     public static func sockets(connections: Bool = true) throws(Failure) -> [InternetSocket] {
         do throws(Failure) {
             return try diagnosed(connections: connections)
         } catch {
-            // Modules that a container or a small initrd lacks. What every kernel has tells less: ProcNetTables.
+            // A container or a small initrd may lack the kernel modules. Every kernel has /proc/net, with fewer facts.
             guard error.code == .unavailable, let found = ProcNetTables.sockets(connections: connections) else {
                 throw error
             }
@@ -30,13 +30,13 @@ public enum SocketDump {
 
     private static func diagnosed(connections: Bool) throws(Failure) -> [InternetSocket] {
         var found: [InternetSocket] = []
-        // TCP first, so that an MPTCP listener that is opened in between is told as that.
+        // TCP first: an MPTCP listener that is opened during the dump is then still found as MPTCP.
         for transport in [InternetSocket.Transport.tcp, .udp, .mptcp] {
             for family in IPAddress.Family.allCases {
                 do throws(Failure) {
                     found += try sockets(transport, family, connections: connections)
                 } catch {
-                    // Kernels without MPTCP or its diagnostics (5.11).
+                    // Kernels before 5.11 lack MPTCP or its diagnostics.
                     if transport != .mptcp { throw error }
                 }
             }
@@ -60,7 +60,8 @@ public enum SocketDump {
         defer { nl_socket_free(socket) }
         var error = nl_connect(socket, NETLINK_SOCK_DIAG)
         guard error == 0 else { throw failure(what, error) }
-        // The kernel fills at most 32 KiB at a time (NLMSG_GOODSIZE, netlink_dump()): no need to ask for the size first.
+        // The kernel fills at most 32 KiB at a time (NLMSG_GOODSIZE, netlink_dump()), so the size need not be asked for
+        // first.
         nl_socket_disable_msg_peek(socket)
         nl_socket_set_msg_buf_size(socket, 64 << 10)
 
@@ -79,7 +80,7 @@ public enum SocketDump {
         defer { nlmsg_free(message) }
         error = nlmsg_append(message, &request, MemoryLayout.size(ofValue: request), CInt(NLMSG_ALIGNTO))
         if error == 0, transport == .mptcp {
-            // IPPROTO_MPTCP does not fit sdiag_protocol's 8 bits.
+            // IPPROTO_MPTCP does not fit the 8 bits of sdiag_protocol.
             error = nla_put_u32(message, CInt(INET_DIAG_REQ_PROTOCOL), 262)
         }
         if error == 0 { error = nl_send_auto(socket, message) }
@@ -144,7 +145,7 @@ public enum SocketDump {
             sockets.append(socket)
         }
 
-        /// Four words in network order, of which an IPv4 address is the first; the port in network order.
+        /// Reads an address, which is four words in network order (IPv4 uses the first), and a port in network order.
         private static func endpoint(
             _ words: (UInt32, UInt32, UInt32, UInt32), _ port: UInt16, _ family: IPAddress.Family
         ) -> InternetSocket.Endpoint {

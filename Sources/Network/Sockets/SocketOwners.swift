@@ -8,17 +8,17 @@ import SystemPackage
 public struct SocketOwners: Sendable {
     /// Processes by the socket's inode, each at most once, in the order of their IDs.
     public private(set) var processes: [UInt64: [pid_t]] = [:]
-    /// Processes whose descriptors this process may not see. Those that have gone meanwhile are not counted.
+    /// The number of processes whose descriptors this process may not read, without those that ended in between.
     public private(set) var unreadable = 0
 
-    /// Of one socket not more processes than these are noted: a server's workers that share it are all alike.
+    /// At most this many processes are noted for one socket: the workers of a server that share a socket are all alike.
     public static let processLimit = 4096
 
-    /// Goes through all processes of the PID namespace that /proc shows.
+    /// Reads the descriptors of all processes of the PID namespace that /proc shows.
     ///
-    /// A process that ends meanwhile has no sockets any more. Needs CAP_SYS_PTRACE for the processes of others.
+    /// A process that ends during the scan has no sockets. Needs CAP_SYS_PTRACE for the processes of other users.
     ///
-    /// - Parameter inodes: The sockets that matter; memory is taken for no others.
+    /// - Parameter inodes: the sockets to look for. No others are noted.
     public init(of inodes: Set<UInt64>) {
         guard !inodes.isEmpty else { return }
         for pid in Self.allProcesses() {
@@ -27,7 +27,7 @@ public struct SocketOwners: Sendable {
                 continue
             }
             defer { closedir(directory) }
-            // "socket:[" and a number of at most 20 digits, a bracket: what is longer is no socket.
+            // "socket:[", at most 20 digits and a bracket. A longer link is not a socket's.
             withUnsafeTemporaryAllocation(of: CChar.self, capacity: 32) { target in
                 while let entry = readdir(directory) {
                     let count = withUnsafePointer(to: &entry.pointee.d_name) {
@@ -49,7 +49,7 @@ public struct SocketOwners: Sendable {
         processes[inode] = known
     }
 
-    /// `socket:[4711]`
+    /// The inode in `socket:[4711]`.
     private static func inode(_ target: Slice<UnsafeMutableBufferPointer<CChar>>) -> UInt64? {
         let prefix = "socket:[".utf8
         guard target.count > prefix.count + 1, target.last == CChar(UInt8(ascii: "]")),

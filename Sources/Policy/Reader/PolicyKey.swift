@@ -2,13 +2,14 @@
 
 /// A key of the policy file.
 ///
-/// ``all`` is the one list of them: what is not on it is refused, and docs/policy.md has a row for each.
+/// ``all`` is the only list of keys: the reader refuses other keys, and docs/policy.md has a row for each of these.
 public struct PolicyKey: Hashable, Sendable {
-    /// `[]` is each entry of a list: `overrides[].match.users`.
+    /// The path, with `[]` for each entry of a list: `overrides[].match.users`.
     public let path: String
-    /// `section`, `boolean`, `virtual | asRequested`, `list of programs`, …
+    /// The type: `section`, `boolean`, `virtual | asRequested`, `list of programs`, …
     public let type: String
-    /// As it is written in the file; `nil` where there is none: the key is required, a section, or taken from elsewhere.
+    /// The default as it is written in the file; `nil` if there is none: the key is required, is a section, or takes
+    /// its value from another key.
     public let defaultValue: String?
     public let meaning: String
 
@@ -19,8 +20,8 @@ public struct PolicyKey: Hashable, Sendable {
         self.meaning = meaning
     }
 
-    /// In the order in which the file is written and messages list them. An override's sections have the keys of the base
-    /// policy's sections of that name.
+    /// In the order of the file and of messages. The sections of an override have the keys of the base policy's
+    /// sections of the same name.
     public static let all: [PolicyKey] = [
         PolicyKey("virtualIP", "section", "which programs use the session's own address"),
         PolicyKey("virtualIP.enabled", "boolean", default: "false", "whether sessions have virtual IPs"),
@@ -103,7 +104,7 @@ public struct PolicyKey: Hashable, Sendable {
         Choice.allCases.map(\.rawValue).joined(separator: " | ")
     }
 
-    /// The names of the keys in a section, by the section's path; that of the file as a whole is empty.
+    /// The names of the keys in a section, by the section's path. The path of the file as a whole is empty.
     static let namesInSection: [String: [String]] = {
         var names: [String: [String]] = [:]
         for key in all {

@@ -9,8 +9,8 @@ extension Policy {
 
     /// Reads a policy file.
     ///
-    /// - Throws: `Failure` for a file that is missing or cannot be read (exit code 77 where that is a matter of
-    ///   permission), and for the first of the problems that it has.
+    /// - Throws: `Failure` if the file is missing or cannot be read (exit code 77 if the permission is missing), and
+    ///   for its first problem.
     public static func read(contentsOf path: FilePath) throws(Failure) -> Policy {
         try policy(from: check(contentsOf: path))
     }
@@ -18,8 +18,8 @@ extension Policy {
     /// Reads the text of a policy file.
     ///
     /// - Parameters:
-    ///   - yaml: One YAML document, or nothing at all, which means the defaults. At most `sizeLimit` bytes.
-    ///   - file: Its name, for the error.
+    ///   - yaml: one YAML document, or nothing at all, which means the defaults. At most `sizeLimit` bytes.
+    ///   - file: the file's name, for the error.
     /// - Throws: `Failure` for the first problem of the text: `read policy FILE:4:9: virtualIP.mode: …`.
     public static func read(yaml: String, file: String) throws(Failure) -> Policy {
         try policy(from: check(yaml: yaml, file: file))
@@ -34,8 +34,7 @@ extension Policy {
 
     /// Reads a policy file, and finds all of its problems.
     ///
-    /// - Throws: `Failure` for a file that is missing or cannot be read (exit code 77 where that is a matter of
-    ///   permission).
+    /// - Throws: `Failure` if the file is missing or cannot be read (exit code 77 if the permission is missing).
     public static func check(contentsOf path: FilePath) throws(Failure) -> Result<Policy, PolicyProblems> {
         let file = path.string
         let bytes: [UInt8]
@@ -50,7 +49,7 @@ extension Policy {
             }
         }
         let problems = FoundProblems(file: file)
-        // Before the encoding, for the cut may go through a character.
+        // Check the size before the encoding, because the text may be cut inside a character.
         guard bytes.count <= sizeLimit else { return tooLarge(problems) }
         guard let text = String(validating: bytes, as: UTF8.self) else {
             problems.report("it is not UTF-8", at: markOfInvalidUTF8(bytes), hint: "save it as UTF-8")
@@ -59,7 +58,7 @@ extension Policy {
         return check(yaml: text, file: file)
     }
 
-    /// Reads the text of a policy file, and finds all of its problems. Parameters as `read(yaml:file:)`.
+    /// Reads the text of a policy file, and finds all of its problems. The parameters are those of `read(yaml:file:)`.
     public static func check(yaml: String, file: String) -> Result<Policy, PolicyProblems> {
         let problems = FoundProblems(file: file)
         guard yaml.utf8.count <= sizeLimit else { return tooLarge(problems) }
@@ -96,12 +95,12 @@ private func readBytes(_ path: FilePath, limit: Int) throws(Errno) -> [UInt8] {
     } catch let error as Errno {
         throw error
     } catch {
-        // swift-system throws nothing else; its closures are untyped.
+        // swift-system throws no other errors, but its closures are untyped.
         throw .ioError
     }
 }
 
-/// The place of the first byte that is no part of a character.
+/// The place of the first byte that is not part of a valid character.
 private func markOfInvalidUTF8(_ bytes: [UInt8]) -> YAMLNode.Mark {
     var codec = UTF8()
     var rest = bytes.makeIterator()

@@ -4,21 +4,21 @@ import Glibc
 import Host
 import Network
 
-// What each section of the file is read into. A part that cannot be read is reported and left at its default: the policy
-// is not used then, but the rest of the file is read for its own problems.
+// The types that the sections of the file are read into. A part that cannot be read is reported and left at its
+// default. The policy is then not used, but the rest of the file is still checked.
 
-/// A pool's range with its place.
+/// A pool's range, with its place in the file.
 private struct PlacedRange {
     let range: AddressRange
     let value: PolicyValue
-    /// Its place among all ranges of the file.
+    /// Its index among all ranges of the file.
     let index: Int
 }
 
 extension PolicyValue {
-    /// Reports that a text cannot be read, and names it unless the reason does.
+    /// Reports that a text cannot be read. It names the text unless the reason does.
     ///
-    /// - Parameter kind: what the text should be, and a space.
+    /// - Parameter kind: what the text should be, followed by a space.
     fileprivate func refuse(_ text: String, _ failure: Failure, named kind: String = "") {
         let name = text.quotedForMessage
         let reason = failure.reason
@@ -66,7 +66,7 @@ private func readInterface(_ value: PolicyValue) -> String? {
         value.refuse("\(name.quotedForMessage) is not an interface name: it has more than \(limit) bytes")
         return nil
     }
-    // Scalars, for a slash and a combining accent are one character, which is not "/".
+    // Compare scalars: a slash followed by a combining accent is one character, which is not "/".
     guard name != ".", name != "..",
         !name.unicodeScalars.contains(where: { "/:".unicodeScalars.contains($0) || $0.properties.isWhitespace })
     else {
@@ -100,8 +100,8 @@ extension Policy {
         let entries = section["overrides"]?.values(orNothing: true) ?? []
         readOverrides(entries, &ranges)
         Self.checkDisjoint(ranges)
-        // The rest compares parts of the file with one another: with a part that could not be read it would find what is no
-        // problem.
+        // The other checks compare parts of the file with one another. With a part that could not be read, they would
+        // report false problems.
         guard root.problems.all.isEmpty else { return }
         Self.checkApart(ranges, from: loopbackPrefix)
         checkPreferLoopback(rules(for: nil), root, section, suffix: "")
@@ -130,7 +130,7 @@ extension Policy {
         }
     }
 
-    /// Preferred loopback needs both the others, in the base policy and in whatever an override makes of it.
+    /// Preferred loopback needs virtual IP and virtual loopback, in the base policy and with each override.
     private func checkPreferLoopback(
         _ rules: Rules, _ value: PolicyValue, _ section: [String: PolicyValue], suffix: String
     ) {
@@ -139,7 +139,7 @@ extension Policy {
             rules.virtualIP.enabled ? nil : "virtualIP", rules.virtualLoopback.enabled ? nil : "virtualLoopback",
         ].compactMap(\.self)
         guard let first = off.first else { return }
-        // An override may have switched on the one or switched off the other: its own line is the place.
+        // An override may have enabled the one or disabled the other: its own line is the place of the problem.
         let enabling = section["preferLoopback"]?.section(as: "preferLoopback")?["enabled"]
         let place = enabling ?? off.lazy.compactMap { section[$0] }.first ?? value
         place.refuse(
@@ -158,7 +158,7 @@ extension Policy {
     }
 
     private static func checkDisjoint(_ ranges: [PlacedRange]) {
-        // In the order of their first addresses, a range that overlaps any before it overlaps the one that reaches farthest.
+        // Sorted by first address, a range that overlaps any earlier one overlaps the one that reaches farthest.
         var farthest: PlacedRange?
         var refused: Set<Int> = []
         for placed in ranges.sorted(by: { $0.range.first < $1.range.first }) {
@@ -236,7 +236,8 @@ extension Policy.Addresses {
         }
     }
 
-    /// - Parameter isPoolWhole: whether all of the pool could be read: else an address may be in the rest of it.
+    /// - Parameter isPoolWhole: whether the whole pool could be read. If not, a missing address may be in the other
+    ///   part.
     private mutating func readReservations(_ values: [PolicyValue], isPoolWhole: Bool) {
         var lines: (users: [String: Int], addresses: [IPAddress: Int]) = ([:], [:])
         for value in values {
@@ -278,7 +279,7 @@ extension Policy.Addresses {
 }
 
 extension Policy.VirtualLoopback {
-    /// - Parameter isBase: Whether it is the base policy's, not an override's.
+    /// - Parameter isBase: whether it is in the base policy, and not in an override.
     fileprivate init(_ value: PolicyValue, isBase: Bool = true) {
         self.init()
         guard let section = value.section(as: "virtualLoopback") else { return }
@@ -307,7 +308,7 @@ extension Policy.PreferLoopback {
 }
 
 extension Policy.Override {
-    /// - Returns: `nil` for one whose name cannot be read.
+    /// - Returns: `nil` if its name cannot be read.
     fileprivate init?(_ value: PolicyValue, _ ranges: inout [PlacedRange]) {
         guard let section = value.section() else { return nil }
         if section["name"] == nil { value.refuse("it has no name", hint: "give it one that no other override has") }

@@ -3,10 +3,10 @@
 import Glibc
 import Host
 
-// Scalars are read as YAML 1.2's core schema says (chapter 10.3): true and false alone are booleans, and yes, no, on and
-// off are texts.
+// Scalars follow YAML 1.2's core schema (chapter 10.3): only true and false are booleans; yes, no, on and off are
+// texts.
 
-/// The problems of one file, as they are found.
+/// Collects the problems of one file.
 final class FoundProblems {
     private let file: String
     private(set) var all: [PolicyProblem] = []
@@ -15,7 +15,7 @@ final class FoundProblems {
         self.file = file
     }
 
-    /// Beyond the limit, `message` and `hint` are not even made: a hint may take a comparison with each known word.
+    /// Beyond the limit, `message` and `hint` are not evaluated: a hint may compare a word with each known word.
     func report(
         _ message: @autoclosure () -> String, at mark: YAMLNode.Mark?, key: String = "",
         hint: @autoclosure () -> String? = nil
@@ -27,7 +27,7 @@ final class FoundProblems {
                 hint: hint()))
     }
 
-    /// In the order of the text.
+    /// The problems in the order of the text.
     var sorted: [PolicyProblem] {
         all.enumerated().sorted { one, other in
             (one.element.line ?? 0, one.element.column ?? 0, one.offset)
@@ -36,7 +36,7 @@ final class FoundProblems {
     }
 }
 
-/// A node and its key. What it cannot be read as is reported, and is `nil`.
+/// A node and its key. If it cannot be read as the requested type, that is reported and the result is `nil`.
 struct PolicyValue {
     enum Content {
         case null
@@ -48,13 +48,13 @@ struct PolicyValue {
     }
 
     let node: YAMLNode
-    /// For messages: `overrides[0].virtualIP.programs`.
+    /// The path for messages: `overrides[0].virtualIP.programs`.
     let path: String
     /// The path in ``PolicyKey/all``: `virtualIP.programs`.
     let key: String
     let problems: FoundProblems
 
-    /// The root.
+    /// The root of the document.
     init(root node: YAMLNode, _ problems: FoundProblems) {
         self.init(node: node, path: "", key: "", problems: problems)
     }
@@ -72,7 +72,7 @@ struct PolicyValue {
         problems.report(message(), at: node.mark, key: path, hint: hint())
     }
 
-    /// What the node is, by the core schema.
+    /// The node's content by the core schema.
     private func content() -> Content? {
         switch node.content {
         case .scalar(let text, let isPlain):
@@ -95,7 +95,7 @@ struct PolicyValue {
         return nil
     }
 
-    /// YAML 1.2.2, 10.3.2. What only looks like a number is a text there, and so it is here.
+    /// Reads a plain scalar: YAML 1.2.2, 10.3.2. A text that only resembles a number is a text.
     private static func content(ofPlain string: String) -> Content {
         switch string {
         case "", "~", "null", "Null", "NULL": .null
@@ -112,7 +112,7 @@ struct PolicyValue {
         let infinities = [".inf", ".Inf", ".INF"]
         if [".nan", ".NaN", ".NAN"].contains(string) || infinities.contains(string) { return true }
         if let sign = string.first, "+-".contains(sign), infinities.contains(String(string.dropFirst())) { return true }
-        // With no more than these signs, what Swift reads as a number is what YAML does.
+        // With only these characters, Swift and YAML agree on what a number is.
         return string.utf8.allSatisfy { 0x30...0x39 ~= $0 || "+-.eE".utf8.contains($0) } && Double(string) != nil
     }
 
@@ -141,7 +141,7 @@ struct PolicyValue {
         return nil
     }
 
-    /// A text without control characters, at least one character long.
+    /// A text of at least one character, without control characters.
     func text() -> String? {
         guard let content = content() else { return nil }
         switch content {
@@ -176,9 +176,9 @@ struct PolicyValue {
         return choice
     }
 
-    /// A whole number in decimal digits: the numbers that YAML 1.1 and 1.2 read differently begin with 0.
+    /// A whole number in decimal digits without a leading zero: YAML 1.1 and 1.2 read numbers with one differently.
     ///
-    /// - Parameter expected: `a number of seconds`.
+    /// - Parameter expected: for the message: `a number of seconds`.
     func number(_ expected: String, _ range: ClosedRange<Int>) -> Int? {
         let expected = "\(expected), \(range.lowerBound) to \(range.upperBound)"
         guard let content = content() else { return nil }
@@ -196,7 +196,7 @@ struct PolicyValue {
         return number
     }
 
-    /// The entries of a list that can be read, no two of which are equal.
+    /// The entries of a list that can be read. An entry that equals an earlier one is reported.
     func list<Element: Hashable>(of read: (PolicyValue) -> Element?) -> [Element]? {
         var seen: [Element: Int] = [:]
         return values()?.compactMap { value in
@@ -227,9 +227,9 @@ struct PolicyValue {
         return nil
     }
 
-    /// The values of a mapping by their keys' names; nothing at all is an empty one.
+    /// The values of a mapping by the names of their keys; an empty mapping if there is no value.
     ///
-    /// - Parameter name: the path of a section whose keys it has, where it is not its own.
+    /// - Parameter name: the path of the section whose keys it has, if it is not its own.
     func section(as name: String? = nil) -> [String: PolicyValue]? {
         let key = name ?? self.key
         let names = PolicyKey.namesInSection[key] ?? []
@@ -273,12 +273,12 @@ struct PolicyValue {
 }
 
 extension String {
-    /// As a part of a key's path: as it is if it looks like a key of the policy file, else in quotes.
+    /// The text as a part of a key's path: in quotes, unless it looks like a key of the policy file.
     fileprivate var asPathPart: String {
         !isEmpty && count <= 32 && allSatisfy { $0.isASCII && ($0.isLetter || $0.isNumber) } ? self : quotedForMessage
     }
 
-    /// The word that this one is a typing error away from, if any.
+    /// The word that this one is probably a misspelling of, if any.
     fileprivate func nearest(of words: [String]) -> String? {
         guard utf8.count <= 64 else { return nil }
         let distances = words.map { (word: $0, distance: lowercased().editDistance(to: $0.lowercased())) }
@@ -286,7 +286,7 @@ extension String {
             .flatMap { $0.distance <= max(1, $0.word.count / 3) ? $0.word : nil }
     }
 
-    /// Levenshtein's distance.
+    /// The Levenshtein distance.
     private func editDistance(to other: String) -> Int {
         let other = Array(other)
         var row = Array(0...other.count)

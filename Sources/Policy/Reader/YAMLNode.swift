@@ -2,7 +2,7 @@
 
 import CYAML
 
-/// A node of a YAML document, as it is written: nothing is resolved, and a mapping may have a key twice.
+/// A node of a YAML document as it is written: aliases are not resolved, and a mapping may have a key twice.
 struct YAMLNode {
     /// A place in the text, counted from 1; columns count Unicode scalars.
     struct Mark: Comparable {
@@ -16,19 +16,19 @@ struct YAMLNode {
         case scalar(String, isPlain: Bool)
         case sequence([YAMLNode])
         case mapping([(key: YAMLNode, value: YAMLNode)])
-        /// `*name`; whether an anchor `&name` stands before it.
+        /// An alias `*name`. `isKnown` says whether an anchor `&name` precedes it.
         case alias(isKnown: Bool)
     }
 
     let mark: Mark
-    /// Empty where none is written.
+    /// The tag; empty if none is written.
     let tag: String
     let content: Content
 }
 
-/// Why a text is no document.
+/// Why a text is not a document.
 struct YAMLError: Error {
-    /// `nil` where it is not a matter of one place.
+    /// The place; `nil` if the error has none.
     let mark: YAMLNode.Mark?
     let message: String
     var hint: String?
@@ -48,7 +48,7 @@ extension YAMLNode {
     }
 
     private static func read(_ bytes: UnsafeBufferPointer<UInt8>) throws(YAMLError) -> YAMLNode? {
-        // libyaml keeps pointers into the parser: it must stay where it is.
+        // libyaml keeps pointers into the parser, so it must not move.
         let parser = UnsafeMutablePointer<yaml_parser_t>.allocate(capacity: 1)
         defer { parser.deallocate() }
         guard yaml_parser_initialize(parser) == 1 else { throw YAMLError(mark: nil, message: "out of memory") }
@@ -56,7 +56,7 @@ extension YAMLNode {
         yaml_parser_set_input_string(parser, bytes.baseAddress, bytes.count)
         yaml_parser_set_encoding(parser, YAML_UTF8_ENCODING)
 
-        /// A list or mapping whose end has not come; a mapping's keys and values take turns.
+        /// A list or mapping whose end was not read yet. In a mapping, keys and values alternate.
         struct Open {
             let mark: Mark
             let tag: String
@@ -129,12 +129,12 @@ extension YAMLNode.Mark {
         self.init(line: mark.line + 1, column: mark.column + 1)
     }
 
-    /// The place of a byte of a text, which need not be UTF-8 from there on.
+    /// The place of a byte of a text. The text need not be UTF-8 from there on.
     init(offset: Int, in bytes: some Collection<UInt8>) {
         let before = bytes.prefix(offset)
         let line = before.count { $0 == UInt8(ascii: "\n") } + 1
         let lineBytes = before.reversed().prefix { $0 != UInt8(ascii: "\n") }
-        // Each scalar has one byte that is no continuation byte.
+        // Each scalar has exactly one byte that is not a continuation byte.
         self.init(line: line, column: lineBytes.count { $0 & 0xc0 != 0x80 } + 1)
     }
 }
