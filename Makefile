@@ -14,15 +14,15 @@ say = @printf '  %-8s %s\n' $(1) "$(2)"
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 SWIFT ?= swift
-# Of `make test`: what to run of it, a regular expression. Of `make test-apps`: names. Empty is everything.
+# What to run: a regular expression for `make test`, names for `make test-apps`. Empty runs everything.
 FILTER ?=
 SWIFT_BUILD := $(SWIFT) build $(if $(V),,--quiet)
-# $(call quietly,COMMAND): what it prints is shown with V=1, and where it fails.
+# $(call quietly,COMMAND) shows the command's output only with V=1 or if the command fails.
 quietly = $(if $(V),$(1),output=$$($(1) 2>&1) || { printf '%s\n' "$$output" >&2; exit 1; })
-# Of our own modules; SwiftPM compiles those of others with their warnings off.
+# For this project's modules; SwiftPM compiles those of dependencies without warnings.
 STRICT := -Xswiftc -warnings-as-errors
 
-# Root builds as the one who called sudo, so that .build stays theirs; runs the tests as root, all the same.
+# Under sudo, root builds as the user who called sudo, so that .build stays theirs. The tests still run as root.
 ROOT := $(filter 0,$(shell id -u))
 INVOKER := $(if $(ROOT),$(filter-out root,$(SUDO_USER)))
 BUILDER := $(if $(INVOKER),runuser -u $(INVOKER) -- env HOME=$(shell getent passwd $(INVOKER) | cut -d: -f6))
@@ -33,21 +33,21 @@ MODULE := out/libnss_vip.so.2
 OBJECTS := bpf/vip.bpf.o bpf/discover.bpf.o
 OBJECT_SOURCES := scripts/object $(wildcard bpf/*.c bpf/*.h)
 
-# The toolchain's clang, or whichever CC says.
+# The toolchain's clang, unless CC is set.
 ifeq ($(origin CC),default)
 CC := $(or $(shell scripts/object --compiler),cc)
 endif
 CFLAGS ?= -O2
-# A guest in every process of the host: what a distribution hardens a daemon with. No warnings, one interface.
+# The module is loaded into every process of the host, so it gets a distribution's hardening flags.
 MODULE_FLAGS := -std=gnu11 -Wall -Wextra -Werror -fPIC -fvisibility=hidden -fstack-protector-strong \
 	-fstack-clash-protection -D_FORTIFY_SOURCE=2 $(if $(filter x86_64,$(shell uname -m)),-fcf-protection) \
 	$(if $(filter aarch64,$(shell uname -m)),-mbranch-protection=standard) \
 	-shared -Wl,-soname,libnss_vip.so.2 -Wl,--version-script=nss/module.map -Wl,-z,defs -Wl,-z,relro -Wl,-z,now \
 	-Wl,-z,noexecstack
-# libc looks for its name services where it is itself: lib/x86_64-linux-gnu on Debian, lib64 elsewhere.
+# libc looks for its name services in its own directory: lib/x86_64-linux-gnu on Debian, lib64 elsewhere.
 LIBDIR ?= $(PREFIX)$(patsubst /usr/%,/%,$(shell dirname "$$(realpath "$$($(CC) -print-file-name=libc.so.6)")"))
 
-# Of what git knows and what is not yet added: a file is checked before its first commit.
+# The files that git tracks, and those not added yet, so that a file is checked before its first commit.
 sources = $(shell git ls-files --cached --others --exclude-standard --deduplicate -- $(1) | while read -r f; do [ ! -f "$$f" ] || echo "$$f"; done)
 
 .PHONY: all
@@ -68,7 +68,7 @@ $(MODULE): $(wildcard nss/*.c nss/*.h) nss/module.map Makefile | deps-build
 deps-%:
 	$(Q)$(if $(NO_DEPS),:,scripts/dependencies $*)
 
-# The objects are committed, so a toolchain without clang will do.
+# The objects are committed, so a toolchain without clang can build the controller.
 .PHONY: object
 object: $(if $(shell scripts/object --compiler),$(OBJECTS)) ## compile the in-kernel programs where their sources are newer
 
@@ -103,7 +103,7 @@ check-object: deps-build
 	$(call say,CHECK,$(OBJECTS) against their sources)
 	$(Q)for object in $(OBJECTS); do scripts/object --check $$object; done
 
-# Each C file alone, as the host's clang sees it; SwiftPM has no flag for warnings in C.
+# Compiles each C file by itself with the host's clang, because SwiftPM has no flag for warnings in C.
 check-warnings: deps-check
 	$(call say,CHECK,warnings)
 	$(Q)for file in $(call sources,'Sources/*.c' 'Tests/*.c' 'Benchmarks/*.c' 'nss/*.c'); do \
@@ -170,10 +170,10 @@ test-61: deps-vm $(CONTROLLER) ## two sessions on Debian's stock 6.1 kernel, in 
 test-vm: deps-login $(CONTROLLER) $(MODULE) ## two users log in on Debian 12 with its kernel and systemd, in QEMU; as root, minutes
 	$(Q)$(PRIVILEGED) scripts/test-vm
 
-# Below /usr, where Debian's packages have these; below /usr/local, where its programs look besides.
+# Debian's packages install these below /usr; programs below /usr/local look here as well.
 ZSH_COMPLETIONS := zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
 
-# sbin is not where Debian's users look for programs, and `whoami` is theirs: a link in bin, where that is another directory.
+# On Debian, users do not have sbin in their PATH, and `vip-bpfctl whoami` is for them. Hence the link in bin.
 .PHONY: install
 install: ## put everything below DESTDIR: PREFIX/sbin, the module, units, PAM, completions; the policy into SYSCONFDIR
 	@for file in $(CONTROLLER) $(MODULE); do \

@@ -13,7 +13,7 @@
 
 /* ---- names ---- */
 
-/* Names are ASCII (RFC 4343); tolower(3) goes by the locale. */
+/* Names are compared as ASCII (RFC 4343); tolower(3) depends on the locale. */
 static unsigned char lower(char c)
 {
 	return c >= 'A' && c <= 'Z' ? (unsigned char)(c - 'A' + 'a') : (unsigned char)c;
@@ -34,7 +34,7 @@ static bool is(const char *a, size_t length, const char *b)
 	return same(a, length, b, strlen(b));
 }
 
-/* Without the dot at the end that makes a name an absolute one. */
+/* The length without the final dot of an absolute name. */
 static size_t length_of(const char *name)
 {
 	size_t length = strlen(name);
@@ -56,9 +56,9 @@ static bool is_localhost(const char *name, size_t length)
 	       (length >= tail && is(name + length - tail, tail, suffix));
 }
 
-/* ---- at first sight ---- */
+/* ---- a quick check ---- */
 
-/* FNV-1a. Two labels of one hash cost a uname(2), no more. */
+/* FNV-1a. If another name's label has the same hash, the look-up only costs one more uname(2). */
 static uint32_t hash_of_label(const char *name)
 {
 	uint32_t hash = 2166136261u;
@@ -71,8 +71,8 @@ static uint32_t hash_of_label(const char *name)
 bool host_may_be(const char *name)
 {
 	/*
-	 * The second it is of, and the hash of the host's label; in one word, so that threads share it
-	 * without a lock, which a fork or a cancelled thread might leave locked.
+	 * The second in which the host's label was read, and the label's hash. Both are in one word, so
+	 * that threads share it without a lock, which a fork or a cancelled thread might leave locked.
 	 */
 	static _Atomic uint64_t remembered;
 	const uint32_t hash = hash_of_label(name);
@@ -83,10 +83,10 @@ bool host_may_be(const char *name)
 
 	if (is(name, label_length(name), "localhost"))
 		return false;
-	/* In the vDSO: no system call. */
+	/* This clock is in the vDSO and takes no system call. */
 	if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now))
 		return true;
-	second = (uint64_t)(uint32_t)(now.tv_sec + 1) << 32; /* never 0, which is "nothing yet" */
+	second = (uint64_t)(uint32_t)(now.tv_sec + 1) << 32; /* never 0: nothing was read yet */
 	if ((last & 0xffffffff00000000u) == second)
 		return (uint32_t)last == hash;
 	if (uname(&host))
@@ -101,11 +101,11 @@ bool host_may_be(const char *name)
 struct line {
 	struct host *host;
 	char word[HOST_NAME_SIZE];
-	size_t length;		   /* of the word; at HOST_NAME_SIZE it is too long to be a name */
-	unsigned int words;	   /* before it; the first is the address */
-	bool is_comment;	   /* from here on */
-	bool has_node;		   /* one of the words is the node name */
-	char full[HOST_NAME_SIZE]; /* one of them is that and a domain */
+	size_t length;	    /* of the word; at HOST_NAME_SIZE the word is too long for a name */
+	unsigned int words; /* before it; the first is the address */
+	bool is_comment;    /* whether the rest of the line is a comment */
+	bool has_node;	    /* whether one of the words is the node name */
+	char full[HOST_NAME_SIZE]; /* a word that is the node name and a domain */
 };
 
 static void end_word(struct line *line)
@@ -130,7 +130,7 @@ static void end_word(struct line *line)
 	}
 }
 
-/* Returns whether the line is one that gives the host its full name. */
+/* Ends a line. Returns whether it gives the host its full name. */
 static bool end_line(struct line *line, bool *is_listed)
 {
 	bool found;
@@ -147,7 +147,9 @@ static bool end_line(struct line *line, bool *is_listed)
 	return found;
 }
 
-/* Byte by byte, so that a line may be of any length. Returns whether the node name is in the file. */
+/*
+ * Reads byte by byte, so a line may be of any length. Returns whether the node name is in the file.
+ */
 static bool read_hosts(struct host *host)
 {
 	struct line line = { .host = host };
@@ -183,8 +185,8 @@ static bool read_hosts(struct host *host)
 }
 
 /*
- * The local domain is the resolver's first (resolv.conf(5)). libc has read that file before it asks us,
- * and where it has not, there is none.
+ * The local domain is the first search domain of the resolver (resolv.conf(5)). libc has read that
+ * file before it calls the module; if it has not, there is no domain.
  */
 static void add_domain(struct host *host)
 {
@@ -242,7 +244,10 @@ void host_complete(struct host *host)
 		return;
 	}
 	add_domain(host);
-	/* A host that the file knows by its short name alone has no other; else DNS would give it one. */
+	/*
+	 * If the file has the host's short name alone, the host has no full name. Otherwise DNS would give
+	 * it one.
+	 */
 	if (host->full[0] && !is_listed)
 		host->canonical = host->full;
 }

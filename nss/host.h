@@ -7,8 +7,7 @@
  *   vm         127.0.1.1 vm, or nothing        corp.example         vm.corp.example
  *   vm.a.org   any                             any                  vm.a.org
  *
- * All of them begin with the same label, by which nearly every name that is looked up is known at once
- * to be another's.
+ * They all begin with the same label. By it, nearly every other name is recognised at once.
  */
 #ifndef NSS_VIP_HOST_H
 #define NSS_VIP_HOST_H
@@ -17,29 +16,29 @@
 #include <stddef.h>
 #include <sys/utsname.h>
 
-#define HOST_NAME_SIZE 256 /* of a domain name, 255 bytes (RFC 1035 2.3.4), and its NUL */
+#define HOST_NAME_SIZE 256 /* bytes: a domain name has at most 255 (RFC 1035 2.3.4), and a NUL */
 
 struct host {
 	char node[sizeof(((struct utsname *)0)->nodename)];
 	char label[sizeof(((struct utsname *)0)->nodename)];
-	char full[HOST_NAME_SIZE]; /* empty where none is known */
-	bool is_complete;	   /* `full` has been looked for */
-	const char *canonical;	   /* once it is complete: what `hostname -f` prints */
+	char full[HOST_NAME_SIZE]; /* empty if none is known */
+	bool is_complete;	   /* whether `full` has been looked for */
+	const char *canonical;	   /* what `hostname -f` prints; set once it is complete */
 };
 
 /*
- * Whether the name begins as this host's do. Not localhost, ever. It takes no system call, but for one
- * uname(2) where the last is of another second: how else would a new name of the host be seen?
+ * Whether the name begins like this host's names. Never true for localhost. It takes no system
+ * call, except for one uname(2) in each second, by which it notices a new name of the host.
  */
 bool host_may_be(const char *name);
 
-/* Asks for the node name; false where it is no name, or localhost. */
+/* Reads the node name; false if it is not a valid name, or is localhost. */
 bool host_load(struct host *host);
 
-/* Looks for the fully qualified name: reads /etc/hosts where the node name is not one. */
+/* Finds the fully qualified name. It reads /etc/hosts if the node name is not fully qualified. */
 void host_complete(struct host *host);
 
-/* Whether `name`, in any case and with or without a dot at its end, is one of the host's. */
+/* Whether `name`, in any case and with or without a final dot, is one of the host's names. */
 bool host_is(struct host *host, const char *name);
 
 #endif

@@ -25,10 +25,10 @@
 #include "host.h"
 #include "wildcard.h"
 
-/* The one thing that other processes' libc sees of us: see module.map. */
+/* The functions that libc calls are the only exported symbols: see module.map. */
 #define EXPORT __attribute__((visibility("default")))
 
-/* Their types are glibc's own, so a wrong one does not compile. */
+/* glibc's own types, so that a wrong signature does not compile. */
 EXPORT nss_gethostbyname_r _nss_vip_gethostbyname_r;
 EXPORT nss_gethostbyname2_r _nss_vip_gethostbyname2_r;
 EXPORT nss_gethostbyname3_r _nss_vip_gethostbyname3_r;
@@ -36,7 +36,7 @@ EXPORT nss_gethostbyname4_r _nss_vip_gethostbyname4_r;
 EXPORT nss_gethostbyaddr_r _nss_vip_gethostbyaddr_r;
 EXPORT nss_gethostbyaddr2_r _nss_vip_gethostbyaddr2_r;
 
-/* ---- what is kept as it was ---- */
+/* ---- the caller's state, which is kept ---- */
 
 struct guest {
 	int error;
@@ -47,18 +47,23 @@ static struct guest enter(void)
 {
 	struct guest guest;
 
-	/* First: open, read and close are cancellation points, and would leave a descriptor open. */
+	/*
+	 * Disable cancellation first: open, read and close are cancellation points, and a cancelled call
+	 * would leave a descriptor open.
+	 */
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &guest.cancel_state);
-	/* That alone is not enough: glibc sends an asynchronous cancel, and then looks at the type alone. */
+	/* That alone is not enough: glibc, on an asynchronous cancel, looks only at the type. */
 	pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &guest.cancel_type);
 	guest.error = errno;
 	return guest;
 }
 
-/* What the caller is told: a status, and for some of them an error and a name service error. */
+/*
+ * What is returned to the caller: a status, and for some of them an errno and a name service error.
+ */
 struct outcome {
 	enum nss_status status;
-	int error; /* 0: errno stays */
+	int error; /* 0: errno does not change */
 	int h_error;
 };
 
@@ -84,7 +89,7 @@ static const struct outcome bad_family = { NSS_STATUS_UNAVAIL, EAFNOSUPPORT, NO_
 
 struct answer {
 	struct host host;
-	struct wildcard v4, v6; /* of the families that were asked for; else WILDCARD_PLAIN */
+	struct wildcard v4, v6; /* of the requested families; else WILDCARD_PLAIN */
 };
 
 /* `family`: AF_INET, AF_INET6, or AF_UNSPEC for both. */
@@ -118,7 +123,7 @@ struct room {
 	size_t left;
 };
 
-/* Returns NULL where there is not that much, and takes nothing any more then. */
+/* Returns NULL if there is not enough room; every later call then fails as well. */
 static void *take(struct room *room, size_t size, size_t alignment)
 {
 	size_t gap = -(uintptr_t)room->next & (alignment - 1);
@@ -142,7 +147,7 @@ static char *take_text(struct room *room, const char *text)
 	return copy ? memcpy(copy, text, size) : NULL;
 }
 
-/* One name, its alias where it has another, and one address. */
+/* Fills in one name, its alias if it has one, and one address. */
 static struct outcome fill(const struct host *host, int family, const void *address,
 			   struct hostent *result, struct room room)
 {
@@ -194,7 +199,7 @@ static struct outcome fill_tuples(const struct answer *answer, struct gaih_addrt
 	if (!name)
 		return too_small;
 	first->name = name;
-	/* The caller may have a place for the first. */
+	/* The caller may provide the first tuple. */
 	if (*list)
 		**list = *first;
 	else
@@ -215,7 +220,7 @@ enum nss_status _nss_vip_gethostbyname4_r(const char *name, struct gaih_addrtupl
 	if (outcome.status == NSS_STATUS_SUCCESS)
 		outcome = fill_tuples(&answer, list, (struct room){ buffer, size });
 	if (outcome.status == NSS_STATUS_SUCCESS && ttl)
-		*ttl = 0; /* of this process alone */
+		*ttl = 0; /* not to be cached: the answer is for this process alone */
 	return leave(guest, outcome, errnop, h_errnop);
 }
 
@@ -259,7 +264,10 @@ enum nss_status _nss_vip_gethostbyname_r(const char *name, struct hostent *resul
 
 /* ---- addresses ---- */
 
-/* Addresses that are no session's, whichever: no need to ask. `address` need not be aligned. */
+/*
+ * Whether an address cannot be a session's, so that the kernel need not be asked. `address` need
+ * not be aligned.
+ */
 static bool is_nobodys(int family, const void *address)
 {
 	struct in6_addr v6;

@@ -14,10 +14,12 @@ union name {
 };
 
 /*
- * Binds a socket to the wildcard and no port, and asks for its name. IP_BIND_ADDRESS_NO_PORT: no port is
- * taken, so nothing clashes and nothing can be received, and the hooks tell such a socket its true
- * address whatever the policy's wildcardName says. IPV6_V6ONLY: a dual-stack socket without a port is left
- * on ::. Returns 0 or an errno.
+ * Binds a socket to the wildcard without a port, and asks for its name.
+ *
+ * With IP_BIND_ADDRESS_NO_PORT it takes no port, so it cannot collide with other sockets and cannot
+ * receive anything, and the hooks return its true address whatever the policy's wildcardName is.
+ * IPV6_V6ONLY is needed because the hooks leave a dual-stack socket without a port on ::. Returns 0
+ * or an errno.
  */
 static int ask(int family, union name *name)
 {
@@ -50,13 +52,15 @@ struct wildcard wildcard_of(int family)
 	int error = ask(family, &name);
 
 	if (error == EADDRNOTAVAIL) {
-		/* The wildcard is never "not available", but where a session should have an address. */
+		/*
+		 * A bind to the wildcard fails so only if the session should have an address and has none.
+		 */
 		wildcard.kind = WILDCARD_WITHHELD;
 	} else if (is_shortage(error)) {
 		wildcard.kind = WILDCARD_FAILED;
 		wildcard.error = error;
 	} else if (error) {
-		/* This process may have no such sockets at all. */
+		/* This process may not open such sockets. */
 	} else if (family == AF_INET) {
 		wildcard.address.v4 = name.v4.sin_addr;
 		if (name.v4.sin_addr.s_addr != htonl(INADDR_ANY))
@@ -65,8 +69,8 @@ struct wildcard wildcard_of(int family)
 		wildcard.address.v6 = name.v6.sin6_addr;
 		wildcard.kind = WILDCARD_ADDRESS;
 		/*
-		 * ::1 is where the wildcard of a session is that has no IPv6 address, and it is where a program
-		 * is at home that prefers the loopback. Only the latter is on 127.0.0.1 as well.
+		 * The wildcard is ::1 in a session that has no IPv6 address, and for a program that prefers the
+		 * loopback. Only for the latter, the IPv4 wildcard is 127.0.0.1.
 		 */
 		if (IN6_IS_ADDR_LOOPBACK(&name.v6.sin6_addr)) {
 			error = ask(AF_INET, &name);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * calls MODULE NAME COUNT: looks NAME up COUNT times in the name service module, between two calls of
- * getppid(2), by which they are found in what strace says. One look-up before that is not counted.
+ * calls MODULE NAME COUNT: looks NAME up COUNT times in the name service module, between two calls
+ * of getppid(2), which mark the look-ups in the output of strace. One look-up before that is not
+ * counted.
  */
 #include <dlfcn.h>
 #include <nss.h>

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * nss/ on a host that is made up: what it asks libc for (--wrap of the linker; scripts/test-nss has the
- * list) is answered from `world`, so that every session, host and shortage can be had without one.
+ * Tests nss/ on a simulated host: the linker's --wrap (scripts/test-nss has the list) redirects the
+ * functions of libc that the module calls, and `world` has their results. Every session, host and
+ * shortage can be tested in this way.
  *
- * The module's own code runs as it is. The exit code is 0 where every check held.
+ * The module's own code is unchanged. The exit code is 0 if every check held.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -33,8 +34,8 @@ NSS_DECLARE_MODULE_FUNCTIONS(vip)
 /* ---- the world ---- */
 
 static struct {
-	const char *node, *hosts, *domain; /* NULL: there is no file, no domain */
-	const char *v4, *v6;		   /* what the wildcard is */
+	const char *node, *hosts, *domain; /* NULL: there is no file, or no domain */
+	const char *v4, *v6;		   /* what a bind to the wildcard gives */
 	int socket_error, bind_error4, bind_error6;
 	time_t second;
 } world;
@@ -94,7 +95,7 @@ int __wrap_close(int fd)
 	int result = __real_close(fd);
 
 	closes++;
-	errno = EIO; /* whatever it says must not get out */
+	errno = EIO; /* whatever the errno is, it must not reach the caller */
 	return result;
 }
 
@@ -137,7 +138,7 @@ struct __res_state *__wrap___res_state(void)
 	return &state;
 }
 
-/* A host that is called vm.example.com, and a session on it with a virtual IP of each family. */
+/* A host with the name vm.example.com, and a session on it with a virtual IP of each family. */
 static void make_world(void)
 {
 	static time_t second = 100;
@@ -147,7 +148,7 @@ static void make_world(void)
 	world.hosts = "127.0.0.1 localhost\n192.0.2.1\tvm.example.com vm www\n";
 	world.v4 = "10.20.0.17";
 	world.v6 = "2001:db8:20::17";
-	world.second = second += 10; /* nothing is remembered of the last one */
+	world.second = second += 10; /* so that nothing is cached from the previous one */
 }
 
 static void out_of_session(void)
@@ -191,7 +192,7 @@ static unsigned int open_descriptors(void)
 
 /* ---- one look-up ---- */
 
-enum { MINE = 4711 }; /* an errno of the caller's */
+enum { MINE = 4711 }; /* an errno of the caller's own */
 
 struct result {
 	enum nss_status status;
@@ -260,7 +261,7 @@ static struct result by_address_into(const char *text, char *buffer, size_t size
 	char address[17] = {};
 	struct hostent host;
 
-	/* At an odd place: a caller's address need not be aligned. */
+	/* At an odd address: a caller's buffer need not be aligned. */
 	inet_pton(family, text, address + 1);
 	errno = MINE;
 	result.status =
@@ -279,7 +280,7 @@ static struct result by_address(const char *text)
 	return by_address_into(text, buffer, sizeof(buffer));
 }
 
-/* `text` NULL: it is another's name. */
+/* `text` NULL: it is not the host's name. */
 static void expect(int line, struct result result, const char *text)
 {
 	bool held;
@@ -325,7 +326,7 @@ static void test_names(void)
 		  "vm.example.com,vm" },
 		{ ROW, "vm", "192.0.2.1 vm vm.example.com", NULL, "vm.example.com",
 		  "vm.example.com,vm" },
-		/* Others'. */
+		/* Names of other hosts. */
 		{ ROW, "vm", "192.0.2.1 vm.example.com vm", NULL, "vm..", NULL },
 		{ ROW, "vm", "192.0.2.1 vm.example.com vm", NULL, "", NULL },
 		{ ROW, "vm", "192.0.2.1 vm.example.com vm", NULL, ".", NULL },
@@ -338,11 +339,11 @@ static void test_names(void)
 		{ ROW, "vm", "192.0.2.1 vm.example.com vm www", NULL, "www", NULL },
 		{ ROW, "vm", "192.0.2.1 vm.example.com vm", "corp.example", "vm.corp.example",
 		  NULL },
-		/* Another machine of that first label. */
+		/* Another machine with the same first label. */
 		{ ROW, "vm", "192.0.2.9 vm.other.example\n", NULL, "vm.other.example", NULL },
 		{ ROW, "vm", "192.0.2.9 vm.other.example\n192.0.2.1 vm", NULL, "vm.other.example",
 		  NULL },
-		/* What a hosts file may look like. */
+		/* Forms of a hosts file. */
 		{ ROW, "vm", "# 192.0.2.1 vm.example.com vm\n", NULL, "vm.example.com", NULL },
 		{ ROW, "vm", "192.0.2.1 vm.example.com # vm\n", NULL, "vm.example.com", NULL },
 		{ ROW, "vm", "192.0.2.1 vm.example.com vm#\n", NULL, "vm", "vm.example.com,vm" },
@@ -366,7 +367,7 @@ static void test_names(void)
 		{ ROW, "vm", NULL, "", "vm", "vm" },
 		{ ROW, "vm", NULL, ".", "vm", "vm" },
 		{ ROW, "vm", NULL, "localhost", "vm.localhost", NULL },
-		/* A node name that is a full one. */
+		/* A node name that is fully qualified. */
 		{ ROW, "vm.a.org", "192.0.2.1 vm.example.com vm.a.org", "b.org", "vm",
 		  "vm.a.org,vm" },
 		{ ROW, "vm.a.org", "192.0.2.1 vm.example.com vm.a.org", "b.org", "vm.a.org",
@@ -375,14 +376,14 @@ static void test_names(void)
 		  NULL },
 		{ ROW, "vm.a.org", NULL, "b.org", "vm.b.org", NULL },
 		{ ROW, "vm.a.org.", NULL, NULL, "vm.a.org", "vm.a.org,vm" },
-		/* localhost is nobody's. */
+		/* localhost is never answered. */
 		{ ROW, "vm", NULL, NULL, "localhost", NULL },
 		{ ROW, "localhost", NULL, NULL, "localhost", NULL },
 		{ ROW, "LocalHost", NULL, "example.com", "LOCALHOST.", NULL },
 		{ ROW, "localhost.localdomain", NULL, NULL, "localhost.localdomain", NULL },
 		{ ROW, "localhost.localdomain", NULL, NULL, "localhost", NULL },
 		{ ROW, "vm.localhost", NULL, NULL, "vm", NULL },
-		/* No name at all. */
+		/* An empty name. */
 		{ ROW, "", NULL, NULL, "", NULL },
 		{ ROW, ".", NULL, NULL, ".", NULL },
 		{ ROW, "(none)", NULL, NULL, "vm", NULL },
@@ -417,14 +418,14 @@ static void test_long_hosts(void)
 		if (!length)
 			hosts[0] = '1';
 		world.hosts = hosts;
-		if (length) /* else there is no address before them */
+		if (length) /* otherwise no address precedes them */
 			EXPECT(by_name("vm.example.com", AF_INET), "vm.example.com,vm 10.20.0.17");
 		if (length > 4200)
 			break;
 	}
 }
 
-/* xorshift: the same on every run. */
+/* xorshift, with the same numbers on every run. */
 static uint64_t next_random(void)
 {
 	static uint64_t state = 88172645463325252u;
@@ -483,7 +484,7 @@ static void test_families(void)
 	EXPECT(by_name("vm", AF_UNSPEC), "vm.example.com 10.20.0.17");
 	EXPECT_AGAIN(by_name("vm", AF_INET6), EAGAIN, NO_DATA);
 
-	/* The same where there is no LO6. */
+	/* The same without an LO6. */
 	make_world();
 	world.bind_error6 = EADDRNOTAVAIL;
 	EXPECT(by_name("vm", AF_UNSPEC), "vm.example.com 10.20.0.17");
@@ -508,7 +509,7 @@ static void test_families(void)
 	EXPECT(by_name("www", AF_INET), NULL);
 	EXPECT(by_address("192.0.2.1"), NULL);
 
-	/* A program that prefers the loopback is at home there. */
+	/* A program that prefers the loopback gets it. */
 	make_world();
 	world.v4 = "127.0.0.1";
 	world.v6 = "::1";
@@ -516,7 +517,7 @@ static void test_families(void)
 	EXPECT(by_name("vm", AF_INET6), "vm.example.com,vm ::1");
 	EXPECT(by_name("vm", AF_UNSPEC), "vm.example.com 127.0.0.1 ::1");
 
-	/* A program that may have no sockets. */
+	/* A program that may not open sockets. */
 	for (int i = 0; i < 3; i++) {
 		make_world();
 		world.socket_error = (int[]){ EAFNOSUPPORT, EPERM, EACCES }[i];
@@ -524,7 +525,7 @@ static void test_families(void)
 		EXPECT(by_name("vm", AF_INET6), NULL);
 	}
 
-	/* One that has run out of descriptors or memory is not told the host's address. */
+	/* A program without descriptors or memory does not get the host's address. */
 	for (int i = 0; i < 4; i++) {
 		make_world();
 		world.socket_error = (int[]){ EMFILE, ENFILE, ENOMEM, ENOBUFS }[i];
@@ -535,7 +536,7 @@ static void test_families(void)
 	}
 }
 
-/* What only the longer forms give back. */
+/* What only the longer forms return. */
 static void test_forms(void)
 {
 	struct gaih_addrtuple own = { .scopeid = 7 }, *list = &own;
@@ -610,7 +611,7 @@ static void test_addresses(void)
 	EXPECT(by_address("0.0.0.0"), NULL);
 	EXPECT(by_address("::"), NULL);
 
-	/* The loopback's name is localhost, for those who prefer it, too. */
+	/* The name of the loopback is localhost, also for programs that prefer the loopback. */
 	make_world();
 	world.v4 = "127.0.0.1";
 	world.v6 = "::1";
@@ -621,7 +622,7 @@ static void test_addresses(void)
 	world.node = "localhost";
 	EXPECT(by_address("10.20.0.17"), NULL);
 
-	/* Of those nobody need be asked. */
+	/* For these addresses the kernel is not asked. */
 	make_world();
 	sockets = 0;
 	for (size_t i = 0; i < sizeof(nobodys) / sizeof(nobodys[0]); i++)
@@ -640,7 +641,7 @@ static bool is_inside(const void *pointer, size_t length, const char *buffer, si
 	return start >= buffer && start + length <= buffer + size;
 }
 
-/* Each size at each alignment: the right answer, or ERANGE and not a byte beyond the buffer. */
+/* Each size at each alignment: the right answer, or ERANGE and no byte beyond the buffer. */
 static void sweep(const char *what, struct result (*look_up)(char *buffer, size_t size),
 		  const char *answer)
 {
@@ -703,19 +704,19 @@ static void test_buffers(void)
 
 	result = by_name_into("vm", AF_UNSPEC, NULL, 0);
 	EXPECT_AGAIN(result, ERANGE, NETDB_INTERNAL);
-	/* Nothing to be put there, so none is needed. */
+	/* Nothing is written, so no room is needed. */
 	EXPECT(by_name_into("www", AF_UNSPEC, NULL, 0), NULL);
-	/* All there is in the address space. */
+	/* A size of the whole address space. */
 	EXPECT(by_name_into("vm", AF_INET, page, SIZE_MAX), "vm.example.com,vm 10.20.0.17");
 }
 
-/* ---- what it costs, and what it leaves ---- */
+/* ---- system calls, and what stays behind ---- */
 
 static void test_calls(void)
 {
 	static char name[64];
 
-	/* A name that is not ours: one uname(2) in that second, and nothing more. */
+	/* Another host's name: one uname(2) in that second, and nothing more. */
 	make_world();
 	unames = opens = sockets = closes = names = 0;
 	for (int i = 0; i < 10000; i++) {
@@ -727,7 +728,7 @@ static void test_calls(void)
 	CHECK(!opens && !sockets && !closes && !names, "%u %u %u %u", opens, sockets, closes,
 	      names);
 
-	/* Ours. */
+	/* The host's own name. */
 	make_world();
 	by_name("elsewhere", AF_INET);
 	unames = opens = sockets = closes = names = 0;
@@ -735,7 +736,10 @@ static void test_calls(void)
 	CHECK(unames == 1 && opens == 1 && sockets == 2 && closes == 3 && names == 2,
 	      "%u %u %u %u %u", unames, opens, sockets, closes, names);
 
-	/* A host that gets another name: seen at the next second, and nothing of the old one stays. */
+	/*
+	 * A host that gets another name: it is noticed in the next second, and nothing of the old name
+	 * remains.
+	 */
 	make_world();
 	EXPECT(by_name("vm", AF_INET), "vm.example.com,vm 10.20.0.17");
 	world.node = "crm";
@@ -808,7 +812,9 @@ static void *look_up_cancelled(void *is_asynchronous)
 	struct result result;
 
 	if (is_asynchronous) {
-		/* It is to come while the look-up runs: whoever waits for this sends it. */
+		/*
+		 * The cancel must arrive during the look-up: the thread that waits for this flag sends it.
+		 */
 		pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL);
 		came_back++;
 		for (;;) {
@@ -843,7 +849,7 @@ __attribute__((unused)) static void test_cancel(void)
 		CHECK(end == PTHREAD_CANCELED, "the thread was not cancelled");
 		CHECK(came_back == 1, "the look-up was cut short");
 	}
-#ifndef __SANITIZE_THREAD__ /* a thread may not be cancelled just anywhere in its code */
+#ifndef __SANITIZE_THREAD__ /* it does not support cancellation at any point of the code */
 	for (int i = 0; i < 500; i++) {
 		struct timespec pause = { .tv_nsec = (long)(next_random() % 100000) };
 
@@ -852,7 +858,7 @@ __attribute__((unused)) static void test_cancel(void)
 		pthread_create(&thread, NULL, look_up_cancelled, &came_back);
 		while (!came_back)
 			sched_yield();
-		nanosleep(&pause, NULL); /* anywhere in the loop will do */
+		nanosleep(&pause, NULL); /* any point in the loop will do */
 		pthread_cancel(thread);
 		pthread_join(thread, &end);
 		CHECK(end == PTHREAD_CANCELED, "the thread was not cancelled");
@@ -873,7 +879,7 @@ int main(void)
 	test_calls();
 	test_descriptors();
 	test_threads();
-#ifndef __SANITIZE_ADDRESS__ /* it takes the frames of a cancelled thread for its own */
+#ifndef __SANITIZE_ADDRESS__ /* it mistakes the frames of a cancelled thread for live ones */
 	test_cancel();
 #endif
 	if (failures)
