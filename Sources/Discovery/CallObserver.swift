@@ -6,13 +6,14 @@ internal import CVipObject
 public import Host
 import SystemPackage
 
-/// Programs that add up what the programs of some cgroups bind and connect to, and change nothing: bpf/discover.bpf.c.
+/// Observes what the programs of some cgroups bind and connect to, by BPF programs that change nothing:
+/// bpf/discover.bpf.c.
 ///
-/// Neither programs nor links nor maps are pinned: the kernel takes all of it away when this value or its process ends,
-/// by SIGKILL as well.
+/// Its programs, links and maps are not pinned. The kernel removes them when this value or its process ends, also by
+/// SIGKILL.
 public struct CallObserver: ~Copyable {
-    /// When the observing programs run among others: before all others they see what the program has asked for, else what
-    /// was attached earlier has rewritten the address already.
+    /// When the observing programs run. Before all others, they see the address that the program passed. Otherwise,
+    /// programs that were attached earlier have already rewritten it.
     public typealias Order = BPFLink.Order
 
     private static let hooks: [(program: String, type: AttachType)] = [
@@ -24,19 +25,19 @@ public struct CallObserver: ~Copyable {
     private let events: RingBuffer
     private var links: [Held] = []
 
-    /// An array cannot have what is not copyable.
+    /// An array cannot hold noncopyable values.
     private final class Held {
         let link: BPFLink
 
         init(_ link: consuming BPFLink) { self.link = link }
     }
 
-    /// How many new processes are taken at once, while they come faster than they are taken: a full ring holds no more.
+    /// How many events are taken at a time, while more arrive: a full ring holds no more.
     private static let eventLimit = 8192
 
-    /// Has the kernel verify the programs and make the maps; attaches nothing yet.
+    /// Loads the programs and creates the maps. It attaches nothing yet.
     ///
-    /// - Throws: ``Failure``: unavailable where the verifier refuses them, and not permitted.
+    /// - Throws: ``Failure``: unavailable if the verifier refuses the programs, and not permitted.
     public init() throws(Failure) {
         var size = 0
         let bytes = vip_discover_object_bytes(&size)
@@ -47,9 +48,9 @@ public struct CallObserver: ~Copyable {
         self.object = object
     }
 
-    /// Observes a cgroup and all below it from now on, for as long as this value lives.
+    /// Observes a cgroup and all below it from now on, as long as this value exists.
     ///
-    /// - Returns: when the programs run: first where the kernel can (seen: 6.18 can, 6.1 cannot).
+    /// - Returns: when the programs run: first, if the kernel supports that (seen: 6.18 does, 6.1 does not).
     @discardableResult
     public mutating func attach(to cgroup: Cgroup) throws(Failure) -> Order {
         let what = "observe cgroup \(cgroup.path)"
@@ -79,15 +80,15 @@ public struct CallObserver: ~Copyable {
         links.append(Held(link))
     }
 
-    // MARK: What was seen
+    // MARK: Results
 
-    /// Becomes readable when a process was seen for the first time: for poll(2).
+    /// A descriptor for poll(2), readable when a process was seen for the first time.
     public var eventDescriptor: CInt { events.pollDescriptor }
 
-    /// Processes that were seen for the first time since the last call; does not wait.
+    /// The processes that were seen for the first time since the last call. Does not wait.
     public func newProcesses() -> [vip_seen_event] { events.take(atMost: Self.eventLimit) }
 
-    /// Tells which addresses this host has: what goes elsewhere is not kept. Besides 127/8, ::1 and the wildcards.
+    /// Sets which addresses this host has, besides 127/8, ::1 and the wildcards. Connections to others are not kept.
     public func setLocal(_ addresses: [vip_address]) throws(Failure) {
         let map: BPFMap<vip_address, UInt32> = try object.map("local_addresses")
         try map.set(addresses.map { (key: $0, value: 1) })
@@ -105,7 +106,7 @@ public struct CallObserver: ~Copyable {
         try object.map("seen_endpoints").rows()
     }
 
-    /// What found no room.
+    /// The number of events and entries for which there was no room.
     public func lost() throws(Failure) -> vip_seen_lost {
         let map: BPFMap<UInt32, vip_seen_lost> = try object.map("seen_lost")
         return try map.valuesPerCPU(of: 0).reduce(into: vip_seen_lost()) { sum, row in

@@ -10,20 +10,19 @@ import PolicyMaps
 package import Sessions
 package import SystemPackage
 
-/// What is observed of some cgroups: by programs in the kernel from the beginning on, and by the sockets that are open.
+/// Observes some cgroups: by BPF programs from the start on, and by the sockets that are open.
 ///
-/// Who has opened something is found out while it lives; of a process that was too quick for that, the kernel's own name of
-/// its file is left.
+/// It identifies a process while that runs. If the process ends first, only the kernel's name of its file is known.
 package final class Observation {
-    /// The topmost of the cgroups that were asked for.
+    /// The uppermost of the requested cgroups.
     package let cgroups: [Cgroup]
-    /// Whether calls are seen as they were made in all of them: see ``CallObserver/Order``.
+    /// Whether calls are seen as they were made, in all of the cgroups: see ``CallObserver/Order``.
     package private(set) var order = CallObserver.Order.first
     private var observer: CallObserver
     private let instance: Instance
     private let ephemeral = EphemeralPorts.current()
 
-    /// Whatever the kernel has a key of its own for.
+    /// A program as the kernel's maps distinguish it.
     private struct KernelProgram: Hashable {
         var inode: UInt64
         var device: UInt32
@@ -35,36 +34,36 @@ package final class Observation {
             comm = Observation.text(of: row.comm)
         }
     }
-    /// What a program is in the report.
+    /// A program as the report distinguishes it.
     private struct Identity: Hashable {
         var path: [UInt8]?
         var name: [UInt8]
         var script: [UInt8]?
-        /// Tells those apart of which no path is known.
+        /// Distinguishes programs whose path is not known.
         var inode: UInt64 = 0
     }
 
     private var executables: [KernelProgram: ProcessFacts.Executable] = [:]
-    /// The paths of cgroups by ID, from the hierarchy's root.
+    /// The paths of cgroups by ID, relative to the hierarchy's root.
     private var paths: [UInt64: FilePath] = [:]
-    /// From the socket tables: what was open, by program.
+    /// The programs with open sockets, from the socket tables.
     private var open: [Identity: ObservedProgram] = [:]
     private var openProcesses: [Identity: Set<pid_t>] = [:]
     private var hosts = HostAddresses()
-    /// Processes whose sockets could not be looked at.
+    /// The number of processes whose sockets could not be read.
     package private(set) var unreadable = 0
 
-    /// Sockets of one program that are taken from the tables: as many as its calls may take in the kernel's.
+    /// The most sockets of one program that are kept from the tables; as many as the kernel's map keeps of its calls.
     private static let openLimit = Int(VIP_SEEN_ENDPOINTS_EACH)
 
-    /// Loads the observing programs; attaches none yet.
+    /// Loads the observing programs. It attaches none yet.
     package init(of cgroups: [Cgroup], _ instance: Instance) throws(Failure) {
         self.cgroups = cgroups
         self.instance = instance
         observer = try CallObserver()
     }
 
-    /// Attaches the observing programs, then takes in what is open.
+    /// Attaches the observing programs, then reads which sockets are open.
     package func start() throws(Failure) {
         try refreshAddresses()
         for cgroup in cgroups {
@@ -76,9 +75,9 @@ package final class Observation {
     /// Readable when ``takeInNew()`` has something to do.
     package var eventDescriptor: CInt { observer.eventDescriptor }
 
-    // MARK: Meanwhile
+    // MARK: During the observation
 
-    /// Looks at processes that were seen for the first time, while they live.
+    /// Identifies processes that were seen for the first time, while they run.
     package func takeInNew() {
         for event in observer.newProcesses() {
             let program = KernelProgram(event.process.program)
@@ -86,7 +85,7 @@ package final class Observation {
             guard executables[program] == nil || needsPath else { continue }
             let process = ProcessFacts(pid_t(bitPattern: event.process.pid))
             if executables[program] == nil, let executable = process.executable,
-                // It may have become another program since, or another process.
+                // The process may have executed another program since, or the PID may be another process's.
                 executable.inode == program.inode
                     || Self.bytes(executable.path.lastComponent) == Self.text(of: event.name)
             {
@@ -100,7 +99,7 @@ package final class Observation {
 
     private func cgroup(at path: FilePath) -> (id: UInt64, path: FilePath)? {
         guard let observed = cgroups.first else { return nil }
-        // Below the mount point, which the observed cgroup's path and depth give.
+        // The mount point: the observed cgroup's path without as many components as it is deep.
         var root = observed.path
         for _ in 0..<observed.level { root.removeLastComponent() }
         var status = stat()
@@ -109,7 +108,7 @@ package final class Observation {
         return (UInt64(status.st_ino), full)
     }
 
-    /// Learns which addresses are this host's and which are sessions'.
+    /// Reads which addresses are this host's and which are sessions'.
     package func refreshAddresses() throws(Failure) {
         var found = HostAddresses()
         let registry = try? instance.registry()
@@ -123,7 +122,7 @@ package final class Observation {
         found.own = Set(try Netlink().hostAddresses().map(\.address)).subtracting(found.virtualIPs)
         let all = found.own.union(found.virtualIPs).union(found.virtualLoopbacks)
         let fresh = all.subtracting(hosts.own).subtracting(hosts.virtualIPs).subtracting(hosts.virtualLoopbacks)
-        // 127/8 and ::1 it knows by itself.
+        // The observer knows 127/8 and ::1 itself.
         try observer.setLocal(fresh.filter { !$0.isLoopback }.map { vip_address($0) })
         hosts = HostAddresses(
             own: hosts.own.union(found.own).subtracting(found.virtualIPs),
@@ -131,7 +130,7 @@ package final class Observation {
             virtualLoopbacks: hosts.virtualLoopbacks.union(found.virtualLoopbacks))
     }
 
-    /// Takes in the sockets that processes of the observed cgroups have open now.
+    /// Reads the sockets that processes of the observed cgroups have open now.
     package func takeInOpen() throws(Failure) {
         let sockets = try SocketDump.sockets()
         let served = Set(sockets.filter { $0.isServing && $0.transport != .udp }.map(\.local.port))
@@ -178,7 +177,7 @@ package final class Observation {
         }
     }
 
-    /// What an open socket says of the program that has it; `nil` for one that a server has accepted.
+    /// The use that an open socket shows; `nil` for a connection that a server has accepted.
     private static func use(
         of socket: InternetSocket, servedPorts: Set<UInt16>, _ hosts: HostAddresses
     ) -> AddressUse? {
@@ -203,18 +202,19 @@ package final class Observation {
             port: isKept ? port : 0, isAsked: isAsked)
     }
 
-    // MARK: In the end
+    // MARK: At the end
 
     package struct Result {
         package var programs: [ObservedProgram]
         package var ephemeral: ClosedRange<UInt16>
         package var order: CallObserver.Order
         package var lost: vip_seen_lost
-        /// Paths of the cgroups that are still known, by ID.
+        /// The paths of the cgroups, by ID, as far as they are known.
         package var cgroupPaths: [UInt64: FilePath]
     }
 
-    /// All that was seen, as programs. Takes in once more what is open, for `listen` without `bind` is no call of ours.
+    /// All that was seen, by program. It reads the open sockets once more, because `listen` without `bind` is not
+    /// observed.
     package func result() throws(Failure) -> Result {
         takeInNew()
         try? refreshAddresses()
@@ -236,7 +236,7 @@ package final class Observation {
                 processName: Self.text(of: process.program.comm))
         }
         for (identity, seen) in seenPIDs {
-            // Those with open sockets that have made no call meanwhile.
+            // Add the processes with open sockets that made no call during the observation.
             pids[identity] =
                 counts[identity, default: 0]
                 + (openProcesses[identity] ?? []).count { !seen.contains(UInt32(bitPattern: $0)) }
@@ -279,7 +279,7 @@ package final class Observation {
         return root.appending(path.components)
     }
 
-    /// Which program each of the kernel's is. Of one file, one process that was looked at is enough.
+    /// The program that each of the kernel's rows belongs to. For each file, one identified process is enough.
     private func identities(
         _ names: [(key: vip_seen_program, value: vip_seen_name)]
     ) -> [KernelProgram: Identity] {
@@ -298,7 +298,7 @@ package final class Observation {
                 result[program] = Self.identity(executable, comm: program.comm)
             } else {
                 let name = Self.text(of: value.name)
-                // One with open sockets of that name and inode, though no process of these calls was found alive.
+                // No process of these calls was identified: look for one with open sockets and the same name and inode.
                 let script = Self.script(name, comm: program.comm)
                 result[program] =
                     open.keys.first { $0.name == name && $0.script == script && $0.inode == program.inode }
@@ -314,7 +314,7 @@ package final class Observation {
             path: bytes(executable.path), name: name, script: script(name, comm: comm), inode: executable.inode)
     }
 
-    /// The process's name where it is that of a script which the executable runs.
+    /// The process's name, if it is that of a script which the executable runs.
     private static func script(_ name: [UInt8], comm: [UInt8]) -> [UInt8]? {
         guard ObservedProgram.isInterpreter(name), !comm.isEmpty, !name.starts(with: comm),
             !ObservedProgram.isInterpreter(comm)
@@ -346,7 +346,8 @@ package final class Observation {
             sharesAddress: row.flags & VIP_SEEN_REUSEADDR.rawValue != 0)
     }
 
-    /// Finds the paths of cgroups whose processes had ended before they were looked at: a walk through what is observed.
+    /// Finds the paths of cgroups whose processes ended before they were identified, by a walk through the observed
+    /// cgroups.
     private func locateCgroups(_ wanted: Set<UInt64>) {
         var missing = wanted.subtracting(paths.keys)
         guard !missing.isEmpty else { return }
@@ -365,7 +366,7 @@ package final class Observation {
         }
     }
 
-    /// The bytes of a C string in a structure of fixed size.
+    /// The bytes of a C string in an array of fixed size.
     private static func text<Characters>(of characters: Characters) -> [UInt8] {
         withUnsafeBytes(of: characters) { Array($0.prefix { $0 != 0 }) }
     }
@@ -386,7 +387,7 @@ package final class Observation {
 }
 
 extension Instance {
-    /// The policy that sessions have now; the defaults where none was applied or there is no registry.
+    /// The policy that sessions have now; the defaults if none was applied or there is no registry.
     package func policyInForce() throws(Failure) -> Policy {
         guard FileStatus.exists(state.registry) else { return Policy() }
         return try policy(try registry())

@@ -4,7 +4,7 @@ package import Network
 package import Policy
 import SystemPackage
 
-/// What an address is to the hooks: which of the contract's rows a call on it falls into.
+/// The class of an address, by which the hooks decide: each class has its row in the contract.
 package enum AddressClass: String, Encodable, CaseIterable {
     /// 0.0.0.0 or ::
     case wildcard
@@ -13,12 +13,12 @@ package enum AddressClass: String, Encodable, CaseIterable {
     case hostAddress = "host_address"
     case virtualIP = "virtual_ip"
     case virtualLoopback = "virtual_loopback"
-    /// The rest of 127/8, where nothing is moved: 127.0.0.53.
+    /// The rest of 127/8, which the hooks do not change: 127.0.0.53.
     case otherLoopback = "other_loopback"
-    /// Neither of this host nor moved: another host, multicast.
+    /// Addresses that are not this host's, which the hooks do not change: other hosts, multicast.
     case elsewhere
 
-    /// As it stands in a table.
+    /// The text for a table.
     package var label: String {
         switch self {
         case .wildcard: "any address"
@@ -51,7 +51,7 @@ package struct HostAddresses {
     package static let localhost6 = IPAddress(.v6, value: 1)
 }
 
-/// One thing that a program has opened.
+/// An address and port that a program has bound or connected to.
 package struct AddressUse: Hashable {
     package enum Call: String, Encodable { case bind, connect }
     package enum Transport: String, Encodable { case tcp, udp }
@@ -59,57 +59,57 @@ package struct AddressUse: Hashable {
     package var call: Call
     package var transport: Transport
     package var addressClass: AddressClass
-    /// `nil` where it is not kept: elsewhere.
+    /// The address; `nil` if it is elsewhere, because those are not kept.
     package var address: IPAddress?
-    /// 0: the kernel chooses.
+    /// The port; 0 if the kernel chooses it.
     package var port: UInt16
-    /// Whether the program has asked for this port, rather than been seen on it.
+    /// Whether the program requested this port; `false` if a socket was only seen on it.
     package var isAsked: Bool
-    /// `::` that does not take IPv4.
+    /// Whether it is `::` without IPv4.
     package var isV6Only = false
-    /// SO_REUSEPORT; `nil` where nobody says.
+    /// Whether SO_REUSEPORT is set; `nil` if it is not known.
     package var sharesPort: Bool?
-    /// SO_REUSEADDR, which lets UDP sockets share a port.
+    /// Whether SO_REUSEADDR is set, which lets UDP sockets share a port; `nil` if it is not known.
     package var sharesAddress: Bool?
 
-    /// `TCP 127.0.0.1:6379`, `UDP [::]:53`
+    /// The text form: `TCP 127.0.0.1:6379`, `UDP [::]:53`.
     package var text: String {
         let host = address.map { $0.family == .v4 ? "\($0)" : "[\($0)]" } ?? "elsewhere"
         return "\(transport.rawValue.uppercased()) \(host):\(port)"
     }
 }
 
-/// A program as its entry in a program list would name it, and what its processes have done.
+/// A program, as an entry of a program list distinguishes it, and what its processes have done.
 package struct ObservedProgram {
-    /// The executable's file, as the processes see it.
+    /// The path of the executable, as the processes see it.
     package var path: [UInt8]?
-    /// The name of that file; as the kernel has it where the path is not known, cut at 63 bytes.
+    /// The name of the executable. If the path is not known, the kernel's name of it, which has at most 63 bytes.
     package var name: [UInt8]
-    /// Where the executable runs scripts, and the process goes by another name than it: that name, at most 15 bytes.
+    /// If the executable runs scripts and the process has another name, that name; at most 15 bytes.
     package var script: [UInt8]?
-    /// What its processes are called: `redis-server`, where that is a link to redis-check-rdb. At most 15 bytes each.
+    /// The names of its processes: `redis-server`, which is a link to redis-check-rdb. At most 15 bytes each.
     package var processNames: Set<[UInt8]> = []
     package var opened: Set<AddressUse> = []
-    /// Whether it has opened more than was kept.
+    /// Whether it has opened more than is kept.
     package var isCut = false
     package var processes = 0
-    /// Whether there were more processes than were kept.
+    /// Whether there were more processes than are kept.
     package var hasMoreProcesses = false
     /// The IDs of the sessions that its processes were in.
     package var sessions: Set<UInt32> = []
     package var cgroups: Set<UInt64> = []
     package var users: Set<UInt32> = []
 
-    /// A few are enough to know that there is no one name; a program may give itself any number.
+    /// Notes a name of its processes. Only a few are kept: a program may give its processes any number of names.
     package mutating func note(processName: [UInt8]) {
         if processNames.count < 8 { processNames.insert(processName) }
     }
 
-    /// Executables that run other people's programs: their name says nothing of which.
+    /// Whether the executable runs other programs, which its own name does not identify.
     package var isInterpreter: Bool { Self.isInterpreter(name) }
 
     package static func isInterpreter(_ name: [UInt8]) -> Bool {
-        // python3.11, perl5.36.0, php8.2: with a version or without, and nothing else behind it.
+        // Names like python3.11, perl5.36.0, php8.2: with a version or without, and nothing after it.
         let text = String(decoding: name, as: UTF8.self).lowercased()
         let stem = text.prefix { !$0.isNumber }
         guard text.dropFirst(stem.count).allSatisfy({ $0.isNumber || $0 == "." }) else { return false }
@@ -121,7 +121,7 @@ package struct ObservedProgram {
         return known.contains(stem)
     }
 
-    /// Whether an entry of a program list is about it, as the hooks compare: by path, by name, by the process's name.
+    /// Whether an entry of a program list matches, as in the hooks: by path, by name, or by the process's name.
     package func isListed(in entries: [ProgramEntry]) -> Bool {
         entries.contains { entry in
             switch entry {
@@ -132,7 +132,7 @@ package struct ObservedProgram {
         }
     }
 
-    /// What a person calls it.
+    /// The name that users know it by.
     package var label: String {
         let file = String(decoding: name, as: UTF8.self)
         let only = processNames.count == 1 ? processNames.first.flatMap { name.starts(with: $0) ? nil : $0 } : nil
@@ -141,7 +141,7 @@ package struct ObservedProgram {
     }
 }
 
-/// What two instances of a program would have of each other, and what it needs so that they have not.
+/// Whether two instances of a program clash, and what prevents that.
 package struct Verdict {
     package enum Need: String, Encodable {
         case virtualIP = "virtual_ip"
@@ -166,32 +166,32 @@ package struct Verdict {
         }
     }
 
-    /// Whether a second instance finds the port taken.
+    /// Whether the port is in use for a second instance.
     package enum Clash: String, Encodable {
         case no
-        /// SO_REUSEPORT, or SO_REUSEADDR of UDP: a second one of the same user gets a part of what comes; of another user,
-        /// TCP refuses it.
+        /// SO_REUSEPORT, or SO_REUSEADDR of UDP: a second instance of the same user gets a part of the traffic. For
+        /// another user, TCP refuses it.
         case shared
         case yes
     }
 
     package var need: Need
     package var clash: Clash
-    /// What they would clash on: `TCP 127.0.0.1:6379`, sorted.
+    /// The addresses and ports on which they would clash, sorted: `TCP 127.0.0.1:6379`.
     package var clashesOn: [String]
     /// One sentence, without a full stop.
     package var reason: String
 }
 
-/// The verdicts on a number of programs, which depend on each other: a client needs what its server needs.
+/// The verdicts on several programs. They depend on each other: a client needs what its server needs.
 package struct Verdicts {
-    /// net.ipv4.ip_local_port_range
+    /// The range of net.ipv4.ip_local_port_range.
     package let ephemeral: ClosedRange<UInt16>
     private struct Service: Hashable {
         var transport: AddressUse.Transport
         var port: UInt16
     }
-    /// Who serves what moves with the virtual loopback or from the wildcard, and how it is called.
+    /// The name of the program that serves each port, for addresses that virtual loopback or virtual IP replaces.
     private var onLoopback: [Service: String] = [:]
     private var onVirtualIP: [Service: String] = [:]
 
@@ -209,10 +209,10 @@ package struct Verdicts {
         }
     }
 
-    /// How many ports of the ephemeral range a program may ask for by number before it is held to be choosing at random.
+    /// How many ports of the ephemeral range a program may request before they count as chosen at random.
     private static let askedEphemeralLimit = 4
 
-    /// Binds to a port that a second instance would ask for again.
+    /// The binds to ports that a second instance would request again.
     package func fixedBinds(of program: ObservedProgram) -> [AddressUse] {
         let binds = program.opened.filter { $0.call == .bind && $0.port != 0 }
         let asked = Set(binds.filter { $0.isAsked && ephemeral.contains($0.port) }.map(\.port))
@@ -236,7 +236,7 @@ package struct Verdicts {
         if let first = Self.telling(narrow) { reasons.append("it serves \(first.text)\(Self.more(narrow))") }
         var need = Verdict.Need(virtualIP: !wide.isEmpty, loopback: !narrow.isEmpty)
 
-        // A client needs what the server that it connects to needs, or it would look for it in the old place.
+        // A client needs what its server needs, or it would connect to the server's old address.
         for use in program.opened.filter({ $0.call == .connect }).sorted(by: { $0.text < $1.text }) {
             let service = Service(transport: use.transport, port: use.port)
             switch use.addressClass {
@@ -277,14 +277,14 @@ package struct Verdicts {
         return "it only connects to other hosts"
     }
 
-    /// What a second instance of the same program meets at the same port.
+    /// What happens if a second instance of the program uses the same port.
     private static func clash(of use: AddressUse) -> Verdict.Clash {
         if use.addressClass == .virtualIP || use.addressClass == .virtualLoopback { return .no }
         if use.sharesPort == true || use.transport == .udp && use.sharesAddress == true { return .shared }
         return .yes
     }
 
-    /// The one to name: what clashes, before what does not; then by port.
+    /// The use to name in the reason: one that clashes if there is one, then by port.
     private static func telling(_ uses: [AddressUse]) -> AddressUse? {
         uses.min { ($0.isAsked ? 0 : 1, $0.port, $0.text) < ($1.isAsked ? 0 : 1, $1.port, $1.text) }
     }

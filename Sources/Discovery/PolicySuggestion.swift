@@ -4,7 +4,7 @@ package import Host
 import Network
 package import Policy
 
-/// The policy with which what was found clashes no longer: the one in force, and the entries that it lacks.
+/// The policy that prevents the clashes that were found: the policy in force with the entries that it lacks.
 package struct PolicySuggestion {
     package struct Addition {
         package var entry: ProgramEntry
@@ -13,14 +13,14 @@ package struct PolicySuggestion {
     }
 
     package private(set) var policy: Policy
-    /// What was added, in order of the programs.
+    /// The added entries, in the order of the programs.
     package private(set) var additions: [Addition] = []
-    /// What an administrator has to know or do besides, a sentence each.
+    /// What else an administrator must know or do, one sentence each.
     package private(set) var remarks: [String] = []
 
     /// - Parameters:
-    ///   - found: Programs with the verdicts on them.
-    ///   - inForce: The policy that the sessions have now.
+    ///   - found: the programs with their verdicts.
+    ///   - inForce: the policy that the sessions have now.
     package init(for found: [(program: ObservedProgram, verdict: Verdict)], inForce: Policy) {
         policy = inForce
         for (program, verdict) in found where verdict.need != .neither {
@@ -58,16 +58,16 @@ package struct PolicySuggestion {
         policy[list].append(entry)
     }
 
-    /// By name where that is enough; by path where another program that was seen has the name, too.
+    /// The entry for a program: its name, or its path if another observed program has the same name.
     ///
-    /// - Returns: `nil` where neither can stand in a policy.
+    /// - Returns: `nil` if a policy can contain neither.
     package static func entry(for program: ObservedProgram, among all: [ObservedProgram]) -> ProgramEntry? {
         if let script = program.script { return entry(script) }
         let isAmbiguous =
             all.count { $0.name == program.name && $0.script == nil } > 1
             || all.contains { $0.script.map { $0 == Array(program.name.prefix(15)) } ?? false }
         if isAmbiguous, let entry = program.path.flatMap(entry) { return entry }
-        // 63 bytes may be the beginning of a longer name.
+        // A name of 63 bytes may be the start of a longer one.
         if program.path != nil || program.name.count < 63, let entry = entry(program.name) { return entry }
         return program.path.flatMap(entry)
     }
@@ -79,7 +79,7 @@ package struct PolicySuggestion {
         return entry
     }
 
-    /// The policy file, each addition with its reason above it all.
+    /// The text of the policy file, after a comment that gives the reason for each addition.
     package func text() throws(Failure) -> String {
         var lines = additions.map { addition in
             "# \(addition.entry.description.printableLine): \(addition.need.label): \(addition.reason.printableLine)"

@@ -5,19 +5,20 @@ import Host
 public import Network
 import SystemPackage
 
-/// Which addresses may become a session's. An answer from the network proves nothing: every host on the link can send one.
+/// Decides which addresses may become a session's. Answers from the network are not trusted: any host on the link can
+/// send one.
 public struct AddressCheck: Sendable {
-    /// Where leased addresses must lie.
+    /// The networks in which leased addresses must be.
     public enum Networks: Sendable {
-        /// In a prefix of the interface's own addresses.
+        /// In a prefix of one of the interface's own addresses.
         case ofInterface
-        /// In one of these.
+        /// In one of these ranges.
         case within([AddressRange])
     }
 
     public var networks: Networks
-    /// Asked of each address that a holder does not have yet: what else has it that the source does not know of, such as a session
-    /// with an address from a pool.
+    /// Called for each address that a holder does not have yet. Returns an owner that the source does not know, such as
+    /// a session with an address from a pool; `nil` if there is none.
     public var owner: @Sendable (IPAddress, LeaseHolder) -> String?
 
     public init(
@@ -28,14 +29,14 @@ public struct AddressCheck: Sendable {
         self.owner = owner
     }
 
-    /// Why an address cannot be a session's; `nil` where it can.
+    /// Why an address cannot be a session's; `nil` if it can.
     ///
     /// - Parameters:
-    ///   - holder: the one to get it.
-    ///   - interface: that the lease is for.
-    ///   - held: what the holder has.
-    ///   - before: what the holder had before, which may still be on the interface.
-    ///   - placed: every IPv4 address of the host.
+    ///   - holder: the holder that would get it.
+    ///   - interface: the interface that the lease is for.
+    ///   - held: the address that the holder has.
+    ///   - before: the address that the holder had before, which may still be on the interface.
+    ///   - placed: all IPv4 addresses of the host.
     func refusal(
         of address: IPAddress, for holder: LeaseHolder, interface: String, held: IPAddress?, before: IPAddress?,
         placed: [InterfaceAddress] = InterfaceAddress.all()
@@ -44,11 +45,11 @@ public struct AddressCheck: Sendable {
         if let why = AddressRange(address).whyNotAssignable { return why.replacing("it holds", with: "it is one of") }
         if number >> 24 == 0 { return "it is one of 0.0.0.0/8" }
         if number >> 28 == 0xf { return "it is reserved (240.0.0.0/4)" }
-        // A prefix of 32 bits is how sessions' addresses are placed.
+        // Prefixes of 32 bits are those of sessions' addresses.
         let links = placed.filter { $0.interface == interface && $0.length < 32 }
         for link in links + placed.filter({ $0.interface != interface && $0.length < 32 }) {
             if link.number == number { return "it is this host's own, on \(link.interface)" }
-            // RFC 3021: a prefix of 31 bits has neither.
+            // A prefix of 31 bits has no network and no broadcast address (RFC 3021).
             guard link.length < 31, link.contains(number) else { continue }
             if number == link.number & link.mask { return "it is the network's own address" }
             if number == link.number | ~link.mask { return "it is the network's broadcast address" }
@@ -76,7 +77,7 @@ public struct AddressCheck: Sendable {
 func routers() -> Set<UInt32> {
     guard let text = try? readWholeFile("/proc/thread-self/net/route") else { return [] }
     let lines = String(decoding: text, as: UTF8.self).split(separator: "\n").dropFirst()
-    // `eth0 00000000 0200000A 0003 …`: the third is the address as it lies in memory.
+    // `eth0 00000000 0200000A 0003 …`: the third field is the address as it is in memory.
     let hops = lines.compactMap { line -> UInt32? in
         let fields = line.split(whereSeparator: \.isWhitespace)
         return fields.count > 2 ? UInt32(fields[2], radix: 16).map { UInt32(bigEndian: $0) } : nil
@@ -87,16 +88,16 @@ func routers() -> Set<UInt32> {
 /// An IPv4 address of an interface.
 struct InterfaceAddress: Hashable {
     let interface: String
-    /// In host byte order.
+    /// The address in host byte order.
     let number: UInt32
-    /// Of its prefix, in bits.
+    /// The length of the prefix in bits.
     let length: Int
 
     var mask: UInt32 { length == 0 ? 0 : ~0 << UInt32(32 - length) }
 
     func contains(_ other: UInt32) -> Bool { (number ^ other) & mask == 0 }
 
-    /// All of the calling thread's network namespace: getifaddrs(3).
+    /// All IPv4 addresses of the calling thread's network namespace: getifaddrs(3).
     static func all() -> [InterfaceAddress] {
         var list: UnsafeMutablePointer<ifaddrs>?
         guard getifaddrs(&list) == 0 else { return [] }

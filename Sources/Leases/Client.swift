@@ -5,14 +5,15 @@ import Glibc
 import Host
 import SystemPackage
 
-/// A running udhcpc: one lease's client. It outlives this process, unless it is ended.
+/// A running udhcpc, the client of one lease. It goes on running after this process has ended, unless it is killed.
 struct Client {
     let identity: ProcessIdentity
-    /// pidfd_open(2): readable when the process has ended; a signal by it reaches no other process.
+    /// From pidfd_open(2): readable when the process has ended. A signal sent through it cannot reach another process.
     let descriptor: CInt
 
-    /// What udhcpc runs at each event (udhcpc(8), -s). It appends a line in one write: udhcpc's PID, when, the event, what was
-    /// leased. The rest of an answer is not used: these values udhcpc has made itself, of four bytes each.
+    /// The script that udhcpc runs at each event (udhcpc(8), -s). It appends one line in one write: udhcpc's PID, the
+    /// time, the event, and the lease. It uses only values that udhcpc has formatted itself, from four bytes each, and
+    /// no other part of an answer.
     static let script = """
         #!/bin/sh
         # Made by vip-bpf. Reports what happens to a lease.
@@ -21,7 +22,7 @@ struct Client {
 
         """
 
-    /// The executable, with its first arguments: udhcpc, or a busybox that may have it.
+    /// Finds the executable and its first arguments: udhcpc, or a busybox that may contain it.
     static func find() -> [String]? {
         for name in ["udhcpc", "busybox"] {
             for directory in ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"]
@@ -32,7 +33,7 @@ struct Client {
         return nil
     }
 
-    /// Starts one with setsid(2): a terminal's ^C does not reach it.
+    /// Starts a client with setsid(2), so that a terminal's ^C does not reach it.
     ///
     /// - Parameters:
     ///   - events: the file that the script appends to.
@@ -49,7 +50,7 @@ struct Client {
         }
         let descriptor = vip_pidfd(pid)
         guard descriptor >= 0, let identity = ProcessIdentity(pid: pid) else {
-            // A child that was not waited for: its PID is not reused.
+            // The child was not waited for, so its PID was not reused.
             kill(pid, SIGKILL)
             while waitpid(pid, nil, 0) < 0, errno == EINTR {}
             if descriptor >= 0 { close(descriptor) }
@@ -92,7 +93,7 @@ struct Client {
         self.descriptor = descriptor
     }
 
-    /// The process of that PID, if its arguments are such.
+    /// The process with this PID, if its arguments satisfy the condition.
     private init?(pid: pid_t, where condition: ([String]) -> Bool) {
         func isOne() -> Bool {
             guard let command = try? readWholeFile(FilePath("/proc/\(pid)/cmdline")) else { return false }
@@ -101,7 +102,7 @@ struct Client {
         guard isOne() else { return nil }
         let descriptor = vip_pidfd(pid)
         guard descriptor >= 0 else { return nil }
-        // Again, after pidfd_open: what is true of the PID now is true of the descriptor's process.
+        // Check again after pidfd_open: now the PID cannot belong to another process than the descriptor.
         guard isOne(), let identity = ProcessIdentity(pid: pid) else {
             close(descriptor)
             return nil
@@ -111,9 +112,9 @@ struct Client {
 
     func renew() { _ = vip_pidfd_signal(descriptor, SIGUSR1) }
 
-    /// Ends it at once: it has nothing to clean up, and without -R it does not release its lease.
+    /// Kills the client. It has nothing to clean up, and without -R it does not release its lease.
     ///
-    /// - Returns: `false` where it still runs after 2 s: the kernel holds it up. It is to be reaped when it has ended.
+    /// - Returns: `false` if it still runs after 2 s, because the kernel delays its end. The caller must reap it later.
     func end() -> Bool {
         _ = vip_pidfd_signal(descriptor, SIGKILL)
         var ready = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
@@ -124,7 +125,7 @@ struct Client {
         return true
     }
 
-    /// Reaps clients as they end, those that are children of this process. Returns when none is left.
+    /// Reaps the clients that are children of this process, as they end. Returns when none is left.
     static func reapAll(_ clients: [Client]) {
         var left = clients
         while !left.isEmpty {
@@ -136,10 +137,10 @@ struct Client {
         }
     }
 
-    /// After its end, as its descriptor tells: closes the descriptor. Where it is a child of this process, nothing is left of it then;
-    /// one that an earlier process started is init's.
+    /// Closes the descriptor of a client that has ended, and reaps it if it is a child of this process. A client that
+    /// an earlier process started is reaped by init.
     ///
-    /// - Returns: how it ended, where it was a child of this process.
+    /// - Returns: how it ended, if it was a child of this process.
     func reap() -> String? {
         let status = vip_pidfd_reap(descriptor)
         close(descriptor)

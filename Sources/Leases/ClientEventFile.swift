@@ -8,9 +8,9 @@ import SystemPackage
 /// A line of a client's script: ``Client/script``.
 struct ClientEvent {
     let pid: pid_t
-    /// When, by ``LeaseClock/uptime``.
+    /// When it was written, by ``LeaseClock/uptime``.
     let uptime: Double
-    /// udhcpc's name of it: `bound`, `renew`, `nak`, `leasefail`, `deconfig`.
+    /// udhcpc's name of the event: `bound`, `renew`, `nak`, `leasefail`, `deconfig`.
     let kind: String
     let address: IPAddress?
     let addressText: String
@@ -33,9 +33,9 @@ struct ClientEvent {
 /// The file that a client's script appends events to.
 final class ClientEventFile {
     let path: FilePath
-    /// How far it was read.
+    /// The offset up to which it was read.
     private var position: off_t = 0
-    /// The file before the present one, where a script may still write, and how far that was read.
+    /// The previous file, which a script may still be writing to, and the offset up to which it was read.
     private var older: (file: CInt, position: off_t)?
 
     private static let longest: off_t = 64 << 10
@@ -44,7 +44,7 @@ final class ClientEventFile {
 
     deinit { closeOlder() }
 
-    /// Makes the file, empty, for a new client.
+    /// Creates the file, empty, for a new client.
     func begin() throws(Failure) {
         unlink(path.string)
         position = 0
@@ -52,7 +52,7 @@ final class ClientEventFile {
         try create()
     }
 
-    /// The events since the last call; whole lines alone.
+    /// The events since the last call. An incomplete line is left for the next call.
     func read() -> [ClientEvent] {
         var events: [ClientEvent] = []
         if var older {
@@ -61,7 +61,7 @@ final class ClientEventFile {
         }
         guard let file = try? openFile(path, O_RDONLY | O_NOFOLLOW) else { return events }
         events += Self.lines(file, from: &position)
-        // Renamed, not cut: a script that has it open just now still writes where it is read.
+        // Rename the file instead of truncating it: a script that has it open still writes where it is read.
         guard position > Self.longest, rename(path.string, "\(path).old") == 0 else {
             close(file)
             return events

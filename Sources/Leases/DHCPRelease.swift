@@ -7,12 +7,13 @@ import SystemPackage
 
 /// The message that releases an address (RFC 2131, 4.4.6).
 ///
-/// udhcpc sends its own from the leased address, so only while that is on the interface, and only while udhcpc runs. This one leaves from an address of the host: servers go by `ciaddr` and the client identifier.
+/// udhcpc sends this message only from the leased address, so only while that is on the interface and udhcpc runs. Here
+/// it is sent from an address of the host: servers use `ciaddr` and the client identifier.
 enum DHCPRelease {
     static func message(
         _ address: IPAddress, server: IPAddress, client: ClientIdentifier, hardware: [UInt8], transaction: UInt32
     ) -> [UInt8] {
-        var bytes: [UInt8] = [1, 1, 6, 0]  // BOOTREQUEST, Ethernet, its address's length, hops
+        var bytes: [UInt8] = [1, 1, 6, 0]  // BOOTREQUEST, Ethernet, the length of its addresses, hops
         bytes += (0..<4).reversed().map { UInt8(truncatingIfNeeded: transaction >> UInt32($0 * 8)) }
         bytes += [0, 0, 0, 0]  // secs, flags
         bytes += address.bytes  // ciaddr
@@ -24,11 +25,12 @@ enum DHCPRelease {
         bytes += [54, 4] + server.bytes
         bytes += [61, UInt8(client.bytes.count)] + client.bytes
         bytes.append(255)
-        // BOOTP's least, which some relays and servers insist on.
+        // The minimum length of BOOTP, which some relays and servers require.
         return bytes + [UInt8](repeating: 0, count: max(0, 300 - bytes.count))
     }
 
-    /// Sends it once; there is no answer. Where it does not arrive, the server keeps the address reserved until the lease expires.
+    /// Sends the message once; there is no answer. If it is lost, the server keeps the address reserved until the lease
+    /// expires.
     static func send(_ address: IPAddress, server: IPAddress, client: ClientIdentifier, interface: String)
         throws(Failure)
     {

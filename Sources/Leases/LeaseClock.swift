@@ -4,7 +4,7 @@ import Glibc
 import Host
 import SystemPackage
 
-/// Seconds since this boot, of suspended time too. The wall clock may be set; a lease runs out all the same.
+/// Seconds since boot, including suspended time. Leases must expire in time even if the wall clock is set.
 enum LeaseClock {
     /// CLOCK_BOOTTIME, clock_gettime(2).
     static var now: Double {
@@ -13,7 +13,8 @@ enum LeaseClock {
         return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
     }
 
-    /// The first field of /proc/uptime. It is what a shell script can read, and containers have it changed: compared only with itself.
+    /// The first field of /proc/uptime, for times from shell scripts. Containers may change it, so compare it only with
+    /// itself.
     static var uptime: Double {
         let text = (try? readWholeFile(FilePath("/proc/uptime"))) ?? []
         return Double(String(decoding: text.prefix { $0 != UInt8(ascii: " ") }, as: UTF8.self)) ?? now

@@ -5,32 +5,33 @@ import Host
 import Network
 import SystemPackage
 
-/// What a server has granted a holder.
+/// A lease that a server has granted to a holder.
 struct Grant {
     let address: IPAddress
     let server: IPAddress
     let seconds: UInt32
-    /// When, by ``LeaseClock/now`` and by ``LeaseClock/uptime``.
+    /// When it was granted, by ``LeaseClock/now`` and by ``LeaseClock/uptime``.
     let obtained: Double
     let stamp: Double
 
     var expiry: Double { obtained + Double(seconds) }
 
-    /// When its client should long have renewed it, or given up.
+    /// When its client should have renewed it or given up, at the latest.
     var overdue: Double { obtained + Double(seconds) * 0.75 }
 }
 
-/// What is being done for a lease. Times are of ``LeaseClock/now``.
+/// The state of a lease. Times are those of ``LeaseClock/now``.
 enum LeaseState {
-    /// No client runs. It may take its turn to ask a server from a time on.
+    /// No client runs. From the given time on, one may be started to acquire an address.
     case queued(from: Double)
-    /// The last tries failed, so many in a row. It may take its turn again from a time on.
+    /// The last attempts failed; the number is how many in a row. From `retry` on, another one may be made.
     case failed(Int, retry: Double)
-    /// A client asks for an address, until a time at most.
+    /// A client is asking for an address, until the given time at the latest.
     case acquiring(Client, until: Double, failures: Int)
-    /// A client keeps the lease. It is to be told to renew at a time; `nil` where it was told, and renews by itself.
+    /// A client keeps the lease, and is told to renew it at the given time; `nil` if it was told already, and renews by
+    /// itself.
     case held(Client, renewal: Double?)
-    /// A client was told to renew. Until a time no other one is.
+    /// A client was told to renew. No other one is told until the given time.
     case renewing(Client, until: Double)
 
     var client: Client? {
@@ -44,7 +45,7 @@ enum LeaseState {
 
     var isRenewing: Bool { if case .renewing = self { true } else { false } }
 
-    /// From when on it may take its turn to acquire; `nil` where a client runs.
+    /// From when on a client may be started to acquire an address; `nil` if a client runs.
     var turn: Double? {
         switch self {
         case .queued(let from): from
@@ -60,7 +61,7 @@ enum LeaseState {
         }
     }
 
-    /// When something is due that depends on no other lease; `nil` is never.
+    /// When this state ends by itself; `nil` for never.
     var deadline: Double? {
         switch self {
         case .acquiring(_, let until, _), .renewing(_, let until): until
@@ -69,20 +70,20 @@ enum LeaseState {
     }
 }
 
-/// One holder, from its first wish for an address to its release.
+/// A holder, from its first request for an address to its release.
 final class LeaseEntry {
     let holder: LeaseHolder
     let client: ClientIdentifier
     let name: String
     let events: ClientEventFile
     var state: LeaseState
-    /// Calls back when the client has ended.
+    /// The source that reports the client's end.
     var clientEnd: EventLoop.Source?
-    /// What the holder has. It may be kept while another client is being started for it.
+    /// The lease that the holder has. It is kept while another client is being started for it.
     var grant: Grant?
-    /// What to ask the server for next.
+    /// The address to ask the server for next.
     var hint: IPAddress?
-    /// Whether it was acquired, and is to be held while no caller waits for it.
+    /// Whether an address was acquired, so that the lease is kept even if no caller waits for it.
     var isKept = false
     var waiters: [Waiter] = []
 
@@ -102,7 +103,7 @@ final class LeaseEntry {
         }
     }
 
-    /// When its client counts as stuck; `nil` where it holds nothing, or no client is to renew it.
+    /// When its client counts as stuck; `nil` if it has no lease, or no client that would renew it.
     var overdue: Double? {
         switch state {
         case .held, .renewing: grant?.overdue

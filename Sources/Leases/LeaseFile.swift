@@ -5,33 +5,34 @@ import Host
 import Network
 import SystemPackage
 
-/// What is kept of one lease over a restart: `CLIENT-IDENTIFIER.json`.
+/// The part of a lease that is kept over a restart: `CLIENT-IDENTIFIER.json`.
 struct LeaseFile: Codable {
     var holder: LeaseHolder
     var client: String
     var interface: String
-    /// The last one; where it is not held any more, what to ask for next time.
+    /// The last address. If it is no longer held, the address to ask for next time.
     var address: IPAddress?
     var server: IPAddress?
     var seconds: UInt32 = 0
-    /// When the server last granted it: by the wall clock, and within a boot by what cannot jump.
+    /// When the server last granted it, by the wall clock. ``stamp`` is the same within a boot, by a clock that is
+    /// never set.
     var obtained: Date?
-    /// /proc/uptime, in seconds.
+    /// The time in seconds of /proc/uptime.
     var stamp: Double = 0
     var bootID: String
-    /// The udhcpc that keeps it, in that boot.
+    /// The udhcpc that keeps the lease in that boot.
     var pid: Int32?
     var startTime: UInt64?
-    /// Whether it is to be held: acquired, and not released.
+    /// Whether the lease is to be kept: it was acquired and not released.
     var isHeld = false
 
-    /// What is in the file; `nil` where it does not exist, or is not a lease file.
+    /// The contents of the file; `nil` if it does not exist or is not a lease file.
     static func read(_ path: FilePath) -> LeaseFile? {
         guard let bytes = try? readWholeFile(path) else { return nil }
         return try? JSONDecoder().decode(LeaseFile.self, from: Data(bytes))
     }
 
-    /// All of it or nothing: a reader sees the old one or the new one.
+    /// Replaces the file in one step: a reader gets the old one or the new one.
     func write(_ path: FilePath) throws(Failure) {
         guard let data = try? JSONEncoder().encode(self) else {
             throw Failure(.failed, "write \(path)", "it cannot be encoded")

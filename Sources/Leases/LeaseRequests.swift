@@ -10,7 +10,7 @@ struct Waiter: Sendable {
     let then: @Sendable (Result<Lease, Failure>) -> Void
 }
 
-/// What callers and the supervisor's thread have in common.
+/// The state that callers share with the supervisor's thread.
 final class LeaseRequests: Sendable {
     enum Request: Sendable {
         case acquire(LeaseHolder, Waiter)
@@ -20,7 +20,7 @@ final class LeaseRequests: Sendable {
 
     private struct State {
         var held: [Lease] = []
-        /// Holders with a release that was not taken yet.
+        /// The holders whose release was requested and not handled yet.
         var releasing: [LeaseHolder] = []
         var isStopped = false
     }
@@ -32,7 +32,8 @@ final class LeaseRequests: Sendable {
     /// Readable when there are requests.
     var descriptor: CInt { mailbox.descriptor }
 
-    /// A lease that is to be released is held no longer from the request on, not only when its turn has come.
+    /// The leases that are held. A lease whose release was requested is left out at once, before the request is
+    /// handled.
     var held: [Lease] {
         get { state.withLock { $0.held } }
         set {
@@ -64,9 +65,9 @@ final class LeaseRequests: Sendable {
         }
     }
 
-    /// Lets no more requests in.
+    /// Accepts no more requests.
     ///
-    /// - Returns: `false` where that had been asked before.
+    /// - Returns: `false` if this was called before.
     func stop() -> Bool {
         state.withLock { state in
             guard !state.isStopped else { return false }
@@ -76,7 +77,7 @@ final class LeaseRequests: Sendable {
         }
     }
 
-    /// What was sent since the last call.
+    /// Takes the requests since the last call.
     func take() -> [Request] {
         state.withLock { state in
             state.releasing = []

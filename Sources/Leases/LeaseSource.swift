@@ -6,10 +6,10 @@ public import Host
 public import Network
 import Synchronization
 
-/// Who has a lease. The same user with the same slot is the same client to the server.
+/// The holder of a lease. For the server, the same user with the same slot is the same client.
 public struct LeaseHolder: Hashable, Sendable, Codable, CustomStringConvertible {
     public let user: String
-    /// Tells sessions that a user has at the same time apart; the lowest free one, so that it is mostly 0.
+    /// Distinguishes the sessions that a user has at the same time. It is the lowest free number, so usually 0.
     public let slot: UInt32
 
     public init(user: String, slot: UInt32 = 0) {
@@ -18,7 +18,7 @@ public struct LeaseHolder: Hashable, Sendable, Codable, CustomStringConvertible 
     }
 
     public var description: String {
-        // A user's name comes from outside: one line, whatever it holds.
+        // The name comes from outside: keep the text on one line.
         let name = user.unicodeScalars.map { $0.properties.generalCategory == .control ? "?" : String($0) }.joined()
         return slot == 0 ? name : "\(name) (slot \(slot))"
     }
@@ -30,9 +30,9 @@ public struct Lease: Hashable, Sendable {
     public let address: IPAddress
     /// The server that granted it.
     public let server: IPAddress
-    /// How long from the last answer on, in seconds; 4294967295 is for ever (RFC 2131, 3.3).
+    /// For how long from the last answer on, in seconds; 4294967295 means forever (RFC 2131, 3.3).
     public let seconds: UInt32
-    /// When it ends, by this host's wall clock as it is now.
+    /// When it ends, by this host's present wall clock.
     public let expires: Date
 }
 
@@ -51,42 +51,44 @@ public enum LeaseLoss: Hashable, Sendable, CustomStringConvertible {
     }
 }
 
-/// What happens to leases. The receiver puts addresses on the interface and takes them off.
+/// An event of a lease. The receiver places addresses on the interface and removes them.
 public enum LeaseEvent: Hashable, Sendable {
-    /// The holder has the address from now on: the first, or one after it was lost.
+    /// The holder has the address from now on. It is its first, or the first after a loss.
     case bound(Lease)
-    /// The same address, for longer.
+    /// The holder keeps the address for longer.
     case renewed(Lease)
-    /// Another address than `from`, which the holder has no longer.
+    /// The holder has another address, and no longer has `from`.
     case changed(Lease, from: IPAddress)
-    /// The holder has the address no longer. The source goes on trying to get one until the lease is released.
+    /// The holder no longer has the address. The source tries to get another one until the lease is released.
     case lost(LeaseHolder, IPAddress, LeaseLoss)
-    /// A server offered an address that cannot be a session's; it was not taken. What the holder has, it keeps.
+    /// A server offered an address that cannot be a session's, and it was not taken. The holder keeps the address that
+    /// it has.
     case refused(LeaseHolder, String, why: String)
     /// The lease is not being renewed: the server does not answer, or the client was killed. The holder keeps its
     /// address until it expires, and the source goes on trying.
     case troubled(LeaseHolder, IPAddress, why: String)
-    /// Released.
+    /// The holder's address was released.
     case released(LeaseHolder, IPAddress)
 }
 
 /// A source of leased addresses on one interface.
 public protocol LeaseSource: Sendable {
-    /// Gets an address for a holder; the one it has, where it has one. `then` is called once, on a thread of the source.
+    /// Gets an address for a holder, or the one that it already has. `then` is called once, on a thread of the source.
     ///
-    /// - Parameter timeout: how long that may take, its turn among others included.
+    /// - Parameter timeout: the longest time for this, including the wait for its turn.
     func acquire(
         _ holder: LeaseHolder, timeout: Duration, then: @escaping @Sendable (Result<Lease, Failure>) -> Void)
 
-    /// Gives a holder's address back; one that has none is fine. `then` is called when no client of the holder runs any more.
+    /// Releases a holder's address, if it has one. `then` is called when no client of the holder runs.
     func release(_ holder: LeaseHolder, then: @escaping @Sendable () -> Void)
 
-    /// Every address that is held now.
+    /// All leases that are held now.
     var held: [Lease] { get }
 }
 
 extension LeaseSource {
-    /// ``acquire(_:timeout:then:)`` for a thread that may block: not one of Swift's pool, and not that of the events.
+    /// ``acquire(_:timeout:then:)`` for a thread that may block: not one of Swift's pool, and not the one that delivers
+    /// events.
     public func acquire(_ holder: LeaseHolder, timeout: Duration = .seconds(30)) throws(Failure) -> Lease {
         let box = Box()
         acquire(holder, timeout: timeout) { result in
@@ -98,7 +100,7 @@ extension LeaseSource {
         return try answer.get()
     }
 
-    /// ``release(_:then:)`` for a thread that may block: not one of Swift's pool, and not that of the events.
+    /// ``release(_:then:)`` for a thread that may block: not one of Swift's pool, and not the one that delivers events.
     public func release(_ holder: LeaseHolder) {
         let done = DispatchSemaphore(value: 0)
         release(holder) { done.signal() }
@@ -106,7 +108,7 @@ extension LeaseSource {
     }
 }
 
-/// Where an answer is put for the thread that waits for it.
+/// Passes an answer to the thread that waits for it.
 private final class Box: Sendable {
     let answer = Mutex<Result<Lease, Failure>?>(nil)
     let done = DispatchSemaphore(value: 0)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// SHA-256 (FIPS 180-4), for a few short messages: nothing here is worth a library.
+/// SHA-256 (FIPS 180-4). It is used for a few short messages, for which a library is not worth while.
 enum SHA256 {
     /// The 32 bytes of the digest.
     static func digest(_ message: some Collection<UInt8>) -> [UInt8] {
@@ -58,7 +58,7 @@ enum SHA256 {
         UInt32((root - root.rounded(.down)) * 4_294_967_296)
     }
 
-    /// By whole numbers: the largest r with r³ ≤ prime · 2⁹⁶; its low 32 bits are those of the fraction.
+    /// Uses integers: the largest r with r³ ≤ prime · 2⁹⁶. Its low 32 bits are the first 32 bits of the fraction.
     private static func cubeRootFraction(_ prime: UInt32) -> UInt32 {
         var root: UInt128 = 0
         for bit in (0..<36).reversed() {

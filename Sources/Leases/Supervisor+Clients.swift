@@ -17,11 +17,11 @@ extension Supervisor {
                     "-t", "\(options.tries)", "-T", "\(options.interval)", "-A", "3600",
                 ]
             if let hint = entry.grant?.address ?? entry.hint { command += ["-r", "\(hint)"] }
-            // Before the process: the next supervisor would not know one that no file names.
+            // Write the file before the process starts: the next supervisor finds clients by their files.
             try write(entry)
             try entry.events.begin()
             let client = try Client.start(command, events: entry.events.path, log: log(entry))
-            // Offers and requests, and the 3 s that udhcpc waits after a refusal.
+            // The time for offers and requests, and the 3 s that udhcpc waits after a refusal.
             let until = LeaseClock.now + Double(2 * options.tries * options.interval) + 4
             run(client, for: entry, .acquiring(client, until: until, failures: entry.state.failures))
             try write(entry)
@@ -33,10 +33,10 @@ extension Supervisor {
         }
     }
 
-    /// Has an entry be in a state in which a client runs for it.
+    /// Puts an entry into a state in which a client runs for it.
     func run(_ client: Client, for entry: LeaseEntry, _ state: LeaseState) {
         entry.state = state
-        // Where it cannot be watched, it counts as stuck after a time.
+        // If the descriptor cannot be watched, the client counts as stuck after some time.
         entry.clientEnd = try? loop.watch(client.descriptor) { [unowned self, unowned entry] in
             clientEnded(client, entry)
         }
@@ -44,7 +44,7 @@ extension Supervisor {
 
     private func clientEnded(_ client: Client, _ entry: LeaseEntry) {
         entry.clientEnd = nil
-        // What it reported last comes before its end.
+        // Handle what it reported before its end.
         readEvents(of: entry)
         guard entry.state.client?.descriptor == client.descriptor else { return }
         let how = client.reap()
@@ -61,7 +61,7 @@ extension Supervisor {
 
     func kill(_ client: Client) {
         guard !client.end() else { return }
-        // The kernel holds it up.
+        // The kernel delays its end: reap it later.
         let source = try? loop.watch(client.descriptor) { [unowned self] in
             ending[client.descriptor] = nil
             _ = client.reap()

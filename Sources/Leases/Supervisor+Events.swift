@@ -4,9 +4,9 @@ import Glibc
 import Host
 import Network
 
-/// What the clients report, and which of a server's answers are taken.
+/// Handles what the clients report, and decides which answers of a server are accepted.
 extension Supervisor {
-    /// Leases shorter than this, in seconds, cannot be held: there would be no time for a second try.
+    /// Shorter leases, in seconds, cannot be kept: there would be no time for a second attempt.
     private static let shortestLease: UInt32 = 5
 
     func readEvents(of entry: LeaseEntry) {
@@ -25,7 +25,7 @@ extension Supervisor {
         case "nak":
             if !entry.state.isAcquiring { lose(entry, .refusedByServer) }
         case "deconfig":
-            // The first event of a client, and what follows a refusal; otherwise it has given up before the time.
+            // It is also the first event of a client, and follows a refusal. Otherwise the client has given up early.
             guard !entry.state.isAcquiring, let grant = entry.grant else { break }
             emit(.troubled(entry.holder, grant.address, why: "the DHCP server does not answer"))
             requeue(entry)
@@ -33,7 +33,7 @@ extension Supervisor {
         }
     }
 
-    /// An address that a server gave: into the entry, if it can be a session's.
+    /// Takes the address that a server gave, if it can be a session's.
     private func handle(answer event: ClientEvent, _ client: Client, of entry: LeaseEntry) {
         guard let address = event.address, let server = event.server, let seconds = event.seconds else {
             let missing =
@@ -82,10 +82,10 @@ extension Supervisor {
         answer(entry, .success(lease))
     }
 
-    /// When a client is to be told to renew.
+    /// When a client is told to renew.
     func renewal(of grant: Grant) -> Double { grant.obtained + Double(grant.seconds) * options.renewalPoint }
 
-    /// The address is not released: another host may have it, and the server would give it away twice.
+    /// Refuses an address. It is not released, because another host may have it and the server would give it to others.
     private func refuse(_ address: String, for entry: LeaseEntry, why: String, hint: String? = nil) {
         emit(.refused(entry.holder, address, why: why))
         giveUp(

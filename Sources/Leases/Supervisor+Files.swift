@@ -6,10 +6,11 @@ import Host
 import Network
 import SystemPackage
 
-/// What outlives the process: lease files in the state directory, events and logs of clients in the runtime directory.
+/// Reads and writes the files that outlive the process: lease files in the state directory, events and logs of clients
+/// in the runtime directory.
 extension Supervisor {
     private static let longestLog: off_t = 64 << 10
-    /// A file whose lease has not been held for so long is removed.
+    /// A file whose lease was not held for this long is removed.
     private static let forgetAfter: TimeInterval = 30 * 24 * 3600
 
     func path(_ entry: LeaseEntry) -> FilePath { options.state.appending("\(entry.name).json") }
@@ -28,7 +29,8 @@ extension Supervisor {
         ).write(path(entry))
     }
 
-    /// A lease is held whether or not this can be written; what is not known after a restart is asked for again.
+    /// Writes the lease file. If that fails, the lease is held all the same, and after a restart the address is asked
+    /// for again.
     func save(_ entry: LeaseEntry) {
         do throws(Failure) {
             try write(entry)
@@ -37,7 +39,8 @@ extension Supervisor {
         }
     }
 
-    /// Removes the files of an entry that is dropped; its hint stays, for the next time.
+    /// Removes the files of an entry that is dropped. If there is an address to ask for next time, the lease file
+    /// stays.
     func forgetFiles(of entry: LeaseEntry) {
         if entry.hint == nil { unlink(path(entry).string) } else { try? write(entry) }
         for name in ["events", "events.old", "log"] {
@@ -59,11 +62,11 @@ extension Supervisor {
 
     // MARK: Taking over
 
-    /// Takes over what an earlier process has left.
+    /// Takes over the leases and clients of an earlier process.
     func restore() {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: options.state.string)) ?? []
         for name in names where name.hasSuffix(".json") { restore(options.state.appending(name)) }
-        // A client without a file would hold its lease for ever.
+        // A client without a file would hold its lease forever.
         let known = Set(entries.values.compactMap { $0.state.client?.identity })
         for stray in Client.all(script: options.state.appending("event")) {
             if known.contains(stray.identity) { close(stray.descriptor) } else { kill(stray) }
@@ -79,7 +82,7 @@ extension Supervisor {
             client = Client.adopt(ProcessIdentity(pid: pid, startTime: startTime), client: entry.client)
         }
         guard file.isHeld, file.bootID == bootID else {
-            if let client { kill(client) }  // of a lease that was not granted yet, or has been released
+            if let client { kill(client) }  // its lease was not granted yet, or was released
             return removeIfOld(path)
         }
         entry.isKept = true
@@ -99,17 +102,18 @@ extension Supervisor {
 
     private func takeOver(_ client: Client, of entry: LeaseEntry, _ file: LeaseFile) {
         run(client, for: entry, .held(client, renewal: entry.grant.map { renewal(of: $0) }))
-        // What it reported meanwhile. The rest of its events is in what the lease file tells.
+        // Handle what it reported in between. The lease file contains the result of earlier events.
         for event in entry.events.read() where event.uptime > file.stamp { handle(event, of: entry) }
         guard entry.state.client?.identity == client.identity else { return }
         if file.interface != options.interface {
-            // Renamed: a client names its interface at each step, and its script and files are elsewhere now.
+            // The interface was renamed: the client uses the old name, and its script and files are in another
+            // directory now.
             requeue(entry)
             if let grant = entry.grant {
                 emit(.troubled(entry.holder, grant.address, why: "its udhcpc was on \(file.interface)"))
             }
         } else if entry.grant == nil {
-            // It was about to acquire, and may be stuck with that.
+            // It was about to acquire an address, and may be stuck.
             requeue(entry)
         }
     }

@@ -6,19 +6,19 @@ import Host
 import Network
 import SystemPackage
 
-/// The schedule: whose turn it is to acquire and to renew, and what has taken too long.
+/// The schedule: which entry acquires and which renews next, and what has taken too long.
 extension Supervisor {
-    /// Whose client asks for an address, until it has one.
+    /// The entry whose client is asking for an address.
     private var acquiring: LeaseEntry? { entries.values.first { $0.state.isAcquiring } }
 
-    /// Whose client was told to renew.
+    /// The entry whose client was told to renew.
     private var renewing: LeaseEntry? { entries.values.first { $0.state.isRenewing } }
 
     private static func renewal(_ entry: LeaseEntry) -> Double? {
         if case .held(_, let renewal) = entry.state { renewal } else { nil }
     }
 
-    /// Sets when an entry without a client may take its turn.
+    /// Sets when a client may be started for an entry.
     func setTurn(_ entry: LeaseEntry, _ time: Double) {
         if case .failed(let count, _) = entry.state {
             entry.state = .failed(count, retry: time)
@@ -27,7 +27,7 @@ extension Supervisor {
         }
     }
 
-    /// Has the loop wake up when something is due.
+    /// Sets the timer to when something is due next.
     func schedule() {
         let isAcquiring = acquiring != nil
         let isRenewing = renewing != nil
@@ -46,7 +46,8 @@ extension Supervisor {
         let now = LeaseClock.now
         for entry in Array(entries.values) {
             if let grant = entry.grant, let overdue = entry.overdue, overdue <= now {
-                // Stopped, or stuck on a link that was down: another one may do better while there is time.
+                // The client was stopped, or is stuck on a link that was down. A new one may succeed while there is
+                // time.
                 emit(.troubled(entry.holder, grant.address, why: "its udhcpc has not renewed it"))
                 requeue(entry)
             }
@@ -63,7 +64,8 @@ extension Supervisor {
         while acquiring == nil, let entry = nextToAcquire(now) { start(entry) }
         if renewing == nil, let entry = nextToRenew(now), let client = entry.state.client {
             client.renew()
-            // As long as it listens for an answer by unicast: after that it asks by broadcast, and disturbs no other client.
+            // For as long as the client listens for a unicast answer. After that it asks by broadcast and disturbs no
+            // other client.
             entry.state = .renewing(client, until: now + Double(options.interval) + 0.5)
         }
     }
@@ -88,7 +90,7 @@ extension Supervisor {
         seconds == seconds.rounded() ? "\(Int(seconds))" : "\((seconds * 10).rounded() / 10)"
     }
 
-    /// Those with waiters come first, then those that have waited longest.
+    /// The entry to acquire next: those with waiters come first, then those that have waited longest.
     private func nextToAcquire(_ now: Double) -> LeaseEntry? {
         entries.values.filter { $0.state.turn ?? .infinity <= now }.min { a, b in
             a.waiters.isEmpty == b.waiters.isEmpty
@@ -101,7 +103,7 @@ extension Supervisor {
             .min { Self.renewal($0) ?? 0 < Self.renewal($1) ?? 0 }
     }
 
-    /// A try to acquire has failed: waits before the next, if the lease is to be held.
+    /// Ends a failed attempt to acquire. If the lease is to be kept, another attempt follows after a pause.
     func giveUp(_ entry: LeaseEntry, _ failure: Failure) {
         let failures = entry.state.failures + 1
         requeue(entry)
@@ -123,7 +125,7 @@ extension Supervisor {
     func lose(_ entry: LeaseEntry, _ loss: LeaseLoss) {
         guard let grant = entry.grant else { return }
         entry.grant = nil
-        // What the server refused once, it need not be asked for again.
+        // Do not ask again for an address that the server refused.
         entry.hint = loss == .refusedByServer ? nil : grant.address
         emit(.lost(entry.holder, grant.address, loss))
         guard !entry.state.isAcquiring else { return }
@@ -131,7 +133,7 @@ extension Supervisor {
         save(entry)
     }
 
-    /// Ends the client, if one runs. Another one is started when its turn comes.
+    /// Ends the client, if one runs. Another one is started when it is the entry's turn.
     func requeue(_ entry: LeaseEntry) {
         entry.clientEnd = nil
         if let client = entry.state.client { kill(client) }

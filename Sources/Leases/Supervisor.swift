@@ -6,11 +6,12 @@ import Host
 import Network
 import SystemPackage
 
-/// The leases of one interface, and what each client is doing. Used by one thread: the one that makes it, then that of
-/// ``run()``.
+/// The leases of one interface, and the state of each client. It is used by one thread: first the one that creates it,
+/// then that of ``run()``.
 ///
-/// This file is the loop and the callers' requests. Supervisor+Turns.swift has the schedule, Supervisor+Clients.swift the processes,
-/// Supervisor+Events.swift what they report, and Supervisor+Files.swift what outlives this process.
+/// This file has the loop and the requests of callers. Supervisor+Turns.swift has the schedule,
+/// Supervisor+Clients.swift the processes, Supervisor+Events.swift their events, and Supervisor+Files.swift the files
+/// that outlive this process.
 final class Supervisor: @unchecked Sendable {
     let options: UDHCPCLeases.Options
     let bootID: String
@@ -19,13 +20,13 @@ final class Supervisor: @unchecked Sendable {
     private let deliver: @Sendable (LeaseEvent) -> Void
     let loop: EventLoop
     private var sources: [EventLoop.Source] = []
-    /// Wakes the loop when something is due.
+    /// Ends the loop's wait when something is due.
     var due: EventLoop.Deadline?
     private var lock: FileLock?
     private var isStopped = false
-    /// Clients of no entry that were killed, and have not ended yet.
+    /// Clients without an entry that were killed and have not ended yet.
     var ending: [CInt: (client: Client, source: EventLoop.Source?)] = [:]
-    /// Events and answers that are due once all is written down.
+    /// Events and answers to deliver once everything is written.
     private var outbox: [() -> Void] = []
 
     init(
@@ -43,10 +44,10 @@ final class Supervisor: @unchecked Sendable {
         loop = try EventLoop()
         try OwnedDirectory(options.runtime).create()
         try OwnedDirectory(options.state).create()
-        // Two processes would each get half of what the clients report. Not at once: a process that is being started has all
-        // locks of its parent until it executes its program.
+        // With two processes, each would get half of the clients' events. Wait for a moment: a process that is being
+        // started holds its parent's locks until it executes its program.
         lock = try FileLock(options.state.appending("lock"), timeout: .seconds(2))
-        // A new file in its place: one that is being executed cannot be written.
+        // Replace the file: one that is being executed cannot be written.
         try replaceFile(options.state.appending("event"), with: Array(Client.script.utf8), mode: 0o755)
         due = try loop.deadline {}
         sources.append(try loop.watch(requests.descriptor) { [unowned self] in obeyRequests() })
@@ -71,16 +72,16 @@ final class Supervisor: @unchecked Sendable {
 
     // MARK: The loop
 
-    /// Supervises until the source is closed. The clients run on.
+    /// Supervises until the source is closed. The clients go on running.
     ///
-    /// - Returns: the clients, and those that were killed and have not ended: whichever of them are children of this process are
-    ///   to be reaped.
+    /// - Returns: the clients, and those that were killed and have not ended. The caller must reap those that are
+    ///   children of this process.
     func run() -> [Client] {
         while !isStopped {
             act()
             flush()
             schedule()
-            // It fails where the system has no memory left; then the source has ended.
+            // This fails only without memory. The source ends then.
             do throws(Failure) { try loop.turn() } catch { isStopped = true }
         }
         _ = requests.stop()
@@ -93,14 +94,14 @@ final class Supervisor: @unchecked Sendable {
         for entry in entries.values { entry.clientEnd = nil }
         entries = [:]
         ending = [:]
-        // Now, and not when the last reference goes: the next supervisor may come at once.
+        // Release the lock now, and not with the last reference: the next supervisor may start at once.
         lock = nil
         return clients
     }
 
     private func flush() {
         publish()
-        // An answer may make its receiver send the next request: that comes with the next turn.
+        // The receiver of an answer may send the next request, which is handled in the next turn.
         let due = outbox
         outbox = []
         for action in due { action() }
@@ -168,7 +169,7 @@ final class Supervisor: @unchecked Sendable {
         drop(entry)
     }
 
-    /// Forgets it, but for the address to ask for next time.
+    /// Drops an entry. Only the address to ask for next time is kept.
     func drop(_ entry: LeaseEntry) {
         requeue(entry)
         entry.grant = nil

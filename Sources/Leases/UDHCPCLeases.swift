@@ -3,34 +3,36 @@
 public import Host
 public import SystemPackage
 
-/// Leases by DHCP on one interface. Each is held by a separate busybox udhcpc with its own client identifier.
+/// DHCP leases on one interface. A separate busybox udhcpc, with its own client identifier, keeps each lease.
 ///
-/// All of them share the interface's hardware address, which decides how they are scheduled. Acquisitions come one at a
-/// time: dnsmasq offers one address to parallel clients of one hardware address, and then refuses. Renewals, too: their
-/// answers are unicast to port 68, which several clients have open at once, and the kernel gives each datagram to one of
-/// them. Only the address is taken from an answer; masks, routes, name servers and the link itself are left as they are.
+/// All clients use the interface's hardware address, so acquisitions and renewals are made one at a time. dnsmasq
+/// offers one address to parallel clients with the same hardware address, and then refuses it. The answers to renewals
+/// are unicast to port 68, which several clients have open, and the kernel gives each datagram to only one of them.
+/// Only the address of an answer is used; masks, routes, name servers and the link do not change.
 ///
-/// The clients outlive this process. The next one finds them by their files, and takes them over where they are verifiably the
-/// same (PID, start time, client identifier); for others it starts new ones that ask for the old address.
+/// The clients outlive this process. The next process finds them by their files, and takes over those that are
+/// verifiably the same (PID, start time, client identifier). For the other leases it starts new clients, which ask for
+/// the old address.
 public final class UDHCPCLeases: LeaseSource {
     public struct Options: Sendable {
-        /// Ethernet or alike, up.
+        /// The interface: Ethernet or similar, and up.
         public var interface: String
-        /// What outlives a reboot, and the script of the clients: one directory for each interface, on a file system
-        /// that programs may be executed from. Where the interface was renamed, so may both directories be.
+        /// The directory for files that outlive a reboot and for the clients' script: one for each interface, on a file
+        /// system that is not mounted noexec. If the interface is renamed, both directories may be renamed as well.
         public var state: FilePath
-        /// What outlives this process: better in memory (/run), so that a full disk stops no renewal.
+        /// The directory for files that outlive this process. Use one in memory (/run), so that a full disk does not
+        /// prevent renewals.
         public var runtime: FilePath
-        /// ``ClientIdentifier/hostIdentifier(machineID:)``.
+        /// From ``ClientIdentifier/hostIdentifier(machineID:)``.
         public var host: [UInt8]
         public var check = AddressCheck()
-        /// The executable and its first arguments; `nil`: udhcpc or busybox, where they are installed.
+        /// The executable and its first arguments; `nil` for the installed udhcpc or busybox.
         public var client: [String]?
-        /// How often a server is asked before it counts as silent, and how many seconds apart.
+        /// How often a server is asked before it counts as silent, and the interval in seconds.
         public var tries = 3
         public var interval = 2
-        /// After which part of its time a lease is renewed. The client does it by itself at a half: what is left between is for
-        /// doing it one by one.
+        /// The part of its time after which a lease is renewed. The client renews at half of the time by itself; the
+        /// difference is for renewing one at a time.
         public var renewalPoint = 0.4
 
         public init(interface: String, state: FilePath, runtime: FilePath, host: [UInt8]) {
@@ -41,25 +43,26 @@ public final class UDHCPCLeases: LeaseSource {
         }
     }
 
-    /// The program of the clients and its first arguments, where one is installed.
+    /// The program of the clients and its first arguments, if one is installed.
     public static var installedClient: [String]? { Client.find() }
 
     private let requests: LeaseRequests
     private let worker: Worker
 
-    /// Takes over what an earlier process has left, see ``held``. Acquire what is still needed, which returns at once, and
-    /// release the rest.
+    /// Takes over the leases of an earlier process: see ``held``. Acquire those that are still needed, which returns at
+    /// once, and release the others.
     ///
-    /// The network namespace is that of the calling thread.
+    /// It uses the network namespace of the calling thread.
     ///
-    /// - Parameter events: called for each event, in order, on a thread that everything else waits for.
-    /// - Throws: ``Failure`` where the directories cannot be used, another process uses them, or there is no such interface.
+    /// - Parameter events: called for each event, in order, on the source's own thread, which waits for it.
+    /// - Throws: ``Failure`` if the directories cannot be used, another process uses them, or there is no such
+    ///   interface.
     public init(_ options: Options, events: @escaping @Sendable (LeaseEvent) -> Void) throws(Failure) {
         let requests = try LeaseRequests()
         let supervisor = try Supervisor(options, requests, events)
         worker = try Worker("leases") { _ in
             let clients = supervisor.run()
-            // Children of this process; it need not wait for their end.
+            // They are children of this process. Reap them in a thread that nothing waits for.
             if !clients.isEmpty { try? Worker.detach("leases ending") { Client.reapAll(clients) } }
         }
         self.requests = requests
@@ -67,7 +70,7 @@ public final class UDHCPCLeases: LeaseSource {
 
     deinit { close() }
 
-    /// Ends the supervision. The clients run on and hold their leases.
+    /// Ends the supervision. The clients go on running and keep their leases.
     public func close() {
         guard requests.stop() else { return }
         worker.end()
