@@ -4,7 +4,7 @@ import Host
 import Network
 import Sessions
 
-/// Whether every session's virtual IPs are where the registry says: on their interface, or local by a route.
+/// Whether every session's virtual IPs are as the registry has them: on their interface, or local by a route.
 package enum AddressFacts: CheckedSubject {
     private static let subject = "addresses"
 

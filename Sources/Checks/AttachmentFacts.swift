@@ -7,7 +7,7 @@ import PolicyMaps
 import Sessions
 import SystemPackage
 
-/// The attached links: whether all are there, lead somewhere, and run this build's programs.
+/// Whether all links of the attached cgroups exist, are not defunct, and run this build's programs.
 package enum AttachmentFacts: CheckedSubject {
     private static let subject = "attached"
     private static let again = "attach it again: vip-bpfctl attach cgroup PATH"

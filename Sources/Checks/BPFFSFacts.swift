@@ -4,7 +4,7 @@ import Host
 import PolicyMaps
 import Sessions
 
-/// Whether there is a place to pin.
+/// Whether there is a BPF file system to pin in.
 package enum BPFFSFacts: CheckedSubject {
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         looking(at: "bpffs") { () throws(Failure) in

@@ -3,7 +3,8 @@
 import Host
 import Sessions
 
-/// Processes outside every session that hold a wildcard port: it is taken on every address, the sessions' too.
+/// Finds processes outside all sessions that hold a port on a wildcard. The port is then in use on the sessions'
+/// addresses too.
 package enum BlockerFacts: CheckedSubject {
     private static let subject = "blockers"
 
@@ -29,7 +30,8 @@ package enum BlockerFacts: CheckedSubject {
 
     /// The systemd unit of a cgroup: the last part of its path that names a service, scope or other unit that has processes.
     ///
-    /// - Parameter path: as /proc/PID/cgroup has it. systemd escapes nothing but `\xNN` in unit names, which is shown as it is.
+    /// - Parameter path: the path in /proc/PID/cgroup. In unit names, systemd escapes only with `\xNN`, which is not
+    ///   decoded.
     package static func unit(ofCgroup path: String) -> String? {
         let kinds = [".service", ".scope", ".socket", ".mount", ".swap"]
         return path.split(separator: "/").last { part in kinds.contains { part.hasSuffix($0) && part.count > $0.count }

@@ -3,7 +3,7 @@
 import Host
 import SystemPackage
 
-/// Where cgroup v2 is: at /sys/fs/cgroup, or on a hybrid host beside the hierarchies of v1.
+/// Where cgroup v2 is mounted: at /sys/fs/cgroup, or beside the v1 hierarchies on a hybrid host.
 package enum CgroupFacts: CheckedSubject {
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         looking(at: "cgroup v2") { () throws(Failure) in

@@ -2,17 +2,17 @@
 
 package import Host
 
-/// What `check` has found of one subject, and what to do about it.
+/// A result of `check` about one subject, and what to do about it.
 package struct CheckedFact: Encodable {
     package enum Verdict: String, Encodable {
         case good
-        /// Works, but not all of it or not for everybody.
+        /// It works in part, or not for all users.
         case warning
-        /// Cannot work.
+        /// It cannot work.
         case bad
     }
 
-    /// What a bad fact is a matter of.
+    /// What a bad fact is about. It decides the exit code.
     package enum Kind { case host, privilege, state }
 
     private enum CodingKeys: CodingKey { case subject, verdict, fact, fix }
@@ -54,7 +54,7 @@ extension CheckedFact {
 }
 
 extension CheckedSubject {
-    /// The facts that `body` finds, or the one that it could not find them.
+    /// Returns the facts that `body` finds; if it throws, one fact that says so.
     package static func looking(
         at subject: String, _ body: () throws(Failure) -> [CheckedFact]
     ) -> [CheckedFact] {

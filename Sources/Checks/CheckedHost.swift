@@ -4,10 +4,10 @@ import Host
 package import Sessions
 package import SystemPackage
 
-/// What `check` looks at.
+/// The host and instance that `check` inspects.
 package struct CheckedHost {
     package let instance: Instance
-    /// The one that was named; `nil` is the default one.
+    /// The policy file that was named; `nil` for the default one.
     package let policyFile: FilePath?
 
     package init(instance: Instance, policyFile: FilePath?) {
@@ -18,7 +18,7 @@ package struct CheckedHost {
     /// The facts of every subject.
     package func facts() -> [CheckedFact] { Self.subjects.flatMap { $0.facts(of: self) } }
 
-    /// In the order in which one needs the other.
+    /// The subjects in the order in which they depend on each other.
     private static var subjects: [any CheckedSubject.Type] {
         [
             KernelFacts.self, PrivilegeFacts.self, CgroupFacts.self, BPFFSFacts.self, HookFacts.self,
@@ -29,7 +29,7 @@ package struct CheckedHost {
     }
 }
 
-/// Something that `check` has a line or more about. One that cannot be found out does not hide the others.
+/// A subject of `check`, which has one or more lines. A failure in one does not hide the others.
 package protocol CheckedSubject {
     static func facts(of host: CheckedHost) -> [CheckedFact]
 }

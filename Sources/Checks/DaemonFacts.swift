@@ -19,16 +19,18 @@ package enum DaemonFacts: CheckedSubject {
         ]
     }
 
-    /// Who has a file locked with flock(2), by /proc/locks (proc_locks(5)): trying the lock would stop a daemon that starts.
+    /// The process that holds a flock(2) lock on a file, from /proc/locks (proc_locks(5)). Trying to take the lock
+    /// could make a daemon fail that is being started.
     ///
-    /// - Returns: 0 for a process of another PID namespace; `nil` where it is nobody.
+    /// - Returns: 0 for a process of another PID namespace; `nil` if no process holds it.
     private static func holder(of file: FilePath) -> pid_t? {
         var status = stat()
         guard file.withPlatformString({ stat($0, &status) }) == 0,
             let locks = try? String(contentsOf: "/proc/locks")
         else { return nil }
         for line in locks.split(separator: "\n") {
-            // `1: FLOCK  ADVISORY  WRITE 708 08:01:1839 0 EOF`; the device is the superblock's, which stat(2) need not say.
+            // `1: FLOCK  ADVISORY  WRITE 708 08:01:1839 0 EOF`. The device is the superblock's, which stat(2) may not
+            // return.
             let fields = line.split(separator: " ")
             guard fields.count > 5, fields[1] == "FLOCK", let pid = pid_t(fields[4]),
                 fields[5].split(separator: ":").last.flatMap({ UInt64($0) }) == UInt64(status.st_ino)

@@ -3,7 +3,7 @@
 import Host
 import PolicyMaps
 
-/// Whether this kernel takes the program of each hook: found out by loading it, as attach does.
+/// Whether this kernel accepts the program of each hook. It loads each, as attach does.
 package enum HookFacts: CheckedSubject {
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         HookSupport.probe().map { support in

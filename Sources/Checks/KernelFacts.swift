@@ -4,7 +4,7 @@ import Glibc
 import Host
 import SystemPackage
 
-/// The running kernel: its release, its types (BTF), whether it is locked down.
+/// The running kernel: its release, its type information (BTF), and lockdown.
 package enum KernelFacts: CheckedSubject {
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         var name = utsname()
@@ -17,12 +17,13 @@ package enum KernelFacts: CheckedSubject {
         return [btf, lockdown(try? String(contentsOf: "/sys/kernel/security/lockdown"))]
     }
 
-    /// - Parameter text: of /sys/kernel/security/lockdown, kernel_lockdown(7): `none [integrity] confidentiality`.
+    /// - Parameter text: the contents of /sys/kernel/security/lockdown, kernel_lockdown(7): `none [integrity]
+    ///   confidentiality`.
     package static func lockdown(_ text: String?) -> CheckedFact {
         guard let text else { return .good("lockdown", "kernel lockdown is off") }
         let mode = text.split { $0.isWhitespace }.first { $0.hasPrefix("[") && $0.hasSuffix("]") }
         let word = mode.map { String($0.dropFirst().dropLast()) } ?? "unknown"
-        // bpf_probe_read_kernel_str(), by which a hook reads a program's name, is refused (LOCKDOWN_BPF_READ_KERNEL).
+        // LOCKDOWN_BPF_READ_KERNEL refuses bpf_probe_read_kernel_str(), by which a hook reads a program's name.
         guard word == "confidentiality" else { return .good("lockdown", word) }
         return .bad(
             "lockdown", "confidentiality: BPF programs may not read which program is calling",

@@ -5,7 +5,7 @@ import Leases
 import Policy
 import Sessions
 
-/// What it takes to lease addresses, where the policy in force does.
+/// Whether addresses can be leased, if the policy in force does that.
 package enum LeaseFacts: CheckedSubject {
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         let subject = "DHCP"
@@ -18,7 +18,7 @@ package enum LeaseFacts: CheckedSubject {
                     subject, "the policy leases addresses, and udhcpc is not installed", fix: "apt-get install udhcpc")
             ]
         }
-        // Who may not open the daemon's lock file cannot see it.
+        // Only a user who may open the daemon's lock file can tell whether it is held.
         guard geteuid() != 0 || host.instance.state.hasDaemon else {
             return [
                 .bad(

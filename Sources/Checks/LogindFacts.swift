@@ -3,7 +3,7 @@
 import Daemon
 import Host
 
-/// Whether logind answers, by which the daemon knows who is logged in.
+/// Whether logind answers. The daemon needs it to know who is logged in.
 package enum LogindFacts: CheckedSubject {
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         do throws(Failure) {

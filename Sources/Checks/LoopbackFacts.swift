@@ -5,7 +5,7 @@ import Network
 import PolicyMaps
 import Sessions
 
-/// Whether sessions can have IPv6 loopbacks, and have them.
+/// Whether sessions can have IPv6 loopbacks, and whether they have them.
 package enum LoopbackFacts: CheckedSubject {
     private static let subject = "IPv6 loopback"
 

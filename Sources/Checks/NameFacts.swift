@@ -4,7 +4,7 @@ import Glibc
 import Host
 import SystemPackage
 
-/// What `check` reports about names: whether the module is asked, can be loaded, and nscd does not answer in its place.
+/// Whether libc asks the name service module and can load it, and whether nscd answers in its place.
 package enum NameFacts: CheckedSubject {
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         [hostsLine(), module(), nscd()].compactMap { verdict, fact, fix in
@@ -12,7 +12,7 @@ package enum NameFacts: CheckedSubject {
         }
     }
 
-    /// Whether nothing keeps a session's programs from learning their address by the host's name.
+    /// Whether programs of a session get its address for the host's name.
     package static var isEnabled: Bool { [hostsLine(), module(), nscd()].allSatisfy { $0.verdict == .good } }
 
     private typealias Finding = (verdict: CheckedFact.Verdict, fact: String?, fix: String?)
@@ -54,7 +54,7 @@ package enum NameFacts: CheckedSubject {
             : (.warning, "\(path) lists \(HostsLine.module) twice", fix)
     }
 
-    /// By loading it, as libc does: only so is the linker's whole search path looked at.
+    /// Loads the module as libc does, which uses the linker's whole search path.
     private static func module() -> Finding {
         let name = "libnss_\(HostsLine.module).so.2"
         guard let library = dlopen(name, RTLD_LAZY | RTLD_LOCAL) else {
@@ -67,7 +67,7 @@ package enum NameFacts: CheckedSubject {
         return (.good, "\(name) can be loaded", nil)
     }
 
-    /// nscd asks the sources in libc's stead, outside every session.
+    /// nscd asks the sources in place of libc, from outside all sessions.
     private static func nscd() -> Finding {
         guard FileStatus.exists("/run/nscd/socket") else { return (.good, nil, nil) }
         let configuration = (try? String(contentsOf: "/etc/nscd.conf")) ?? ""

@@ -7,19 +7,20 @@ import PolicyMaps
 import Sessions
 import SystemPackage
 
-/// Other BPF programs at our hooks of the attached cgroups, on these or on cgroups above, and whether they run before ours.
+/// Finds other BPF programs at the same hooks, on the attached cgroups or on cgroups above, and whether they run before
+/// this project's programs.
 ///
-/// The order is the kernel's own answer. As a rule, a cgroup's programs run before those of the cgroups above it, and on one
-/// cgroup the one that was attached first runs first; docs/kernel.md.
+/// The order is read from the kernel. Usually, a cgroup's programs run before those of the cgroups above it, and on one
+/// cgroup, the one that was attached first runs first: docs/kernel.md.
 package enum NeighbourFacts: CheckedSubject {
     private static let subject = "other programs"
 
-    /// One program, at one place and in one order.
+    /// One program at one place, and its order.
     private struct Neighbour: Hashable {
         var id: UInt32
-        /// Where it is attached.
+        /// The cgroup that it is attached to.
         var place: String
-        /// Of our programs'.
+        /// The attached cgroup that this is about.
         var cgroup: String
         var isBefore: Bool
     }

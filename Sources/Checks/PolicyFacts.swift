@@ -8,7 +8,7 @@ import PolicyMaps
 import Sessions
 import SystemPackage
 
-/// The policy in force against the file, and the maps against the policy in force.
+/// Compares the policy in force with the file, and the maps with the policy in force.
 package enum PolicyFacts: CheckedSubject {
     private static let subject = "policy"
 
@@ -30,7 +30,7 @@ package enum PolicyFacts: CheckedSubject {
         guard let file else { return .good(subject, "in force as it was applied; \(path) does not exist") }
         let differences = differences(inForce, file)
         guard !differences.isEmpty else { return .good(subject, "the policy in force is that of \(path)") }
-        let few = 4  // a line is to be read
+        let few = 4  // keeps the line readable
         let rest = differences.count > few ? " and \(differences.count - few) more" : ""
         return .warning(
             subject,
@@ -38,7 +38,7 @@ package enum PolicyFacts: CheckedSubject {
             fix: "put the file in force: vip-bpfctl policy apply \(path)")
     }
 
-    /// `virtualIP.enabled is true, false in the file`, for each key that has another value.
+    /// `virtualIP.enabled is true, false in the file`, for each key whose values differ.
     package static func differences(_ inForce: Policy, _ file: Policy) -> [String] {
         let ours = inForce.values
         let theirs = file.values
@@ -48,7 +48,7 @@ package enum PolicyFacts: CheckedSubject {
         }
     }
 
-    /// What the in-kernel programs read, against what the registry says is in force.
+    /// Compares the maps, which the hooks read, with the policy that the registry has in force.
     private static func inMaps(_ instance: Instance, _ policy: Policy) throws(Failure) -> [CheckedFact] {
         let maps = try PolicyMapSet(instance.pins)
         let config = try maps.configuration()

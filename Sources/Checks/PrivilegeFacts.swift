@@ -2,7 +2,7 @@
 
 import Host
 
-/// CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON among the effective capabilities: CapEff of proc_pid_status(5).
+/// Whether CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are effective: CapEff of proc_pid_status(5).
 package enum PrivilegeFacts: CheckedSubject {
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         let privileges = Privileges.current

@@ -7,9 +7,9 @@ import Policy
 import Sessions
 import SystemPackage
 
-/// Settings of the network that keep sessions' addresses from working, where they do; docs/kernel.md has what was measured.
+/// Network settings that prevent sessions' addresses from working: docs/kernel.md has the measurements.
 ///
-/// `rp_filter` on lo, `arp_announce`, `arp_filter` and `ip_nonlocal_bind` of IPv4 do no harm, and nothing is said of them.
+/// `rp_filter` on lo, `arp_announce`, `arp_filter` and `ip_nonlocal_bind` of IPv4 do no harm and are not checked.
 package struct SysctlFacts: CheckedSubject {
     private static let subject = "sysctl"
 
@@ -32,13 +32,13 @@ package struct SysctlFacts: CheckedSubject {
     }
 
     private let interfaces: [String]
-    /// The virtual IPs that are to be on an interface, now or with the next session, by family.
+    /// The virtual IPs that are on an interface now, or will be with the next session, by family.
     private let placed: [IPAddress.Family: [String: [IPAddress]]]
     private let hostAddresses: [PlacedAddress]
-    /// That of the IPv4 default route.
+    /// The interface of the IPv4 default route.
     private let defaultInterface: String?
 
-    /// The sessions' addresses by interface, and the interface that the policy names for more.
+    /// The sessions' addresses by interface. The interface that the policy names for further ones is included.
     private static func placed(
         _ instance: Instance
     ) throws(Failure) -> [IPAddress.Family: [String: [IPAddress]]] {
@@ -63,15 +63,15 @@ package struct SysctlFacts: CheckedSubject {
         return text.flatMap { Int($0.prefix { $0 != "\n" }) }
     }
 
-    /// Of `net.ipv4.conf.all` and of the interface, the larger: what counts for rp_filter and arp_ignore
-    /// (ip-sysctl.rst), and for route_localnet as either will do.
+    /// The larger of the values for `all` and for the interface. The kernel uses that for rp_filter and arp_ignore
+    /// (ip-sysctl.rst). For route_localnet, either of them is enough.
     private static func larger(_ name: String, _ interface: String) -> Int {
         max(value("ipv4/conf/all/\(name)") ?? 0, value("ipv4/conf/\(interface)/\(name)") ?? 0)
     }
 
     private func all() -> [CheckedFact] { disabledIPv6() + strictReversePath() + silentARP() + openLoopback() }
 
-    /// An interface that refuses IPv6 addresses.
+    /// Interfaces that refuse IPv6 addresses.
     private func disabledIPv6() -> [CheckedFact] {
         (placed[.v6] ?? [:]).keys.sorted().filter { Self.value("ipv6/conf/\($0)/disable_ipv6") == 1 }.map { interface in
             .bad(
@@ -81,7 +81,7 @@ package struct SysctlFacts: CheckedSubject {
         }
     }
 
-    /// Packets for a virtual IP that come in where no route leads back to their senders are dropped by rp_filter 1.
+    /// rp_filter 1 drops packets for a virtual IP that arrive on an interface without a route back to the sender.
     private func strictReversePath() -> [CheckedFact] {
         guard let defaultInterface else { return [] }
         return (placed[.v4] ?? [:]).keys.sorted().filter { interface in
@@ -95,7 +95,7 @@ package struct SysctlFacts: CheckedSubject {
         }
     }
 
-    /// A virtual IP for which the host does not answer ARP.
+    /// Virtual IPs for which the host does not answer ARP.
     private func silentARP() -> [CheckedFact] {
         var facts: [CheckedFact] = []
         for (interface, addresses) in (placed[.v4] ?? [:]).sorted(by: { $0.key < $1.key }) {
@@ -109,7 +109,8 @@ package struct SysctlFacts: CheckedSubject {
                 )
                 continue
             }
-            // On lo, and of another interface's network: that one answers for it with arp_ignore 0 and 3 alone.
+            // On lo, and of the network of another interface: that interface answers for it only with arp_ignore 0 or
+            // 3.
             let networks = hostAddresses.filter { network in
                 network.interface != "lo" && network.prefixLength < network.address.family.bits
                     && addresses.contains {
@@ -129,7 +130,7 @@ package struct SysctlFacts: CheckedSubject {
         return facts
     }
 
-    /// 127/8 that can be reached from the network, the sessions' virtual loopbacks with it.
+    /// Networks from which 127/8 can be reached, and with it the sessions' virtual loopbacks.
     private func openLoopback() -> [CheckedFact] {
         let open = interfaces.filter { $0 != "lo" && Self.larger("route_localnet", $0) == 1 }
         guard !open.isEmpty else { return [] }

@@ -5,12 +5,12 @@ package import Host
 import Network
 package import SystemPackage
 
-/// A listening TCP socket or bound UDP socket on a wildcard address, and who holds it.
+/// A listening TCP socket or bound UDP socket on a wildcard address, and the process that holds it.
 package struct WildcardListener {
     package struct Process {
         package var pid: pid_t
         package var name: String
-        /// Its cgroup v2, as /proc/PID/cgroup has it.
+        /// The path of its cgroup v2, as in /proc/PID/cgroup.
         package var cgroup: String
     }
 
@@ -19,10 +19,10 @@ package struct WildcardListener {
     package var inode: UInt64
     package var process: Process?
 
-    /// Those of the caller's network namespace that no process of a session's holds, by port.
+    /// The sockets of the caller's network namespace that no process of a session holds, by port.
     ///
-    /// A port below the ephemeral range or a listening one counts; the ephemeral ports of UDP clients block nobody and are
-    /// left out.
+    /// TCP listeners are included, and UDP sockets below the ephemeral range. The ephemeral ports of UDP clients are
+    /// left out, because they block no server.
     package static func all(outside sessions: [FilePath]) throws(Failure) -> [WildcardListener] {
         let ephemeral = EphemeralPorts.current()
         var found: [UInt64: WildcardListener] = [:]

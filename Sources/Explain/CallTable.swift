@@ -9,43 +9,43 @@ package import Network
 import Policy
 package import PolicyMaps
 
-/// What a program of a session gets for its calls. The questions are chosen here; the hooks themselves answer them, in
-/// ``HookHost``. What listens where is not looked at: each answer that depends on it says so.
+/// The results of a program's calls in a session. This type chooses the calls, and the hooks themselves give the
+/// results, in ``HookHost``. It does not look which servers are listening: a result that depends on a server says so.
 package struct CallTable {
     package enum Call: String { case bind, connect }
 
-    /// One thing that a call may come to.
+    /// One possible result of a call.
     package struct Outcome: Hashable {
-        /// On what it depends; `nil` where it is what happens if none of those above holds.
+        /// The condition of this result; `nil` if it is the result when none of the conditions above it holds.
         package var when: String?
-        /// The address that the call is for in the end; `nil` where it is refused.
+        /// The address that the call finally uses; `nil` if the call is refused.
         package var address: IPAddress?
-        /// ADDRESS is the one that was asked for.
+        /// Whether ``address`` is the requested one.
         package var isAsAsked = false
-        /// `EADDRNOTAVAIL`, `ECONNREFUSED`.
+        /// The name of the errno: `EADDRNOTAVAIL`, `ECONNREFUSED`.
         package var error: String?
-        /// connect: the source that the hook gives a socket which has none; `nil` leaves it to the kernel.
+        /// connect: the source address that the hook sets on a socket without one; `nil` if the kernel chooses it.
         package var source: IPAddress?
-        /// bind: what getsockname says then.
+        /// bind: the address that getsockname then returns.
         package var name: IPAddress?
-        /// Addresses beside ADDRESS at which a TCP server can be reached (`::` without V6ONLY).
+        /// Other addresses at which a TCP server can be reached (`::` without V6ONLY).
         package var besides: [IPAddress] = []
     }
 
     package struct Row {
         package var call: Call
         package var asked: IPAddress
-        /// What the address is to the session.
+        /// The kind of address for the session.
         package var role: String
-        /// A socket with IPV6_V6ONLY.
+        /// Whether the socket has IPV6_V6ONLY.
         package var isV6Only = false
         package var outcomes: [Outcome]
     }
 
     package let session: LiveSession
-    /// With the session's task and the program set.
+    /// The host, with the session's task and the program set.
     package let host: HookHost
-    /// In host byte order; `nil` for one that the policy does not exclude.
+    /// The port in host byte order; `nil` to use one that the policy does not exclude.
     package let port: UInt16?
 
     package init(session: LiveSession, host: HookHost, port: UInt16?) {
@@ -54,7 +54,7 @@ package struct CallTable {
         self.port = port
     }
 
-    // MARK: The questions
+    // MARK: The calls
 
     package func rows(_ maps: borrowing PolicyMapSet) throws(Failure) -> [Row] {
         var rows: [Row] = []
@@ -63,7 +63,7 @@ package struct CallTable {
             for call in [Call.bind, .connect] {
                 for (address, role) in asked where call == .connect || role != Self.elsewhere {
                     rows.append(try row(call, address, role, isV6Only: false))
-                    // The wildcard alone means less on such a socket.
+                    // IPV6_V6ONLY makes a difference only for the wildcard.
                     if family == .v6, address.isUnspecified {
                         rows.append(try row(call, address, role, isV6Only: true))
                     }
@@ -75,7 +75,7 @@ package struct CallTable {
 
     private static let elsewhere = "another host's"
 
-    /// One address for each thing that an address can be to the session.
+    /// One address of each kind that an address can have for the session.
     private func addresses(
         _ family: IPAddress.Family, _ maps: borrowing PolicyMapSet
     ) throws(Failure) -> [(IPAddress, String)] {
@@ -105,7 +105,7 @@ package struct CallTable {
                 ? vip_mapped(vip_loopback4(other)).address : session.loopbackPrefix?.loopback(of: other)
             if let loopback { asked.append((loopback, "another session's virtual loopback")) }
         }
-        // Of networks for documentation, RFC 5737 and RFC 3849: nobody's.
+        // An address of the networks for documentation (RFC 5737 and RFC 3849), which no host has.
         if let address = IPAddress(isIPv4 ? "192.0.2.1" : "2001:db8::1") { asked.append((address, Self.elsewhere)) }
         return asked
     }
@@ -119,9 +119,9 @@ package struct CallTable {
         return Row(call: call, asked: asked, role: role, isV6Only: isV6Only, outcomes: outcomes)
     }
 
-    // MARK: The answers
+    // MARK: The results
 
-    /// The port that is asked for.
+    /// The port of the calls.
     private var askedPort: UInt16 {
         if let port { return port }
         let excluded = Set(session.excludedPorts)
@@ -138,7 +138,7 @@ package struct CallTable {
         return socket
     }
 
-    /// bind and getsockname of a TCP server, and where else it can be reached.
+    /// bind and getsockname of a TCP server, and the other addresses at which it can be reached.
     private func bind(_ asked: IPAddress, isV6Only: Bool) throws(Failure) -> Outcome {
         let isIPv4 = asked.family == .v4
         let hook = (
@@ -160,8 +160,8 @@ package struct CallTable {
         return outcome
     }
 
-    /// connect of a UDP socket that is not bound: the outcome if a look-up finds something, for each look-up in order, and
-    /// the outcome if none does.
+    /// connect of an unbound UDP socket. For each socket look-up of the hook, in order, the result if that look-up
+    /// finds a socket; last, the result if none does.
     private func connect(_ asked: IPAddress, isV6Only: Bool) throws(Failure) -> [Outcome] {
         func connected(_ listener: (Int, vip_host_listener)?) throws(Failure) -> (Outcome, [vip_host_question]) {
             var client = socket(asked.family, isStream: false, isV6Only: isV6Only)
@@ -179,8 +179,8 @@ package struct CallTable {
         let (last, questions) = try connected(nil)
         var outcomes: [Outcome] = []
         for (number, question) in questions.enumerated() {
-            // The least that ends the search there. One that the search passes over is followed by the next question,
-            // or by what happens where nothing listens at all.
+            // The first kind of socket that ends the search at this look-up. If the search passes over a socket, the
+            // next look-up follows, or the result without any socket.
             for listener in [VIP_HOST_ON_WILDCARD, VIP_HOST_ON_ADDRESS, VIP_HOST_CONNECTED, VIP_HOST_DUAL_STACK] {
                 var (outcome, made) = try connected((number, listener))
                 guard made.count == number + 1, made.count < questions.count || outcome != last else { continue }
@@ -192,7 +192,7 @@ package struct CallTable {
         return outcomes + [last]
     }
 
-    /// What listens, so that a look-up finds it.
+    /// The condition under which a look-up finds a socket.
     private func condition(_ listener: vip_host_listener, _ question: vip_host_question, _ family: IPAddress.Family)
         -> String
     {
@@ -215,7 +215,7 @@ package struct CallTable {
         }
     }
 
-    /// A mapped address stays one where the call is an IPv6 socket's.
+    /// On an IPv6 socket, a mapped address stays in mapped form.
     private static func text(_ family: IPAddress.Family, _ address: vip_address) -> IPAddress {
         guard family == .v6 else { return address.address }
         return IPAddress(bytes: withUnsafeBytes(of: address) { Array($0) }) ?? address.address

@@ -7,23 +7,23 @@ package import Host
 import PolicyMaps
 package import SystemPackage
 
-/// A program as the program lists see it: `struct vip_program` of bpf/abi.h and where it comes from.
+/// A program as program lists identify it: `struct vip_program` of bpf/abi.h, and where it comes from.
 package struct ExplainedProgram {
-    /// Of the file; with its name cut as the map has it.
+    /// The identity of the file. Its name is cut to the length in the map.
     package var identity: vip_program_file
     package var path: [UInt8]
-    /// The path's last component, whole.
+    /// The last component of the path, not cut.
     package var name: [UInt8]
     /// The name of the thread-group leader, at most 15 bytes.
     package var processName: [UInt8]
-    /// The last component of what it was started by, where that is another name: a link's.
+    /// The last component of the path by which it was started, if that is another name: a link's.
     package var startedAs: [UInt8]?
-    /// The file is no longer at its path, or another one is there: an upgrade.
+    /// Whether the file is no longer at its path, or another one is there, as after an upgrade.
     package var isDeleted = false
-    /// What is not as one might think.
+    /// Remarks about unexpected properties.
     package var notes: [String] = []
 
-    /// As the kernel numbers it: major << 20 | minor (include/linux/kdev_t.h).
+    /// The device in the kernel's form: major << 20 | minor (include/linux/kdev_t.h).
     package var device: String { "\(identity.device >> 20):\(identity.device & 0xfffff)" }
 
     // MARK: A process
@@ -34,7 +34,7 @@ package struct ExplainedProgram {
         guard let status = read("/proc/\(pid)/status") else {
             throw Failure(.failed, what, "there is no such process", hint: "see ps -e")
         }
-        // The list's names are compared with the leader's, whichever thread calls.
+        // The names of a list are compared with the leader's name, whichever thread calls.
         let leader = field("Tgid", of: status).flatMap { pid_t($0) } ?? pid
         guard let program = try ProgramFile.running(in: leader) else {
             throw Failure(.failed, what, try reason(pid, status), hint: "see ps -e")
@@ -51,7 +51,7 @@ package struct ExplainedProgram {
         return explained
     }
 
-    /// Why a process has no program: `Kthread` and `State` of proc_pid_status(5), the former since Linux 6.8.
+    /// Why a process has no program, by `Kthread` and `State` of proc_pid_status(5). `Kthread` exists since Linux 6.8.
     private static func reason(_ pid: pid_t, _ status: [UInt8]) throws(Failure) -> String {
         guard read("/proc/\(pid)/status") != nil else { return "it has ended in the meantime" }
         if field("State", of: status)?.hasPrefix("Z") == true {
@@ -72,7 +72,8 @@ package struct ExplainedProgram {
 
     // MARK: A file
 
-    /// The program that a process will be that executes `path`: of a script, its interpreter under the script's name.
+    /// The program of a process that executes `path`. For a script, it is the interpreter, and the process has the
+    /// script's name.
     package static func file(_ path: FilePath) throws(Failure) -> ExplainedProgram {
         let mounts = try MountTable.current()
         let what = "explain \(path)"
@@ -81,7 +82,7 @@ package struct ExplainedProgram {
         program.processName = Array(asked.prefix(Int(VIP_COMM_MAX) - 1))
         if asked != program.name { program.startedAs = asked }
         guard let line = scriptLine(path) else { return program }
-        // binfmt_script.c: the interpreter's path, then at most one argument, which may hold spaces.
+        // binfmt_script.c: the interpreter's path, and at most one argument, which may contain spaces.
         let words = line.split { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") }
         guard let first = words.first else {
             throw Failure(.failed, what, "its first line names no interpreter")
@@ -117,7 +118,7 @@ package struct ExplainedProgram {
         return ExplainedProgram(identity: identity, path: real, name: name, processName: [])
     }
 
-    /// What stands behind `#!` on a script's first line; the kernel reads 256 bytes of it (BINPRM_BUF_SIZE).
+    /// The text after `#!` on a script's first line. The kernel reads 256 bytes of it (BINPRM_BUF_SIZE).
     private static func scriptLine(_ path: FilePath) -> [UInt8]? {
         guard let file = try? openFile(path, O_RDONLY | O_NONBLOCK) else { return nil }
         defer { close(file) }
@@ -129,7 +130,7 @@ package struct ExplainedProgram {
 
     // MARK: On the lists
 
-    /// By what the in-kernel programs find a program on a list: the three look-ups of `vip_evaluate_program()`.
+    /// How the hooks find a program on a list: the three look-ups of `vip_evaluate_program()`.
     package enum Way: String, CaseIterable {
         case executableName = "executable name"
         case processName = "process name"

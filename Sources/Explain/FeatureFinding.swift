@@ -9,21 +9,22 @@ import SystemPackage
 /// Whether a feature applies to a program of a session, by which list entry, or why not.
 package struct FeatureFinding {
     package var list: ProgramList
-    /// Of at least one address family.
+    /// Whether it applies for at least one address family.
     package var applies: Bool
-    /// The entry of the policy in force that matched; `*` for all. `nil` where none did, or the policy's text is not known.
+    /// The entry of the policy in force that matched, `*` for all programs; `nil` if none did or the policy is not
+    /// known.
     package var entry: String?
     package var way: ExplainedProgram.Way?
     package var reason: String
 
     /// - Parameters:
     ///   - host: with the session's task and the program set.
-    ///   - rules: of the session, as the registry has them; `nil` where it cannot be read.
+    ///   - rules: the session's rules in the registry; `nil` if it cannot be read.
     package static func all(
         _ program: ExplainedProgram, _ session: LiveSession, _ host: HookHost, rules: Policy.Rules?
     ) throws(Failure) -> [FeatureFinding] {
         let features = try host.features()
-        // A path says more than a name.
+        // A match by path comes before one by name, because it is more specific.
         var lists: [(way: ExplainedProgram.Way, bits: UInt32)] = []
         for way in [ExplainedProgram.Way.file, .executableName, .processName] {
             lists.append((way, try host.lists(by: way)))
@@ -39,7 +40,7 @@ package struct FeatureFinding {
     }
 }
 
-/// What there is to know of one list.
+/// The facts about one list.
 private struct Facts {
     let list: ProgramList
     let program: ExplainedProgram
@@ -100,7 +101,7 @@ private struct Facts {
         return finding
     }
 
-    /// What a match comes to all the same.
+    /// What prevents or limits the feature in spite of the match.
     private var afterMatch: String {
         guard applies else {
             return list == .preferLoopback
@@ -124,14 +125,14 @@ private struct Facts {
         } ?? (way == .file ? entries?.first { isNamesake($0) } : nil)
     }
 
-    /// A listed path that led to a file of this name.
+    /// Whether a listed path is the program's, or that of a file with the same name.
     private func isNamesake(_ entry: ProgramEntry) -> Bool {
         guard case .path(let path) = entry else { return false }
         return Array(path.string.utf8) == program.path
             || path.lastComponent.map { Array($0.string.utf8) } == program.name
     }
 
-    /// The entry that comes nearest, and what keeps it from matching.
+    /// The entry that is closest, and why it does not match.
     private var whyNone: String {
         let plain =
             "no entry is its executable's name '\(Self.text(program.name))', its process name "

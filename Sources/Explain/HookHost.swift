@@ -7,9 +7,10 @@ package import Host
 package import PolicyMaps
 import SystemPackage
 
-/// The in-kernel programs, compiled for the host (`CVipHooks`): they run over the live maps, on calls that are made up.
+/// The hooks, compiled for the host (`CVipHooks`). They run on simulated calls over the live maps.
 ///
-/// It decides nothing by itself. Which task calls and what listens is set here; every answer is that of bpf/.
+/// This type makes no decision. It sets which task calls and which sockets listen; every result comes from the code in
+/// bpf/.
 package final class HookHost {
     private let host: OpaquePointer
 
@@ -32,19 +33,19 @@ package final class HookHost {
 
     deinit { vip_host_free(host) }
 
-    /// What the hooks say, unless they could not read a map.
+    /// Returns a result of the hooks, unless they could not read a map.
     private func read<T>(_ answer: T) throws(Failure) -> T {
         let error = vip_host_error(host)
         guard error == 0 else { throw Failure("read the maps", errno: Errno(rawValue: error)) }
         return answer
     }
 
-    // MARK: Who calls
+    // MARK: The caller
 
-    /// Makes the calling task one of these cgroups, by their depth: the root's first.
+    /// Sets the cgroups of the calling task, from the root down.
     package func setCgroups(_ ids: [UInt64]) { precondition(vip_host_set_cgroups(host, ids, UInt32(ids.count)) == 1) }
 
-    /// Makes the calling task one of a session.
+    /// Makes the calling task one of a session's cgroup.
     package func setCgroup(_ id: UInt64) { vip_host_set_cgroup(host, id) }
 
     package func setProgram(_ program: ExplainedProgram) {
@@ -61,9 +62,9 @@ package final class HookHost {
         return isFound == 1 ? LiveSession(session) : nil
     }
 
-    /// The lists of the session's policy that the program is on: bit 1 << `enum vip_list`.
+    /// The lists of the session's policy that contain the program: bit 1 << `enum vip_list`.
     ///
-    /// - Parameter way: of the three look-ups, this one alone.
+    /// - Parameter way: use only this one of the three look-ups.
     package func lists(by way: ExplainedProgram.Way) throws(Failure) -> UInt32 {
         let maps: [ExplainedProgram.Way: vip_host_map] = [
             .executableName: VIP_HOST_MAP_PROGRAM_NAMES, .processName: VIP_HOST_MAP_PROGRAM_SCRIPTS,
@@ -74,7 +75,7 @@ package final class HookHost {
         return try read(vip_host_program_lists(host))
     }
 
-    /// The features that apply to the program, of at least one address family: `enum vip_feature`.
+    /// The features that apply to the program for at least one address family: `enum vip_feature`.
     package func features() throws(Failure) -> UInt32 { try read(vip_host_features(host)) }
 
     // MARK: Calls
@@ -82,8 +83,8 @@ package final class HookHost {
     /// Runs a hook.
     ///
     /// - Parameters:
-    ///   - port: In host byte order.
-    ///   - listener: What the look-up of that number finds; none of the others finds anything.
+    ///   - port: in host byte order.
+    ///   - listener: the number of a look-up, and what it finds. All other look-ups find nothing.
     package func call(
         _ hook: vip_hook, _ socket: inout vip_host_socket, _ address: vip_address, port: UInt16,
         listener: (number: Int, vip_host_listener)? = nil

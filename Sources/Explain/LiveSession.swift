@@ -7,7 +7,7 @@ package import Network
 package import Policy
 import PolicyMaps
 
-/// A session as the in-kernel programs read it from the live maps.
+/// A session as the hooks read it from the live maps.
 package struct LiveSession {
     private let found: vip_host_session
 
@@ -16,13 +16,13 @@ package struct LiveSession {
     package var id: UInt32 { found.row.id }
     package var cgroupID: UInt64 { found.cgroup }
     package var generation: UInt32 { found.config.generation }
-    /// Of its policy in the bank in force.
+    /// The number of its policy in the bank in force.
     package var number: Int { Int(found.number) }
-    /// `enum vip_policy_flag`
+    /// The bits of `enum vip_policy_flag`.
     package var flags: UInt32 { found.policy.flags }
-    /// The ports that virtual loopbacks leave alone.
+    /// The ports to which virtual loopback does not apply.
     package var excludedPorts: [UInt16] { found.policy.excludedPorts }
-    /// The host's own addresses of a family; `nil` where the map of addresses has them.
+    /// The host's own addresses of a family; `nil` if they did not fit and are in the `addresses` map.
     package func hostAddresses(_ family: IPAddress.Family) -> [IPAddress]? {
         family == .v4 ? found.config.hostAddresses : found.config.hostIPv6Addresses
     }

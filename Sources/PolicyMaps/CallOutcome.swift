@@ -4,24 +4,25 @@ import BPFLoader
 import CVipABI
 public import Host
 
-/// What became of a call of a session's program: `enum vip_outcome` of bpf/abi.h.
+/// The result of a call of a session's program: `enum vip_outcome` of bpf/abi.h.
 public enum CallOutcome: UInt8, Sendable, Hashable, CaseIterable {
-    /// Left as it is.
+    /// The call was not changed.
     case seen
-    /// It got another address, or another source.
+    /// The call got another address, or another source.
     case rewritten
-    /// Left as it is: the session has no address, and the policy has `whenUnavailable: useHostAddress`.
+    /// The call was not changed: the session has no address, and the policy has `whenUnavailable: useHostAddress`.
     case unaddressed
-    /// Refused, EADDRNOTAVAIL: the address is another session's.
+    /// Refused with EADDRNOTAVAIL: the address is another session's.
     case refusedIsolation
-    /// Refused, EADDRNOTAVAIL: the session has no virtual IP, and the policy says `deny`.
+    /// Refused with EADDRNOTAVAIL: the session has no virtual IP, and the policy has `whenUnavailable: deny`.
     case refusedUnavailable
-    /// Refused, ECONNREFUSED: the peer is another session's loopback.
+    /// Refused with ECONNREFUSED: the peer is another session's loopback.
     case refusedPeer
-    /// Refused, EADDRINUSE: another server of the session has the port. Of sock_ops: no room to note a listener.
+    /// Refused with EADDRINUSE: another server of the session has the port. For sock_ops: there was no room to note a
+    /// listener.
     case refusedInUse
 
-    /// In one word, the same for all that were refused.
+    /// The outcome in one word; the same word for all refusals.
     public var verdict: String {
         switch self {
         case .seen: "seen"
@@ -31,7 +32,7 @@ public enum CallOutcome: UInt8, Sendable, Hashable, CaseIterable {
         }
     }
 
-    /// Why it was refused; `nil` where it was not.
+    /// Why the call was refused; `nil` if it was not.
     public var reason: String? {
         switch self {
         case .seen, .rewritten, .unaddressed: nil
@@ -45,19 +46,19 @@ public enum CallOutcome: UInt8, Sendable, Hashable, CaseIterable {
     public var isRefused: Bool { reason != nil }
 }
 
-/// What the `counters` map says of one hook, all CPUs together, since the maps were made.
+/// The `counters` row of one hook, summed over all CPUs, since the maps were created.
 public struct HookCounters: Sendable, Hashable {
     public let hook: Hook
     private let calls: [UInt64]  // by CallOutcome.rawValue
 
-    /// Calls that came to `outcome`.
+    /// The number of calls with this outcome.
     public subscript(outcome: CallOutcome) -> UInt64 { calls[Int(outcome.rawValue)] }
 
-    /// All of them, whatever the outcome.
+    /// The number of all calls, whatever the outcome.
     public var seen: UInt64 { calls.reduce(0, &+) }
     public var refused: UInt64 { CallOutcome.allCases.filter(\.isRefused).reduce(0) { $0 &+ self[$1] } }
 
-    /// Of every hook, in the order of their numbers.
+    /// The counters of every hook, in the order of the hooks' numbers.
     public static func read(_ pins: PinDirectory) throws(Failure) -> [HookCounters] {
         let map: BPFMap<UInt32, vip_counters> = try pins.map("counters")
         var result: [HookCounters] = []

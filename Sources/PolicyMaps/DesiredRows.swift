@@ -7,14 +7,14 @@ public import Network
 public import Policy
 public import SystemPackage
 
-/// What the maps need to know of a session.
+/// The properties of a session that the maps contain.
 public struct SessionRow: Hashable, Sendable {
     public var id: UInt32
     public var cgroupID: UInt64
-    /// Depth of the cgroup below the cgroup v2 root.
+    /// The depth of the cgroup below the cgroup v2 root.
     public var level: UInt32
     public var virtualIPs: [IPAddress]
-    /// Number of its policy: 0 for the base, n for the n-th override.
+    /// The number of its policy: 0 for the base, n for the n-th override.
     public var policyNumber: Int
 
     public init(id: UInt32, cgroupID: UInt64, level: UInt32, virtualIPs: [IPAddress], policyNumber: Int = 0) {
@@ -29,35 +29,36 @@ public struct SessionRow: Hashable, Sendable {
     public var virtualIPv6: IPAddress? { virtualIPs.first { $0.family == .v6 } }
 }
 
-/// What should be in the maps, for a policy, its sessions and the host's addresses: the one place where that is decided.
+/// The contents that the maps should have, for a policy, its sessions and the host's addresses. Only this type decides
+/// them.
 ///
-/// It knows nothing of banks and generations; ``PolicyMapSet`` writes it into the bank that is not in force.
+/// It knows nothing of banks and generations: ``PolicyMapSet`` writes it into the bank that is not in force.
 public struct DesiredRows: Sendable {
-    /// By policy number.
+    /// The policies by number.
     public var policies: [vip_policy] = []
-    /// Programs by executable name, by process name, by file.
+    /// The programs by executable name, by process name and by file.
     public var names: [vip_program_name: ListMasks] = [:]
     public var scripts: [vip_program_script: ListMasks] = [:]
     public var files: [vip_program_file: ListMasks] = [:]
     public var sessions: [SessionRow] = []
     public var addresses: [vip_address: vip_address_owner] = [:]
-    /// The host's own IPv4 addresses beside the loopback, as numbers in host byte order.
+    /// The host's own IPv4 addresses except loopback addresses, as numbers in host byte order.
     public var hostIPv4: [UInt32] = []
-    /// The same of IPv6, link-local ones among them.
+    /// The host's own IPv6 addresses except ::1, link-local ones included.
     public var hostIPv6: [IPAddress] = []
-    /// The prefix of the sessions' IPv6 loopbacks; `nil` where this host has none.
+    /// The prefix of the sessions' IPv6 loopbacks; `nil` if the host has none.
     public var loopbackPrefix: LoopbackPrefix?
-    /// Depths of the sessions' cgroups, ascending.
+    /// The depths of the sessions' cgroups, ascending.
     public var levels: [UInt32] = []
-    /// `enum vip_config_flag`.
+    /// The bits of `enum vip_config_flag`.
     public var configFlags: UInt32 = 0
-    /// What an administrator should know though it is no error: a listed path with no file, say.
+    /// Problems that are not errors: for example, a listed path without a file.
     public var warnings: [String] = []
 
     /// - Parameters:
-    ///   - broadcasts: Network and broadcast addresses of the host's IPv4 networks.
-    ///   - loopbackPrefix: Of the sessions' IPv6 loopbacks, where the host has made it local.
-    ///   - identity: The file that a listed path means now, `nil` where there is none.
+    ///   - broadcasts: the network and broadcast addresses of the host's IPv4 networks.
+    ///   - loopbackPrefix: the prefix of the sessions' IPv6 loopbacks, if the host has made it local.
+    ///   - identity: returns the file that a listed path leads to now; `nil` if there is none.
     public init(
         policy: Policy, sessions: [SessionRow], hostAddresses: some Sequence<IPAddress>, broadcasts: [IPAddress] = [],
         loopbackPrefix: LoopbackPrefix? = nil,
@@ -99,7 +100,7 @@ public struct DesiredRows: Sendable {
         let bit = UInt32(1) << UInt32(number)
         switch entry {
         case .everyProgram:
-            break  // a flag of the policy's row
+            break  // it is a flag in the policy's row
         case .name(let name):
             let bytes = Array(name.utf8)
             if let key = vip_program_name(bytes) { names[key, default: ListMasks()][list] |= bit }
@@ -121,12 +122,12 @@ public struct DesiredRows: Sendable {
         }
     }
 
-    /// The different depths of the sessions' cgroups: the kernel looks for a session at each of them.
+    /// The distinct depths of the sessions' cgroups. The hooks look for a session at each of them.
     public static func levels(of sessions: some Sequence<SessionRow>) throws(Failure) -> [UInt32] {
         try checked(Set(sessions.map(\.level)))
     }
 
-    /// Depths as the map has them, ascending; fails where there are more than it holds.
+    /// The depths for the map, ascending. Throws if there are more than it holds.
     public static func checked(_ levels: Set<UInt32>) throws(Failure) -> [UInt32] {
         guard levels.count <= Int(VIP_LEVELS_MAX) else {
             throw Failure(
@@ -136,7 +137,7 @@ public struct DesiredRows: Sendable {
         return levels.sorted()
     }
 
-    /// Whose each address is. A session's address is the session's though it is on the host's interface too.
+    /// The owner of each address. A session's address is the session's although it is on the host's interface.
     public static func owners(
         of hostAddresses: some Sequence<IPAddress>, broadcasts: [IPAddress] = [], sessions: some Sequence<SessionRow>
     ) -> [vip_address: vip_address_owner] {
@@ -144,7 +145,7 @@ public struct DesiredRows: Sendable {
         for address in broadcasts {
             owners[vip_address(address)] = vip_address_owner(owner: VIP_OWNER_BROADCAST.rawValue, id: 0)
         }
-        // 127/8 and ::1 are nobody's: the kernel side knows them by their numbers.
+        // The hooks recognise 127/8 and ::1 by their values, so they need no row.
         for address in hostAddresses where !address.isLoopback {
             owners[vip_address(address)] = vip_address_owner(owner: VIP_OWNER_HOST.rawValue, id: 0)
         }
@@ -158,7 +159,7 @@ public struct DesiredRows: Sendable {
 }
 
 extension IPAddress {
-    /// The number of an IPv4 address outside 127/8; `nil` for any other.
+    /// The number of an IPv4 address outside 127/8; `nil` for any other address.
     var hostIPv4: UInt32? { isLoopback ? nil : v4 }
 
     /// Whether it is an IPv6 address, and not ::1.

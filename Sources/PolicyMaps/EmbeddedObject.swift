@@ -7,26 +7,26 @@ public import Host
 import Network
 public import SystemPackage
 
-/// How many rows the maps get when they are made. A map's size is fixed for its life.
+/// The numbers of rows that the maps get when they are created. They cannot change later.
 public struct MapSizes: Sendable, Hashable {
-    /// Sessions that can be open at once. Each costs nothing until it is open: the hashes grow.
+    /// The number of sessions that can be open at the same time. A row takes memory only once it is used.
     public var sessions: Int
 
     /// 65536 sessions: four times what the largest session hosts hold, 50,000 in the benchmark.
     public static let `default` = MapSizes(sessions: 65536)
-    /// Fewest and most: there are no more session IDs.
+    /// The smallest and the largest number: there are no more session IDs.
     public static let allowed = 1...16_777_214
 
     public init(sessions: Int) {
         self.sessions = sessions
     }
 
-    /// Rows by map name, for those that do not keep the size that bpf/maps.h gives them.
+    /// The rows by map name, for maps whose size differs from that in bpf/maps.h.
     var rows: [String: Int] {
         [
             "sessions": sessions,
             "ids": sessions,
-            // Two virtual IPs a session, and 4096 addresses of the host's own.
+            // Two virtual IPs for each session, and 4096 addresses of the host.
             "addresses": 2 * sessions + 4096,
         ]
     }
@@ -34,7 +34,7 @@ public struct MapSizes: Sendable, Hashable {
 
 // bpf/vip.bpf.o, which is embedded in this binary.
 extension BPFObject {
-    /// SHA-256 of the embedded object, 32 bytes: which build the pinned programs come from.
+    /// The SHA-256 of the embedded object, 32 bytes. It identifies the build that the pinned programs come from.
     public static var embeddedID: [UInt8] {
         let digits = Array(String(cString: vip_object_id()).utf8.prefix(64))
         return stride(from: 0, to: digits.count - 1, by: 2).compactMap {
@@ -45,8 +45,8 @@ extension BPFObject {
     /// Opens the embedded object.
     ///
     /// - Parameters:
-    ///   - hooks: The hooks to load programs for; others are left out.
-    ///   - sizes: Of the maps that will be made.
+    ///   - hooks: the hooks whose programs are loaded; others are left out.
+    ///   - sizes: the sizes of the maps that will be created.
     init(programsOf hooks: [Hook], _ sizes: MapSizes) throws(Failure) {
         var size = 0
         let bytes = vip_object_bytes(&size)
@@ -69,7 +69,7 @@ extension BPFObject {
         self = object
     }
 
-    /// Writes the layout's version into the `config` map of the loaded object, before its pin can be opened.
+    /// Writes the layout's version into the `config` map of the loaded object, before the map is pinned.
     func writeLayoutVersion() throws(Failure) {
         let config: BPFMap<UInt32, vip_config> = try map("config")
         var row = vip_config()
@@ -81,12 +81,12 @@ extension BPFObject {
 /// Whether this kernel loads one hook's program.
 public struct HookSupport: Sendable {
     public let hook: Hook
-    /// `nil` where the kernel takes it.
+    /// Why the kernel refuses the program; `nil` if it accepts it.
     public let failure: Failure?
 
-    /// Asks the running kernel, by loading each hook's real program by itself and dropping it again.
+    /// Finds out whether the running kernel accepts each hook's program, by loading each one separately.
     ///
-    /// Nothing is pinned or attached. Feature probes that load something else have been seen to be wrong.
+    /// It pins and attaches nothing. Feature probes that load something else have given wrong results.
     public static func probe(hooks: [Hook] = Hook.all) -> [HookSupport] {
         hooks.map { hook in
             do throws(Failure) {
@@ -105,7 +105,8 @@ extension AttachedPrograms {
         try effective(on: cgroup, hook.attachType)
     }
 
-    /// Those that are attached to the cgroup itself, or of a hook of the network namespace to the caller's.
+    /// The programs attached to the cgroup itself; for a hook of the network namespace, those of the caller's
+    /// namespace.
     public static func own(of cgroup: FilePath, _ hook: Hook) throws(Failure) -> [UInt32] {
         switch hook.place {
         case .cgroup: try own(of: .cgroup(cgroup), hook.attachType)

@@ -7,10 +7,10 @@ public import Host
 import Synchronization
 import SystemPackage
 
-/// Which events a listener wants. The rest is not even written.
+/// Which events a listener gets. The hooks do not write others.
 public struct EventFilter: Sendable, Hashable {
     public var outcomes: Set<CallOutcome>
-    /// Of one session alone; `nil`, of all.
+    /// The session whose events it gets; `nil` for all sessions.
     public var session: UInt32?
 
     public init(outcomes: Set<CallOutcome> = Set(CallOutcome.allCases), session: UInt32? = nil) {
@@ -19,36 +19,37 @@ public struct EventFilter: Sendable, Hashable {
     }
 }
 
-/// What came since the last time.
+/// The events since the last call.
 public struct EventBatch: Sendable {
-    /// In the order in which they were written.
+    /// The events, in the order in which they were written.
     public var events: [vip_event] = []
-    /// How many were lost because the ring buffer was full.
+    /// The number of events that were lost because the ring buffer was full.
     public var lost: UInt64 = 0
-    /// Times in which nothing was written, since this process was stopped for longer than its lease: CLOCK_BOOTTIME, ns.
+    /// The times in which no events were written, because this process was stopped for longer than its lease:
+    /// CLOCK_BOOTTIME, ns.
     public var gaps: [Range<UInt64>] = []
 }
 
-/// Listens to what becomes of the calls of sessions' programs, until it goes out of scope.
+/// Receives events about the calls of sessions' programs, as long as it exists.
 ///
 ///     let listener = try EventListener(instance.pins, EventFilter(outcomes: [.rewritten]))
 ///     while true { for event in try listener.poll(timeout: .seconds(1)).events { … } }
 ///
-/// It takes one of ``limit`` slots of the map `watchers`, with a ring buffer of its own, by compare-and-swap of the slot's
-/// `until`, and renews that every second in a thread of its own. So a listener that reads slowly loses events, and is told
-/// how many; one that was killed costs the programs nothing after ``lease``; and two never have the same slot.
+/// It takes one of ``limit`` slots of the map `watchers`, by compare-and-swap of the slot's `until`, and has its own
+/// ring buffer. A thread renews `until` every second. A listener that reads slowly loses events and gets their number.
+/// A killed listener costs nothing after ``lease``. Two listeners never have the same slot.
 public final class EventListener: Sendable {
-    /// How many may listen at once.
+    /// How many listeners can exist at the same time.
     public static let limit = Int(VIP_WATCHERS_MAX)
-    /// How long the programs write for a listener that does not say any more that it is there.
+    /// How long the hooks go on writing events after a listener last renewed its slot.
     public static let lease: Duration = .seconds(5)
-    /// Room for 23,000 events: a quarter of a second at 100,000 a second. It is memory of the kernel's while it listens.
+    /// Room for 23,000 events, which is a quarter of a second at 100,000 a second. It is kernel memory.
     public static let defaultRingSize: UInt32 = 4 << 20
 
     private let slot: WatcherSlot
     private let wake: WakeUp
 
-    /// - Parameter ringSize: In bytes: a power of two, at least a page. An event takes 176.
+    /// - Parameter ringSize: in bytes: a power of two, at least a page. An event takes 176 bytes.
     public init(
         _ pins: PinDirectory, _ filter: EventFilter, ringSize: UInt32 = EventListener.defaultRingSize
     ) throws(Failure) {
@@ -67,15 +68,15 @@ public final class EventListener: Sendable {
         slot.end()
     }
 
-    /// Stops listening before it goes out of scope: a process that ends does not wait for its threads' references.
+    /// Stops listening now. A process that ends must call this, because its threads may still hold references.
     public func end() { slot.end() }
 
-    /// Waits until something has come, ``interrupt()`` is called or the time is over, and takes out what there is.
+    /// Waits until there is an event, ``interrupt()`` is called or the time is over, and takes the events.
     ///
-    /// It blocks: call it on a thread of its own, never on a task's. One thread at a time.
+    /// It blocks, so call it on a thread of its own and not in a task, on one thread at a time.
     ///
-    /// - Parameter limit: No more events than this; the rest is there the next time.
-    /// - Throws: ``Failure`` when there is nothing to listen to any more, since all was detached.
+    /// - Parameter limit: at most this many events; the next call takes the others.
+    /// - Throws: ``Failure`` if the hooks were detached, so that there will be no more events.
     public func poll(atMost limit: Int = 512, timeout: Duration) throws(Failure) -> EventBatch {
         var batch = EventBatch(events: slot.ring.take(atMost: limit))
         if batch.events.isEmpty {
@@ -86,17 +87,17 @@ public final class EventListener: Sendable {
         return batch
     }
 
-    /// A listener, as the map `watchers` has it.
+    /// A listener in the map `watchers`.
     public struct Listener: Sendable, Hashable {
         public let slot: Int
         public let pid: UInt32
         public let filter: EventFilter
-        /// Events since it began to listen: those in its ring buffer or read from there, and those without room in it.
+        /// The number of events since it began to listen, including those that were lost for lack of room.
         public let written: UInt64
         public let dropped: UInt64
     }
 
-    /// The current listeners. One that was killed is among them until its lease is over.
+    /// The current listeners. A killed one is among them until its lease is over.
     public static func listeners(_ pins: PinDirectory) throws(Failure) -> [Listener] {
         let map: BPFMap<UInt32, vip_watchers> = try pins.map("watchers")
         guard let row = try map.value(of: 0) else { return [] }
@@ -115,11 +116,11 @@ public final class EventListener: Sendable {
         }
     }
 
-    /// Ends the wait of ``poll(atMost:timeout:)``, now and from now on.
+    /// Ends the wait of ``poll(atMost:timeout:)``, now and in all later calls.
     public func interrupt() { wake() }
 }
 
-/// One listener's place in the maps `watchers` and `watcher_rings`.
+/// The slot of one listener in the maps `watchers` and `watcher_rings`.
 private final class WatcherSlot: Sendable {
     let ring: RingBuffer
     private let pins: PinDirectory
@@ -132,11 +133,11 @@ private final class WatcherSlot: Sendable {
 
     private struct State {
         var slot = 0
-        /// What we have put into the slot's `until`.
+        /// The value that this listener last put into the slot's `until`.
         var until: UInt64 = 0
-        /// Of the slot's `dropped`, what was reported.
+        /// The part of the slot's `dropped` that was reported.
         var lostInSlot: UInt64 = 0
-        /// Lost in a slot that we have no more.
+        /// The number of events lost in an earlier slot and not reported yet.
         var unreported: UInt64 = 0
         var gaps: [Range<UInt64>] = []
         var failure: Failure?
@@ -172,14 +173,14 @@ private final class WatcherSlot: Sendable {
         watcher(slot) + (MemoryLayout<vip_watcher>.offset(of: \.dropped) ?? 0)
     }
 
-    /// A time to come, in the programs' own clock.
+    /// The time at which a lease that starts now ends, in the hooks' clock.
     private static func lease() -> UInt64 {
         BootTime.now() + UInt64(EventListener.lease.components.seconds) * 1_000_000_000
     }
 
-    /// Takes a slot that nobody has, or whose time is over.
+    /// Takes a slot that is free, or whose lease is over.
     private func claim(_ state: inout State) -> Failure? {
-        // One who tidies up has a free slot for a moment, too: so not at the first try.
+        // Another listener that cleans up a slot holds it for a moment, so try more than once.
         for _ in 0..<4 {
             do throws(Failure) {
                 if try tryToClaim(&state) { return nil }
@@ -197,7 +198,8 @@ private final class WatcherSlot: Sendable {
             hint: "end one of them first")
     }
 
-    /// The first slot becomes ours; of the others, what killed listeners have left goes: a ring buffer is memory.
+    /// Takes the first such slot. In the others, it removes the ring buffers that killed listeners have left, to free
+    /// their memory.
     private func tryToClaim(_ state: inout State) throws(Failure) -> Bool {
         var mine: Int?
         for slot in 0..<EventListener.limit {
@@ -206,7 +208,7 @@ private final class WatcherSlot: Sendable {
             guard found < BootTime.now() else { continue }
             if mine != nil, try rings.value(of: UInt32(slot)) == nil { continue }
             let until = Self.lease()
-            // In vain where another listener was faster, or a program has just cleared it.
+            // This fails if another listener was faster. A hook may have cleared the slot in between.
             guard row.replace(found, with: until, at: offset) || row.replace(0, with: until, at: offset) else {
                 continue
             }
@@ -235,7 +237,7 @@ private final class WatcherSlot: Sendable {
     func startRenewing() throws(Failure) {
         var thread = pthread_t()
         let context = Unmanaged.passRetained(self)
-        // Signals are for the threads that were there before.
+        // Signals must go to the threads that existed before.
         var all = sigset_t()
         var before = sigset_t()
         sigfillset(&all)
@@ -257,7 +259,7 @@ private final class WatcherSlot: Sendable {
         state.withLock { $0.renewing = thread }
     }
 
-    /// Renews the lease; `false` where there is nothing to listen to any more.
+    /// Renews the lease; `false` if there will be no more events.
     private func renew() -> Bool {
         state.withLock { state in
             guard FileIdentity(pins.maps.appending("watchers").string) == pin else {
@@ -271,9 +273,9 @@ private final class WatcherSlot: Sendable {
                 state.until = until
                 return true
             }
-            // Stopped for longer than the lease, and a program or another listener has noticed.
+            // The process was stopped for longer than the lease, and a hook or another listener has noticed.
             let lapsed = state.until
-            if row.word(at: Self.until(state.slot)) == 0 {  // nobody's yet, so the number is still ours
+            if row.word(at: Self.until(state.slot)) == 0 {  // no new listener yet: the count is still this one's
                 let lost = row.word(at: Self.dropped(state.slot))
                 state.unreported += lost - min(state.lostInSlot, lost)
             }
@@ -288,7 +290,7 @@ private final class WatcherSlot: Sendable {
 
     func report(into batch: inout EventBatch) throws(Failure) {
         let failure: Failure? = state.withLock { state in
-            // Another's, where our time is over.
+            // If the lease is over, the slot may be another listener's.
             if row.word(at: Self.until(state.slot)) == state.until {
                 let lost = row.word(at: Self.dropped(state.slot))
                 batch.lost = lost - min(state.lostInSlot, lost)
@@ -296,7 +298,7 @@ private final class WatcherSlot: Sendable {
             }
             batch.lost += state.unreported
             state.unreported = 0
-            // Not before what was written before them.
+            // Report a gap only after the events that were written before it.
             let last = batch.events.last?.time ?? .max
             batch.gaps = state.gaps.filter { $0.lowerBound <= last }
             state.gaps.removeAll { $0.lowerBound <= last }
@@ -305,7 +307,7 @@ private final class WatcherSlot: Sendable {
         if let failure { throw failure }
     }
 
-    /// Gives the slot back.
+    /// Frees the slot.
     func end() {
         stop()
         let renewing = state.withLock { state in
@@ -314,7 +316,7 @@ private final class WatcherSlot: Sendable {
         }
         if let renewing { pthread_join(renewing, nil) }
         state.withLock { state in
-            // First make sure that it is ours for as long as this takes.
+            // First make sure that the slot stays this listener's until the end of this.
             let until = Self.lease()
             guard state.until != 0, row.replace(state.until, with: until, at: Self.until(state.slot)) else { return }
             _ = try? rings.remove(UInt32(state.slot))
@@ -324,12 +326,12 @@ private final class WatcherSlot: Sendable {
     }
 }
 
-/// CLOCK_BOOTTIME of clock_gettime(2), in which events have their times.
+/// CLOCK_BOOTTIME of clock_gettime(2), the clock of events.
 public enum BootTime {
-    /// Nanoseconds since the start of the system, suspended or not.
+    /// Nanoseconds since boot, including suspended time.
     public static func now() -> UInt64 { read(CLOCK_BOOTTIME) }
 
-    /// The wall clock minus the boot clock: an event's time plus this is nanoseconds since 1970.
+    /// The wall clock minus the boot clock. An event's time plus this is nanoseconds since 1970.
     public static func wallClockOffset() -> UInt64 { read(CLOCK_REALTIME) &- read(CLOCK_BOOTTIME) }
 
     private static func read(_ clock: clockid_t) -> UInt64 {
@@ -339,12 +341,12 @@ public enum BootTime {
     }
 }
 
-/// Which file a path leads to.
+/// Identifies the file that a path leads to.
 private struct FileIdentity: Hashable, Sendable {
     let device: dev_t
     let inode: ino_t
 
-    /// `nil` where there is none.
+    /// `nil` if there is no such file.
     init?(_ path: String) {
         var status = stat()
         guard stat(path, &status) == 0 else { return nil }

@@ -3,24 +3,24 @@
 public import BPFLoader
 import CVipABI
 
-/// A place in the kernel at which a program of ours runs, by attach type.
+/// A hook: a place in the kernel at which one of the programs runs, by attach type.
 ///
-/// A new hook is a row of ``Hook/all``, a number in `enum vip_hook` (bpf/abi.h) and a function in bpf/vip.bpf.c.
+/// To add a hook, add a row to ``Hook/all``, a number to `enum vip_hook` (bpf/abi.h) and a function to bpf/vip.bpf.c.
 public struct Hook: Sendable, Hashable {
-    /// What a program of the hook is attached to.
+    /// What the hook's program is attached to.
     public enum Place: Sendable {
-        /// Each attached cgroup, and all below it.
+        /// Each attached cgroup, with all below it.
         case cgroup
         /// The network namespace of the sessions' addresses, once for all cgroups.
         case network
     }
 
-    /// The field's name for it, and the name of its link's and its program's pin: `connect4`.
+    /// The kernel's name of the hook, and the name of the pins of its link and its program: `connect4`.
     public let name: String
     public let attachType: AttachType
     /// Its row in the `counters` map: `enum vip_hook` of bpf/abi.h.
     public let number: UInt32
-    /// The first kernel that has it, for messages.
+    /// The first kernel version that has it, for messages.
     public let since: String
     public let place: Place
 
@@ -49,20 +49,20 @@ public struct Hook: Sendable, Hashable {
         hook("recvmsg6", .recvmsg6, VIP_HOOK_RECVMSG6, "5.2"),
         hook("getsockname6", .getsockname6, VIP_HOOK_GETSOCKNAME6, "5.8"),
         hook("getpeername6", .getpeername6, VIP_HOOK_GETPEERNAME6, "5.8"),
-        // The hook is older; its program may use a socket's storage since then.
+        // The hook itself is older. Since 5.3, its program may use a socket's storage.
         hook("sock_ops", .sockOps, VIP_HOOK_SOCK_OPS, "5.3"),
         hook("sk_lookup", .skLookup, VIP_HOOK_SK_LOOKUP, "5.9", place: .network),
     ]
 
-    /// Those of which every attached cgroup has a link.
+    /// The hooks for which every attached cgroup has a link.
     public static let ofCgroups: [Hook] = all.filter { $0.place == .cgroup }
-    /// Those of which there is one link, to a network namespace.
+    /// The hooks for which there is one link, to a network namespace.
     public static let ofNetwork: [Hook] = all.filter { $0.place == .network }
 
-    /// The order in which hooks are attached; detaching goes the other way.
+    /// The order in which hooks are attached. Detaching uses the reverse order.
     ///
-    /// Servers can be found, and names are translated back, before any address is rewritten, so that no program meets a
-    /// loopback address of its session untranslated.
+    /// The hooks that note servers and translate names back come before those that rewrite addresses, so that no
+    /// program gets an untranslated loopback address of its session.
     public static let attachOrder: [Hook] = all.reversed()
 
     private static func hook(

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The structs are ours, though a C module declares them, which cannot declare a conformance.
+// The structs are this project's, but the C module that declares them cannot declare conformances.
 // swift-format-ignore-file: AvoidRetroactiveConformances
 
 public import CVipABI
 public import Network
 public import Policy
 
-/// A key or value of a map: a C struct of bpf/abi.h, compared and hashed by its bytes, of which none is padding.
+/// A key or value of a map: a C struct of bpf/abi.h without padding, compared and hashed by its bytes.
 public protocol MapRow: Hashable, Sendable {
     init()
 }
@@ -38,7 +38,7 @@ extension vip_watcher: @retroactive Equatable, @retroactive Hashable, MapRow {}
 extension vip_watchers: @retroactive Equatable, @retroactive Hashable, MapRow {}
 extension vip_event: @retroactive Equatable, @retroactive Hashable, MapRow {}
 
-/// The sizes that bpf/abi.h asserts for C, asserted for Swift: size and stride alike, so no padding at the end.
+/// Asserts the sizes of bpf/abi.h for Swift: size and stride are equal, so there is no padding at the end.
 enum MapLayout {
     static let sizes: [(name: String, size: Int, stride: Int, expected: Int)] = [
         row(vip_config.self, 264), row(vip_session.self, 32), row(vip_address.self, 16),
@@ -54,27 +54,27 @@ enum MapLayout {
     }
 }
 
-// MARK: What the fields say
+// MARK: What the fields mean
 
 extension vip_address {
-    /// 16 bytes in network order, IPv4 in mapped form.
+    /// The address as 16 bytes in network order, IPv4 in mapped form.
     public init(_ address: IPAddress) {
         self.init()
         withUnsafeMutableBytes(of: &self) { $0.copyBytes(from: address.mappedBytes) }
     }
 
-    /// The address, an IPv4 one out of its mapped form.
+    /// The address. A mapped one is an IPv4 address.
     public var address: IPAddress {
         let bytes = withUnsafeBytes(of: self) { Array($0) }
         let isMapped = bytes[..<10].allSatisfy { $0 == 0 } && bytes[10] == 0xff && bytes[11] == 0xff
-        // 4 or 16 bytes: always an address.
+        // 4 or 16 bytes are always an address.
         return IPAddress(bytes: isMapped ? bytes[12...] : bytes[...]) ?? IPAddress(.v6, value: 0)
     }
 }
 
 extension vip_session {
     /// - Parameters:
-    ///   - policies: The session's policy number in bank 0 and bank 1.
+    ///   - policies: the number of the session's policy in bank 0 and bank 1.
     public init(id: UInt32, vip4: IPAddress?, vip6: IPAddress?, policies: (UInt8, UInt8)) {
         self.init()
         self.id = id
@@ -92,7 +92,7 @@ extension vip_session {
         return address?.isUnspecified == true ? nil : address
     }
 
-    /// The session's policy number in `bank`.
+    /// The number of the session's policy in `bank`.
     public subscript(policyInBank bank: Int) -> UInt8 {
         get { bank == 0 ? policy.0 : policy.1 }
         set { if bank == 0 { policy.0 = newValue } else { policy.1 = newValue } }
@@ -146,7 +146,7 @@ extension vip_listing {
 extension vip_policy {
     public var hasExcludedPorts: Bool { flags & VIP_POLICY_EXCLUDED_PORTS.rawValue != 0 }
 
-    /// Ports in host order, ascending.
+    /// The ports in host byte order, ascending.
     public var excludedPorts: [UInt16] {
         withUnsafeBytes(of: excluded_ports) { bytes in
             bytes.bindMemory(to: UInt64.self).enumerated().flatMap { word, bits in
@@ -155,7 +155,7 @@ extension vip_policy {
         }
     }
 
-    /// What the in-kernel programs read of the rules that hold for a session.
+    /// The part of a session's rules that the hooks read.
     public init(_ rules: Policy.Rules) {
         self.init()
         var on: UInt32 = 0
@@ -178,7 +178,7 @@ extension vip_policy {
         set(VIP_POLICY_ISOLATION, rules.isolation)
         set(VIP_POLICY_AS_REQUESTED, rules.wildcardName == .asRequested)
         set(VIP_POLICY_EXCLUDED_PORTS, !loopback.excludedPorts.isEmpty)
-        // Only where some list decides must the kernel find out which program is calling.
+        // The hooks need to identify the calling program only if a list decides.
         set(
             VIP_POLICY_LISTS,
             ip.enabled && !ipForAll && !ip.programs.isEmpty
@@ -193,7 +193,7 @@ extension vip_policy {
 }
 
 extension vip_program_name {
-    /// An executable's name, NUL-padded; `nil` where it does not fit with its NUL.
+    /// The name of an executable, padded with NULs; `nil` if it does not fit with its NUL.
     public init?(_ name: [UInt8]) {
         self.init()
         guard name.count < Int(VIP_NAME_MAX) else { return nil }
@@ -204,7 +204,7 @@ extension vip_program_name {
 }
 
 extension vip_program_script {
-    /// A process's name: the first 15 bytes of `name`, NUL-padded.
+    /// The name of a process: the first 15 bytes of `name`, padded with NULs.
     public init(_ name: [UInt8]) {
         self.init()
         withUnsafeMutableBytes(of: &comm) { $0.copyBytes(from: name.prefix(Int(VIP_COMM_MAX) - 1)) }
@@ -214,7 +214,7 @@ extension vip_program_script {
 }
 
 extension vip_program_file {
-    /// - Parameter name: The last component of the file's path, links followed; cut to 63 bytes.
+    /// - Parameter name: the last component of the file's path after links were followed; at most 63 bytes are used.
     public init(inode: UInt64, device: UInt32, name: [UInt8]) {
         self.init()
         self.inode = inode

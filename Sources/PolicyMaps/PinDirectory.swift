@@ -14,7 +14,7 @@ public import SystemPackage
 ///     DIR/links/CGROUP-ID/HOOK    a link for each hook of each attached cgroup
 ///     DIR/links/network/HOOK      the links to the network namespace, as long as any cgroup is attached
 ///
-/// Pins keep what they name alive without a process. Callers that change anything hold the state lock.
+/// Pins keep these objects alive without a process. Callers that change them must hold the state lock.
 public struct PinDirectory: Sendable, Hashable {
     public let path: FilePath
 
@@ -23,14 +23,14 @@ public struct PinDirectory: Sendable, Hashable {
     public var links: FilePath { path.appending("links") }
     private var networkLinks: FilePath { links.appending("network") }
 
-    /// Names the directory; nothing is made and nothing is looked at.
+    /// Names the directory. This neither reads nor creates it.
     public init(_ path: FilePath) {
         self.path = path.lexicallyNormalized()
     }
 
-    // MARK: Is it there
+    // MARK: Presence
 
-    /// Whether `path` or the nearest directory above it that exists is on a BPF file system.
+    /// Throws unless `path`, or the nearest existing directory above it, is on a BPF file system.
     public func requireBPFFS() throws(Failure) {
         var existing = path
         while existing.withPlatformString({ access($0, F_OK) }) != 0 {
@@ -46,18 +46,18 @@ public struct PinDirectory: Sendable, Hashable {
         }
     }
 
-    /// Whether the maps are there: some cgroup was attached since the last boot or `detach --all`.
+    /// Whether the maps exist: a cgroup was attached since the last boot or `detach --all`.
     public var isLoaded: Bool {
         maps.appending("config").withPlatformString { access($0, F_OK) } == 0
     }
 
-    /// Fails where the caller may not see whether the maps are there: ``isLoaded`` is `false` for it either way.
+    /// Throws if the caller may not see whether the maps exist; ``isLoaded`` is `false` then.
     public func requireReadable() throws(Failure) {
         guard maps.appending("config").withPlatformString({ access($0, F_OK) }) != 0, errno == EACCES else { return }
         throw Failure("look into \(path)", errno: .permissionDenied)
     }
 
-    /// Fails unless the maps are there and have this build's layout.
+    /// Throws unless the maps exist and have this build's layout.
     public func requireLoaded() throws(Failure) {
         guard isLoaded else {
             try requireReadable()
@@ -69,9 +69,9 @@ public struct PinDirectory: Sendable, Hashable {
         try requireLayout()
     }
 
-    /// Fails where the pinned maps have another layout than this build's.
+    /// Throws if the pinned maps have another layout than this build's.
     ///
-    /// The version is the first four bytes of the `config` map in every layout there will be.
+    /// In every layout, the version is the first four bytes of the `config` map.
     public func requireLayout() throws(Failure) {
         let version = try layoutVersion()
         guard version == UInt32(VIP_ABI_VERSION) else {
@@ -110,20 +110,20 @@ public struct PinDirectory: Sendable, Hashable {
     // MARK: Loading
 
     public enum LoadOutcome: String, Sendable {
-        /// The pinned programs are this build's already.
+        /// The pinned programs were already this build's.
         case unchanged
-        /// Maps and programs were made.
+        /// Maps and programs were created.
         case loaded
-        /// The maps and what is in them stay, the programs are this build's now.
+        /// The maps keep their contents; the programs are now this build's.
         case updated
     }
 
-    /// Loads and pins maps and programs, where those of this build are not there yet.
+    /// Loads and pins maps and programs, unless those of this build are pinned.
     ///
-    /// A map that is pinned is used again with its contents. The `config` map is pinned last and so stands for the
-    /// whole set: what a killed process left behind before that is taken away first.
+    /// A pinned map is reused with its contents. The `config` map is pinned last, so it stands for the whole set:
+    /// without it, what a killed process left is removed first.
     ///
-    /// - Parameter pinnedID: The object ID that the pinned config has, `nil` where nothing is loaded.
+    /// - Parameter pinnedID: the object ID in the pinned config; `nil` if nothing is loaded.
     public func load(sizes: MapSizes, pinnedID: [UInt8]?, hooks: [Hook] = Hook.all) throws(Failure) -> LoadOutcome {
         let hasPrograms = hooks.allSatisfy {
             programs.appending($0.name).withPlatformString { access($0, F_OK) } == 0
@@ -160,20 +160,20 @@ public struct PinDirectory: Sendable, Hashable {
 
     // MARK: Attaching
 
-    /// What became of one hook of one cgroup.
+    /// The result of attaching one hook to one cgroup.
     public enum AttachOutcome: String, Sendable {
         case attached
-        /// The link runs the pinned program already.
+        /// The link already ran the pinned program.
         case unchanged
-        /// The link was there and runs the pinned program now; at no moment did none run.
+        /// An existing link now runs the pinned program. One of the two programs ran at every moment.
         case updated
     }
 
-    /// Links every pinned program to `cgroup`, or to the caller's network namespace: `bpf_link_create(2)`, multi mode,
-    /// pinned.
+    /// Attaches every pinned program to `cgroup`, or to the caller's network namespace, and pins the links:
+    /// `bpf_link_create(2)`, multi mode.
     ///
-    /// A pinned link is updated in place; one that is defunct (its cgroup or namespace went), or in another network
-    /// namespace, is replaced. Where one hook fails, the links that this call made are taken away again.
+    /// A pinned link is updated in place. A link that is defunct (its cgroup or namespace was removed), or that is in
+    /// another network namespace, is replaced. If one hook fails, the links that this call created are removed again.
     public func attach(to cgroup: Cgroup, hooks: [Hook] = Hook.attachOrder) throws(Failure) -> [Hook: AttachOutcome] {
         let directory = links.appending("\(cgroup.id)")
         try makeDirectory(links)
@@ -187,13 +187,13 @@ public struct PinDirectory: Sendable, Hashable {
                 }
             }
         } catch {
-            // The network's link serves the other cgroups, too.
+            // The link to the network namespace also serves the other cgroups.
             let isFirst = (try? attachments().keys.allSatisfy { $0 == cgroup.id }) == true
             for (hook, done) in outcome where done == .attached && (hook.place == .cgroup || isFirst) {
                 let parent = hook.place == .cgroup ? directory : networkLinks
                 _ = parent.appending(hook.name).withPlatformString { unlink($0) }
             }
-            _ = networkLinks.withPlatformString { rmdir($0) }  // stay where older links are in them
+            _ = networkLinks.withPlatformString { rmdir($0) }  // fails if older links are in it, which stay
             _ = directory.withPlatformString { rmdir($0) }
             throw error
         }
@@ -215,7 +215,7 @@ public struct PinDirectory: Sendable, Hashable {
         return .attached
     }
 
-    /// Links the programs of the network namespace to the caller's, where a link is missing or is to another one.
+    /// Attaches the programs of the network namespace to the caller's, if a link is missing or is to another one.
     public func repairNetwork() throws(Failure) {
         for hook in Hook.ofNetwork { _ = try attachToNetwork(hook) }
     }
@@ -228,7 +228,7 @@ public struct PinDirectory: Sendable, Hashable {
         if let link = try BPFLink.info(pinnedAt: pin), link.namespace == (try NetworkNamespace.current().inode) {
             return try update(pin, link, to: program, what)
         }
-        // None, or one of another namespace or of one that no longer exists (0), which stays until the new one is there.
+        // There is no link, or one to another or a removed namespace (0). That one stays until the new link exists.
         let link = try BPFLink(
             attaching: program, to: .networkNamespace(NetworkNamespace.ownFile), hook.attachType, what,
             hint: "see what else is attached there: bpftool link list")
@@ -236,7 +236,7 @@ public struct PinDirectory: Sendable, Hashable {
         return .attached
     }
 
-    /// Has a pinned link run `program`, where it does not yet.
+    /// Makes a pinned link run `program`, unless it already does.
     private func update(
         _ pin: FilePath, _ link: BPFLink.Info, to program: borrowing BPFProgram, _ what: String
     ) throws(Failure) -> AttachOutcome {
@@ -245,15 +245,15 @@ public struct PinDirectory: Sendable, Hashable {
         return .updated
     }
 
-    /// Takes the links of one cgroup away, in the reverse order of attaching, and with the last cgroup's those to the
-    /// network namespace; `false` where there were none.
+    /// Removes the links of one cgroup, in the reverse order of attaching; with the last cgroup, also the links to the
+    /// network namespace. Returns `false` if the cgroup had none.
     @discardableResult
     public func detach(cgroupID: UInt64) throws(Failure) -> Bool {
         let directory = links.appending("\(cgroupID)")
         guard directory.withPlatformString({ access($0, F_OK) }) == 0 else { return false }
         for hook in Hook.attachOrder.reversed() { try unlinkIfThere(directory.appending(hook.name)) }
         for name in try entries(of: directory) { try unlinkIfThere(directory.appending(name)) }
-        // The cgroup's directory goes last: by it, what a killed detach has left is found.
+        // The cgroup's directory is removed last, because it shows what a killed detach has left.
         let others = try entries(of: links).contains { UInt64($0).map { $0 != cgroupID } ?? false }
         if !others { try removeNetworkLinks() }
         guard directory.withPlatformString({ rmdir($0) }) == 0 else {
@@ -272,7 +272,7 @@ public struct PinDirectory: Sendable, Hashable {
         }
     }
 
-    /// Takes everything away: links, programs, maps, the directory itself.
+    /// Removes the links, programs and maps, and the directory itself.
     public func removeAll() throws(Failure) {
         for name in try entries(of: links) {
             if let id = UInt64(name) { try detach(cgroupID: id) }
@@ -289,19 +289,20 @@ public struct PinDirectory: Sendable, Hashable {
         }
     }
 
-    // MARK: Looking
+    // MARK: Inspecting
 
     /// One pinned link to a network namespace.
     public struct NetworkLink: Sendable, Hashable {
         public let id: UInt32
         public let programID: UInt32
-        /// The inode of its file, namespaces(7); 0 where the link is defunct: its namespace no longer exists.
+        /// The inode of the namespace's file, namespaces(7); 0 if the link is defunct because its namespace was
+        /// removed.
         public let namespace: UInt64
-        /// Whether it is the caller's.
+        /// Whether it is the caller's namespace.
         public let isHere: Bool
     }
 
-    /// The links to a network namespace by hook name, defunct ones among them.
+    /// The links to a network namespace by the hook's name, including defunct ones.
     public func networkAttachments() throws(Failure) -> [String: NetworkLink] {
         var hooks: [String: NetworkLink] = [:]
         for hook in try entries(of: networkLinks) where !Pin.isLeftover(hook) {
@@ -310,7 +311,7 @@ public struct PinDirectory: Sendable, Hashable {
         return hooks
     }
 
-    /// The attached cgroups' IDs and their links by hook name, defunct ones among them.
+    /// The IDs of the attached cgroups, each with its links by the hook's name, including defunct ones.
     public func attachments() throws(Failure) -> [UInt64: [String: BPFLink.Info]] {
         var result: [UInt64: [String: BPFLink.Info]] = [:]
         for name in try entries(of: links) {

@@ -9,8 +9,8 @@ public import Policy
 
 /// The pinned maps of one instance, opened with their types, and the order in which they are written.
 ///
-/// The rule of every write here: at each step a program gets what the old state or the new state gives it,
-/// never what neither does. Callers hold the state lock; readers need none.
+/// Every write here follows one rule: at each step, a program gets a result of the old state or of the new state, and
+/// never anything else. Callers hold the state lock; readers need none.
 public struct PolicyMapSet: ~Copyable {
     public let config: BPFMap<UInt32, vip_config>
     public let sessions: BPFMap<UInt64, vip_session>
@@ -21,10 +21,10 @@ public struct PolicyMapSet: ~Copyable {
     public let scripts: BPFMap<vip_program_script, vip_listing>
     public let files: BPFMap<vip_program_file, vip_listing>
 
-    /// Opens the maps pinned in `directory`; fails unless they are there and have this build's layout.
+    /// Opens the maps pinned in `directory`. Throws unless they exist and have this build's layout.
     public init(_ directory: PinDirectory) throws(Failure) {
         try directory.requireLoaded()
-        // All are opened before any is stored: a half-made value that owns descriptors cannot be thrown away.
+        // Open all maps before storing any: a partly initialised value that owns descriptors cannot be dropped.
         let config: BPFMap<UInt32, vip_config> = try directory.map("config")
         let sessions: BPFMap<UInt64, vip_session> = try directory.map("sessions")
         let ids: BPFMap<UInt32, UInt64> = try directory.map("ids")
@@ -48,7 +48,7 @@ public struct PolicyMapSet: ~Copyable {
         try config.value(of: 0) ?? vip_config()
     }
 
-    /// Notes that the pinned programs are this build's, all of them, and in force everywhere: the last step of an attach.
+    /// Notes that all pinned programs are this build's and are attached everywhere: the last step of an attach.
     public static func noteObject(_ directory: PinDirectory) throws(Failure) {
         let config: BPFMap<UInt32, vip_config> = try directory.map("config")
         var row = try config.value(of: 0) ?? vip_config()
@@ -58,18 +58,18 @@ public struct PolicyMapSet: ~Copyable {
 
     // MARK: The policy
 
-    /// What one ``apply(_:)`` wrote.
+    /// The result of one ``apply(_:)``.
     public struct Changes: Hashable, Sendable {
         public var written = 0
         public var removed = 0
         public var generation: UInt32 = 0
     }
 
-    /// Makes the maps say what `desired` says, in one step as seen by every program.
+    /// Writes `desired` into the maps. For the hooks, the change happens in one step.
     ///
-    /// Everything is written into the bank that is not in force, where no program looks; then one store of the next
-    /// generation puts it in force for all sessions at once. A failure before that store leaves the old policy in
-    /// force, untouched; what was written meanwhile is overwritten by the next try.
+    /// Everything is written into the bank that is not in force, which no program reads. Then one store of the next
+    /// generation puts it in force for all sessions. If a write before that store fails, the old policy stays in force
+    /// unchanged, and the next attempt overwrites what was written.
     public func apply(_ desired: DesiredRows) throws(Failure) -> Changes {
         try requireRoom(for: desired.names, in: names)
         try requireRoom(for: desired.scripts, in: scripts)
@@ -78,8 +78,8 @@ public struct PolicyMapSet: ~Copyable {
         var row = try configuration()
         let bank = Int((row.generation &+ 1) & 1)
 
-        // 1. Facts that may be known early: where to look for sessions, whose an address is. New rows only; what
-        //    goes, goes last.
+        // 1. Facts that the hooks may have early: the depths of sessions and the owners of addresses. Rows are only
+        // added; step 4 removes rows.
         row.setLevels(Set(row.levelsInUse).union(desired.levels))
         row.setHostAddresses(desired.hostIPv4, desired.hostIPv6)
         try config.set(0, to: row)
@@ -89,7 +89,7 @@ public struct PolicyMapSet: ~Copyable {
         let liveIDs = try Dictionary(rowsOf: ids)
         changes.written += try write(desiredIDs, over: liveIDs, to: ids)
 
-        // 2. The bank that is not in force: policies, program lists, each session's policy.
+        // 2. The bank that is not in force: policies, program lists, and the policy of each session.
         for number in 0..<Int(VIP_POLICIES_PER_BANK) {
             let policy = number < desired.policies.count ? desired.policies[number] : vip_policy()
             let key = UInt32(bank * Int(VIP_POLICIES_PER_BANK) + number)
@@ -106,22 +106,22 @@ public struct PolicyMapSet: ~Copyable {
         for session in desired.sessions {
             let live = liveSessions[session.cgroupID]
             var value = session.value
-            // A session that is there keeps its policy in the bank in force until that is no longer in force.
+            // An existing session keeps its policy in the bank that is still in force.
             if let live, live.id == session.id { value[policyInBank: 1 - bank] = live[policyInBank: 1 - bank] }
             sessionRows[session.cgroupID] = value
         }
         changes.written += try write(sessionRows, over: liveSessions, to: sessions)
 
-        // 3. In force. The cached verdicts are of the generation before, and so count no more.
+        // 3. The switch. Cached verdicts have the previous generation, so they are no longer used.
         row.generation &+= 1
         row.flags = desired.configFlags
         row.loopbackPrefix = desired.loopbackPrefix
         try config.set(0, to: row)
         changes.generation = row.generation
-        // The bank that was in force may be written again only when no program that read it still runs.
+        // The other bank may be written again only once all programs that read it have returned.
         ProgramsInFlight.wait()
 
-        // 4. What nobody needs any more.
+        // 4. Remove the rows that are no longer needed.
         changes.removed += try remove(liveSessions.keys.filter { sessionRows[$0] == nil }, from: sessions)
         changes.removed += try remove(liveIDs.keys.filter { desiredIDs[$0] == nil }, from: ids)
         changes.removed += try remove(liveAddresses.keys.filter { desired.addresses[$0] == nil }, from: addresses)
@@ -132,7 +132,7 @@ public struct PolicyMapSet: ~Copyable {
         return changes
     }
 
-    /// A program list's rows of the policy in force and of the next one are in the map together for a moment.
+    /// Throws if a list has no room: for a moment, it contains the rows of the policy in force and of the next one.
     private func requireRoom<Key: MapRow & BitwiseCopyable>(
         for desired: [Key: ListMasks], in map: borrowing BPFMap<Key, vip_listing>
     ) throws(Failure) {
@@ -144,7 +144,7 @@ public struct PolicyMapSet: ~Copyable {
             hint: others == 0 ? "list fewer programs, or '*'" : "list fewer programs, or change the lists in two steps")
     }
 
-    /// Writes one bank of a program list; returns the rows that no list of the new policy needs.
+    /// Writes one bank of a program list. Returns the rows that no list of the new policy needs.
     private func prepare<Key: MapRow & BitwiseCopyable>(
         _ desired: [Key: ListMasks], in map: borrowing BPFMap<Key, vip_listing>, bank: Int, changes: inout Changes
     ) throws(Failure) -> [Key] {
@@ -176,12 +176,12 @@ public struct PolicyMapSet: ~Copyable {
 
     // MARK: Sessions
 
-    /// Adds sessions to those there are: what can be known early first, the row that makes a session of a cgroup last.
+    /// Adds sessions. The row that makes a cgroup a session is written last.
     ///
     /// - Parameters:
-    ///   - levels: Depths of the cgroups of all sessions, these among them.
-    ///   - hostAddresses: The host's own addresses, brought up to date on the way. In the `addresses` map, those that it
-    ///     no longer has go with the next ``apply(_:)``: until then a bind to one is refused by the kernel by itself.
+    ///   - levels: the depths of the cgroups of all sessions, including these.
+    ///   - hostAddresses: the host's own addresses, which are updated as well. Addresses that the host no longer has
+    ///     stay in the `addresses` map until the next ``apply(_:)``; the kernel itself refuses a bind to them.
     public func open(
         _ opened: [SessionRow], levels: [UInt32], hostAddresses: [IPAddress], broadcasts: [IPAddress]
     ) throws(Failure) {
@@ -197,7 +197,8 @@ public struct PolicyMapSet: ~Copyable {
         try sessions.set(opened.map { (key: $0.cgroupID, value: $0.value) })
     }
 
-    /// Gives an open session another address: whose it is first, the session's row last. The row is written whole.
+    /// Gives an open session another address: first the address's owner, last the session's row, which is written
+    /// whole.
     public func give(_ address: IPAddress, to session: SessionRow) throws(Failure) {
         try addresses.set(
             DesiredRows.owners(of: [], sessions: [session]).filter { $0.key == vip_address(address) }
@@ -205,8 +206,8 @@ public struct PolicyMapSet: ~Copyable {
         try sessions.set(session.cgroupID, to: session.value)
     }
 
-    /// Takes an address from an open session, in the reverse order. What is not there any more does not matter; what else is in
-    /// the session's row stays, so that no policy and no list of groups has to be looked up.
+    /// Takes an address from an open session, in the reverse order. Missing rows are no error. The rest of the
+    /// session's row stays, so its policy need not be known.
     public func take(_ address: IPAddress, from cgroupID: UInt64) throws(Failure) {
         if var row = try sessions.value(of: cgroupID) {
             let nothing = vip_session()
@@ -219,12 +220,13 @@ public struct PolicyMapSet: ~Copyable {
         try addresses.remove([vip_address(address)])
     }
 
-    /// Brings what the maps know of the host's own addresses up to date; sessions' rows are left alone.
+    /// Updates the host's own addresses in the maps; rows of sessions do not change.
     ///
     /// - Parameters:
-    ///   - hostAddresses: Those that are no session's.
-    ///   - virtualIPs: Those that are: a broadcast address of the host's that is one stays the session's.
-    /// - Returns: whether anything was different.
+    ///   - hostAddresses: the addresses that are not a session's.
+    ///   - virtualIPs: the addresses that are. If one of these is also a broadcast address of the host, it stays the
+    ///     session's.
+    /// - Returns: whether anything changed.
     public func refreshHost(
         _ hostAddresses: [IPAddress], broadcasts: [IPAddress], virtualIPs: Set<IPAddress>
     ) throws(Failure) -> Bool {
@@ -243,19 +245,19 @@ public struct PolicyMapSet: ~Copyable {
         return written + removed > 0 || after != before
     }
 
-    /// Whether the files of listed programs that the policy in force knows are these.
+    /// Whether these are exactly the files of listed programs in the policy in force.
     public func knowsExactly(_ programs: Set<vip_program_file>) throws(Failure) -> Bool {
         let bank = try configuration().bank
         let known = try files.rows().filter { $0.value[bank: bank] != ListMasks() }.map(\.key)
         return Set(known) == programs
     }
 
-    /// Sets the prefix of the IPv6 loopbacks; `nil` where there are none.
+    /// Sets the prefix of the IPv6 loopbacks; `nil` for none.
     public func setLoopbackPrefix(_ prefix: LoopbackPrefix?) throws(Failure) {
         try configure { $0.loopbackPrefix = prefix }
     }
 
-    /// Changes the configuration, and writes it only where that makes a difference.
+    /// Changes the configuration, and writes it only if it differs.
     private func configure(_ change: (inout vip_config) -> Void) throws(Failure) {
         let before = try configuration()
         var row = before
@@ -263,7 +265,7 @@ public struct PolicyMapSet: ~Copyable {
         if row != before { try config.set(0, to: row) }
     }
 
-    /// Takes sessions away, in the reverse order. What is not there any more does not matter.
+    /// Removes sessions, in the reverse order. Missing rows are no error.
     public func close(_ closed: [SessionRow], remainingLevels: [UInt32]) throws(Failure) {
         try sessions.remove(closed.map(\.cgroupID))
         try ids.remove(closed.map(\.id))
@@ -273,7 +275,7 @@ public struct PolicyMapSet: ~Copyable {
 }
 
 extension vip_config {
-    /// The bank in force: the generation's low bit.
+    /// The bank in force: the lowest bit of the generation.
     public var bank: Int { Int(generation & 1) }
 
     /// The depths in use, ascending.
@@ -285,8 +287,8 @@ extension vip_config {
 
     public var objectID: [UInt8] { withUnsafeBytes(of: object_id) { Array($0) } }
 
-    /// Sets which depths are in use. One that stays keeps its slot: a hook that reads them one by one meanwhile must not
-    /// miss it. A new one takes a free slot; where there is none, those that are not wanted any more were to go first.
+    /// Sets which depths are in use. A depth that stays keeps its slot, so that a hook that reads the slots at the same
+    /// time does not miss it. A new depth takes a free slot; if there is none, remove unneeded depths first.
     mutating func setLevels(_ wanted: Set<UInt32>) {
         var count = Int(level_count)
         withUnsafeMutableBytes(of: &levels) { bytes in
@@ -295,7 +297,7 @@ extension vip_config {
                 slots[index] = VIP_LEVEL_NONE
             }
             for level in wanted.subtracting(slots).sorted() {
-                guard let free = slots.firstIndex(of: VIP_LEVEL_NONE) else { break }  // checked by DesiredRows
+                guard let free = slots.firstIndex(of: VIP_LEVEL_NONE) else { break }  // see checked(_:)
                 slots[free] = level
             }
             count = (slots.lastIndex { $0 != VIP_LEVEL_NONE } ?? -1) + 1
@@ -303,8 +305,8 @@ extension vip_config {
         level_count = UInt32(count)
     }
 
-    /// IPv4 addresses as numbers in host byte order, and IPv6 addresses; of a family, more than fit are left to the
-    /// `addresses` map.
+    /// Sets the host's addresses: IPv4 as numbers in host byte order, and IPv6. If more than fit, that family is left
+    /// to the `addresses` map.
     mutating func setHostAddresses(_ addresses: [UInt32], _ addresses6: [IPAddress] = []) {
         let addresses6 = Set(addresses6).sorted()
         let fits6 = addresses6.count <= Int(VIP_HOST_ADDRESSES_MAX)
@@ -326,7 +328,7 @@ extension vip_config {
         host4_count = fits ? UInt32(addresses.count) : UInt32.max
     }
 
-    /// The IPv6 addresses as ``setHostAddresses(_:_:)`` took them; `nil` where they did not fit.
+    /// The IPv6 addresses of ``setHostAddresses(_:_:)``; `nil` if they did not fit.
     public var hostIPv6Addresses: [IPAddress]? {
         guard host6_count <= UInt32(VIP_HOST_ADDRESSES_MAX) else { return nil }
         return withUnsafeBytes(of: host6) { bytes in
@@ -334,7 +336,7 @@ extension vip_config {
         }
     }
 
-    /// The prefix of the IPv6 loopbacks, as a /96; `nil` where there are none.
+    /// The prefix of the IPv6 loopbacks, as a /96; `nil` if there is none.
     public var loopbackPrefix: LoopbackPrefix? {
         get { LoopbackPrefix(first96Bits: withUnsafeBytes(of: loopback6) { Array($0) }) }
         set {
@@ -344,7 +346,7 @@ extension vip_config {
         }
     }
 
-    /// The IPv4 addresses as ``setHostAddresses(_:_:)`` took them; `nil` where they did not fit.
+    /// The IPv4 addresses of ``setHostAddresses(_:_:)``; `nil` if they did not fit.
     public var hostAddresses: [IPAddress]? {
         guard host4_count <= UInt32(VIP_HOST_ADDRESSES_MAX) else { return nil }
         return withUnsafeBytes(of: host4) { bytes in

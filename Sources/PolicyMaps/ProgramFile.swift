@@ -5,15 +5,15 @@ public import Glibc
 public import Host
 public import SystemPackage
 
-/// Which file a program list's path means, as the kernel knows a running program's file.
+/// Finds the file that a path of a program list leads to, as the kernel knows a running program's file.
 public enum ProgramFile {
-    /// The inode number, device and name of the file at `path`, links followed.
+    /// The inode number, device and name of the file at `path`; links are followed.
     ///
-    /// The device is that of the file system's superblock, which is what a BPF program can read. `stat(2)` gives
-    /// another one on btrfs (a device for each subvolume), so it is taken from the mount table instead, by the mount
-    /// that /proc/self/fdinfo names.
+    /// The device is that of the file system's superblock, which a BPF program can read. On btrfs, `stat(2)` returns
+    /// another one for each subvolume, so the device is read from the mount table, for the mount that /proc/self/fdinfo
+    /// names.
     ///
-    /// - Returns: `nil` where there is no such file.
+    /// - Returns: `nil` if there is no such file.
     public static func identity(of path: FilePath, mounts: MountTable) throws(Failure) -> vip_program_file? {
         let what = "look up program \(path)"
         let oPath: CInt = 0o10000000  // O_PATH of asm-generic/fcntl.h, which Glibc does not export without _GNU_SOURCE
@@ -30,7 +30,7 @@ public enum ProgramFile {
         return identity
     }
 
-    /// The same of an open file; `nil` where it is no regular one.
+    /// The same for an open file; `nil` if it is not a regular file.
     private static func identity(
         of file: borrowing Descriptor, mounts: MountTable, _ what: String
     ) throws(Failure) -> vip_program_file? {
@@ -40,31 +40,31 @@ public enum ProgramFile {
         guard let mountID = mountID(of: file), let mount = mounts.mounts.last(where: { $0.id == mountID }) else {
             throw Failure(.failed, what, "its mount is not in the mount table", hint: "try again")
         }
-        // The name by which the kernel opened it, whatever links led there: a file of that inode and another name is
-        // not the one that was listed.
+        // The name by which the kernel opened it, after links were followed. A file with the same inode and another
+        // name is not the listed one.
         guard let path = path(of: file) else {
             throw Failure(.failed, what, "it was removed in the meantime", hint: "try again")
         }
         return vip_program_file(inode: UInt64(status.st_ino), device: mount.device, name: lastComponent(of: path))
     }
 
-    /// What a process runs, as the kernel knows it.
+    /// The executable of a process, as the kernel knows it.
     public struct Running: Sendable {
-        /// What the `program_files` map would have it by.
+        /// Its key in the `program_files` map.
         public let identity: vip_program_file
-        /// Where the file is, or was; bytes, for they need not be UTF-8.
+        /// The path of the file, even if it was removed. It is bytes because it need not be UTF-8.
         public let path: [UInt8]
-        /// Whether nothing has that path any more, or another file: an upgrade replaced it.
+        /// Whether the path now leads to no file or to another one: an upgrade replaced it.
         public let isDeleted: Bool
 
         /// The last component of the path.
         public var name: [UInt8] { ProgramFile.lastComponent(of: path) }
     }
 
-    /// The file behind /proc/PID/exe, proc_pid_exe(5).
+    /// The executable of a process: the file behind /proc/PID/exe, proc_pid_exe(5).
     ///
-    /// - Returns: `nil` where the process has none: a kernel thread, or one that has ended.
-    /// - Throws: ``Failure``, (not permitted) where the process is somebody else's.
+    /// - Returns: `nil` if the process has none: it is a kernel thread, or has ended.
+    /// - Throws: ``Failure``, (not permitted) if the process is another user's.
     public static func running(in pid: pid_t) throws(Failure) -> Running? {
         let what = "look up the program of process \(pid)"
         let oPath: CInt = 0o10000000  // as above
@@ -75,7 +75,7 @@ public enum ProgramFile {
             throw Failure(what, errno: error)
         }
         let file = Descriptor(owning: raw)
-        // Opening took the mount of the process, which may have a mount table of its own.
+        // The file was opened through the process's mounts, and the process may have a mount table of its own.
         let table: [UInt8]
         do throws(Errno) {
             table = try readWholeFile(FilePath("/proc/\(pid)/mountinfo"))
@@ -87,7 +87,7 @@ public enum ProgramFile {
         guard var path = path(of: file), let found = try identity(of: file, mounts: mounts, what) else { return nil }
         var status = stat()
         guard fstat(file.raw, &status) == 0 else { throw Failure(what, errno: .current) }
-        // The kernel's own words, which a file's name may have as well: that one is still there.
+        // The kernel appends this. A file's name may end like this as well; such a file still exists.
         let mark = Array(" (deleted)".utf8)
         var there = stat()
         let isThere = FilePath(platformString: path.map(CChar.init(bitPattern:)) + [0]).withPlatformString {
@@ -111,7 +111,7 @@ public enum ProgramFile {
         path.split(separator: UInt8(ascii: "/")).last.map(Array.init) ?? []
     }
 
-    /// Whether the file at `path` begins with `#!`: the kernel runs its interpreter, so that its path never matches.
+    /// Whether the file at `path` begins with `#!`. The kernel then runs the interpreter, so the path never matches.
     public static func isScript(_ path: FilePath) -> Bool {
         let raw = path.withPlatformString { open($0, O_RDONLY | O_CLOEXEC | O_NONBLOCK) }
         guard raw >= 0 else { return false }
@@ -120,7 +120,7 @@ public enum ProgramFile {
         return read(file.raw, &head, 2) == 2 && head == Array("#!".utf8)
     }
 
-    /// `mnt_id:` of proc_pid_fdinfo(5).
+    /// The value of `mnt_id:` in proc_pid_fdinfo(5).
     private static func mountID(of file: borrowing Descriptor) -> UInt32? {
         let raw = open("/proc/self/fdinfo/\(file.raw)", O_RDONLY | O_CLOEXEC)
         guard raw >= 0 else { return nil }
