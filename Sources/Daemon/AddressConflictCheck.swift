@@ -4,7 +4,7 @@ import Host
 import Network
 import Synchronization
 
-/// Asks other hosts for addresses (RFC 5227) on a separate thread, while the daemon does other work.
+/// Asks other hosts whether they have addresses (RFC 5227), on a thread of its own.
 final class AddressConflictCheck: Sendable {
     struct Result: Sendable {
         let asked: [AddressProbe.Question]
@@ -23,10 +23,10 @@ final class AddressConflictCheck: Sendable {
     /// Readable when there is a result.
     var descriptor: CInt { results.descriptor }
 
-    /// Whether questions are out, or their answers not taken yet.
+    /// Whether questions are being asked, or their results were not taken yet.
     var isBusy: Bool { busy.withLock { $0 } }
 
-    /// Begins to ask; not while ``isBusy``.
+    /// Starts asking. Do not call it while ``isBusy``.
     func ask(_ questions: [AddressProbe.Question], seconds: Int) {
         busy.withLock { $0 = true }
         do throws(Failure) {
@@ -40,7 +40,8 @@ final class AddressConflictCheck: Sendable {
         }
     }
 
-    /// Announces addresses to neighbours, on a separate thread as well. Where none can be started, they find out by asking.
+    /// Announces addresses to neighbours, on a thread of its own. If none can be started, neighbours' caches update
+    /// later.
     func announce(_ addresses: [AddressProbe.Question]) {
         guard !addresses.isEmpty else { return }
         try? Worker.detach("announcements") { [probe] in

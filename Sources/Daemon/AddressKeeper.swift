@@ -4,13 +4,13 @@ import Host
 import Network
 import Sessions
 
-/// Puts sessions' addresses back that something else removed, tells the maps of the host's own addresses, and follows
-/// interfaces to their new names.
+/// Restores sessions' addresses that another program removed, updates the host's own addresses in the maps, and follows
+/// interfaces that are renamed.
 final class AddressKeeper {
-    /// Called with the new names of interfaces by their old ones.
+    /// Called when interfaces were renamed, with a dictionary from old to new names.
     var interfacesRenamed: ([String: String]) -> Void = { _ in }
 
-    /// Called with the sessions after interfaces have been looked at.
+    /// Called with the sessions after the interfaces were read.
     var interfacesFollowed: ([SessionRecord]) -> Void = { _ in }
 
     private let context: KeeperContext
@@ -18,7 +18,7 @@ final class AddressKeeper {
     private let watch: NetlinkWatch
     private var source: EventLoop.Source?
     private var reconciler: Reconciler?
-    /// By index, as they were last seen.
+    /// The interfaces by index, as they were last read.
     private var interfaces: [CInt: Interface]
 
     init(_ context: KeeperContext) throws(Failure) {
@@ -66,15 +66,15 @@ final class AddressKeeper {
 
     // MARK: Interfaces
 
-    /// Reports what happened to interfaces with virtual IPs, and notes their new names.
+    /// Reports changes of interfaces with virtual IPs, and records their new names.
     ///
-    /// - Returns: the records, with the names as they are now.
+    /// - Returns: the records, with the present names.
     private func followInterfaces(_ records: [SessionRecord]) throws(Failure) -> [SessionRecord] {
         let now = try context.netlink.interfaces()
         let before = interfaces
         interfaces = now
         var used = Set(records.flatMap(\.addresses).map(\.interface))
-        // All at once: one may have another's old name.
+        // Rename all together: an interface may have the old name of another one.
         var renamed: [String: String] = [:]
         for (index, old) in before {
             if let new = now[index], new.name != old.name { renamed[old.name] = new.name }

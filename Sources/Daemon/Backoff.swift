@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// How long to wait before trying again: twice as long each time, up to a limit.
+/// How long to wait before the next attempt: the delay doubles each time, up to a limit.
 struct Backoff {
     private let first: Duration
     private let limit: Duration

@@ -5,14 +5,14 @@ import Network
 import Sessions
 import SystemPackage
 
-/// Reports other hosts that use sessions' addresses while the sessions have them: RFC 5227, section 2.4.
+/// Reports other hosts that use the addresses of open sessions: RFC 5227, section 2.4.
 ///
-/// The address stays the session's: a forged packet must not take it away.
+/// The address stays the session's, because a forged packet must not take it away.
 final class ConflictKeeper {
     private let context: KeeperContext
     private let watch: ConflictWatch
     private var source: EventLoop.Source?
-    /// By address: who has it.
+    /// The session that has each address.
     private var records: [AddressProbe.Question: SessionRecord] = [:]
 
     init(_ context: KeeperContext) throws(Failure) {
@@ -21,7 +21,7 @@ final class ConflictKeeper {
         source = try context.loop.watch(watch.descriptor) { [unowned self] in report(watch.drain()) }
     }
 
-    /// Watches the addresses that these sessions have on interfaces. To be called after a change of either.
+    /// Watches the addresses that these sessions have on interfaces. Call it after sessions or interfaces have changed.
     func follow(_ sessions: [SessionRecord]) {
         records = [:]
         for record in sessions {
@@ -31,7 +31,7 @@ final class ConflictKeeper {
         }
         let failures = watch.watch(Array(records.keys))
         if failures.isEmpty { context.troubles.clear(.conflictWatch) }
-        // One for all: texts that alternate would be reported each time.
+        // Report one for all: with alternating texts, each would be reported every time.
         if let failure = failures.first { context.troubles.report(.conflictWatch, failure) }
     }
 

@@ -9,26 +9,26 @@ import PolicyMaps
 public import Sessions
 public import SystemPackage
 
-/// Opens sessions as users log in, closes them as their last processes end, and keeps addresses, programs and leases as they
-/// should be.
+/// Opens sessions when users log in, closes them when their last process ends, and keeps addresses, programs and leases
+/// as the policy and the registry have them.
 ///
-/// One thread runs an event loop, and a keeper for each concern on it. No event is acted upon by itself: it is a reason for a
-/// keeper to compare what is with what should be. So nothing is missed that happened while the daemon did not run, and nothing
-/// needs to be remembered over a restart but the registry. The lock is held for each change alone. All times are the boot
-/// clock's, so that setting the wall clock does not matter.
+/// One thread runs an event loop, with a keeper for each concern. An event has no effect by itself: it makes a keeper
+/// compare the present state with the desired one. So the daemon also handles what happened while it did not run, and
+/// its only state over a restart is the registry. It holds the lock for each change alone. All times are from the boot
+/// clock, so setting the wall clock has no effect.
 public final class Daemon {
     public struct Options: Sendable {
-        /// What SIGHUP puts in force.
+        /// The policy file that SIGHUP applies.
         public var policyFile = Instance.defaultPolicyFile
-        /// The bus that logind is on, as D-Bus writes addresses; `nil` is the system bus.
+        /// The address of logind's bus, in the form of D-Bus; `nil` for the system bus.
         public var bus: String?
-        /// The cgroup with the users' slices; `nil` is user.slice below the root.
+        /// The cgroup that contains the users' slices; `nil` for user.slice below the root.
         public var userSlice: FilePath?
-        /// For what outlives the daemon, but not a boot; `nil` is the instance's.
+        /// The directory for files that outlive the daemon, but not a boot; `nil` for the instance's.
         public var runtime: FilePath?
-        /// Where events go; `nil` is the journal where there is one.
+        /// Where events are written; `nil` for the journal if there is one.
         public var events: EventLog.Place?
-        /// How much of what ``Instance`` logs is reported.
+        /// The lowest level of ``Instance``'s log messages that is reported.
         public var logLevel = Logger.Level.warning
 
         public init() {}
@@ -43,8 +43,8 @@ public final class Daemon {
     private let leases: LeaseKeeper
     private let status: StatusFile
 
-    /// Everything is checked this often in any case: some changes raise no event, such as those of a program on a network file
-    /// system.
+    /// The interval at which everything is checked. Some changes raise no event, such as those of a program on a
+    /// network file system.
     private static let sweepInterval: Duration = .seconds(60)
 
     public init(_ instance: Instance, _ options: Options) throws(Failure) {
@@ -67,16 +67,17 @@ public final class Daemon {
         addresses.interfacesRenamed = { [leases] names in leases.interfacesRenamed(names) }
     }
 
-    /// Runs until SIGTERM or SIGINT; sessions stay open.
+    /// Runs until SIGTERM or SIGINT. Sessions stay open.
     ///
-    /// - Throws: ``Failure`` where it cannot begin: no root, another daemon, a state directory that cannot be written.
+    /// - Throws: ``Failure`` if it cannot start: it is not root, another daemon runs, or the state directory cannot be
+    ///   written.
     public func run() throws(Failure) {
         let (loop, instance) = (context.loop, context.instance)
         let signals = try SignalReader([SIGTERM, SIGINT, SIGHUP])
         let lock = try instance.state.lockForDaemon()
         defer { _ = lock }
         defer { leases.close() }
-        // What a killed command or an earlier boot has left is repaired first; where that fails, so does the start.
+        // First repair what a killed command or an earlier boot has left. If that fails, the start fails.
         try context.change { _ in }
 
         var sources: [EventLoop.Source] = []
@@ -102,7 +103,7 @@ public final class Daemon {
         context.log.report(
             Event(.started, "daemon started; state in \(instance.state.path), pins in \(instance.pins.path)"))
         sessions.followLogind()
-        // Leases come after the sessions, so that those that have ended release theirs.
+        // Leases come after sessions, so that those of ended sessions are released.
         runAll()
         try withExtendedLifetime((sources, sweep)) { () throws(Failure) in try loop.run() }
         ServiceManager.notify("STOPPING=1")
@@ -115,11 +116,11 @@ public final class Daemon {
         sessions.runNow()
     }
 
-    /// Puts the policy file in force.
+    /// Applies the policy file.
     private func reload() {
         ServiceManager.notifyReloading()
         do throws(Failure) {
-            // A pipe would be waited for.
+            // Opening a pipe would block.
             var status = stat()
             if policyFile.withPlatformString({ stat($0, &status) }) == 0, status.st_mode & S_IFMT != S_IFREG {
                 throw Failure(.failed, "read \(policyFile)", "it is not a regular file", hint: "put the policy there")

@@ -4,7 +4,7 @@ import Glibc
 import Host
 import SystemPackage
 
-/// A set of files or directories that are watched for the same events: inotify(7).
+/// Watches a set of files or directories for the same events: inotify(7).
 final class FileWatch {
     private struct Watched {
         let device: dev_t
@@ -18,24 +18,24 @@ final class FileWatch {
     private var watched: [FilePath: Watched] = [:]
 
     /// - Parameters:
-    ///   - mask: inotify(7)'s bits.
-    ///   - handle: called with the name of the file in a watched directory; with `nil` where events were lost.
+    ///   - mask: the bits of inotify(7).
+    ///   - handle: called with the name of the file in a watched directory; with `nil` if events were lost.
     init(_ loop: EventLoop, _ mask: CInt..., handle: @escaping (_ name: String?) -> Void) {
         self.loop = loop
         self.mask = mask.reduce(0) { $0 | UInt32($1) }
         self.handle = handle
     }
 
-    /// Watches these paths and no others. One that does not exist is left out, to be asked for again.
+    /// Watches these paths and no others. A path that does not exist is left out, so pass it again later.
     ///
-    /// - Returns: whether one is watched that was not before, so that nothing has told what happened to it until now; and why
-    ///   some are not watched though they exist: the limit of watches, as a rule.
+    /// - Returns: `hasBegun` if a path is watched that was not watched before, so that earlier changes of it were
+    ///   missed. `failure` is why existing paths are not watched, usually the limit of watches.
     func set(_ paths: Set<FilePath>) -> (hasBegun: Bool, failure: Failure?) {
         for path in watched.keys where !paths.contains(path) { watched[path] = nil }
         var hasBegun = false
         var failure: Failure?
         for path in paths {
-            // Another file may have the name by now. A removed cgroup does not even tell: cgroupfs sends no IN_IGNORED.
+            // The path may lead to another file now. For a removed cgroup, cgroupfs does not even send IN_IGNORED.
             var status = stat()
             guard path.withPlatformString({ stat($0, &status) }) == 0 else {
                 watched[path] = nil

@@ -6,7 +6,7 @@ import Network
 import Policy
 import Sessions
 
-/// What the keepers of one daemon have in common.
+/// The objects that the keepers of one daemon share.
 final class KeeperContext {
     let instance: Instance
     let log: EventLog
@@ -16,15 +16,15 @@ final class KeeperContext {
     private let bootID: String
     private let logLevel: Logger.Level
 
-    /// The policy in force, when it was last read.
+    /// The policy in force, as it was last read.
     private(set) var policy = Policy()
     private var policyText: String??
-    /// The registry's version after the daemon's last change.
+    /// The version of the registry after the daemon's last change.
     private var seenVersion: UInt32?
 
-    /// Called where another process has changed the registry.
+    /// Called when another process has changed the registry.
     var registryChanged: () -> Void = {}
-    /// Called where another policy is in force.
+    /// Called when another policy is in force.
     var policyChanged: () -> Void = {}
 
     init(_ instance: Instance, _ log: EventLog, _ logLevel: Logger.Level) throws(Failure) {
@@ -44,12 +44,12 @@ final class KeeperContext {
         try registry.sessions().filter { $0.bootID == bootID }
     }
 
-    /// Whether another process has changed the registry since the daemon last did, or looked.
+    /// Whether another process has changed the registry since the daemon last changed or read it.
     var isRegistryChanged: Bool { instance.registryVersion != seenVersion }
 
     func noteRegistryVersion() { seenVersion = instance.registryVersion }
 
-    /// Reads the policy in force where it is another one than last time.
+    /// Reads the policy in force again if it has changed.
     func readPolicy(_ registry: Registry) throws(Failure) {
         let text = try registry.value(of: .policy)
         if let known = policyText, known == text { return }
@@ -60,11 +60,11 @@ final class KeeperContext {
 
     // MARK: Changes
 
-    /// Takes the lock; each change holds it by itself.
+    /// Runs one change, under the lock.
     func change<T>(_ body: (inout Change) throws(Failure) -> T) throws(Failure) -> T {
         var change = try instance.change(log.logger(logLevel))
         if isRegistryChanged { registryChanged() }
-        // Before the lock is released: a version that differs afterwards is another process's.
+        // Before the lock is released: if the version differs afterwards, another process has changed it.
         defer { noteRegistryVersion() }
         let result = try body(&change)
         for warning in change.warnings {

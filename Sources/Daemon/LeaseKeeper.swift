@@ -5,8 +5,8 @@ import Network
 import Sessions
 import SystemPackage
 
-/// Gives sessions the addresses that they had to be opened without, as the pool has some again or leases arrive, and takes
-/// away those whose lease has ended.
+/// Gives addresses to sessions that were opened without one, as soon as the pool has a free one or a lease arrives, and
+/// removes addresses whose lease has ended.
 final class LeaseKeeper {
     private let context: KeeperContext
     private var troubles: Troubles { context.troubles }
@@ -14,11 +14,11 @@ final class LeaseKeeper {
     private let conflictCheck: AddressConflictCheck
     private var sources: [EventLoop.Source] = []
     private var reconciler: Reconciler?
-    /// Addresses that no other host had when it was asked a moment ago.
+    /// Addresses that no other host had at the last check.
     private var cleared: Set<AddressProbe.Question> = []
     private var hasRun = false
 
-    /// - Parameter runtime: for what outlives the daemon, but not a boot.
+    /// - Parameter runtime: the directory for files that outlive the daemon, but not a boot.
     init(_ context: KeeperContext, runtime: FilePath) throws(Failure) {
         self.context = context
         leases = try LeaseReconciler(context.instance, runtime: runtime, log: context.log)
@@ -36,9 +36,9 @@ final class LeaseKeeper {
 
     func runNow() { reconciler?.runNow() }
 
-    /// Looks at the leases again where sessions need one, or may have ended with one.
+    /// Reconciles the leases if sessions need one, or sessions with a lease may have ended.
     func sessionsReconciled(_ records: [SessionRecord]) {
-        // A session without IPv6 alone is looked at once a minute.
+        // A session that lacks only IPv6 is checked once a minute.
         if !hasRun || leases.isBusy || records.contains(where: { !$0.addresses.contains { $0.address.family == .v4 } })
         {
             runNow()
@@ -50,12 +50,12 @@ final class LeaseKeeper {
         runNow()
     }
 
-    /// Ends the supervision. Clients run on, for the next daemon.
+    /// Ends the supervision. The clients go on running for the next daemon.
     func close() { leases.close() }
 
-    // MARK: What is and what should be
+    // MARK: Reconciliation
 
-    /// - Returns: `false` where something could not be done for a reason that may pass.
+    /// - Returns: `false` if something failed for a reason that may be temporary.
     private func reconcile() throws(Failure) -> Bool {
         hasRun = true
         let registry = try context.instance.registry()
@@ -69,7 +69,7 @@ final class LeaseKeeper {
         let additions = plan.additions + picked.map { ($0.record, $0.address) }
         guard !additions.isEmpty || !plan.removals.isEmpty else { return true }
         var added: [AddressProbe.Question] = []
-        // After the change: neighbours are told without the lock.
+        // Announce after the change, so that the lock is not held.
         defer { conflictCheck.announce(added) }
         return try context.change { change throws(Failure) in
             let isRemoved = remove(plan.removals, &change)
@@ -90,7 +90,7 @@ final class LeaseKeeper {
         for (record, failure) in plan.refused {
             troubles.report(.noAddress(session: record.id, family: nil), Self.refused(record, failure))
         }
-        // The reason changes as addresses come and go: one report is enough.
+        // The reason changes as addresses are used and freed, so report it only once.
         for (record, family, failure) in wishes.unavailable
         where !troubles.contains(.noAddress(session: record.id, family: nil)) {
             let trouble = Trouble.noAddress(session: record.id, family: family)
@@ -150,8 +150,8 @@ final class LeaseKeeper {
 
     // MARK: Other hosts' addresses
 
-    /// Those of the addresses that no other host has, as far as is known. Other hosts are asked for the rest, and when they have
-    /// been, this runs again.
+    /// The addresses that no other host has, as far as is known. The other addresses are being checked; when the
+    /// results arrive, this runs again.
     private func withoutConflicts(_ picked: [KeptAddress]) throws(Failure) -> [KeptAddress] {
         let known = cleared
         cleared = []

@@ -7,11 +7,12 @@ import Network
 import Sessions
 import SystemPackage
 
-/// Leases addresses for sessions, and tells what is to change of the sessions' addresses.
+/// Leases addresses for sessions, and plans the changes of the sessions' addresses.
 ///
-/// Like the rest of the daemon it compares what is with what should be: each time, ``plan(_:)`` gets what sessions wish, asks
-/// the sources for what they do not hold, releases what no session wishes, and returns what to change. News of the sources in
-/// between are only the reason to look. So it does not matter what happened while the daemon did not run.
+/// Like the rest of the daemon, it compares the present state with the desired one. Each time, ``plan(_:)`` takes what
+/// the sessions need, requests the leases that are missing, releases those that no session needs, and returns the
+/// changes to make. News of the sources only makes this run. So it does not matter what happened while the daemon did
+/// not run.
 final class LeaseReconciler {
     /// An address whose lease has ended.
     struct Removal {
@@ -21,16 +22,16 @@ final class LeaseReconciler {
         let reason: String
     }
 
-    /// What to change, in this order.
+    /// The changes to make, in this order.
     struct Plan {
         var removals: [Removal] = []
-        /// Leased, and not the session's yet.
+        /// Leased addresses that the session does not have yet.
         var additions: [(record: SessionRecord, address: SessionRecord.Address)] = []
-        /// Sessions that have to go without for now.
+        /// Sessions that have no address for now.
         var refused: [(record: SessionRecord, failure: Failure)] = []
-        /// Interfaces that leases are wished on, and why none can be had there; `nil` where they can.
+        /// Interfaces on which leases are needed, with the reason if none can be had there, or `nil`.
         var interfaces: [String: Failure?] = [:]
-        /// When to look again; `nil` is when something happens.
+        /// When to reconcile again; `nil` to wait for an event.
         private(set) var nextLook: Duration?
 
         mutating func look(at time: ContinuousClock.Instant) {
@@ -39,21 +40,21 @@ final class LeaseReconciler {
         }
     }
 
-    /// One client of a DHCP server.
+    /// A client of a DHCP server: a holder on an interface.
     private struct Place: Hashable {
         let interface: String
         let holder: LeaseHolder
     }
 
     private enum State {
-        /// The source was asked, and has not answered.
+        /// A lease was requested, and the source has not answered.
         case asked(request: Int)
         /// The source has, or had, a lease, and goes on by itself.
         case kept
         case failed(Failure, until: ContinuousClock.Instant)
     }
 
-    /// What the sources' threads tell.
+    /// Messages from the sources' threads.
     private enum News: Sendable {
         case event(_ interface: String, LeaseEvent)
         case answer(_ interface: String, LeaseHolder, request: Int, Result<Lease, Failure>)
@@ -77,10 +78,11 @@ final class LeaseReconciler {
     private var request = 0
     private var hasOpenedKnown = false
 
-    /// How long a lease waits for its turn among others: 64 logins at once behind a silent server, which is asked for 6 s each.
+    /// How long a lease may wait for its turn: 64 logins at the same time and a silent server, which is asked for 6 s
+    /// each.
     private static let patience: Duration = .seconds(400)
 
-    /// - Parameter runtime: for what outlives the daemon, but not a boot.
+    /// - Parameter runtime: the directory for files that outlive the daemon, but not a boot.
     init(_ instance: Instance, runtime: FilePath, log: EventLog) throws(Failure) {
         self.log = log
         let news = try Mailbox<News>()
@@ -90,18 +92,18 @@ final class LeaseReconciler {
         }
     }
 
-    /// Readable when there are news.
+    /// Readable if there is news.
     var descriptor: CInt { news.descriptor }
 
-    /// Whether leases may be held that no session wishes any more.
+    /// Whether there may be leases that no session needs.
     var isBusy: Bool { !sources.all.isEmpty }
 
-    /// Ends the supervision. The leases are kept by their clients, for the next daemon.
+    /// Ends the supervision. The clients keep the leases for the next daemon.
     func close() { sources.close() }
 
-    /// Interfaces have other names: what is leased on them goes on there.
+    /// Moves the leases of renamed interfaces to the new names.
     ///
-    /// - Parameter names: old to new, all at once.
+    /// - Parameter names: from old to new names, all together.
     func rename(_ names: [String: String]) {
         for old in sources.rename(names) {
             for place in Array(states.keys) where place.interface == old { forget(place) }
@@ -109,11 +111,11 @@ final class LeaseReconciler {
         }
     }
 
-    // MARK: What comes in
+    // MARK: News
 
-    /// Reports what has happened.
+    /// Reports the news from the sources.
     ///
-    /// - Returns: whether anything has that is a reason to look at the sessions.
+    /// - Returns: whether any of it is a reason to reconcile the sessions.
     func handleNews() -> Bool {
         var isReason = false
         for item in news.take() {
@@ -121,7 +123,7 @@ final class LeaseReconciler {
             case .event(let interface, let event): isReason = handle(event, interface) || isReason
             case .answer(let interface, let holder, let request, let result):
                 let place = Place(interface: interface, holder: holder)
-                // One that was released, and asked for again, is another request.
+                // If the lease was released and requested again, this answer is to an earlier request.
                 guard case .asked(request) = states[place] else { continue }
                 switch result {
                 case .success:
@@ -185,9 +187,9 @@ final class LeaseReconciler {
                 cgroup: record?.cgroupPath.string, address: address, interface: interface, reason: reason))
     }
 
-    // MARK: What is and what should be
+    // MARK: Reconciliation
 
-    /// - Parameter wishes: those of every open session.
+    /// - Parameter wishes: the wishes of every open session.
     func plan(_ wishes: [LeaseWish]) -> Plan {
         var plan = Plan()
         assign(wishes)
@@ -195,7 +197,7 @@ final class LeaseReconciler {
             hasOpenedKnown = true
             sources.openKnown()
         }
-        // First, since a released holder may be a new session's next time.
+        // This comes first, because a new session may get a released holder.
         releaseUnwanted()
         var held: [String: [LeaseHolder: Lease]] = [:]
         for wish in wishes {
@@ -234,7 +236,7 @@ final class LeaseReconciler {
         for place in Array(states.keys) where records[place] == nil { forget(place) }
     }
 
-    /// A lease is held: the session gets its address, where it has not got it yet.
+    /// Plans for a session with a lease: it gets the leased address, unless it already has it.
     private func use(_ lease: Lease, at place: Place, for wish: LeaseWish, _ plan: inout Plan) {
         if let leased = wish.leased {
             if leased.address == lease.address { return }
@@ -252,7 +254,7 @@ final class LeaseReconciler {
             ))
     }
 
-    /// No lease is held: the session loses the address that it has by one, and the source is asked where it is not being.
+    /// Plans for a session without a lease: it loses its leased address, and a lease is requested unless that was done.
     private func goWithout(_ source: UDHCPCLeases, _ place: Place, _ wish: LeaseWish, _ plan: inout Plan) {
         if let leased = wish.leased {
             let why = losses[place].map { "\($0)" } ?? "no lease of it is held"
@@ -263,7 +265,7 @@ final class LeaseReconciler {
         case .failed(let failure, let until) where until > .now:
             plan.refused.append((wish.record, failure))
             plan.look(at: until)
-        // Kept, and no longer held: it was released, or lost.
+        // `kept` without a lease: it was released or lost.
         case .failed, .kept, nil: ask(source, place)
         }
     }
@@ -272,7 +274,7 @@ final class LeaseReconciler {
         plan.interfaces[interface] = failure
         if let time = sources.retry(interface) { plan.look(at: time) }
         guard let leased = wish.leased else { return plan.refused.append((wish.record, failure)) }
-        // Its client goes on by itself; but an address is not restored on an interface that was removed.
+        // The client goes on by itself. But the interface was removed, and with it the address.
         guard if_nametoindex(interface) == 0 else { return }
         plan.removals.append(
             Removal(
@@ -299,12 +301,12 @@ final class LeaseReconciler {
         }
     }
 
-    /// Each session keeps its slot; one without gets the lowest that no other session of its user has.
+    /// Each session keeps its slot. A session without one gets the lowest that no other session of its user has.
     private func assign(_ wishes: [LeaseWish]) {
         var new: [Session: Place] = [:]
         var taken: Set<LeaseHolder> = []
         var rest: [LeaseWish] = []
-        // What is written down counts for more than what is remembered.
+        // Slots in the registry have priority over those in memory.
         for wish in wishes {
             guard let leased = wish.leased, let slot = leased.leaseSlot else {
                 rest.append(wish)

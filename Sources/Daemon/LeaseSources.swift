@@ -8,21 +8,21 @@ import Network
 import Sessions
 import SystemPackage
 
-/// The sources of leases, one for each interface that a session's lease is on.
+/// The sources of leases, one for each interface on which a session has a lease.
 final class LeaseSources {
     private let instance: Instance
     private let runtime: FilePath
     private let log: EventLog
     private let handle: @Sendable (_ interface: String, LeaseEvent) -> Void
     private(set) var all: [String: UDHCPCLeases] = [:]
-    /// Interfaces without a source: why, and until when not to try again.
+    /// Interfaces without a source: why, and when to try again.
     private var broken: [String: (failure: Failure, until: ContinuousClock.Instant)] = [:]
 
-    /// As long as it takes for an interface to come back.
+    /// About the time for an interface to be created again.
     private static let retryAfter: Duration = .seconds(5)
 
     /// - Parameters:
-    ///   - runtime: for what outlives the daemon, but not a boot.
+    ///   - runtime: the directory for files that outlive the daemon, but not a boot.
     ///   - handle: called for each event, on a thread of the source.
     init(
         _ instance: Instance, runtime: FilePath, _ log: EventLog,
@@ -36,9 +36,9 @@ final class LeaseSources {
 
     private var directory: FilePath { instance.state.path.appending("leases") }
 
-    /// The source of an interface, which is opened where it is not yet.
+    /// The source of an interface. It is opened if it is not open yet.
     ///
-    /// - Throws: ``Failure`` where it cannot be, at most once in a while: ``retry(_:)``.
+    /// - Throws: ``Failure`` if it cannot be opened. The next attempt is made only after some time: ``retry(_:)``.
     func source(_ interface: String) throws(Failure) -> UDHCPCLeases {
         if let source = all[interface] { return source }
         if let (failure, until) = broken[interface], until > .now { throw failure }
@@ -57,10 +57,10 @@ final class LeaseSources {
         }
     }
 
-    /// When an interface without a source may be tried again.
+    /// When opening the source of an interface may be tried again.
     func retry(_ interface: String) -> ContinuousClock.Instant? { broken[interface]?.until }
 
-    /// Opens those of an earlier daemon: what they hold may be to release.
+    /// Opens the sources of an earlier daemon, because their leases may have to be released.
     func openKnown() {
         for name in (try? FileManager.default.contentsOfDirectory(atPath: directory.string)) ?? []
         where if_nametoindex(name) != 0 {
@@ -68,18 +68,20 @@ final class LeaseSources {
         }
     }
 
-    /// Ends the supervision. The leases are kept by their clients, for the next daemon.
+    /// Ends the supervision. The clients keep the leases for the next daemon.
     func close() { for source in all.values { source.close() } }
 
-    /// Interfaces have other names: what is leased on them goes on there, with new clients.
+    /// Moves the leases of renamed interfaces to the new names, with new clients.
     ///
-    /// - Parameter names: old to new, all at once, since one may have another's old name.
+    /// - Parameter names: from old to new names, all together, because an interface may have the old name of another
+    ///   one.
     /// - Returns: the old names of those that have a source.
     func rename(_ names: [String: String]) -> [String] {
         let known = names.filter { all[$0.key] != nil }
         for old in known.keys { all.removeValue(forKey: old)?.close() }
         for new in known.values { broken[new] = nil }
-        // By another name first, since names may be exchanged. Where the new name is taken all the same, leases are asked for anew.
+        // Use temporary names first, because names may be exchanged. If a new name is in use all the same, leases are
+        // requested again.
         for parent in [directory, runtime] {
             for (old, new) in known { move(parent.appending(old), to: parent.appending(".\(new)"), new) }
             for new in known.values { move(parent.appending(".\(new)"), to: parent.appending(new), new) }
@@ -93,14 +95,14 @@ final class LeaseSources {
         log.report(Event(.warning, "\(failure)", priority: .warning, interface: interface, reason: failure.reason))
     }
 
-    /// Which session has an address already; called on a source's thread.
+    /// The session that already has an address. Called on a source's thread.
     private static func owner(of address: IPAddress, besides holder: LeaseHolder, _ instance: Instance) -> String? {
         do throws(Failure) {
             guard let record = try instance.registry().session(address: address) else { return nil }
             let slot = record.addresses.first { $0.address == address }?.leaseSlot
             return record.user ?? "" == holder.user && slot == holder.slot ? nil : "session \(record.id)"
         } catch {
-            // Then it is not known to be free.
+            // It is not known whether the address is free, so it must not be used.
             return "unknown owner (\(error))"
         }
     }

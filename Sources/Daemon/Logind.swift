@@ -5,23 +5,23 @@ import Glibc
 import Host
 import SystemPackage
 
-/// The users who are logged in, by logind over D-Bus: org.freedesktop.login1(5).
+/// Follows which users are logged in, by logind over D-Bus: org.freedesktop.login1(5).
 ///
-/// It subscribes first and lists then, and lists anew whenever a signal comes: what happens in between is in the next list.
-/// A bus or a logind that does not answer is tried again, at longer and longer intervals; what was known stays known.
-/// On an event loop; nothing here blocks.
+/// It subscribes first and then lists the logins, and lists them again after each signal, so that no change is missed.
+/// If the bus or logind does not answer, it tries again with growing delays, and keeps the last list. It runs on an
+/// event loop, and nothing here blocks.
 ///
-/// By sd-bus and not by sd-login(3), which reads logind's files: those do not tell that logind has died, and have no user names
-/// before systemd 254, so that each would be looked up in a name service, which blocks.
+/// It uses sd-bus and not sd-login(3), which reads logind's files. These do not show that logind has died, and before
+/// systemd 254 they have no user names: each would be looked up in a name service, which blocks.
 final class Logind {
     struct User: Hashable {
         let uid: UInt32
         let name: String
     }
 
-    /// One login: a session of logind's.
+    /// A login: a session in the sense of logind.
     struct Login: Hashable {
-        /// As logind has it: `3`, `c1`.
+        /// logind's ID of it: `3`, `c1`.
         let id: String
         let user: User
     }
@@ -33,11 +33,11 @@ final class Logind {
 
     enum News {
         case listed(List)
-        /// It does not answer; reported once until it does.
+        /// logind does not answer. This is reported once until it answers again.
         case lost(Failure)
     }
 
-    /// The bus's address in the form of D-Bus; `nil` is the system bus.
+    /// The bus's address in the form of D-Bus; `nil` for the system bus.
     private let address: String?
     private let loop: EventLoop
     private let handle: (News) -> Void
@@ -47,13 +47,13 @@ final class Logind {
     private var users: [User] = []
     private var isReportedLost = false
     private var backoff = Backoff()
-    /// When to try again.
+    /// The timer for the next attempt.
     private var retry: EventLoop.Deadline?
 
     private static let service = "org.freedesktop.login1"
     private static let path = "/org/freedesktop/login1"
     private static let interface = "org.freedesktop.login1.Manager"
-    /// logind's answer to a list comes at once; a hung one is no better than none. In µs.
+    /// How long to wait for logind's answer to a list, in µs. It normally comes at once.
     private static let patience: UInt64 = 10_000_000
 
     init(address: String?, _ loop: EventLoop, handle: @escaping (News) -> Void) throws(Failure) {
@@ -65,7 +65,7 @@ final class Logind {
 
     deinit { disconnect() }
 
-    /// Connects at the loop's next turn.
+    /// Connects in the loop's next turn.
     func start() { retry?.set(in: .zero) }
 
     // MARK: The bus
@@ -121,7 +121,7 @@ final class Logind {
     }
 
     private func disconnect() {
-        // Before: what the end calls back finds no bus.
+        // Reset the connection first, so that callbacks of the close find none.
         let old = bus
         bus = nil
         if let old { sd_bus_close_unref(old) }
@@ -226,7 +226,7 @@ final class Logind {
                     return 0
                 }, answer.toOpaque(), Self.patience)
             if result >= 0, let slot {
-                // The bus holds the slot from here on, and lets go of the answer with it.
+                // From here on the bus owns the slot, and frees the answer with it.
                 sd_bus_slot_set_destroy_callback(slot) { context in
                     if let context { Unmanaged<Answer>.fromOpaque(context).release() }
                 }
@@ -241,7 +241,7 @@ final class Logind {
 
     // MARK: Reading messages
 
-    /// Reads an array of structures; one that is not as it should be ends the list.
+    /// Reads an array of structures. A malformed one ends the list.
     private func read<T>(_ message: OpaquePointer, _ type: String, _ element: (OpaquePointer) -> T?) -> [T] {
         var elements: [T] = []
         guard sd_bus_message_enter_container(message, CChar(UInt8(ascii: "a")), type) > 0 else { return [] }

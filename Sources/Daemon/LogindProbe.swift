@@ -4,12 +4,12 @@ import CSystemd
 public import Host
 import SystemPackage
 
-/// Whether logind answers: one call, for `check`.
+/// Checks whether logind answers, with one call.
 public enum LogindProbe {
-    /// Pings logind on the system bus (org.freedesktop.DBus.Peer.Ping). Blocks for 2 s at most, twice.
+    /// Pings logind on the system bus (org.freedesktop.DBus.Peer.Ping). Blocks for at most 2 s, twice.
     ///
-    /// - Parameter address: of the bus, in the form of D-Bus; `nil` is the system bus.
-    /// - Throws: ``Failure`` where the bus or logind does not answer.
+    /// - Parameter address: the address of the bus, in the form of D-Bus; `nil` for the system bus.
+    /// - Throws: ``Failure`` if the bus or logind does not answer.
     public static func ask(_ address: String? = nil) throws(Failure) {
         let what = "ask logind"
         let remedy = "see systemctl status dbus systemd-logind"

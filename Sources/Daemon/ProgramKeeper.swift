@@ -6,7 +6,7 @@ import Policy
 import Sessions
 import SystemPackage
 
-/// Lets listed programs match again whose files were replaced by an upgrade.
+/// Makes listed programs match again after an upgrade has replaced their files.
 final class ProgramKeeper {
     private let context: KeeperContext
     private var reconciler: Reconciler?
@@ -32,7 +32,7 @@ final class ProgramKeeper {
         let paths = policy.listedPaths
         var parents = Set(paths.map { $0.removingLastComponent() })
         for path in paths {
-            // Where a listed path is a link, its target's directory is where the file is replaced.
+            // If a listed path is a link, the file is replaced in the directory of its target.
             if let real = path.withPlatformString({ realpath($0, nil) }) {
                 parents.insert(FilePath(platformString: real).removingLastComponent())
                 free(real)

@@ -2,18 +2,18 @@
 
 import Host
 
-/// The work of one keeper: to compare what is with what should be, when there is a reason to, and again later where it
-/// fails.
+/// Runs the work of one keeper, which compares the present state with the desired one: when there is a reason to, and
+/// again later if it fails.
 final class Reconciler {
-    /// What comes in a burst, many logins or addresses, is looked at together.
+    /// The delay that lets one run handle a burst of changes, such as many logins.
     private static let settling: Duration = .milliseconds(50)
 
     private var deadline: EventLoop.Deadline?
     private var backoff = Backoff()
 
     /// - Parameters:
-    ///   - trouble: what a failure of the work is reported as.
-    ///   - work: returns `false` where something could not be done for a reason that may pass, and that it has reported.
+    ///   - trouble: the trouble as which a failure of the work is reported.
+    ///   - work: returns `false` if something failed for a reason that may be temporary, and that it has reported.
     init(
         _ loop: EventLoop, _ troubles: Troubles, _ trouble: Trouble, _ work: @escaping () throws(Failure) -> Bool
     ) throws(Failure) {
@@ -29,10 +29,10 @@ final class Reconciler {
         }
     }
 
-    /// At the loop's next turn.
+    /// Runs in the loop's next turn.
     func runNow() { run(within: .zero) }
 
-    /// In a moment, so that more may come.
+    /// Runs after a short delay, in which more may arrive.
     func runSoon() { run(within: Self.settling) }
 
     func run(within delay: Duration) { deadline?.set(within: delay) }

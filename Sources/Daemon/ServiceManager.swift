@@ -7,7 +7,8 @@ import Glibc
 enum ServiceManager {
     static func notify(_ state: String) { _ = sd_notify(0, state) }
 
-    /// Begins a reload, which READY=1 ends: Type=notify-reload of systemd.service(5) wants the time, an older one ignores it.
+    /// Announces a reload, which READY=1 ends. Type=notify-reload of systemd.service(5) needs the time; other types
+    /// ignore it.
     static func notifyReloading() {
         var now = timespec()
         clock_gettime(CLOCK_MONOTONIC, &now)

@@ -6,51 +6,52 @@ import Policy
 import Sessions
 import SystemPackage
 
-/// Opens sessions as users log in, and closes them as their last processes end.
+/// Opens sessions when users log in, and closes them when their last process ends.
 final class SessionKeeper {
     /// A cgroup that should be a session.
     private struct DesiredSession: Hashable {
         let cgroup: FilePath
         let user: Logind.User
-        /// logind's own name for the login, where each is a session.
+        /// logind's ID of the login, if each login is a session.
         let login: String?
     }
 
-    /// Called with the sessions of this boot when they have been looked at.
+    /// Called with the sessions of this boot after they were reconciled.
     var reconciled: ([SessionRecord]) -> Void = { _ in }
     /// Whether logind answers.
     private(set) var isFollowing = false
 
     private let context: KeeperContext
-    /// The cgroup with the users' slices; `nil` is user.slice below the root.
+    /// The cgroup that contains the users' slices; `nil` for user.slice below the root.
     private let userSlice: FilePath?
     private var troubles: Troubles { context.troubles }
     private var reconciler: Reconciler?
     private var logind: Logind?
-    /// cgroup.events of sessions' cgroups: one has become empty, or is not any more.
+    /// Watches cgroup.events of sessions' cgroups, which change when a cgroup becomes empty or populated.
     private var cgroupEvents: FileWatch?
-    /// Directories in which sessions' cgroups are made and removed.
+    /// Watches the directories in which sessions' cgroups are created and removed.
     private var cgroupDirectories: FileWatch?
     private var stateDirectory: FileWatch?
 
-    /// logind's last list; `nil` before its first answer.
+    /// The last list from logind; `nil` before the first one.
     private var logins: Logind.List?
-    /// Since when cgroups of users who are logged in have been empty.
+    /// When the cgroups of logged-in users became empty.
     private var emptySince: [FilePath: ContinuousClock.Instant] = [:]
     private var isReady = false
     private var sessionCount = 0
 
-    /// Longer than user@.service takes to restart, and short enough that the address is soon free.
+    /// Longer than a restart of user@.service, and short enough to free the address soon.
     private static let betweenPrograms: Duration = .seconds(3)
 
     /// - Parameters:
-    ///   - bus: that logind is on, as D-Bus writes addresses; `nil` is the system bus.
-    ///   - userSlice: the cgroup with the users' slices; `nil` is user.slice below the root.
+    ///   - bus: the address of logind's bus, in the form of D-Bus; `nil` for the system bus.
+    ///   - userSlice: the cgroup that contains the users' slices; `nil` for user.slice below the root.
     init(_ context: KeeperContext, bus: String?, userSlice: FilePath?) throws(Failure) {
         self.context = context
         self.userSlice = userSlice
         reconciler = try Reconciler(context.loop, context.troubles, .sessions) { [unowned self] () throws(Failure) in
-            // Logins wait for the daemon at boot (the unit's Before=). What fails is reported, and tried again.
+            // Logins wait for the daemon at boot (Before= in the unit), also if this fails: it is reported and tried
+            // again.
             defer { if logins != nil { becomeReady() } }
             return try reconcile()
         }
@@ -60,7 +61,7 @@ final class SessionKeeper {
             [unowned self] _ in runSoon()
         }
         stateDirectory = FileWatch(context.loop, IN_CLOSE_WRITE, CInt(IN_ONLYDIR)) { [unowned self] name in
-            // The lock file: a change has ended. The daemon's own is no reason to look.
+            // A change closes the lock file at its end. The daemon's own changes are no reason to reconcile.
             let lock = context.instance.state.lockFile.lastComponent?.string
             if name == nil || name == lock, context.isRegistryChanged { runSoon() }
         }
@@ -70,10 +71,10 @@ final class SessionKeeper {
 
     func runSoon() { reconciler?.runSoon() }
 
-    /// Begins to follow logind.
+    /// Starts following logind.
     func followLogind() { logind?.start() }
 
-    // MARK: What comes in
+    // MARK: News
 
     private func handle(_ news: Logind.News) {
         switch news {
@@ -92,7 +93,7 @@ final class SessionKeeper {
         updateStatus()
     }
 
-    /// Tells the service manager, once: users who are logged in have their sessions, or logind does not answer.
+    /// Notifies the service manager, once: the users who are logged in have sessions, or logind does not answer.
     private func becomeReady() {
         guard !isReady else { return }
         isReady = true
@@ -104,11 +105,11 @@ final class SessionKeeper {
             "STATUS=\(sessionCount) sessions; \(isFollowing ? "following logind" : "logind does not answer; retrying")")
     }
 
-    // MARK: What is and what should be
+    // MARK: Reconciliation
 
-    /// Opens and closes sessions according to logind's list and the cgroups.
+    /// Opens and closes sessions to match logind's list and the cgroups.
     ///
-    /// - Returns: `false` where a login has no session yet for a reason that may pass.
+    /// - Returns: `false` if a login has no session yet for a reason that may be temporary.
     private func reconcile() throws(Failure) -> Bool {
         context.noteRegistryVersion()
         let registry = try context.instance.registry()
@@ -142,7 +143,7 @@ final class SessionKeeper {
                 DesiredSession(cgroup: slice.appending("user-\(user.uid).slice"), user: user, login: nil)
             }
         case .sessionScope:
-            // Letters and digits, as logind makes them; the name becomes a path.
+            // Only letters and digits, as logind makes them, because the name becomes part of a path.
             return logins.logins.filter { Self.isLoginName($0.id) }.map { login in
                 DesiredSession(
                     cgroup: slice.appending("user-\(login.user.uid).slice").appending("session-\(login.id).scope"),
@@ -157,9 +158,9 @@ final class SessionKeeper {
 
     // MARK: Closing
 
-    /// Closes sessions that have ended.
+    /// Closes the sessions that have ended.
     ///
-    /// - Returns: the others.
+    /// - Returns: the other sessions.
     private func closeEnded(
         _ records: [SessionRecord], _ desired: [DesiredSession]
     ) throws(Failure) -> [SessionRecord] {
@@ -174,8 +175,8 @@ final class SessionKeeper {
         return records.filter { !ids.contains($0.id) }
     }
 
-    /// Whether the cgroup of a user who is still logged in has been empty for a moment only: the next program may be about to
-    /// start, as where the user's systemd is restarted, and must not find itself outside of every session.
+    /// Whether the cgroup of a user who is logged in was empty only for a short time. When the user's systemd restarts,
+    /// for example, the next program must start in the session.
     private func isBetweenPrograms(_ record: SessionRecord, _ desired: [DesiredSession]) -> Bool {
         let cgroup = record.cgroupPath
         guard record.isCgroupThere, desired.contains(where: { $0.cgroup == cgroup }) else {
@@ -195,13 +196,14 @@ final class SessionKeeper {
 
     // MARK: Opening
 
-    /// Cgroups with programs that should be sessions, and that no session keeps from being one.
+    /// The populated cgroups that should be sessions, unless an existing session prevents it.
     private func cgroupsWithoutSession(_ desired: [DesiredSession], _ records: [SessionRecord]) -> [DesiredSession] {
         let taken = records.map(\.cgroupPath)
         let sessionCgroups = Set(taken)
         return desired.filter { one in
             guard !sessionCgroups.contains(one.cgroup) else { return false }
-            // A session at, above or below it stays until it ends: PAM's, an administrator's, or one of the other unit.
+            // A session at, above or below it stays until it ends: one of PAM, an administrator's, or one of the other
+            // `unit`.
             guard let other = taken.first(where: { $0.starts(with: one.cgroup) || one.cgroup.starts(with: $0) }) else {
                 return isPopulated(one.cgroup)
             }
@@ -220,7 +222,7 @@ final class SessionKeeper {
         return Cgroup.isPopulated(text)
     }
 
-    /// Opens sessions, all in one change; where that fails, one by one, so that one does not keep the others from theirs.
+    /// Opens sessions in one change. If that fails, opens them one by one, so that one does not prevent the others.
     private func open(_ missing: [DesiredSession], _ isDone: inout Bool) throws(Failure) -> [SessionRecord] {
         let mounts = try MountTable.current()
         var opened: [SessionRecord] = []
@@ -228,7 +230,7 @@ final class SessionKeeper {
             opened = try open(missing, mounts)
             for one in missing { troubles.clear(.noSession(one.cgroup)) }
         } catch {
-            // Waiting for the lock once is long enough.
+            // If the lock is busy, do not wait for it again.
             guard error.code != .busy else { throw error }
             for one in missing {
                 ServiceManager.notify("WATCHDOG=1")
@@ -236,7 +238,7 @@ final class SessionKeeper {
                     opened += try open([one], mounts)
                     troubles.clear(.noSession(one.cgroup))
                 } catch {
-                    // Its last process ended meanwhile: no failure, but nothing to do.
+                    // Its last process has ended in between, so there is nothing to do.
                     guard isPopulated(one.cgroup) else { continue }
                     isDone = false
                     troubles.report(
@@ -253,7 +255,7 @@ final class SessionKeeper {
     private func open(_ missing: [DesiredSession], _ mounts: MountTable) throws(Failure) -> [SessionRecord] {
         try context.change { change throws(Failure) in
             let records = try change.open(requests(missing, mounts, change))
-            // The warnings are the change's to report.
+            // The change reports the warnings itself.
             let opened = Opened(records: records, warnings: [], unaddressed: change.unaddressed)
             for event in Event.opening(of: opened) { context.log.report(event) }
             for refused in opened.unaddressed {
@@ -266,12 +268,12 @@ final class SessionKeeper {
     private func requests(
         _ missing: [DesiredSession], _ mounts: MountTable, _ change: borrowing Change
     ) throws(Failure) -> [SessionRequest] {
-        // A login is a session at once, and gets its address when other hosts have been asked for it.
+        // A login becomes a session at once, and gets its address after other hosts were asked about it.
         let isAsking = try !Instance.askedLinks(context.policy, context.netlink).isEmpty
         var requests: [SessionRequest] = []
         var ids: Set<UInt32> = []
         for one in missing {
-            // Another command may have opened it since.
+            // Another command may have opened it in between.
             let cgroup = try Cgroup(path: one.cgroup, mounts: mounts)
             if try change.session(on: cgroup) != nil { continue }
             var request = SessionRequest(cgroup: cgroup)
@@ -289,14 +291,14 @@ final class SessionKeeper {
 
     // MARK: Watches
 
-    /// Watches the files whose changes are a reason to look again.
+    /// Watches the files whose changes are a reason to reconcile.
     private func watch(_ records: [SessionRecord], _ desired: [DesiredSession]) {
         let events = Set((records.map(\.cgroupPath) + desired.map(\.cgroup)).map { $0.appending("cgroup.events") })
         var directories = Set(desired.map { $0.cgroup.removingLastComponent() })
         for one in desired where one.login != nil {
             directories.insert(one.cgroup.removingLastComponent().removingLastComponent())
         }
-        // A cgroup that is removed while empty tells nothing itself.
+        // The removal of an empty cgroup raises no event of its cgroup.events.
         for record in records { directories.insert(record.cgroupPath.removingLastComponent()) }
         let results = [
             cgroupEvents?.set(events), cgroupDirectories?.set(directories),

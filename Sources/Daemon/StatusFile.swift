@@ -5,14 +5,14 @@ import Host
 import Metrics
 import SystemPackage
 
-/// Keeps the daemon's own counters in a file, for ``DaemonStatus/read(_:)``: pages of metrics are made by another process,
-/// which tells what the daemon counted also when that hangs or has ended.
+/// Writes the daemon's own counters to a file, for ``DaemonStatus/read(_:)``. Another process makes the page of metrics
+/// from it, also when the daemon hangs or has ended.
 final class StatusFile {
     private let directory: FilePath
     private var written: DaemonStatus
     private var writtenAt: ContinuousClock.Instant?
 
-    /// Turns of the loop alone are written once a second.
+    /// If only the loop's turn is new, the file is written at most once a second.
     private static let interval: Duration = .seconds(1)
 
     init(_ runtime: FilePath) {
@@ -20,7 +20,7 @@ final class StatusFile {
         written = DaemonStatus(started: Date())
     }
 
-    /// After a turn of the loop.
+    /// Called after each turn of the loop.
     func update(isFollowing: Bool, troubles: Int, events: [String: UInt64]) {
         var new = written
         new.isFollowingLogind = isFollowing
@@ -28,7 +28,7 @@ final class StatusFile {
         new.events = events
         if new == written, let writtenAt, writtenAt.duration(to: .now) < Self.interval { return }
         new.lastTurn = Date()
-        // A full or missing /run takes nothing but these counters; the page shows that they are old.
+        // If /run is full or missing, only these counters are lost; the page shows how old they are.
         do throws(Failure) {
             try OwnedDirectory(directory).create()
             try new.write(directory)

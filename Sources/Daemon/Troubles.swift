@@ -5,29 +5,29 @@ import Network
 import Sessions
 import SystemPackage
 
-/// What is wrong at present, as far as an administrator should know.
+/// A present problem that an administrator should know.
 enum Trouble: Hashable {
-    /// The work of a whole keeper fails.
+    /// The work of a keeper fails as a whole.
     case sessions, addresses, programs, leases
-    /// A cgroup that should be a session is none.
+    /// A cgroup that should be a session is not one.
     case noSession(FilePath)
-    /// A session goes without an address: of one family, or of those that its policy gives it.
+    /// A session has no address: of one family, or, with `nil`, of any.
     case noAddress(session: UInt32, family: IPAddress.Family?)
     /// A session's address is missing on its interface.
     case missing(IPAddress)
     /// No leases can be had on an interface.
     case interface(String)
-    /// Other hosts cannot be asked for their addresses.
+    /// Other hosts cannot be asked about addresses.
     case conflictCheck
     /// Some interfaces cannot be watched for other hosts that use sessions' addresses.
     case conflictWatch
-    /// Addresses that were reserved for the check stay reserved.
+    /// Addresses that were held during the check could not be released.
     case heldAddresses
-    /// Cgroups or the state directory are not watched.
+    /// Cgroups or the state directory cannot be watched.
     case watches
-    /// The directories of listed programs are not watched.
+    /// The directories of listed programs cannot be watched.
     case programWatches
-    /// A warning of a change: not counted as trouble.
+    /// A warning of a change. It is not counted.
     case warning(String)
 }
 
@@ -38,7 +38,7 @@ final class Troubles {
 
     init(_ log: EventLog) { self.log = log }
 
-    /// How many there are, warnings left out.
+    /// The number of troubles, without warnings.
     var count: Int { reported.keys.count { if case .warning = $0 { false } else { true } } }
 
     func contains(_ trouble: Trouble) -> Bool { reported[trouble] != nil }
@@ -53,12 +53,12 @@ final class Troubles {
         log.report(event)
     }
 
-    /// Takes note of a trouble that another event has reported.
+    /// Notes a trouble that another event has reported.
     func note(_ trouble: Trouble, _ text: String) { reported[trouble] = text }
 
     func clear(_ trouble: Trouble) { reported[trouble] = nil }
 
-    /// Clears those for which the condition holds: what they were of no longer exists.
+    /// Clears the troubles for which the condition holds.
     func clear(where condition: (Trouble) -> Bool) {
         for trouble in reported.keys where condition(trouble) { reported[trouble] = nil }
     }
