@@ -3,20 +3,19 @@
 public import Host
 public import Network
 
-/// The addresses that sessions get when none is asked for: `virtualIP.addresses.pool` of the policy. Who gets which,
-/// ``PoolPicker`` says.
+/// The addresses of a pool: `virtualIP.addresses.pool` of the policy. ``PoolPicker`` decides which session gets which.
 ///
-/// Picks rise from the lowest address on. A value remembers how far it has come, so that many picks together
-/// are one pass over the ranges; an address that comes free behind it is found by the next value.
+/// Picks go up from the lowest address. A value remembers the last one, so that many picks together are one pass over
+/// the ranges. An address below it that becomes free is found only by a new value.
 public struct AddressPool: Sendable {
-    /// Rising, not overlapping, each of one family.
+    /// Ascending and disjoint ranges, each of one family.
     private let ranges: [ClosedRange<IPAddress>]
-    /// Per family: the range to go on with and the first address in it that was not looked at.
+    /// For each family, the present range and the offset of the next address in it.
     private var cursors: [IPAddress.Family: (range: Int, next: UInt128)] = [:]
 
-    /// A pool of address ranges, both ends included, in any order; what overlaps counts once.
+    /// Makes a pool from address ranges, both ends included, in any order. Overlapping parts count once.
     ///
-    /// - Throws: ``Failure`` (usage) for a range from IPv4 to IPv6.
+    /// - Throws: ``Failure`` (usage) if a range has ends of different families.
     public init(_ ranges: [ClosedRange<IPAddress>]) throws(Failure) {
         var merged: [ClosedRange<IPAddress>] = []
         for range in ranges.sorted(by: { $0.lowerBound < $1.lowerBound }) {
@@ -38,12 +37,12 @@ public struct AddressPool: Sendable {
         ranges.contains { $0.contains(address) }
     }
 
-    /// Whether there are addresses of a family at all, free or not.
+    /// Whether the pool has addresses of a family, free or not.
     public func has(_ family: IPAddress.Family) -> Bool {
         ranges.contains { $0.lowerBound.family == family }
     }
 
-    /// How many addresses of a family there are, free or not. All 2^128 of them count as 2^128 - 1.
+    /// The number of addresses of a family, free or not. 2^128 is given as 2^128 - 1.
     public func count(_ family: IPAddress.Family) -> UInt128 {
         ranges.lazy.filter { $0.lowerBound.family == family }.reduce(0) { sum, range in
             let (size, full) = (range.upperBound.value - range.lowerBound.value).addingReportingOverflow(1)
@@ -52,7 +51,7 @@ public struct AddressPool: Sendable {
         }
     }
 
-    /// The lowest address of a family that is not taken and was not picked before; `nil` when none is left.
+    /// The lowest address of a family that is not taken and was not picked before; `nil` if there is none.
     ///
     /// - Parameter taken: whether an address is in use: a session's, or the host's own.
     public mutating func next(_ family: IPAddress.Family, taken: (IPAddress) -> Bool) -> IPAddress? {

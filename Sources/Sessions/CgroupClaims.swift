@@ -3,21 +3,22 @@
 public import Host
 public import SystemPackage
 
-/// Which cgroups are taken by sessions: no cgroup has two, and none has one above or below another's.
+/// Which cgroups are sessions. No cgroup belongs to two sessions, and no session's cgroup is above or below another's.
 ///
-/// A question takes as many steps as the path has components, however many sessions there are.
+/// A query takes as many steps as the path has components, whatever the number of sessions.
 public struct CgroupClaims: Sendable {
-    /// Session by its cgroup's path. As text: what is no UTF-8 becomes U+FFFD, and could at worst be taken for another of that kind.
+    /// The session of each cgroup's path. As text, bytes that are not UTF-8 become U+FFFD; two such paths could be
+    /// taken for one.
     private var owners: [String: UInt32] = [:]
-    /// How many claimed cgroups are below a directory.
+    /// The number of claimed cgroups below each directory.
     private var below: [String: Int] = [:]
 
     public init() {}
 
-    /// Takes a cgroup's path for a session.
+    /// Claims a cgroup's path for a session.
     ///
     /// - Parameter path: as ``Cgroup/path`` has it.
-    /// - Throws: ``Failure`` that names the session in whose way it is: the same cgroup, one above, one below.
+    /// - Throws: ``Failure`` that names the session that already has this cgroup, one above or one below.
     public mutating func claim(_ path: FilePath, session: UInt32) throws(Failure) {
         let path = path.string
         let what = "open session \(session) on cgroup \(path)"
@@ -43,7 +44,7 @@ public struct CgroupClaims: Sendable {
         for ancestor in ancestors { below[ancestor, default: 0] += 1 }
     }
 
-    /// Gives a path back; one that nobody has is fine.
+    /// Releases a path; it is no error if it was not claimed.
     public mutating func release(_ path: FilePath) {
         guard owners.removeValue(forKey: path.string) != nil else { return }
         for ancestor in Self.ancestors(of: path.string) {
@@ -52,7 +53,7 @@ public struct CgroupClaims: Sendable {
         }
     }
 
-    /// Every directory above, nearest first: of `/a/b`, `/a` and `/`.
+    /// All directories above, nearest first: for `/a/b`, `/a` and `/`.
     private static func ancestors(of path: String) -> [String] {
         var ancestors: [String] = []
         var rest = path.utf8[...]

@@ -9,29 +9,29 @@ public import Policy
 import PolicyMaps
 import SystemPackage
 
-// Addresses that come and go while their session stays open: a lease that arrives or is lost, a pool that has one again.
+// Addresses that are given and taken while their session stays open: by leases, and when the pool has a free one again.
 
-/// An open session whose IPv4 address is leased, or is to be.
+/// An open session whose IPv4 address is leased, or should be.
 public struct LeaseWish: Sendable, Hashable {
     public let record: SessionRecord
-    /// Where a server is to be asked; `nil` where the policy names none, and there is no default route.
+    /// The interface on which to ask a server; `nil` if the policy names none and there is no default route.
     public let interface: String?
-    /// The address that it has by a lease.
+    /// The leased address that it has.
     public var leased: SessionRecord.Address? { record.addresses.first { $0.leaseSlot != nil } }
 }
 
-/// What open sessions have not, or have only for a time.
+/// Addresses that open sessions lack, or have only by a lease.
 public struct AddressWishes: Sendable {
     public var leases: [LeaseWish] = []
-    /// Free addresses of the pool, for sessions that were opened when there was none, or before the policy had one.
+    /// Free addresses of the pool, for sessions that were opened when the pool had none, or before there was a pool.
     public var picked: [KeptAddress] = []
-    /// Sessions for which the pool has none, and why.
+    /// Sessions for which the pool has no free address, and why.
     public var unavailable: [(record: SessionRecord, family: IPAddress.Family, failure: Failure)] = []
 }
 
 extension Instance {
-    /// What open sessions should have by the policy in force, and have not. Takes no lock: what was picked from the pool
-    /// may be somebody's by the time that it is given.
+    /// The addresses that open sessions should have by the policy in force, and lack. It takes no lock, so a picked
+    /// address may be in use by the time that it is given.
     ///
     /// - Parameter records: sessions of this boot.
     public func wishes(
@@ -42,7 +42,7 @@ extension Instance {
         var interfaces: [Int: String?] = [:]
         var free: FreeAddresses?
         for record in records {
-            // Its lease is a session's until there is no more of the session.
+            // A session keeps its lease until it is closed, whatever the policy is.
             if let leased = record.addresses.first(where: { $0.leaseSlot != nil }) {
                 wishes.leases.append(LeaseWish(record: record, interface: leased.interface))
             }
@@ -55,7 +55,7 @@ extension Instance {
             do throws(Failure) {
                 number = try Self.policyNumber(of: record, under: policy, groups: &groups)
             } catch {
-                // Of whom nobody can say in which groups they are: the others get theirs.
+                // The user's groups could not be looked up. Go on with the other sessions.
                 wishes.unavailable.append((record, missing[0], error))
                 continue
             }
@@ -99,8 +99,8 @@ extension Instance {
         return wishes
     }
 
-    /// Whether a session has no address yet, and the daemon that runs gives it one: by lease, or from the pool when the link
-    /// has been asked.
+    /// Whether a session has no IPv4 address yet and the running daemon will give it one: by a lease, or from the pool
+    /// once other hosts were asked.
     public func awaitsAddress(_ record: SessionRecord) throws(Failure) -> Bool {
         guard state.hasDaemon, !record.addresses.contains(where: { $0.address.family == .v4 }) else { return false }
         var groups: [String: [String]] = [:]
@@ -109,18 +109,19 @@ extension Instance {
         let virtualIP = policy.rules(number: number).virtualIP
         guard virtualIP.enabled else { return false }
         if virtualIP.addresses.source == .dhcp { return true }
-        // The daemon asks the link first, and that is soon over; one that was refused then, is refused.
+        // The daemon first asks other hosts, which takes only a short time. After that, a session without an address
+        // gets none.
         let age = Date().timeIntervalSince(record.openedAt)
         return !virtualIP.addresses.pool.isEmpty && (0...Double(policy.probeSeconds + 2)).contains(age)
     }
 
-    /// How many open sessions have no IPv4 address, though the policy gives them one.
+    /// The number of open sessions without an IPv4 address to which the policy gives one.
     public func withoutAddress(_ records: [SessionRecord], under policy: Policy) throws(Failure) -> Int {
         var groups: [String: [String]] = [:]
         var count = 0
         for record in records
         where record.state == .open && !record.addresses.contains(where: { $0.address.family == .v4 }) {
-            // A user whose groups cannot be looked up now is left out: the other figures are not to be lost.
+            // Leave out a user whose groups cannot be looked up, so that the other figures are not lost.
             guard let number = try? Self.policyNumber(of: record, under: policy, groups: &groups) else { continue }
             let virtualIP = policy.rules(number: number).virtualIP
             if virtualIP.enabled { count += 1 }
@@ -131,11 +132,11 @@ extension Instance {
     /// Waits until the daemon has given a session an address.
     ///
     /// - Parameters:
-    ///   - record: the session as it was before.
-    ///   - patience: for how long at most.
-    /// - Returns: the session as it is then; `nil` where it was closed meanwhile.
+    ///   - record: the session before the wait.
+    ///   - patience: the longest time to wait.
+    /// - Returns: the session after the wait; `nil` if it was closed.
     public func awaitAddress(of record: SessionRecord, within patience: Duration) throws(Failure) -> SessionRecord? {
-        // Whoever changes something writes the lock file, and closes it in the end.
+        // Each change writes the lock file, and closes it at its end.
         let raw = inotify_init1(CInt(IN_CLOEXEC | IN_NONBLOCK))
         guard raw >= 0 else {
             throw Failure("wait for an address", errno: .current, hint: "raise fs.inotify.max_user_instances")
@@ -161,8 +162,8 @@ extension Instance {
 }
 
 extension Netlink {
-    /// The interface for virtual IPs of a family: the one that the policy names, that of the family's default route, that of
-    /// the other family's, `lo`.
+    /// The interface for virtual IPs of a family: the first that exists of the policy's, that of the family's default
+    /// route, for IPv6 that of IPv4's default route, and `lo`.
     func interface(for addresses: Policy.Addresses, _ family: IPAddress.Family) throws(Failure) -> String {
         if let named = addresses.interface { return named }
         if let own = try defaultRouteInterface(family) { return own }
@@ -172,11 +173,11 @@ extension Netlink {
 }
 
 extension Change {
-    /// Gives an open session another address, in the order of opening: registry, interface, map. On a failure, the session is as
-    /// it was.
+    /// Gives an open session another address, in the order of opening: registry, interface, map. If it fails, the
+    /// session stays as it was.
     ///
-    /// - Parameter record: as the caller knows it; it may have ended meanwhile.
-    /// - Returns: the session as it is now; `nil` where it is not open any more, or has an address of the family.
+    /// - Parameter record: the session as the caller knows it; it may have ended.
+    /// - Returns: the session with the address; `nil` if it is no longer open, or already has an address of the family.
     public mutating func give(
         _ address: SessionRecord.Address, to record: SessionRecord
     ) throws(Failure) -> SessionRecord? {
@@ -204,7 +205,7 @@ extension Change {
             try maps.give(address.address, to: row)
             try registry.settle(address.address)
         } catch {
-            // Where that fails, the next change does it.
+            // If this fails, the next change does it.
             var left = address
             left.placed = added.contains(address.address)
             try? takeAway(left, from: before, because: .notOpened)
@@ -213,10 +214,10 @@ extension Change {
         return after
     }
 
-    /// Takes an address from an open session, in the order of closing: map, interface, registry. What `whenUnavailable` says
-    /// holds for the session from then on.
+    /// Takes an address from an open session, in the order of closing: map, interface, registry. From then on,
+    /// `whenUnavailable` applies to the session.
     ///
-    /// - Returns: the session as it is now; `nil` where it is not open any more, or has not that address.
+    /// - Returns: the session without the address; `nil` if it is no longer open, or does not have the address.
     @discardableResult
     public func take(
         _ address: IPAddress, from record: SessionRecord, because ending: SessionEnding
@@ -229,12 +230,12 @@ extension Change {
         return now
     }
 
-    /// Gives and takes to their end what a killed command was at: what is not known to be in place, goes.
+    /// Completes what a killed command has begun: addresses that may not be completely in place are removed.
     func settleAddresses() throws(Failure) {
         for (session, address) in try registry.unsettledAddresses() {
             guard var record = try registry.session(id: session), record.state == .open, record.bootID == bootID,
                 let index = record.addresses.firstIndex(where: { $0.address == address })
-            else { continue }  // it goes with its session
+            else { continue }  // the session itself will be removed
             logger.warning(
                 "removing \(address) from session \(session): an earlier command was killed while assigning it")
             let taken = record.addresses.remove(at: index)
@@ -242,7 +243,7 @@ extension Change {
         }
     }
 
-    /// - Parameter record: without the address.
+    /// - Parameter record: the session without the address.
     private func takeAway(
         _ address: SessionRecord.Address, from record: SessionRecord, because ending: SessionEnding
     ) throws(Failure) {
@@ -255,7 +256,7 @@ extension Change {
         try registry.remove(address.address, from: record.id, because: ending, at: .now(bootID: bootID))
     }
 
-    /// The session that a record is of, as it is now; `nil` where it is not open any more.
+    /// The present state of a session; `nil` if it is no longer open.
     private func current(_ record: SessionRecord) throws(Failure) -> SessionRecord? {
         guard let now = try registry.session(id: record.id), now.cgroupID == record.cgroupID,
             now.bootID == record.bootID, now.state == .open
@@ -263,9 +264,9 @@ extension Change {
         return now
     }
 
-    /// A session is opened whose address the daemon leases, without it for now.
+    /// Opens a session without an address for now, because the daemon leases it.
     ///
-    /// - Throws: ``Failure`` where nobody would, and the session is not to be opened without.
+    /// - Throws: ``Failure`` if no daemon runs and the request does not allow a session without an address.
     mutating func awaitLease(_ id: UInt32, _ request: SessionRequest, _ what: String) throws(Failure) {
         guard !instance.state.hasDaemon, request.keeper != .logind else { return awaitingLease.append(id) }
         let failure = Failure(

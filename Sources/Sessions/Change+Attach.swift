@@ -10,21 +10,21 @@ public import PolicyMaps
 public import SystemPackage
 
 extension Change {
-    /// What ``attach(_:policy:sizes:)`` did.
+    /// The result of ``attach(_:policy:sizes:)``.
     public struct Attached: Sendable {
         public let cgroup: Cgroup
         public let loading: PinDirectory.LoadOutcome
         public let hooks: [Hook: PinDirectory.AttachOutcome]
     }
 
-    /// Loads the programs where they are not loaded yet, and attaches every hook to a cgroup.
+    /// Loads the programs if they are not loaded, and attaches every hook to a cgroup.
     ///
-    /// Repeating it changes nothing, except that programs of another build are replaced by this one's, in every attached
-    /// cgroup, with no moment in which none runs.
+    /// Repeating it changes nothing, except that the programs of another build are replaced in every attached cgroup.
+    /// At every moment one of the two runs.
     ///
     /// - Parameters:
-    ///   - policy: To be put in force; `nil` keeps the one in force, or the defaults where nothing was loaded.
-    ///   - sizes: For maps that are made now; those that are there keep theirs.
+    ///   - policy: the policy to apply; `nil` keeps the one in force, or uses the defaults if nothing was loaded.
+    ///   - sizes: the sizes of maps that are created now. Existing maps keep their sizes.
     public mutating func attach(
         _ cgroup: Cgroup, policy: Policy?, sizes: MapSizes = .default
     ) throws(Failure) -> Attached {
@@ -50,7 +50,7 @@ extension Change {
             }
         }
 
-        // Links of cgroups that were removed: nothing runs by them any more.
+        // Links of cgroups that were removed. No program runs by them.
         for (id, links) in live where links.values.allSatisfy({ $0.cgroupID == 0 }) { try pins.detach(cgroupID: id) }
 
         let pinnedID = pins.isLoaded ? try pinnedObjectID() : nil
@@ -62,7 +62,7 @@ extension Change {
         let wasNoted = try registry.attachments().contains { $0.path == cgroup.path && $0.cgroupID == cgroup.id }
         var hooks: [Hook: PinDirectory.AttachOutcome] = [:]
         do throws(Failure) {
-            // Noted before it is done: what is linked and not noted would be missed by every other command.
+            // Note the cgroup first: other commands find links only by these notes.
             try registry.addAttachment(cgroup)
             try registry.set(.pins, to: pins.path.string)
             hooks = try pins.attach(to: cgroup)
@@ -73,7 +73,7 @@ extension Change {
                     }
                 }
             }
-            // Generation 0 is that of maps that were made by a command that did not come this far.
+            // Generation 0: the maps were created by a command that was killed before this step.
             if let policy {
                 try apply(policy)
             } else if try PolicyMapSet(pins).configuration().generation == 0 {
@@ -83,7 +83,7 @@ extension Change {
                 try PolicyMapSet(pins).setLoopbackPrefix(prefix)
                 try settings.settle(prefix, for: coming)
             }
-            // Last: until here a killed attach is not taken for a finished one.
+            // This is last, so that a killed attach is not taken for a finished one.
             if loading != .unchanged { try PolicyMapSet.noteObject(pins) }
         } catch {
             if loading == .loaded {
@@ -110,14 +110,14 @@ extension Change {
         return try PolicyMapSet(pins).configuration().objectID
     }
 
-    /// Takes the links of one cgroup away; its sessions stay registered, and programs in them are no longer touched.
+    /// Removes the links of one cgroup. Its sessions stay registered, and their programs are no longer rewritten.
     ///
-    /// - Parameter path: Of a cgroup that is attached, or of one that was and no longer exists.
+    /// - Parameter path: of an attached cgroup, or of one that was attached and no longer exists.
     public mutating func detach(_ path: FilePath) throws(Failure) {
         let cgroup = try? Cgroup(path: path)
         let noted = try registry.attachments().first { $0.path == cgroup?.path ?? path }
         guard let id = noted?.cgroupID ?? cgroup?.id, try pins.detach(cgroupID: id) || noted != nil else {
-            // Say what is wrong with the path itself, if something is.
+            // If the path itself is wrong, throw an error that says so.
             let cgroup = try Cgroup(path: path)
             throw Failure(.failed, "detach \(cgroup.path)", "it is not attached", hint: "see vip-bpfctl status")
         }
@@ -134,7 +134,7 @@ extension Change {
         }
     }
 
-    /// Takes everything away: links, open sessions, their addresses and cgroups that `run` made, maps, programs.
+    /// Removes everything: links, open sessions, their addresses, the cgroups that `run` made, maps, programs.
     public func detachAll() throws(Failure) {
         try pins.requireBPFFS()
         for id in try pins.attachments().keys.sorted() { try pins.detach(cgroupID: id) }
@@ -143,8 +143,8 @@ extension Change {
         let records = try registry.sessions()
         if !records.isEmpty {
             try registry.beginClose(records.map(\.id))
-            // Before the registry forgets them, and where the maps can be read: a kill here must not leave the kernel
-            // sessions that nobody knows.
+            // Close them in the maps before the registry forgets them. Otherwise a kill here would leave sessions in
+            // the kernel that are not in the registry.
             if let maps = try? PolicyMapSet(pins) { try maps.close(records.map(Self.bareRow), remainingLevels: []) }
             try withdraw(records)
             try registry.remove(records.map { ($0.id, .detached) }, at: .now(bootID: bootID))
@@ -158,10 +158,10 @@ extension Change {
 }
 
 extension Instance {
-    /// ``Change/detachAll()`` where the registry cannot be read: links, maps and programs go by their pins, addresses by
-    /// what the maps say. The registry's file is moved aside, so that the next attach makes a new one.
+    /// ``Change/detachAll()`` without a readable registry. It finds links, maps and programs by their pins, and
+    /// addresses by the maps. It renames the registry's file, so that the next attach creates a new one.
     ///
-    /// - Returns: where the registry's file is now.
+    /// - Returns: the new path of the registry's file.
     public func detachAllWithoutRegistry() throws(Failure) -> FilePath {
         let lock = try state.lock()
         defer { _ = lock }
@@ -175,8 +175,8 @@ extension Instance {
             where owned.contains(placed.address) && placed.prefixLength == placed.address.family.bits {
                 _ = try netlink.remove(placed.address, from: placed.interface)
             }
-            // Routes of a pool's prefixes stay: whose they are, only the registry knew.
-            // What net.ipv6.ip_nonlocal_bind was, nobody knows any more: it stays.
+            // The routes of a pool's prefixes stay, because only the registry knows which of them vip-bpf made.
+            // net.ipv6.ip_nonlocal_bind stays, because its former value is not known.
             if let prefix = try maps.configuration().loopbackPrefix { try netlink.removeLocalRoute(prefix) }
         }
         try pins.removeAll()

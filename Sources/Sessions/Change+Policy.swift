@@ -10,10 +10,10 @@ public import PolicyMaps
 import SystemPackage
 
 extension Change {
-    /// Puts a policy in force for every session, in one step.
+    /// Applies a policy to every session, in one step.
     ///
-    /// Everything else in the maps is brought in line with the registry and the host on the way. Sessions whose cgroup
-    /// has gone are closed. On a failure the policy before stays in force.
+    /// It also brings everything else in the maps in line with the registry and the host, and closes sessions whose
+    /// cgroup was removed. If it fails, the policy before stays in force.
     ///
     /// - Returns: what was written.
     @discardableResult
@@ -65,19 +65,20 @@ extension Change {
         }
         warnings += missing.map { "\($0.failure)" }
 
-        // The policy is registered before the generation changes and becomes current after: a kill in between is
-        // settled by comparing generations.
+        // The pending policy is registered before the generation changes, and becomes the current one afterwards. After
+        // a kill in between, the generations are compared.
         let next = try maps.configuration().generation &+ 1
         try registry.set(pending: Registry.PendingPolicy(generation: next, policy: policy))
-        // The new prefix of the IPv6 loopbacks is local before the hooks give addresses of it; the old one goes after.
+        // The new prefix of the IPv6 loopbacks is made local before the hooks use it; the old one is removed
+        // afterwards.
         let changes: PolicyMapSet.Changes
         do throws(Failure) {
             desired.loopbackPrefix = try settings.prepare(for: policy, warnings: &warnings)
             changes = try maps.apply(desired)
         } catch {
-            // Where the generation has moved, the policy is in force, and the next change settles what is left to do.
+            // If the generation has changed, the policy is in force, and the next change completes the rest.
             if (try? maps.configuration().generation) != next {
-                // One step that fails does not keep the other from running, and does not hide the first error.
+                // A step that fails neither prevents the other one nor hides the first error.
                 do throws(Failure) {
                     try settings.settle(formerPrefix, for: instance.policy(registry))
                 } catch let undo {
@@ -97,14 +98,14 @@ extension Change {
         return changes
     }
 
-    /// After a kill during ``apply(_:)``: the pending policy is the one in force, or it never became so.
+    /// After a kill during ``apply(_:)``: finds out whether the pending policy is in force, and completes or drops it.
     func settlePendingPolicy() throws(Failure) {
         let pending: Registry.PendingPolicy?
         do throws(Failure) {
             pending = try registry.pendingPolicy()
             if pending == nil { return }
         } catch {
-            // What this version cannot read it cannot put in force either.
+            // A pending policy that cannot be read is dropped.
             logger.warning("\(error)")
             pending = nil
         }
@@ -113,7 +114,7 @@ extension Change {
             if let pending, try maps.configuration().generation == pending.generation {
                 try registry.set(pending.policy, at: .now(bootID: bootID))
             }
-            // A policy that cannot be read must not keep `policy apply` from replacing it.
+            // If the policy cannot be read, `policy apply` must still be able to replace it.
             let policy: Policy?
             do throws(Failure) {
                 policy = try instance.policy(registry)

@@ -9,26 +9,27 @@ import PolicyMaps
 /// A session to be opened.
 public struct SessionRequest: Sendable {
     public var cgroup: Cgroup
-    /// `nil`: the lowest free one.
+    /// The ID; `nil` for the lowest free one.
     public var id: UInt32?
-    /// Whether a reserved ID may be asked for (never 0 or one past the last).
+    /// Whether ``id`` may be a reserved one (but never 0 or one above the last).
     public var allowReserved = false
-    /// One of each family at most. Without one, and with virtual IP on, one comes from the pool.
+    /// The addresses, at most one of each family. For a family without one, if virtual IP is on, one is taken from the
+    /// pool.
     public var addresses: [IPAddress] = []
     public var user: String?
-    /// The override to hold, whatever its match says.
+    /// The name of the override to use, whatever its match rules are.
     public var policy: String?
-    /// Whether the cgroup was made for the session and goes with it.
+    /// Whether the cgroup was created for the session and is removed with it.
     public var createdCgroup = false
-    /// Whether it is opened all the same where the pool has no address left: `whenUnavailable` holds for it then.
+    /// Whether it is opened even if the pool has no free address; `whenUnavailable` then applies to it.
     public var opensWithoutAddress = false
-    /// Whether it is opened without one of the pool's addresses, which it gets later (``Change/give(_:to:)``).
+    /// Whether it is opened without an address of the pool, and gets one later (``Change/give(_:to:)``).
     public var getsAddressLater = false
     public var keeper: SessionRecord.Keeper = .command
     public var keeperProcess: ProcessIdentity?
-    /// What the pool gave it when the link was asked about them: it gets these, where they are free yet.
+    /// Addresses that the pool gave it before other hosts were asked. It gets these if they are still free.
     var picked: [IPAddress] = []
-    /// Whether so many addresses of the pool were other hosts' that no more are tried.
+    /// Whether no more addresses are tried, because too many were in use by other hosts.
     var isOutOfAddresses = false
 
     public init(cgroup: Cgroup) {
@@ -37,10 +38,10 @@ public struct SessionRequest: Sendable {
 }
 
 extension Change {
-    /// Opens sessions, all of them or none.
+    /// Opens all sessions, or none.
     ///
-    /// The order is registry (opening), interface, maps, registry (open): a session's row is in the map only once its
-    /// address can be bound.
+    /// The order is registry (opening), interface, maps, registry (open). So a session's row is in the map only once
+    /// its address can be bound.
     ///
     /// - Returns: the records, in the order of the requests.
     public mutating func open(_ requests: [SessionRequest]) throws(Failure) -> [SessionRecord] {
@@ -52,7 +53,7 @@ extension Change {
         do throws(Failure) {
             records = try plan(requests, policy: policy, placed: placed)
         } catch {
-            // What is in the way may be a session whose cgroup was removed.
+            // The conflict may be with a session whose cgroup was removed.
             guard error.code == .failed, try closeGone() else { throw error }
             records = try plan(requests, policy: policy, placed: hostAddresses())
         }
@@ -79,7 +80,8 @@ extension Change {
                 broadcasts: placed.flatMap(\.networkAndBroadcast))
             try registry.markOpen(records.map(\.id))
         } catch {
-            // Only what this call placed: taking off what it did not would fail for the same reason, without privilege.
+            // Undo only what this call placed. Removing other addresses would fail for the same reason, a missing
+            // privilege.
             for record in records.indices {
                 for address in records[record].addresses.indices {
                     let isOurs = added.contains(records[record].addresses[address].address)
@@ -93,10 +95,10 @@ extension Change {
         return records
     }
 
-    /// Closes a session: its programs are no longer touched, its addresses are taken off the interface.
+    /// Closes a session. Its programs are no longer rewritten, and its addresses are removed from the interface.
     ///
     /// - Parameter ending: why, for the history.
-    /// - Returns: what it was.
+    /// - Returns: its last record.
     @discardableResult
     public func close(_ id: UInt32, because ending: SessionEnding = .closed) throws(Failure) -> SessionRecord {
         guard let record = try registry.session(id: id) else {
@@ -107,8 +109,8 @@ extension Change {
         return record
     }
 
-    /// Takes away what a failed opening has come to. Where the registry cannot be written (a full disk), it says
-    /// that the sessions are being opened, which is for the next change to repair; nothing else is left.
+    /// Undoes a failed opening. If the registry cannot be written (a full disk), the sessions stay in it as `opening`,
+    /// and the next change repairs that.
     private func undo(_ records: [SessionRecord]) {
         let ids = records.map(\.id)
         try? registry.beginClose(ids)
@@ -121,7 +123,7 @@ extension Change {
         try? registry.remove(ids.map { ($0, .notOpened) }, at: .now(bootID: bootID))
     }
 
-    /// Map, interface, registry: the reverse of opening. What is not there any more does not matter.
+    /// Removes sessions from maps, interfaces and registry: the reverse order of opening. Missing parts are no error.
     func tearDown(_ ended: [(record: SessionRecord, ending: SessionEnding)]) throws(Failure) {
         let records = ended.map(\.record)
         let ids = records.map(\.id)
@@ -137,7 +139,7 @@ extension Change {
         }
     }
 
-    /// Takes the records' addresses off their interfaces, and removes cgroups that were made for them.
+    /// Removes the records' addresses from their interfaces, and the cgroups that were created for them.
     func withdraw(_ records: [SessionRecord]) throws(Failure) {
         var byInterface: [String: [IPAddress]] = [:]
         for address in records.flatMap(\.addresses) where address.placed {
@@ -147,19 +149,19 @@ extension Change {
             for result in try netlink.remove(addresses, from: interface) { _ = try result.get() }
         }
         for record in records where record.createdCgroup {
-            // Programs that are still in it keep it; it is of no harm without a session.
+            // If programs are still in it, it stays. Without a session, that does no harm.
             if record.isCgroupThere, let cgroup = try? Cgroup(path: record.cgroupPath) { try? cgroup.remove() }
         }
     }
 
-    /// What the maps need for taking a session away: its policy does not matter.
+    /// A row that suffices for removing a session from the maps, without its policy.
     static func bareRow(_ record: SessionRecord) -> SessionRow {
         SessionRow(
             id: record.id, cgroupID: record.cgroupID, level: record.cgroupLevel,
             virtualIPs: record.addresses.map(\.address))
     }
 
-    /// Puts the records' addresses on their interfaces; `added` has those that are on, also when it throws.
+    /// Puts the records' addresses on their interfaces. `added` has those that were added, also if it throws.
     func place(_ records: [SessionRecord], added: inout Set<IPAddress>) throws(Failure) {
         var byInterface: [String: [IPAddress]] = [:]
         for address in records.flatMap(\.addresses) where address.placed {
@@ -186,12 +188,12 @@ extension Change {
 
     // MARK: Planning
 
-    /// Checks every request and gives it what it did not ask for. Nothing is written.
+    /// Checks every request and chooses what it leaves open. Nothing is written.
     mutating func plan(
         _ requests: [SessionRequest], policy: Policy, placed: [PlacedAddress]
     ) throws(Failure) -> [SessionRecord] {
         let attached = try attachedCgroups()
-        // For one session, only what is in its cgroup's way; for many, all of them once.
+        // For one session, read only the sessions that its cgroup may conflict with; for several, all of them.
         var claims = try registry.cgroupClaims(
             bootID: bootID, around: requests.count == 1 ? requests[0].cgroup.path : nil)
         let takenIDs = try registry.usedIDs()
@@ -317,7 +319,7 @@ extension Change {
         return records
     }
 
-    /// Whether an address that was asked for can be a session's.
+    /// Throws if a requested address cannot be a session's.
     private func check(
         _ address: IPAddress, _ what: String, on interface: String, pool: [AddressRange], _ free: FreeAddresses
     ) throws(Failure) {
@@ -356,7 +358,7 @@ extension Change {
             throw Failure(
                 .failed, what, "\(address) is the host's own, on \(owner)", hint: "give an address that nothing has")
         }
-        // On lo anything goes: addresses there are routed to this host from elsewhere.
+        // On lo, all addresses are allowed: they are routed to this host from outside.
         let networks = free.placed.filter { $0.interface == interface && $0.prefixLength < $0.address.family.bits }
         guard
             interface == "lo" || pool.contains(where: { $0.contains(address) })
@@ -372,7 +374,7 @@ extension Change {
         }
     }
 
-    /// The cgroups that the programs are attached to and that are still there.
+    /// The cgroups that the programs are attached to and that still exist.
     public func attachedCgroups() throws(Failure) -> [Cgroup] {
         let live = try pins.attachments()
         let mounts = try MountTable.current()
@@ -386,15 +388,15 @@ extension Change {
 }
 
 extension PlacedAddress {
-    /// The first and the last address of this one's IPv4 network: the kernel has a broadcast route for both. Networks of
-    /// one or two addresses have neither (RFC 3021).
+    /// The first and the last address of its IPv4 network, for which the kernel has broadcast routes. Networks of one
+    /// or two addresses have none (RFC 3021).
     var networkAndBroadcast: [IPAddress] {
         guard let number = address.v4, !address.isLoopback, prefixLength <= 30 else { return [] }
         let host = prefixLength == 0 ? UInt32.max : (UInt32(1) << UInt32(32 - prefixLength)) - 1
         return [IPAddress(v4: number & ~host), IPAddress(v4: number | host)]
     }
 
-    /// The first address of this one's IPv6 network, which is every router's (RFC 4291, 2.6.1); networks of one or two
+    /// The subnet-router anycast address: the first one of its IPv6 network (RFC 4291, 2.6.1). Networks of one or two
     /// addresses have none (RFC 6164).
     var subnetRouter: IPAddress? {
         guard address.family == .v6, prefixLength <= 126 else { return nil }
@@ -404,7 +406,7 @@ extension PlacedAddress {
 
     func isNetworkOrBroadcast(_ other: IPAddress) -> Bool { networkAndBroadcast.contains(other) }
 
-    /// Whether `other` is in the network that this address has with its prefix length.
+    /// Whether `other` is in the network of this address and its prefix length.
     func network(contains other: IPAddress) -> Bool {
         guard other.family == address.family else { return false }
         let hostBits = UInt128(address.family.bits - prefixLength)

@@ -8,32 +8,32 @@ public import Policy
 import PolicyMaps
 public import SystemPackage
 
-// What the daemon does from time to time, and commands do on the way: the host is changed by others, too.
+// Repairs that the daemon makes regularly and commands make as well, because other programs change the host too.
 
-/// An address of a session that was looked after.
+/// A session's address that was checked.
 public struct KeptAddress: Sendable, Hashable {
     public let record: SessionRecord
     public let address: SessionRecord.Address
 }
 
-/// What ``Change/keepAddresses()`` found and did.
+/// The result of ``Change/keepAddresses()``.
 public struct Upkeep: Sendable {
-    /// Missing on their interface, and back.
+    /// Addresses that were missing on their interface and were restored.
     public var restored: [KeptAddress] = []
-    /// Missing, and not to be put back: why.
+    /// Addresses that are missing and could not be restored, and why.
     public var missing: [(kept: KeptAddress, failure: Failure)] = []
-    /// Whether addresses of the host's own had come or gone since the maps were told.
+    /// Whether the host's own addresses have changed since they were last written to the maps.
     public var hasHostChanged = false
 
     public init() {}
 }
 
 extension Instance {
-    /// Whether ``Change/keepAddresses()`` would change something. Takes no lock.
+    /// Whether ``Change/keepAddresses()`` would change anything. Takes no lock.
     ///
     /// - Parameters:
     ///   - records: the registry's sessions.
-    ///   - placed: every address of the host.
+    ///   - placed: all addresses of the host.
     public func needsUpkeep(_ records: [SessionRecord], _ placed: [PlacedAddress]) throws(Failure) -> Bool {
         let there = Change.places(placed)
         let addresses = records.filter { $0.state == .open }.flatMap(\.addresses).filter(\.placed)
@@ -46,7 +46,7 @@ extension Instance {
         return Set(known) != Set(own)
     }
 
-    /// Whether the programs that a policy lists by path are the files that the kernel knows them as.
+    /// Whether the maps have the present files of the programs that a policy lists by path.
     public func knowsPrograms(of policy: Policy) throws(Failure) -> Bool {
         guard pins.isLoaded else { return true }
         let mounts = try MountTable.current()
@@ -59,20 +59,21 @@ extension Instance {
 }
 
 extension Change {
-    /// On which interfaces addresses are as sessions have them, /32 and /128; by address, in the order of names.
+    /// The interfaces of each address that is placed like a session's, as /32 or /128; sorted by name.
     static func places(_ placed: [PlacedAddress]) -> [IPAddress: [String]] {
         Dictionary(grouping: placed.filter { $0.prefixLength == $0.address.family.bits }, by: \.address)
             .mapValues { $0.map(\.interface).sorted() }
     }
 
-    /// Puts virtual IPs back that something took off their interface, and tells the maps which addresses are the host's own.
+    /// Restores virtual IPs that another program removed from their interface, and updates the host's own addresses in
+    /// the maps.
     public mutating func keepAddresses() throws(Failure) -> Upkeep {
         var upkeep = Upkeep()
         let placed = try hostAddresses()
         let places = Self.places(placed)
         let there = Set(places.keys)
         var records = try registry.sessions()
-        // An interface that was renamed while nobody looked has them still.
+        // If an interface was renamed while the daemon did not run, the addresses are still on it.
         var moved: [IPAddress: String] = [:]
         for index in records.indices where records[index].bootID == bootID {
             for number in records[index].addresses.indices where records[index].addresses[number].placed {
@@ -97,16 +98,16 @@ extension Change {
         return upkeep
     }
 
-    /// Puts back what something else has undone since the last attach: quick where nothing has.
+    /// Restores the route and the sysctl of the IPv6 loopbacks, if another program has changed them.
     mutating func repairLoopback(_ maps: borrowing PolicyMapSet) throws(Failure) {
         guard let prefix = try maps.configuration().loopbackPrefix else { return }
         try settings.repairLoopback(prefix, warnings: &warnings)
     }
 
-    /// Puts virtual IPs of open sessions back that something took off their interface.
+    /// Restores virtual IPs of open sessions that another program removed from their interface.
     ///
-    /// - Parameter present: every address of the host.
-    /// - Returns: those that were missing and are back, and those that could not be put back.
+    /// - Parameter present: all addresses of the host.
+    /// - Returns: those that were restored, and those that could not be.
     func putBackAddresses(
         of records: [SessionRecord], present: Set<IPAddress>
     ) -> (restored: [KeptAddress], missing: [(kept: KeptAddress, failure: Failure)]) {
@@ -134,10 +135,11 @@ extension Change {
         return (restored, missing)
     }
 
-    /// Notes that interfaces have other names now: sessions' addresses stay on them.
+    /// Records the new names of interfaces. Sessions' addresses stay on them.
     ///
-    /// - Parameter names: all of them at once, old to new, since one may have another's old name.
-    /// - Returns: how many addresses are on each, by its new name.
+    /// - Parameter names: from old to new names, all together, because an interface may have the old name of another
+    ///   one.
+    /// - Returns: the number of addresses on each, by its new name.
     public func renameInterfaces(_ names: [String: String]) throws(Failure) -> [String: Int] {
         var moved: [IPAddress: String] = [:]
         for address in try registry.sessions().flatMap(\.addresses) {
@@ -147,9 +149,9 @@ extension Change {
         return Dictionary(grouping: moved.values, by: \.self).mapValues(\.count)
     }
 
-    /// Closes those sessions of a list that have ended, as ``SessionRecord/end`` says, and are still the same.
+    /// Closes those of the sessions that have ended, by ``SessionRecord/end``, and that still exist.
     ///
-    /// - Returns: what they were, and why each has ended.
+    /// - Returns: the records of the closed ones, and why each has ended.
     public func closeEnded(_ records: [SessionRecord]) throws(Failure) -> [(record: SessionRecord, reason: String)] {
         var ended: [(record: SessionRecord, reason: String)] = []
         for record in records {
@@ -164,12 +166,12 @@ extension Change {
         return ended
     }
 
-    /// The session that a cgroup is, or `nil`.
+    /// The session of a cgroup, or `nil`.
     public func session(on cgroup: Cgroup) throws(Failure) -> SessionRecord? {
         try registry.session(cgroupID: cgroup.id, bootID: bootID)
     }
 
-    /// The ID for a login of logind's: its own number where that is a free one that may be used, `nil` for any other.
+    /// The ID for a login: logind's number of it, if that is free and allowed, else `nil`.
     public func sessionID(ofLogin name: String) throws(Failure) -> UInt32? {
         guard name.utf8.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }), name.first != "0",
             let id = UInt32(name), (try? SessionIDs.check(id)) != nil, try registry.session(id: id) == nil
@@ -179,10 +181,11 @@ extension Change {
 }
 
 extension SessionRecord {
-    /// Why the session has ended; `nil` while it goes on.
+    /// Why the session has ended; `nil` if it has not.
     ///
-    /// A login's ends with the last process in its cgroup. One that was opened by hand goes on in an empty cgroup, where
-    /// programs may be yet to come, until that is removed. One of `run` is its own keeper's, or the next change's.
+    /// A login's session ends with the last process in its cgroup. A session that was opened by hand continues in an
+    /// empty cgroup, into which programs may still be started, until the cgroup is removed. A session of `run` is ended
+    /// by `run` itself, or by the next change.
     public var end: String? {
         if keeper == .run { return nil }
         guard isCgroupThere else { return "its cgroup no longer exists" }

@@ -4,11 +4,11 @@ import CSQLite
 
 /// An open SQLite database: statements, rows of typed columns, transactions.
 ///
-/// Used by one thread at a time.
+/// Use it on one thread at a time.
 final class Database {
     private let connection: OpaquePointer
 
-    /// Opens a database that exists, or an empty one in memory where no path is given.
+    /// Opens an existing database, or an empty one in memory if there is no path.
     ///
     /// - Parameter timeout: how long to wait for another connection's transaction, in seconds.
     init(_ path: String?, isReadOnly: Bool, timeout: Int32) throws(DatabaseError) {
@@ -17,7 +17,7 @@ final class Database {
         let code = sqlite3_open_v2(path ?? ":memory:", &connection, access | SQLITE_OPEN_NOMUTEX, nil)
         guard let connection else { throw DatabaseError(code: SQLITE_NOMEM, message: "out of memory") }
         self.connection = connection
-        // From here on, deinit closes it; SQLite wants that of one that could not be opened as well.
+        // From here on, deinit closes the connection. SQLite requires that also if the open has failed.
         guard code == SQLITE_OK else { throw error() }
         sqlite3_extended_result_codes(connection, 1)
         sqlite3_busy_timeout(connection, timeout * 1000)
@@ -28,7 +28,7 @@ final class Database {
         sqlite3_close_v2(connection)
     }
 
-    /// The last failure of the connection.
+    /// The connection's last error.
     fileprivate func error() -> DatabaseError {
         DatabaseError(code: sqlite3_extended_errcode(connection), message: String(cString: sqlite3_errmsg(connection)))
     }
@@ -38,7 +38,7 @@ final class Database {
         guard sqlite3_exec(connection, sql, nil, nil, nil) == SQLITE_OK else { throw error() }
     }
 
-    /// Compiles a statement, to be run many times.
+    /// Compiles a statement that will be run several times.
     func prepare(_ sql: String) throws(DatabaseError) -> Statement {
         var statement: OpaquePointer?
         guard sqlite3_prepare_v2(connection, sql, -1, &statement, nil) == SQLITE_OK, let statement else {
@@ -52,31 +52,31 @@ final class Database {
         try prepare(sql).run(parameters)
     }
 
-    /// What a statement's rows are made into, in their order.
+    /// Makes a value from each row of a statement, in order.
     func rows<T>(_ sql: String, _ parameters: [(any DatabaseValue)?] = [], _ make: (Row) throws -> T) throws -> [T] {
         try prepare(sql).rows(parameters, make)
     }
 
-    /// The first column of the first row, `nil` where there is no row, or NULL in it.
+    /// The first column of the first row; `nil` if there is no row or the column is NULL.
     func value<T: DatabaseValue>(
         _ type: T.Type, _ sql: String, _ parameters: [(any DatabaseValue)?] = []
     ) throws -> T? {
         try rows(sql, parameters) { try $0.optional(0, as: type) }.first ?? nil
     }
 
-    /// How many rows the last statement changed.
+    /// The number of rows that the last statement changed.
     var changeCount: Int { Int(sqlite3_changes(connection)) }
 
     var lastInsertedRowID: Int64 { sqlite3_last_insert_rowid(connection) }
 
     enum Transaction: String {
-        /// Sees one state of the database throughout.
+        /// Sees one state of the database until its end.
         case read = "BEGIN DEFERRED"
-        /// Waits for other writers first, and not when it is half done.
+        /// Waits for other writers at its beginning, and not in its middle.
         case write = "BEGIN IMMEDIATE"
     }
 
-    /// Runs `body` in a transaction, which is undone where it throws.
+    /// Runs `body` in a transaction, which is rolled back if `body` throws.
     func transaction<T>(_ kind: Transaction, _ body: (Database) throws -> T) throws -> T {
         try execute(kind.rawValue)
         do {
@@ -84,7 +84,7 @@ final class Database {
             try execute("COMMIT")
             return result
         } catch {
-            // SQLite has undone it by itself after some failures, and reports that there is none to undo.
+            // After some errors SQLite has already rolled back, and this fails.
             try? execute("ROLLBACK")
             throw error
         }
@@ -105,14 +105,14 @@ final class Statement {
         sqlite3_finalize(statement)
     }
 
-    /// Runs it.
+    /// Runs the statement.
     func run(_ parameters: [(any DatabaseValue)?] = []) throws(DatabaseError) {
         defer { sqlite3_reset(statement) }
         try bind(parameters)
         while try step() {}
     }
 
-    /// What its rows are made into, in their order.
+    /// Makes a value from each row, in order.
     func rows<T>(_ parameters: [(any DatabaseValue)?] = [], _ make: (Row) throws -> T) throws -> [T] {
         defer { sqlite3_reset(statement) }
         try bind(parameters)
@@ -139,19 +139,19 @@ final class Statement {
     }
 }
 
-/// A row of a running statement; gone with the next one.
+/// A row of a running statement. It is valid until the next row.
 struct Row {
     fileprivate let statement: OpaquePointer
 
-    /// A column's value.
+    /// The value of a column.
     ///
-    /// - Throws: ``DatabaseError/corrupt`` where it is NULL, or what `T` cannot be.
+    /// - Throws: ``DatabaseError/corrupt`` if it is NULL or cannot be read as `T`.
     func get<T: DatabaseValue>(_ column: Int32, as type: T.Type = T.self) throws(DatabaseError) -> T {
         guard let value = try optional(column, as: type) else { throw .corrupt }
         return value
     }
 
-    /// A column's value, `nil` where it is NULL.
+    /// The value of a column; `nil` if it is NULL.
     func optional<T: DatabaseValue>(_ column: Int32, as type: T.Type = T.self) throws(DatabaseError) -> T? {
         if sqlite3_column_type(statement, column) == SQLITE_NULL { return nil }
         guard let value = T(column: column, of: statement) else { throw .corrupt }
@@ -159,7 +159,7 @@ struct Row {
     }
 }
 
-/// A failure of SQLite: https://www.sqlite.org/rescode.html
+/// An error of SQLite: https://www.sqlite.org/rescode.html
 struct DatabaseError: Error {
     /// The extended result code.
     let code: Int32
@@ -167,13 +167,13 @@ struct DatabaseError: Error {
 
     var primaryCode: Int32 { code & 0xff }
 
-    /// A value that the registry does not write.
+    /// A column has a value that the registry does not write.
     static let corrupt = DatabaseError(code: SQLITE_CORRUPT, message: "a value is not one that this program writes")
 }
 
-/// What a column holds.
+/// A type whose values can be in a column.
 protocol DatabaseValue {
-    /// `nil` where the column holds something else.
+    /// Reads the column; `nil` if it has a value of another type.
     init?(column: Int32, of statement: OpaquePointer)
     func bind(to statement: OpaquePointer, _ index: Int32) -> Int32
 }
@@ -200,7 +200,7 @@ extension Int: DatabaseValue {}
 extension Int32: DatabaseValue {}
 extension UInt32: DatabaseValue {}
 
-/// The same 64 bits as a signed number: SQLite has no other.
+/// Stored as a signed number with the same 64 bits, because SQLite has no unsigned ones.
 extension UInt64: DatabaseValue {
     init?(column: Int32, of statement: OpaquePointer) {
         guard let value = Int64(column: column, of: statement) else { return nil }
@@ -212,7 +212,7 @@ extension UInt64: DatabaseValue {
     }
 }
 
-/// 0 or 1.
+/// Stored as 0 or 1.
 extension Bool: DatabaseValue {
     init?(column: Int32, of statement: OpaquePointer) {
         guard let value = Int64(column: column, of: statement) else { return nil }
@@ -237,7 +237,7 @@ extension String: DatabaseValue {
     }
 }
 
-/// A BLOB.
+/// Stored as a BLOB.
 extension [UInt8]: DatabaseValue {
     init?(column: Int32, of statement: OpaquePointer) {
         guard sqlite3_column_type(statement, column) == SQLITE_BLOB else { return nil }
@@ -246,7 +246,7 @@ extension [UInt8]: DatabaseValue {
     }
 
     func bind(to statement: OpaquePointer, _ index: Int32) -> Int32 {
-        // No bytes without an address would be NULL.
+        // An empty array has no address, which would be NULL.
         withUnsafeBytes { bytes in
             bytes.isEmpty
                 ? sqlite3_bind_zeroblob(statement, index, 0)

@@ -11,9 +11,10 @@ import SystemPackage
 
 /// Something that an administrator may want to know later: one entry of the journal, or one JSON line.
 ///
-/// The fields are few and have one meaning each, so that `journalctl VIP_ADDRESS=10.20.0.17` finds what concerns it.
+/// There are few fields, with one meaning each, so that `journalctl VIP_ADDRESS=10.20.0.17` finds all entries about an
+/// address.
 public struct Event: Sendable, Hashable {
-    /// What happened. An extensible code: a new source of events adds its own.
+    /// The kind of event. It is extensible: a new source of events adds its own.
     public struct Kind: RawRepresentable, Sendable, Hashable {
         public let rawValue: String
         public init(rawValue: String) { self.rawValue = rawValue }
@@ -22,25 +23,25 @@ public struct Event: Sendable, Hashable {
         public static let stopped = Kind(rawValue: "stopped")
         public static let sessionOpened = Kind(rawValue: "session_opened")
         public static let sessionClosed = Kind(rawValue: "session_closed")
-        /// A login that should have a session has none.
+        /// A login should have a session and has none.
         public static let sessionRefused = Kind(rawValue: "session_refused")
         public static let addressGiven = Kind(rawValue: "address_given")
         public static let addressTaken = Kind(rawValue: "address_taken")
-        /// The session is open without one: the pool is exhausted, or no lease was to be had. `whenUnavailable` holds.
+        /// A session has no address: the pool is exhausted, or no lease could be had. `whenUnavailable` applies.
         public static let addressRefused = Kind(rawValue: "address_refused")
-        /// Another host on the link has an address of the pool.
+        /// Another host on the link has a session's address, or one of the pool.
         public static let addressConflict = Kind(rawValue: "address_conflict")
-        /// It had been removed from its interface by something else.
+        /// An address that another program had removed from its interface was restored.
         public static let addressRestored = Kind(rawValue: "address_restored")
-        /// It is missing, and could not be put back.
+        /// An address is missing and could not be restored.
         public static let addressMissing = Kind(rawValue: "address_missing")
-        /// A DHCP server gave a session another address in place of the one that it had.
+        /// A DHCP server gave a session another address in place of the previous one.
         public static let leaseChanged = Kind(rawValue: "lease_changed")
         /// A DHCP server refused to renew a lease, or it was not renewed in time.
         public static let leaseLost = Kind(rawValue: "lease_lost")
         /// A DHCP server offered an address that cannot be a session's.
         public static let leaseRefused = Kind(rawValue: "lease_refused")
-        /// A lease is not being renewed, and is held as long as it lasts.
+        /// A lease is not being renewed. It is kept until it expires.
         public static let leaseTroubled = Kind(rawValue: "lease_troubled")
         /// An address was released to its DHCP server.
         public static let leaseReleased = Kind(rawValue: "lease_released")
@@ -49,10 +50,10 @@ public struct Event: Sendable, Hashable {
         public static let interfaceRenamed = Kind(rawValue: "interface_renamed")
         public static let interfaceRemoved = Kind(rawValue: "interface_removed")
         public static let interfaceAdded = Kind(rawValue: "interface_added")
-        /// Addresses of the host's own came or went, and the maps know.
+        /// The host's own addresses have changed, and the maps were updated.
         public static let hostAddresses = Kind(rawValue: "host_addresses")
         public static let policyReloaded = Kind(rawValue: "policy_reloaded")
-        /// Files of listed programs were replaced, and match again.
+        /// The files of listed programs were replaced, and match again.
         public static let programsRefreshed = Kind(rawValue: "programs_refreshed")
         public static let logindLost = Kind(rawValue: "logind_lost")
         public static let logindFollowed = Kind(rawValue: "logind_followed")
@@ -60,7 +61,7 @@ public struct Event: Sendable, Hashable {
         public static let error = Kind(rawValue: "error")
     }
 
-    /// syslog(3)'s numbers.
+    /// The numbers of syslog(3).
     public enum Priority: Int, Sendable {
         case error = 3
         case warning = 4
@@ -70,14 +71,14 @@ public struct Event: Sendable, Hashable {
 
     public var kind: Kind
     public var priority: Priority
-    /// One line for people.
+    /// A line of text for people.
     public var message: String
     public var session: UInt32?
     public var user: String?
     public var cgroup: String?
     public var address: String?
     public var interface: String?
-    /// Why it happened, or why it did not.
+    /// Why it happened, or why it failed.
     public var reason: String?
 
     public init(
@@ -86,7 +87,7 @@ public struct Event: Sendable, Hashable {
     ) {
         self.kind = kind
         self.priority = priority
-        // Names in it are others': an entry stays one line.
+        // It contains names from outside: keep it on one line.
         self.message = message.printableLine
         self.session = session
         self.user = user
@@ -96,7 +97,7 @@ public struct Event: Sendable, Hashable {
         self.reason = reason
     }
 
-    /// About a session, with what is known of it.
+    /// An event about a session, with the session's properties.
     public init(
         _ kind: Kind, _ message: String, priority: Priority = .info, of record: SessionRecord,
         address: SessionRecord.Address? = nil, reason: String? = nil
@@ -106,7 +107,7 @@ public struct Event: Sendable, Hashable {
             address: address?.address.description, interface: address?.interface, reason: reason)
     }
 
-    /// The events of a session's end: each address that it had, and that it is closed.
+    /// The events of a closed session: one for each address that it had, and one for the session.
     public static func closing(of record: SessionRecord, because reason: String) -> [Event] {
         record.addresses.map {
             Event(
@@ -131,7 +132,7 @@ public struct Event: Sendable, Hashable {
             interface: conflict.question.interface, reason: "\(conflict.other) has it")
     }
 
-    /// The events of sessions' opening: that each is open, its addresses, those that it lacks, and those that other hosts have.
+    /// The events of opened sessions: the sessions, their addresses, missing addresses, and addresses of other hosts.
     public static func opening(of opened: Opened) -> [Event] {
         var events: [Event] = []
         for record in opened.records {
@@ -150,7 +151,7 @@ public struct Event: Sendable, Hashable {
         return events + opened.warnings.map { Event(.warning, $0, priority: .warning) }
     }
 
-    /// Names and values; names in lower case, `session` and so on.
+    /// Names and values. Names are in lower case: `session` and so on.
     private var details: [(name: String, value: String)] {
         let all: [(String, String?)] = [
             ("session", session.map(String.init)), ("user", user), ("cgroup", cgroup), ("address", address),
@@ -159,7 +160,7 @@ public struct Event: Sendable, Hashable {
         return all.compactMap { name, value in value.map { (name, $0) } }
     }
 
-    /// The fields of a journal entry, systemd.journal-fields(7); our own begin with `VIP_`.
+    /// The fields of a journal entry, systemd.journal-fields(7). This project's own begin with `VIP_`.
     var journalFields: [(name: String, value: String)] {
         [
             ("MESSAGE", message), ("PRIORITY", "\(priority.rawValue)"), ("SYSLOG_IDENTIFIER", "vip-bpfctl"),
@@ -167,7 +168,7 @@ public struct Event: Sendable, Hashable {
         ] + details.map { ("VIP_\($0.name.uppercased())", $0.value) }
     }
 
-    /// One JSON object on one line, with the same names.
+    /// The event as a JSON object on one line, with the same names.
     func json(at time: Date) -> String {
         struct Document: Encodable {
             let time: String
@@ -186,7 +187,7 @@ public struct Event: Sendable, Hashable {
     }
 }
 
-/// Where events go: to the journal where there is one, else to standard error, as JSON lines.
+/// Writes events to the journal if there is one, else to standard error as JSON lines.
 public struct EventLog: Sendable {
     public enum Place: String, Sendable, CaseIterable {
         case journal
@@ -196,19 +197,19 @@ public struct EventLog: Sendable {
     private static let journal = "/run/systemd/journal/socket"
     private let place: Place?
     private let isLogin: Bool
-    /// How many of each kind were reported.
+    /// How many events of each kind were reported.
     package let counts = EventCounts()
 
     /// - Parameters:
-    ///   - place: `nil` is the journal where there is one.
-    ///   - isLogin: whether this process is part of a login, which may not show its standard error: where there is no journal,
-    ///     the message goes to syslog(3) as well.
+    ///   - place: `nil` for the journal if there is one.
+    ///   - isLogin: whether this process is part of a login, whose standard error may not be visible. Without a
+    ///     journal, the message then goes to syslog(3) as well.
     public init(_ place: Place? = nil, isLogin: Bool = false) {
         self.place = place
         self.isLogin = isLogin
     }
 
-    /// For a command, which reports to its caller itself: sends events to the journal, if there is one.
+    /// For a command, which reports to its caller itself: writes events to the journal only.
     public static func reportOfCommand(_ events: [Event]) {
         guard access(journal, W_OK) == 0 else { return }
         for event in events { _ = send(event.journalFields) }
@@ -228,7 +229,7 @@ public struct EventLog: Sendable {
         _ = line.withCString { write(STDERR_FILENO, $0, strlen($0)) }
     }
 
-    /// - Returns: Whether the journal took it: sd_journal_sendv(3).
+    /// - Returns: whether the journal accepted it: sd_journal_sendv(3).
     private static func send(_ fields: [(name: String, value: String)]) -> Bool {
         let buffers = fields.map { field in
             let text = Array("\(field.name)=\(field.value)".utf8)
@@ -241,7 +242,7 @@ public struct EventLog: Sendable {
         return sd_journal_sendv(vectors, CInt(vectors.count)) == 0
     }
 
-    /// What ``Instance`` and ``Change`` log, as events.
+    /// A logger that reports the messages of ``Instance`` and ``Change`` as events.
     public func logger(_ level: Logger.Level) -> Logger {
         Logger(label: "vip-bpfctl") { _ in EventLogHandler(log: self, logLevel: level) }
     }
@@ -269,7 +270,7 @@ private struct EventLogHandler: LogHandler {
     }
 }
 
-/// How many events of each kind there were.
+/// Counts the events of each kind.
 package final class EventCounts: Sendable {
     private let counts = Mutex<[String: UInt64]>([:])
 

@@ -4,21 +4,21 @@ import Host
 import Network
 import Policy
 
-/// What addresses are free just now: of the host's networks, and of each of the policy's pools.
+/// Which addresses are free at present: in the host's networks, and in each pool of the policy.
 struct FreeAddresses {
-    /// Every address of the host, and its networks.
+    /// Every address of the host, with its network.
     let placed: [PlacedAddress]
-    /// Whose an address is, by the registry and by what was given since.
+    /// The session that has each address, by the registry and by ``give(_:to:)``.
     private(set) var owners: [IPAddress: UInt32]
-    /// On which interface the host has an address.
+    /// The interface on which the host has each address.
     private let interfaces: [IPAddress: String]
-    /// Network and broadcast addresses, and those of subnet routers.
+    /// Network and broadcast addresses, and subnet-router anycast addresses.
     private let unusable: Set<IPAddress>
-    /// Those that the link is being asked about, or that other hosts have.
+    /// Addresses that other hosts have, or are being asked about.
     private let held: Set<IPAddress>
     private let registry: Registry
     private let now: Moment
-    /// By the number of the policy's rules.
+    /// The pools, by the number of the policy's rules.
     private var pools: [Int: PoolPicker] = [:]
 
     init(_ registry: Registry, _ placed: [PlacedAddress], _ now: Moment) throws(Failure) {
@@ -32,7 +32,7 @@ struct FreeAddresses {
         held = try registry.heldAddresses(bootID: now.bootID)
     }
 
-    /// The interface on which the host has an address; `nil` where it has not.
+    /// The interface on which the host has an address; `nil` if the host does not have it.
     func interface(of address: IPAddress) -> String? { interfaces[address] }
 
     func isTaken(_ address: IPAddress) -> Bool {
@@ -43,7 +43,7 @@ struct FreeAddresses {
 
     // MARK: The policy's pools
 
-    /// Has the pool of the rules of a number ready, where they have one.
+    /// Prepares the pool of the rules with a number, if they have one.
     mutating func usePool(_ number: Int, of policy: Policy) throws(Failure) {
         let addresses = policy.rules(number: number).virtualIP.addresses
         guard !addresses.pool.isEmpty, pools[number] == nil else { return }
@@ -55,15 +55,15 @@ struct FreeAddresses {
     /// Whether the pool, if there is one, has addresses of a family.
     func hasPool(_ number: Int, _ family: IPAddress.Family) -> Bool { pools[number]?.has(family) == true }
 
-    /// Whether an address is free and the pool's for a user.
+    /// Whether an address is free, and the pool may give it to a user.
     func canPick(_ address: IPAddress, from number: Int, for user: String?) -> Bool {
         !isTaken(address) && pools[number]?.allows(address, for: user) == true
     }
 
-    /// A free address of the pool; ``give(_:to:)`` takes it.
+    /// Picks a free address of the pool. Call ``give(_:to:)`` to take it.
     ///
     /// - Precondition: ``hasPool(_:_:)``.
-    /// - Throws: ``Failure`` where none is free, which says why.
+    /// - Throws: ``Failure`` if none is free. It says why.
     mutating func pick(
         _ family: IPAddress.Family, from number: Int, for user: String?
     ) throws(Failure) -> PoolPicker.Pick {

@@ -7,13 +7,14 @@ public import Network
 import Policy
 public import SystemPackage
 
-/// A point in time by both clocks: the wall clock, which can be set, and the boot's, which cannot.
+/// A point in time by two clocks: the wall clock, which can be set, and the boot clock, which cannot.
 public struct Moment: Sendable, Hashable {
-    /// To the second.
+    /// The wall clock's time, in whole seconds.
     public let date: Date
-    /// ``BootID``.
+    /// The boot, by ``BootID``.
     public let bootID: String
-    /// Since that boot, suspended or not, in milliseconds: CLOCK_BOOTTIME of clock_gettime(2). `nil` where it was not noted.
+    /// Milliseconds since that boot, including suspended time: CLOCK_BOOTTIME of clock_gettime(2). `nil` if it was not
+    /// noted.
     public let uptime: Int64?
 
     public init(date: Date, bootID: String, uptime: Int64?) {
@@ -22,26 +23,26 @@ public struct Moment: Sendable, Hashable {
         self.uptime = uptime
     }
 
-    /// Now, in the boot that the caller knows.
+    /// The present time, in the given boot.
     public static func now(bootID: String) -> Moment {
         Moment(date: Date(), bootID: bootID, uptime: Self.uptime())
     }
 
-    /// How long ago the system booted, in milliseconds.
+    /// The time since boot, in milliseconds.
     static func uptime() -> Int64 {
         var time = timespec()
-        // Every kernel has this clock since 2.6.39: it cannot fail.
+        // This cannot fail: every kernel has had this clock since 2.6.39.
         clock_gettime(CLOCK_BOOTTIME, &time)
         return Int64(time.tv_sec) * 1000 + Int64(time.tv_nsec) / 1_000_000
     }
 
-    /// The start of its boot, by the wall clock as it stands at this moment.
+    /// The time of the boot, by the present wall clock.
     var boot: Moment {
         Moment(date: date.addingTimeInterval(-Double(uptime ?? 0) / 1000), bootID: bootID, uptime: 0)
     }
 }
 
-/// Why a session ended. An extensible code: a reader must be ready for one that it does not know.
+/// Why a session or one of its addresses ended. It is extensible: readers must accept values that they do not know.
 public struct SessionEnding: RawRepresentable, Sendable, Hashable {
     public let rawValue: String
     public init(rawValue: String) { self.rawValue = rawValue }
@@ -56,24 +57,24 @@ public struct SessionEnding: RawRepresentable, Sendable, Hashable {
     public static let runEnded = SessionEnding(rawValue: "run-ended")
     /// Its `run` was killed.
     public static let runKilled = SessionEnding(rawValue: "run-killed")
-    /// It was open when the system went down.
+    /// It was open when the system stopped.
     public static let earlierBoot = SessionEnding(rawValue: "earlier-boot")
     /// The command that opened or closed it was killed, and another one finished the work.
     public static let commandKilled = SessionEnding(rawValue: "command-killed")
-    /// It could not be opened, or nobody could be told that it was.
+    /// It could not be opened, or its caller could not be told that it was.
     public static let notOpened = SessionEnding(rawValue: "not-opened")
-    /// Of an address: its lease was over, by its time or by the server's word.
+    /// For an address: its lease expired, or the server refused to renew it.
     public static let leaseLost = SessionEnding(rawValue: "lease-lost")
-    /// Of an address: the server gave another one in its place.
+    /// For an address: the server gave another one in its place.
     public static let leaseChanged = SessionEnding(rawValue: "lease-changed")
     /// By `detach --all`.
     public static let detached = SessionEnding(rawValue: "detached")
 }
 
-/// From one moment to another: how long something was the case.
+/// A period of time.
 public struct Period: Sendable, Hashable {
     public let start: Moment
-    /// `nil` where it still is.
+    /// The end; `nil` if it has not ended.
     public let end: Moment?
 
     public init(start: Moment, end: Moment?) {
@@ -81,20 +82,20 @@ public struct Period: Sendable, Hashable {
         self.end = end
     }
 
-    /// What the wall clock did between the two.
+    /// What happened to the wall clock during the period.
     public enum Clock: String, Sendable {
-        /// It went on: the two times are all there is to know.
+        /// It was not set, so both times are right.
         case steady
-        /// It was set: the two times do not say how long it was.
+        /// It was set, so the two times do not give the length of the period.
         case set
-        /// The start is of another boot, or was not noted by the boot's clock: whether it was set is not known.
+        /// The start is from another boot, or has no time of the boot clock. Whether it was set is not known.
         case unknown
     }
 
-    /// What may be between the clocks without one having been set, in milliseconds: both times are to the second.
+    /// How much the clocks may differ without one having been set, in milliseconds: both times are in whole seconds.
     private static let tolerance: Int64 = 2000
 
-    /// How long it was by the boot's clock, in milliseconds; `nil` where that is not known.
+    /// The length of the period by the boot clock, in milliseconds; `nil` if it is not known.
     private func length(until end: Moment) -> Int64? {
         guard start.bootID == end.bootID, let first = start.uptime, let last = end.uptime else { return nil }
         return last - first
@@ -107,11 +108,12 @@ public struct Period: Sendable, Hashable {
         return abs(shown - length) <= Self.tolerance ? .steady : .set
     }
 
-    /// Whether it may have been the case when the wall clock stood at a time.
+    /// Whether the wall clock may have shown a time during the period.
     ///
-    /// Where the clock was set meanwhile, every time counts that it may have shown: from the earlier to the later of the
-    /// start and the end, of what the end was by the clock of the start, and the other way round. So the answer
-    /// may be too many, never one too few, however the clock was set once.
+    /// If the clock was set in the period, all times count that it may have shown. They are between the earliest and
+    /// the latest of four times: the start and the end as noted, the end computed from the start, and the start
+    /// computed from the end. So the answer may be too often `true` but never wrongly `false`, if the clock was set
+    /// once.
     public func mayInclude(_ date: Date, now: Moment) -> Bool {
         let date = Date(timeIntervalSince1970: date.timeIntervalSince1970.rounded(.down))
         let end = end ?? now
@@ -125,20 +127,20 @@ public struct Period: Sendable, Hashable {
     }
 }
 
-/// A session that is or was.
+/// A session that is open or was.
 public struct SessionHistory: Sendable, Hashable {
-    /// Rises with each session that is opened.
+    /// The number of the session, which rises with each one that is opened.
     public let number: Int64
     public let id: UInt32
     public let user: String?
     /// The override named with --policy.
     public let policy: String?
     public let cgroupPath: FilePath
-    /// Of the boot in which it was opened.
+    /// The cgroup's ID in the boot in which the session was opened.
     public let cgroupID: UInt64
     public let keeper: SessionRecord.Keeper
     public let period: Period
-    /// `nil` while it is not at its end.
+    /// Why it ended; `nil` if it has not ended.
     public let ending: SessionEnding?
     public var addresses: [AddressHistory]
 }
@@ -153,35 +155,35 @@ public struct AddressHistory: Sendable, Hashable {
 }
 
 extension Registry.Setting {
-    /// For how many days the past is kept.
+    /// For how many days the history is kept.
     static let historyDays = Registry.Setting(rawValue: "history_days")
 }
 
 extension Registry {
-    /// The sessions that are and those that were, in the order in which they were opened, as far back as is kept.
+    /// The open and the past sessions, in the order in which they were opened, as far back as the history is kept.
     public func history() throws(Failure) -> [SessionHistory] {
         try history(where: "TRUE", [])
     }
 
-    /// The sessions that have an address and those that had it, in the order in which they were opened.
+    /// The sessions that have or had an address, in the order in which they were opened.
     public func history(of address: IPAddress) throws(Failure) -> [SessionHistory] {
         try history(
             where: "number IN (SELECT session_number FROM address_history WHERE address = ?)", [address.description])
     }
 
-    /// The sessions that have an ID and those that had it, in the order in which they were opened.
+    /// The sessions that have or had an ID, in the order in which they were opened.
     public func history(ofID id: UInt32) throws(Failure) -> [SessionHistory] {
         try history(where: "session_id = ?", [id])
     }
 
-    /// When the first session of all that are known was opened; `nil` where none is.
+    /// When the first session in the history was opened; `nil` if there is none.
     public func historyStart() throws(Failure) -> Date? {
         try read { db in
             try db.value(Date.self, "SELECT min(opened_at) FROM session_history")
         }
     }
 
-    /// Writes down that sessions begin, within the transaction that opens them.
+    /// Adds sessions to the history. Call it in the transaction that opens them.
     static func noteOpened(_ records: [SessionRecord], uptime: Int64, _ db: Database) throws {
         let sessions = try db.prepare(
             """
@@ -208,7 +210,7 @@ extension Registry {
         }
     }
 
-    /// Writes down that sessions are at their end, within the transaction that removes them.
+    /// Adds the end of sessions to the history. Call it in the transaction that removes them.
     static func noteClosed(_ ended: [(id: UInt32, ending: SessionEnding)], at now: Moment, _ db: Database) throws {
         let addresses = try db.prepare(
             """
@@ -221,7 +223,8 @@ extension Registry {
             UPDATE session_history SET closed_at = ?, closed_boot = ?, closed_uptime = ?, ending = ?
             WHERE session_id = ? AND closed_at IS NULL
             """)
-        // Between the end of that boot and the start of this one nobody knows; after it, the address was nobody's.
+        // The time between the end of that boot and the start of this one is unknown. The start is the latest possible
+        // end.
         let boot = now.boot
         for (id, ending) in ended {
             let end = ending == .earlierBoot ? boot : now
@@ -231,16 +234,16 @@ extension Registry {
         }
     }
 
-    /// Forgets sessions that ended, and addresses that became free, longer ago than is kept.
+    /// Removes sessions that ended, and addresses that became free, longer ago than the history is kept.
     ///
-    /// What ended in this boot is as old as the boot's clock says, so that a clock that was set forward takes nothing away.
+    /// For this boot, the age is measured by the boot clock, so that setting the wall clock forward removes nothing.
     ///
-    /// - Parameter limit: of sessions to forget: a change does not wait for years of them at once.
+    /// - Parameter limit: of rows to remove from a table, so that a change does not wait for the removal of years.
     static func prune(_ db: Database, at now: Moment, limit: Int) throws {
         let days = try db.value(
             Int64.self, "SELECT CAST(value AS INTEGER) FROM settings WHERE key = ?", [Setting.historyDays.rawValue])
         let kept = days ?? Int64(Policy.History.defaultRetentionDays)
-        // Who had an address last is what the pool goes by: as long as an address may rest, at least.
+        // The pool uses the last holders of addresses, so they are kept for at least the longest rest.
         let rows = [
             ("session_history", "closed", kept),
             ("former_addresses", "released", max(kept, Int64(Policy.Addresses.restLimit / 86400))),
@@ -293,7 +296,7 @@ extension Registry {
         }
     }
 
-    /// The first six columns: start and end, each as time, boot and uptime.
+    /// Reads the first six columns: start and end, each as time, boot and uptime.
     private static func period(_ row: Row) throws -> Period {
         let start = Moment(date: try row.get(0), bootID: try row.get(1), uptime: try row.optional(2))
         guard let date: Date = try row.optional(3) else { return Period(start: start, end: nil) }

@@ -7,31 +7,31 @@ import Network
 public import Policy
 import SystemPackage
 
-// A session's IPv6 loopback is on no interface: a route makes the whole prefix local, and the kernel lets a socket bind
-// to such an address only where net.ipv6.ip_nonlocal_bind is 1 (inet6_bind() of Linux; for IPv4 the route is enough).
+// A session's IPv6 loopback is on no interface: a route makes the whole prefix local. The kernel lets a socket bind to
+// such an address only if net.ipv6.ip_nonlocal_bind is 1 (inet6_bind() of Linux). For IPv4, the route is enough.
 
 extension Registry.Setting {
-    /// What was done to a network namespace for the IPv6 loopbacks, noted before it is done: ``LoopbackNote``.
+    /// What was changed in a network namespace for the IPv6 loopbacks: a ``LoopbackNote``, written before the change.
     static let loopbackNote = Registry.Setting(rawValue: "loopback_note")
-    /// The prefix of the IPv6 loopbacks that are there; none where this host cannot have them.
+    /// The prefix of the IPv6 loopbacks; not set if this host cannot have them.
     static let loopbackPrefix = Registry.Setting(rawValue: "loopback_prefix")
 }
 
 extension Registry {
-    /// The prefix of the sessions' IPv6 loopbacks; `nil` where this host has none.
+    /// The prefix of the sessions' IPv6 loopbacks; `nil` if this host has none.
     public func loopbackPrefix() throws(Failure) -> LoopbackPrefix? {
         guard let text = try value(of: .loopbackPrefix) else { return nil }
         return try LoopbackPrefix(text)
     }
 }
 
-/// What is to be undone with the last cgroup's links: `BOOT-ID INODE FORMER-SYSCTL PREFIX…`.
+/// What must be undone with the last cgroup's links: `BOOT-ID INODE FORMER-SYSCTL PREFIX…`.
 struct LoopbackNote: Equatable {
-    /// As ``HostSettings/network()`` has it.
+    /// The network namespace, as ``HostSettings/network()`` returns it.
     var network: String
-    /// What net.ipv6.ip_nonlocal_bind was.
+    /// The former value of net.ipv6.ip_nonlocal_bind.
     var formerSysctl: String
-    /// Those whose routes are ours.
+    /// The prefixes whose routes vip-bpf made.
     var prefixes: [LoopbackPrefix]
 
     init(network: String, formerSysctl: String, prefixes: [LoopbackPrefix]) {
@@ -50,11 +50,11 @@ struct LoopbackNote: Equatable {
     var text: String { ([network, formerSysctl] + prefixes.map(\.description)).joined(separator: " ") }
 }
 
-/// What this network namespace says about IPv6 loopbacks. Nothing here changes anything but ``setSysctl(_:)``.
+/// The settings of this network namespace for IPv6 loopbacks. Only ``setNonlocalBind(_:)`` changes any.
 public enum LoopbackHost {
     private static let sysctl = FilePath("/proc/sys/net/ipv6/ip_nonlocal_bind")
 
-    /// Why there can be no IPv6 loopbacks here, and what to do about it; `nil` where there can.
+    /// Why IPv6 loopbacks are not possible, and what to do about it; `nil` if they are possible.
     public static func obstacle() -> (reason: String, fix: String)? {
         guard nonlocalBind() != nil else {
             return ("this kernel has no IPv6", "boot without ipv6.disable=1, or use IPv4 only")
@@ -66,13 +66,14 @@ public enum LoopbackHost {
         return nil
     }
 
-    /// The value of net.ipv6.ip_nonlocal_bind; `nil` where there is no IPv6.
+    /// The value of net.ipv6.ip_nonlocal_bind; `nil` if there is no IPv6.
     public static func nonlocalBind() -> String? {
         (try? readWholeFile(sysctl)).map { String(decoding: $0.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self) }
     }
 
-    /// How many TCP and UDP sockets of this network namespace have an address of the prefix, those in TIME_WAIT aside:
-    /// the local address of /proc/net/tcp6 and udp6, four words of 8 hexadecimal digits in the host's byte order.
+    /// The number of TCP and UDP sockets of this network namespace with a local address of the prefix, except those in
+    /// TIME_WAIT. In /proc/net/tcp6 and udp6, an address is four words of 8 hexadecimal digits in the host's byte
+    /// order.
     static func sockets(on prefix: LoopbackPrefix) -> Int {
         let words = stride(from: 0, to: 12, by: 4).map { start in
             let word = prefix.network.bytes[start..<start + 4].withUnsafeBytes { $0.loadUnaligned(as: UInt32.self) }
@@ -111,7 +112,7 @@ extension HostSettings {
         return note
     }
 
-    /// Fails where addresses of the prefix are somebody else's: before anything is changed.
+    /// Throws if addresses of the prefix are used elsewhere. It is called before anything is changed.
     func checkLoopback(_ prefix: LoopbackPrefix) throws(Failure) {
         guard LoopbackHost.obstacle() == nil else { return }
         if let other = try netlink.routes(.v6).first(where: { $0.isInTheWay(of: prefix) }) {
@@ -121,10 +122,10 @@ extension HostSettings {
         }
     }
 
-    /// Makes the prefix local, where it is not and this host can have it. What is noted of other prefixes stays noted, for
+    /// Makes the prefix local, if it is not yet and this host can have it. Notes of other prefixes stay, for
     /// ``settleLoopback(_:)``.
     ///
-    /// - Returns: the prefix; `nil` where this host cannot have it, which a warning says then.
+    /// - Returns: the prefix; `nil` with a warning if this host cannot have it.
     func prepareLoopback(_ wanted: LoopbackPrefix, warnings: inout [String]) throws(Failure) -> LoopbackPrefix? {
         let prefix = wanted.local
         if let obstacle = LoopbackHost.obstacle() {
@@ -137,12 +138,12 @@ extension HostSettings {
         if let noted = try loopbackNote() {
             if noted.network == network {
                 note = noted
-                if sysctl != "1" { note.formerSysctl = sysctl }  // somebody set it meanwhile, and will want it so
+                if sysctl != "1" { note.formerSysctl = sysctl }  // another program has set it since
             } else {
                 logger.warning("the IPv6 loopbacks stay local in the network namespace that they were in until now")
             }
         }
-        // A route that is there and not noted is another instance's: shared, and not ours to take away.
+        // A route that exists and was not noted was made by another instance: use it, and do not remove it later.
         if !note.prefixes.contains(prefix), !(try netlink.routes(.v6).contains { $0.isLocal(prefix) }) {
             note.prefixes.append(prefix)
         }
@@ -157,7 +158,7 @@ extension HostSettings {
         return prefix
     }
 
-    /// Notes which prefix is in force, and takes the others' routes away; without one, all that was done for it.
+    /// Records the prefix in force, and removes the routes of other prefixes. With `nil`, undoes everything.
     func settleLoopback(_ prefix: LoopbackPrefix?) throws(Failure) {
         if try registry.value(of: .loopbackPrefix) != prefix?.description {
             try registry.set(.loopbackPrefix, to: prefix?.description)
@@ -171,7 +172,7 @@ extension HostSettings {
         try registry.set(.loopbackNote, to: note.text)
     }
 
-    /// Puts back what something else has undone since the last attach: quick where nothing has.
+    /// Restores the route and the sysctl, if another program has changed them since the last attach.
     func repairLoopback(_ prefix: LoopbackPrefix, warnings: inout [String]) throws(Failure) {
         if let note = try loopbackNote(), note.network == (try network()), note.prefixes.contains(prefix),
             LoopbackHost.nonlocalBind() == "1"
@@ -188,12 +189,12 @@ extension HostSettings {
         _ = try prepareLoopback(prefix, warnings: &warnings)
     }
 
-    /// Takes away what was done for the IPv6 loopbacks. What is not there any more does not matter.
+    /// Undoes all changes for the IPv6 loopbacks. Missing parts are no error.
     func undoLoopback() throws(Failure) {
         if let note = try loopbackNote() {
             if note.network == (try network()) {
                 for prefix in note.prefixes {
-                    // Without the route, what such a socket has to say would leave this host by the default route.
+                    // Without the route, packets of such a socket would leave this host by the default route.
                     let sockets = LoopbackHost.sockets(on: prefix)
                     if sockets > 0 {
                         logger.warning(

@@ -5,17 +5,17 @@ import Logging
 import Network
 import Policy
 
-// With `placement: route`, virtual IPs are on no interface: a route makes each prefix of the pool local as a whole, as with
-// the sessions' IPv6 loopbacks. What IPv6 wants besides (net.ipv6.ip_nonlocal_bind), is set for those.
+// With `placement: route`, virtual IPs are on no interface: a route makes each prefix of the pool local, as for the
+// sessions' IPv6 loopbacks. IPv6 also needs net.ipv6.ip_nonlocal_bind, which is set for the loopbacks.
 
 extension Registry.Setting {
-    /// The prefixes of pools whose local routes are ours, noted before they are made: ``RouteNote``.
+    /// The prefixes of pools whose local routes vip-bpf made: a ``RouteNote``, written before the routes are made.
     static let routeNote = Registry.Setting(rawValue: "route_note")
 }
 
-/// What is to be undone with the last cgroup's links: `BOOT-ID INODE PREFIX…`.
+/// What must be undone with the last cgroup's links: `BOOT-ID INODE PREFIX…`.
 struct RouteNote: Equatable {
-    /// As ``HostSettings/network()`` has it.
+    /// The network namespace, as ``HostSettings/network()`` returns it.
     var network: String
     var prefixes: [AddressPrefix]
 
@@ -34,7 +34,7 @@ struct RouteNote: Equatable {
 }
 
 extension Policy {
-    /// The prefixes of the pools in use that are local as a whole.
+    /// The prefixes of the pools in use that must be local.
     var routedPrefixes: [AddressPrefix] {
         var prefixes: [AddressPrefix] = []
         for rules in allRules where rules.virtualIP.enabled {
@@ -52,9 +52,9 @@ extension HostRoute {
     /// Whether it makes the prefix local.
     func isLocal(_ other: AddressPrefix) -> Bool { isLocalOnLoopback && prefix == other }
 
-    /// Whether addresses of the prefix are somewhere else, as a route to them or to a part of them says. What is wider leads
-    /// elsewhere what the prefix leaves over, and what is no way to anywhere (blackhole) is what one has for a prefix
-    /// that is routed here.
+    /// Whether the route leads to all or a part of the prefix, so that its addresses are used elsewhere. A wider route
+    /// (a default route) is no conflict, because it only carries what the prefix leaves over. Nor is a blackhole route,
+    /// which is usual for a prefix that is routed to this host.
     func isInTheWay(of other: AddressPrefix) -> Bool { isMain && isUnicast && other.contains(prefix) }
 }
 
@@ -65,7 +65,7 @@ extension HostSettings {
         return note
     }
 
-    /// Fails where addresses of the prefixes are, or may be, somebody else's: before anything is changed.
+    /// Throws if addresses of the prefixes are, or may be, used elsewhere. It is called before anything is changed.
     func checkRoutes(_ policy: Policy, _ present: [PlacedAddress]) throws(Failure) {
         let prefixes = policy.routedPrefixes
         guard !prefixes.isEmpty else { return }
@@ -93,9 +93,9 @@ extension HostSettings {
         }
     }
 
-    /// Makes prefixes local that are not. What is noted of others stays noted, for ``settleRoutes(_:)``.
+    /// Makes those prefixes local that are not. Notes of others stay, for ``settleRoutes(_:)``.
     ///
-    /// - Returns: those that were not.
+    /// - Returns: the prefixes that were not local.
     @discardableResult
     func prepareRoutes(_ prefixes: [AddressPrefix]) throws(Failure) -> [AddressPrefix] {
         guard !prefixes.isEmpty else { return [] }
@@ -108,7 +108,8 @@ extension HostSettings {
                 logger.warning("the pool's prefixes stay local in the network namespace that they were in until now")
             }
         }
-        // A route that is there and not noted is another instance's, or the administrator's: not ours to take away.
+        // A route that exists and was not noted was made by another instance or an administrator: do not remove it
+        // later.
         for family in IPAddress.Family.allCases {
             let new = prefixes.filter { $0.family == family && !note.prefixes.contains($0) }
             guard !new.isEmpty else { continue }
@@ -121,9 +122,9 @@ extension HostSettings {
         return added
     }
 
-    /// Takes the routes away that neither the policy nor an open session needs.
+    /// Removes the routes that neither the policy nor an open session needs.
     ///
-    /// - Parameter policy: the one in force; `nil` where nothing is attached any more.
+    /// - Parameter policy: the policy in force; `nil` if nothing is attached.
     func settleRoutes(_ policy: Policy?) throws(Failure) {
         guard var note = try routeNote() else { return }
         let wanted = policy?.routedPrefixes ?? []

@@ -5,11 +5,11 @@ import Logging
 import Network
 import Policy
 
-/// The settings of the network namespace that sessions need: local routes of their IPv6 loopbacks and of pools with
+/// The settings of the network namespace that sessions need: local routes for their IPv6 loopbacks and for pools with
 /// `placement: route`, and net.ipv6.ip_nonlocal_bind.
 ///
-/// Each is noted in the registry before it is made, so that it is undone with the last attached cgroup, or by the next
-/// change after a kill. What another program made is not noted, and left alone.
+/// Each change is noted in the registry before it is made, so that it is undone with the last attached cgroup, or by
+/// the next change after a kill. Settings of other programs are not noted and stay.
 struct HostSettings {
     let registry: Registry
     let netlink: Netlink
@@ -21,34 +21,35 @@ struct HostSettings {
         "\(bootID) \(try NetworkNamespace.current().inode)"
     }
 
-    /// Fails where what a policy needs is in the way of what is there: before anything is changed.
+    /// Throws if something on the host conflicts with what a policy needs. It is called before anything is changed.
     ///
-    /// - Parameter present: every address of the host.
+    /// - Parameter present: all addresses of the host.
     func check(_ policy: Policy, _ present: [PlacedAddress]) throws(Failure) {
         try checkLoopback(policy.loopbackPrefix)
         try checkRoutes(policy, present)
     }
 
-    /// Makes what a policy needs, where it is missing. What was made for another one stays until ``settle(_:for:)``.
+    /// Makes the settings that a policy needs, if they are missing. Those for another policy stay until
+    /// ``settle(_:for:)``.
     ///
-    /// - Returns: the prefix of the IPv6 loopbacks; `nil` where this host cannot have them, which a warning says then.
+    /// - Returns: the prefix of the IPv6 loopbacks; `nil` with a warning if this host cannot have them.
     func prepare(for policy: Policy, warnings: inout [String]) throws(Failure) -> LoopbackPrefix? {
         let prefix = try prepareLoopback(policy.loopbackPrefix, warnings: &warnings)
         try prepareRoutes(policy.routedPrefixes)
         return prefix
     }
 
-    /// Takes away what was made and is not needed any more.
+    /// Removes settings that are no longer needed.
     ///
     /// - Parameters:
-    ///   - prefix: of the IPv6 loopbacks; `nil` where there are none.
-    ///   - policy: the one in force.
+    ///   - prefix: the prefix of the IPv6 loopbacks; `nil` if there are none.
+    ///   - policy: the policy in force.
     func settle(_ prefix: LoopbackPrefix?, for policy: Policy) throws(Failure) {
         try settleLoopback(prefix)
         try settleRoutes(policy)
     }
 
-    /// Takes away all that was made. What is not there any more does not matter.
+    /// Undoes all settings. Missing ones are no error.
     func undo() throws(Failure) {
         try undoLoopback()
         try settleRoutes(nil)

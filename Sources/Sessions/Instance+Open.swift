@@ -7,19 +7,19 @@ public import Logging
 public import Network
 public import Policy
 
-/// What the opening of sessions came to.
+/// The result of opening sessions.
 public struct Opened: Sendable {
-    /// In the order of the requests.
+    /// The records, in the order of the requests.
     public var records: [SessionRecord]
-    /// What an administrator should know of it.
+    /// Warnings for the administrator.
     public var warnings: [String]
-    /// Sessions without an address that they should have, and why.
+    /// Sessions that should have an address and have none, and why.
     public var unaddressed: [(session: UInt32, failure: Failure)]
-    /// Sessions whose address the daemon leases, without it for now.
+    /// Sessions that have no address yet, because the daemon leases it.
     public var awaitingLease: [UInt32] = []
-    /// Of the sessions' IPv6 loopbacks; `nil` where they have none.
+    /// The prefix of the sessions' IPv6 loopbacks; `nil` if they have none.
     public var loopbackPrefix: LoopbackPrefix? = nil
-    /// Addresses that other hosts have, whatever the policy says, and their link-layer addresses.
+    /// Addresses of the pool that other hosts have.
     public var conflicts: [AddressConflict] = []
 
     public init(
@@ -52,13 +52,13 @@ public struct AddressConflict: Sendable {
     }
 }
 
-/// An address that no session gets for a time: one that is being asked about on the link, or that another host has.
+/// An address that no session gets for some time: other hosts are being asked about it, or one has it.
 struct HeldAddress: Codable, Sendable {
     var address: String
-    /// CLOCK_BOOTTIME, in milliseconds, of the boot.
+    /// When it ends, by CLOCK_BOOTTIME in milliseconds.
     var until: Int64
     var bootID: String
-    /// Who asks; `nil` where the answer has come.
+    /// The process that is asking; `nil` if the answer has arrived.
     var pid: Int32?
     var startTime: UInt64?
     /// The other host's link-layer address.
@@ -66,25 +66,26 @@ struct HeldAddress: Codable, Sendable {
 }
 
 extension Registry.Setting {
-    /// ``HeldAddress`` rows, as JSON.
+    /// The ``HeldAddress`` values, as JSON.
     static let heldAddresses = Registry.Setting(rawValue: "held_addresses")
 }
 
 extension Instance {
-    /// How long an address that another host has is left alone, in milliseconds: 10 minutes, as DHCP clients wait at least
-    /// 10 s (RFC 2131, 3.1) and servers as a rule hours before they offer one again that was declined.
+    /// How long an address of another host is not tried again, in milliseconds. DHCP clients wait at least 10 s after
+    /// they have declined an address (RFC 2131, 3.1), and servers usually hours before they offer it again.
     static let conflictRest: Int64 = 600_000
-    /// So many times others' addresses are passed over before it is said that there is none.
+    /// How often addresses of other hosts are replaced by others, before the opening gives up.
     private static let rounds = 5
 
-    /// Opens sessions, all of them or none, once the link has been asked whether another host has their addresses, and tells
-    /// the link (``AddressProbe``).
+    /// Opens all sessions, or none, after it has asked other hosts whether they have the addresses. Then it announces
+    /// the addresses (``AddressProbe``).
     ///
-    /// The lock is not held while it waits for answers: logins do not wait for each other.
+    /// The lock is not held during the wait for answers, so logins do not wait for each other.
     ///
     /// - Parameters:
-    ///   - logger: told what was repaired first.
-    ///   - requests: what to open, asked for again after each wait, since others change things meanwhile.
+    ///   - logger: receives what was repaired first.
+    ///   - requests: returns the sessions to open. It is called again after each wait, because other processes may have
+    ///     changed the state.
     public func open(
         _ logger: Logger, probe: AddressProbe = AddressProbe(),
         requests: (borrowing Change) throws(Failure) -> [SessionRequest]
@@ -148,12 +149,12 @@ extension Instance {
 }
 
 extension Registry {
-    /// What is held now.
+    /// The addresses that are held now.
     func held(bootID: String) throws(Failure) -> [HeldAddress] {
         guard let text = try value(of: .heldAddresses) else { return [] }
         let all = (try? JSONDecoder().decode([HeldAddress].self, from: Data(text.utf8))) ?? []
         let uptime = Moment.uptime()
-        var alive: [ProcessIdentity: Bool] = [:]  // one process may hold very many
+        var alive: [ProcessIdentity: Bool] = [:]  // one process may hold very many addresses
         return all.filter { row in
             guard row.bootID == bootID, uptime < row.until else { return false }
             guard let pid = row.pid, let startTime = row.startTime else { return true }
@@ -164,12 +165,12 @@ extension Registry {
         }
     }
 
-    /// Addresses that other hosts were found to have.
+    /// Addresses that other hosts have.
     public func conflictingAddresses(bootID: String) throws(Failure) -> Set<IPAddress> {
         Set(try held(bootID: bootID).filter { $0.other != nil }.compactMap { IPAddress($0.address) })
     }
 
-    /// Addresses that no session gets from the pool now, but by this process.
+    /// Addresses that are held by other processes or hosts, so that no session gets them from the pool now.
     public func heldAddresses(bootID: String) throws(Failure) -> Set<IPAddress> {
         let own = getpid()
         return Set(try held(bootID: bootID).filter { $0.pid != own }.compactMap { IPAddress($0.address) })
@@ -177,7 +178,7 @@ extension Registry {
 }
 
 extension Policy {
-    /// How long the link is asked: the longest time of the base policy and the overrides.
+    /// How long other hosts are asked: the longest time of the base policy and the overrides.
     public var probeSeconds: Int {
         allRules.map { $0.virtualIP.addresses.probeSeconds ?? Addresses.defaultProbeSeconds }.max() ?? 0
     }
@@ -192,10 +193,10 @@ extension Instance {
 }
 
 extension Change {
-    /// Ends the change, before its variable goes.
+    /// Ends the change, and with it the lock.
     consuming func unlock() {}
 
-    /// What the sessions would get now, and which of their addresses the link can be asked about.
+    /// The records that the requests would get now, and the addresses among them about which other hosts can be asked.
     mutating func questions(
         _ requests: [SessionRequest]
     ) throws(Failure) -> (records: [SessionRecord], questions: [AddressProbe.Question]) {
@@ -203,13 +204,13 @@ extension Change {
         let links = try Instance.askedLinks(policy, netlink)
         guard !requests.isEmpty, !links.isEmpty else { return ([], []) }
         let before = (warnings, unaddressed, awaitingLease)
-        // It is opened, or said why not, by the real plan.
+        // These come from the final plan only.
         defer { (warnings, unaddressed, awaitingLease) = before }
         let records: [SessionRecord]
         do throws(Failure) {
             records = try plan(requests, policy: policy, placed: hostAddresses())
         } catch {
-            // As `open` does; what is in the way then, it says itself.
+            // As in `open`, which reports an error itself.
             guard error.code == .failed, try closeGone(),
                 let again = try? plan(requests, policy: policy, placed: hostAddresses())
             else { return ([], []) }
@@ -224,10 +225,10 @@ extension Change {
 
     // MARK: Held addresses
 
-    /// Keeps addresses from others while this process asks about them.
+    /// Keeps addresses from other processes while this one asks about them.
     public func hold(_ questions: [AddressProbe.Question], seconds: Int) throws(Failure) {
         guard let own = ProcessIdentity(pid: getpid()) else { return }
-        // A process that is stuck holds them no longer than a minute for each wave of questions.
+        // If the process hangs, they are held for at most a minute more for each batch of questions.
         let until =
             Moment.uptime() + Int64(seconds + 60) * 1000 * Int64(questions.count / AddressProbe.neighboursAtOnce + 1)
         try set(
@@ -239,7 +240,7 @@ extension Change {
                 })
     }
 
-    /// Ends what this process held, and notes which addresses are others'.
+    /// Releases the addresses that this process held, and notes those that other hosts have.
     public func settleHeld(conflicts: [AddressConflict]) throws(Failure) {
         let own = getpid()
         let before = try registry.held(bootID: bootID)

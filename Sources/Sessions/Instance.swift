@@ -8,15 +8,16 @@ public import Policy
 public import PolicyMaps
 public import SystemPackage
 
-/// One vip-bpf on a host: what is pinned, what is registered, and what is on the interfaces, kept in agreement.
+/// An instance of vip-bpf on a host. It keeps pins, registry and interfaces in agreement.
 ///
-/// An address flows provider → registry → interface → map, and back in that order; a session's record says how far it
-/// has come. So whatever a killed command leaves behind is known, and ``Change`` repairs it before it does anything else.
+/// An address passes from the provider to the registry, the interface and the map, and back in the reverse order. The
+/// session's record has the state. So everything that a killed command leaves is known, and ``Change`` repairs it
+/// first.
 public struct Instance: Sendable {
     public let pins: PinDirectory
     public let state: StateDirectory
 
-    /// The base policy where no file is named.
+    /// The file of the policy if none is named.
     public static let defaultPolicyFile = FilePath("/etc/vip-bpf/policy.yaml")
 
     public init(bpffs: FilePath, state: FilePath) {
@@ -24,16 +25,16 @@ public struct Instance: Sendable {
         self.state = StateDirectory(state)
     }
 
-    /// The registry, for reading: needs neither the lock nor the right to write.
+    /// Opens the registry for reading. This needs neither the lock nor write permission.
     public func registry() throws(Failure) -> Registry {
         try Registry(state.registry, access: .readOnly)
     }
 
-    /// Takes the lock, opens the registry and repairs what a killed command has left.
+    /// Takes the lock, opens the registry, and repairs what a killed command has left.
     ///
     /// - Parameters:
-    ///   - logger: told what was repaired.
-    ///   - repairing: `false` for the one change that takes everything away, and so must work with whatever there is.
+    ///   - logger: receives what was repaired.
+    ///   - repairing: `false` for the change that removes everything, which must work in any state.
     public func change(_ logger: Logger, repairing: Bool = true) throws(Failure) -> Change {
         let change = try Change(self, logger)
         try change.requireSamePlace()
@@ -41,8 +42,8 @@ public struct Instance: Sendable {
         return change
     }
 
-    /// Rises with every transaction that changes the registry, whoever's: the file change counter of SQLite's file format
-    /// (section 1.3.8); `nil` where it cannot be read.
+    /// The version of the registry, which rises with every transaction that changes it, of any process: the file change
+    /// counter of SQLite's file format (section 1.3.8). `nil` if it cannot be read.
     public var registryVersion: UInt32? {
         guard let file = try? openFile(state.registry, O_RDONLY) else { return nil }
         defer { Glibc.close(file) }
@@ -51,20 +52,20 @@ public struct Instance: Sendable {
         return bytes.reduce(0) { $0 << 8 | UInt32($1) }
     }
 
-    /// The policy in force; the defaults where none was applied.
+    /// The policy in force; the defaults if none was applied.
     public func policy(_ registry: Registry) throws(Failure) -> Policy {
         try registry.policy() ?? Policy()
     }
 }
 
 extension Registry.Setting {
-    /// The directory of pins that the registry belongs to, since the first attach.
+    /// The directory of pins that the registry belongs to, set by the first attach.
     static let pins = Registry.Setting(rawValue: "pins")
-    /// The network namespace that the sessions' addresses are in, and the boot: `BOOT-ID INODE`.
+    /// The network namespace of the sessions' addresses, and the boot: `BOOT-ID INODE`.
     static let network = Registry.Setting(rawValue: "network")
 }
 
-/// A change of an instance that is under way: the holder of its lock.
+/// A change of an instance. It holds the lock as long as it exists.
 public struct Change: ~Copyable {
     public let instance: Instance
     public let registry: Registry
@@ -72,11 +73,11 @@ public struct Change: ~Copyable {
     let bootID: String
     let logger: Logger
     let settings: HostSettings
-    /// What an administrator should know though the change succeeded.
+    /// Warnings for the administrator, also if the change succeeds.
     public internal(set) var warnings: [String] = []
-    /// Sessions that were opened without an address, which the daemon leases for them.
+    /// Sessions that were opened without an address, because the daemon leases it.
     public internal(set) var awaitingLease: [UInt32] = []
-    /// Sessions that were opened without an address, as they wanted it, and why there is none.
+    /// Sessions that were opened without an address that they should have, and why.
     public internal(set) var unaddressed: [(session: UInt32, failure: Failure)] = []
     private let lock: FileLock
     private let new: StateDirectory.New
@@ -101,17 +102,17 @@ public struct Change: ~Copyable {
         self.new = new
     }
 
-    /// A change that has registered nothing leaves no registry behind where there was none: it failed, or did nothing.
+    /// If the registry was created by this change and is still empty, because it failed or did nothing, removes it.
     deinit {
         if !new.files.isEmpty, registry.isEmpty { instance.state.remove(new) }
     }
 
     var pins: PinDirectory { instance.pins }
 
-    // MARK: The right place
+    // MARK: Consistency
 
-    /// Fails where the registry belongs to other pins, or the sessions' addresses are in another network namespace: what
-    /// is taken away there would be forgotten and left where it is.
+    /// Throws if the registry belongs to other pins, or the sessions' addresses are in another network namespace. Their
+    /// links and addresses could not be removed from here.
     fileprivate func requireSamePlace() throws(Failure) {
         if let other = try registry.value(of: .pins), other != pins.path.string {
             throw Failure(
@@ -129,8 +130,8 @@ public struct Change: ~Copyable {
 
     // MARK: Repair
 
-    /// Finishes or undoes what a killed command has left: a policy half in force, sessions half open or half closed,
-    /// sessions of an earlier boot, sessions of a `run` that is no more.
+    /// Completes or undoes what a killed command has left: a policy that is half applied, sessions that are half open
+    /// or half closed, sessions of an earlier boot, and sessions of a `run` that has ended.
     fileprivate func repair() throws(Failure) {
         try settlePendingPolicy()
         try settleAddresses()
@@ -139,7 +140,7 @@ public struct Change: ~Copyable {
             record.state != .open || record.bootID != bootID || isAbandoned(record)
         }
         guard !left.isEmpty else { return }
-        let few = 3  // more would hide what else the command has to say
+        let few = 3  // more would hide the command's own messages
         func ending(_ record: SessionRecord) -> SessionEnding {
             record.bootID != bootID ? .earlierBoot : record.state == .open ? .runKilled : .commandKilled
         }
@@ -156,7 +157,7 @@ public struct Change: ~Copyable {
         try tearDown(left.map { ($0, ending($0)) })
     }
 
-    /// Removes cgroups that a `run` made before it was killed, empty and with no session on them: `run-PID-STARTTIME`.
+    /// Removes cgroups that a killed `run` has made, `run-PID-STARTTIME`, if they are empty and no sessions.
     func removeAbandonedRunCgroups() throws(Failure) {
         for attachment in try registry.attachments() {
             for entry in (try? Directory.entries(of: attachment.path)) ?? [] {
@@ -174,7 +175,7 @@ public struct Change: ~Copyable {
         }
     }
 
-    /// Whether the session belongs to a `run` that was killed, and nothing runs in it any more.
+    /// Whether the session belongs to a `run` that was killed, and its cgroup is empty or was removed.
     private func isAbandoned(_ record: SessionRecord) -> Bool {
         guard record.keeper == .run, let keeper = record.keeperProcess, !keeper.isAlive else { return false }
         guard record.isCgroupThere, let cgroup = try? Cgroup(path: record.cgroupPath) else { return true }
@@ -183,12 +184,12 @@ public struct Change: ~Copyable {
 
     // MARK: Facts
 
-    /// Every address of the host, of all interfaces, sessions' own among them.
+    /// All addresses of the host on all interfaces, including those of sessions.
     func hostAddresses() throws(Failure) -> [PlacedAddress] {
         try netlink.hostAddresses()
     }
 
-    /// The sessions as the maps know them, under `policy`.
+    /// The sessions as rows for the maps, under `policy`.
     func rows(of records: [SessionRecord], under policy: Policy) throws(Failure) -> [SessionRow] {
         var groups: [String: [String]] = [:]  // looked up once for each user
         var rows: [SessionRow] = []
@@ -203,7 +204,7 @@ public struct Change: ~Copyable {
         return rows
     }
 
-    /// The number of the override that holds for a session: the one named when it was opened, or the first that matches.
+    /// The number of the override for a session: the one that was named when it was opened, or the first that matches.
     func policyNumber(
         of record: SessionRecord, under policy: Policy, groups: inout [String: [String]]
     ) throws(Failure) -> Int {
@@ -212,16 +213,16 @@ public struct Change: ~Copyable {
 }
 
 extension Instance {
-    /// The number of the override that holds for a session: the one named when it was opened, or the first that matches.
+    /// The number of the override for a session: the one that was named when it was opened, or the first that matches.
     ///
-    /// - Parameter groups: of users that were looked up before.
+    /// - Parameter groups: the groups of users that were already looked up.
     static func policyNumber(
         of record: SessionRecord, under policy: Policy, groups: inout [String: [String]]
     ) throws(Failure) -> Int {
         if policy.overrides.isEmpty { return 0 }
         if let name = record.policy {
             if let named = policy.override(named: name) { return named.number }
-            return 0  // the override was removed since; policy apply warns
+            return 0  // the override no longer exists; policy apply warns
         }
         var traits = SessionTraits(user: record.user)
         if let user = record.user {

@@ -5,29 +5,30 @@ public import Host
 public import Network
 import SystemPackage
 
-/// What the calling process can learn of its own session, without any privilege and of nobody else's.
+/// What the calling process can find out about its own session, without privilege.
 public enum OwnSession {
-    /// What the kernel gives this program where it asks for the wildcard address.
+    /// What the kernel gives this program for the wildcard address.
     public enum Answer: Sendable, Hashable {
         /// The session's virtual IP.
         case virtualIP(IPAddress)
-        /// The session's loopback, which it is shown as 127.0.0.1 or ::1: whose it is cannot be seen.
+        /// A loopback of a session, which the program sees as 127.0.0.1 or ::1. Which session's it is cannot be seen.
         case loopback
-        /// Nothing: it should have a virtual IP, and its session has none (`whenUnavailable: deny`).
+        /// An error: the program should have a virtual IP, and its session has none (`whenUnavailable: deny`).
         case refused
-        /// The wildcard: this program is in no session, or no virtual IP applies to it.
+        /// The wildcard: the program is in no session, or no virtual IP applies to it.
         case unchanged
 
-        /// Whether only a program in a session is answered so.
+        /// Whether only programs in sessions get this.
         public var isOfSession: Bool { self != .unchanged }
     }
 
     /// Asks the kernel: bind(2) to the wildcard, then getsockname(2).
     ///
-    /// The socket gets no port (IP_BIND_ADDRESS_NO_PORT, ip(7)), so it takes none, and `wildcardName: asRequested` does not
-    /// hide the answer. An IPv6 one is V6ONLY: a dual-stack one has an IPv4 address.
+    /// With IP_BIND_ADDRESS_NO_PORT (ip(7)) the socket gets no port, and `wildcardName: asRequested` does not hide the
+    /// address. An IPv6 socket is V6ONLY, because a dual-stack one has an IPv4 address.
     ///
-    /// - Throws: ``Failure`` where there are no sockets to be had; a kernel without the family leaves things unchanged.
+    /// - Throws: ``Failure`` if no socket can be opened. On a kernel without the family, the result is
+    ///   ``Answer/unchanged``.
     public static func ask(_ family: IPAddress.Family) throws(Failure) -> Answer {
         let what = "ask the kernel for the session's \(family.rawValue) address"
         let socket = Glibc.socket(
@@ -43,7 +44,7 @@ public enum OwnSession {
             family == .v4 || setsockopt(socket, CInt(IPPROTO_IPV6), IPV6_V6ONLY, &one, size) == 0
         else { throw Failure(what, errno: Errno(rawValue: errno)) }
 
-        // sockaddr_in and sockaddr_in6, ip(7) and ipv6(7): the wildcard and port 0 are zeros.
+        // The wildcard and port 0 are zeros in sockaddr_in and sockaddr_in6, ip(7) and ipv6(7).
         var name = sockaddr_storage()
         name.ss_family = sa_family_t(family == .v4 ? AF_INET : AF_INET6)
         var length = socklen_t(
@@ -54,7 +55,7 @@ public enum OwnSession {
                 return 0
             }
         }
-        // No kernel refuses the wildcard for this reason: a hook did.
+        // The kernel itself never refuses the wildcard with this error, so a hook did.
         if error == EADDRNOTAVAIL { return .refused }
         guard error == 0 else { throw Failure(what, errno: Errno(rawValue: error)) }
         let place = family == .v4 ? 4..<8 : 8..<24
@@ -63,10 +64,10 @@ public enum OwnSession {
         return address.isLoopback ? .loopback : .virtualIP(address)
     }
 
-    /// The session that the calling process is in, as a registry knows it: that of its cgroup, or of one above.
+    /// The session that the calling process is in, by a registry: that of its cgroup, or of one above.
     ///
-    /// - Returns: `nil` where it is in none.
-    /// - Throws: ``Failure`` where its cgroup cannot be known (in a cgroup namespace), or the registry not read.
+    /// - Returns: `nil` if it is in none.
+    /// - Throws: ``Failure`` if its cgroup is not known (in a cgroup namespace), or the registry cannot be read.
     public static func record(_ registry: Registry) throws(Failure) -> SessionRecord? {
         let mounts = try MountTable.current()
         let bootID = try BootID.current()

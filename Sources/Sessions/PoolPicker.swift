@@ -5,17 +5,17 @@ import Host
 import Network
 import Policy
 
-/// An address that a session had, and nobody since.
+/// The last use of an address that is free now.
 struct FormerAddress: Sendable, Hashable {
     let address: IPAddress
-    /// Whose session it was; `nil` where nobody said, which counts as a user like another.
+    /// The user whose session had it; `nil` if none was given. Sessions without a user count as those of one user.
     let user: String?
     let released: Moment
 
-    /// How long it is to rest yet, in milliseconds; 0 or less where it has.
+    /// How much longer it must rest, in milliseconds; 0 or less if it has rested.
     ///
-    /// By the boot's clock, which nobody can set. What was released in an earlier boot has rested at least since this one
-    /// began, and maybe longer by the wall clock.
+    /// This uses the boot clock, which cannot be set. An address that was released in an earlier boot has rested at
+    /// least since the start of this one, and maybe longer by the wall clock.
     func restLeft(_ rest: Int, now: Moment) -> Int64 {
         let rest = Int64(rest) * 1000
         let uptime = now.uptime ?? 0
@@ -25,13 +25,13 @@ struct FormerAddress: Sendable, Hashable {
     }
 }
 
-/// Picks addresses for the sessions of one change from one pool of the policy.
+/// Picks addresses from one pool of the policy, for the sessions of one change.
 ///
-/// A user gets, in this order: an address reserved for them; the one that they had last and is free; the lowest that
-/// nobody has had, so that others find theirs again; the one that has been free longest, once it has rested. What the
-/// registry knows of the past is read when it is first needed, and once.
+/// A user gets the first of these that is free: an address reserved for the user; the user's last address; the lowest
+/// address that no session has had, so that others can get theirs again; the address that has been free longest, once
+/// it has rested. The history is read from the registry once, when it is first needed.
 struct PoolPicker {
-    /// `the pool`, or whose it is.
+    /// `the pool`, or the name of the override that has it.
     private let name: String
     private var pool: AddressPool
     private let rest: Int
@@ -41,12 +41,12 @@ struct PoolPicker {
 
     private var ofUser: [String?: [FormerAddress]] = [:]
     private var known: [IPAddress.Family: Set<IPAddress>] = [:]
-    /// Those of others, the one that has been free longest first, and how far they have been looked at.
+    /// Addresses that were used before, the one that has been free longest first, and how many of them were tried.
     private var others: [IPAddress.Family: (all: [FormerAddress], next: Int)] = [:]
 
     /// - Parameters:
-    ///   - addresses: of the policy's rules: with a pool.
-    ///   - override: the name of the override whose pool it is, `nil` for the base policy's.
+    ///   - addresses: the addresses section of the policy's rules, with a pool.
+    ///   - override: the name of the override whose pool it is; `nil` for the base policy's.
     init(_ addresses: Policy.Addresses, override: String?, now: Moment) throws(Failure) {
         name = override.map { "the pool of override \($0)" } ?? "the pool"
         pool = try AddressPool(addresses.pool.map { $0.first...$0.last })
@@ -62,22 +62,22 @@ struct PoolPicker {
 
     func has(_ family: IPAddress.Family) -> Bool { pool.has(family) }
 
-    /// Whether a user may have an address of the pool as the policy is now.
+    /// Whether the policy lets a user have an address of the pool.
     func allows(_ address: IPAddress, for user: String?) -> Bool {
         pool.contains(address) && (owners[address] == nil || owners[address] == user)
     }
 
-    /// What was picked, and what an administrator should know of it.
+    /// The picked address, and a warning for the administrator.
     struct Pick {
         let address: IPAddress
         var warning: String?
     }
 
     /// - Parameters:
-    ///   - taken: whether an address is a session's, the host's, or none for a host.
-    ///   - used: those that are sessions', for the error.
-    ///   - held: those of `taken` that other hosts have, or that are being asked about, for the error.
-    /// - Throws: ``Failure`` where none is free, which says why.
+    ///   - taken: whether an address is a session's or the host's, or cannot be used.
+    ///   - used: the addresses of sessions, for the error.
+    ///   - held: those of `taken` that other hosts have, or are being asked about, for the error.
+    /// - Throws: ``Failure`` if none is free. It says why.
     mutating func pick(
         _ family: IPAddress.Family, for user: String?, _ registry: Registry, used: [IPAddress: UInt32],
         held: Set<IPAddress> = [], taken: (IPAddress) -> Bool
@@ -105,7 +105,7 @@ struct PoolPicker {
         let fresh = pool.next(family) { taken($0) || known.contains($0) || owners[$0] != nil }
         if let fresh { return Pick(address: fresh, warning: warning) }
 
-        // None that nobody has had.
+        // All free addresses were used before.
         if others[family] == nil { others[family] = (try registry.formerAddressesByRelease(family), 0) }
         while let (all, next) = others[family], next < all.count {
             others[family]?.next += 1

@@ -3,12 +3,12 @@
 import Host
 import Network
 
-// Addresses that come and go while their session stays open.
+// Addresses that are given and taken while their session stays open.
 
 extension Registry {
-    /// Registers another address of a session, as one that is being given: ``settle(_:)`` ends that.
+    /// Registers another address of a session as one that is being given, until ``settle(_:)``.
     ///
-    /// - Throws: ``Failure`` where another session has it.
+    /// - Throws: ``Failure`` if another session has it.
     func add(_ address: SessionRecord.Address, to session: UInt32, at now: Moment) throws(Failure) {
         let what = "register \(address.address) of session \(session)"
         try write(what) { db in
@@ -39,7 +39,7 @@ extension Registry {
         }
     }
 
-    /// Everything of an address is in place.
+    /// Notes that an address is completely in place.
     func settle(_ address: IPAddress) throws(Failure) {
         try write("note that \(address) is given") { db in
             try db.run(
@@ -47,12 +47,12 @@ extension Registry {
         }
     }
 
-    /// Forgets an address of a session that stays open, but for the history.
+    /// Removes an address of a session that stays open. Only the history keeps it.
     func remove(
         _ address: IPAddress, from session: UInt32, because ending: SessionEnding, at now: Moment
     ) throws(Failure) {
         try write("take \(address) from session \(session)") { db in
-            // Of one that was not given, it was nobody's.
+            // An address that was never completely given had no user.
             if ending != .notOpened {
                 try Self.noteReleased(address, of: session, at: now, db)
             }
@@ -74,7 +74,7 @@ extension Registry {
         }
     }
 
-    /// The addresses that were being given or taken, and whose they are.
+    /// The addresses that were being given or taken, and their sessions.
     func unsettledAddresses() throws(Failure) -> [(session: UInt32, address: IPAddress)] {
         try read { db in
             try db.rows("SELECT session_id, address FROM addresses JOIN unsettled_addresses USING (address)") { row in

@@ -4,7 +4,7 @@ public import Host
 public import SystemPackage
 
 extension Registry {
-    /// The cgroups that the programs are attached to, with the ID that each had then, by path.
+    /// The attached cgroups by path, each with the ID that it had when it was attached.
     public func attachments() throws(Failure) -> [(path: FilePath, cgroupID: UInt64)] {
         try read { db in
             try db.rows("SELECT path, cgroup_id FROM attachments ORDER BY path") { row in
@@ -13,7 +13,7 @@ extension Registry {
         }
     }
 
-    /// Notes an attached cgroup, in place of one noted at the same path.
+    /// Notes an attached cgroup. It replaces one with the same path.
     public func addAttachment(_ cgroup: Cgroup) throws(Failure) {
         try write("note that \(cgroup.path) is attached") { db in
             try db.run(
@@ -22,7 +22,7 @@ extension Registry {
         }
     }
 
-    /// Forgets an attached cgroup. One that is not noted is fine.
+    /// Removes an attached cgroup. It is no error if it is not noted.
     public func removeAttachment(_ path: FilePath) throws(Failure) {
         try write("note that \(path) is detached") { db in
             try db.run("DELETE FROM attachments WHERE path = ?", [path])

@@ -4,9 +4,9 @@ import FoundationEssentials
 import Host
 import Network
 
-// Addresses that sessions had, for the pool to go by.
+// Addresses that sessions had before. The pool uses them.
 
-/// An address as a key that orders addresses as they follow one another: 4 or 6, and the address in network order.
+/// An address as a key in numerical order: a byte 4 or 6, and the address in network order.
 private struct AddressKey: DatabaseValue {
     let address: IPAddress
 
@@ -26,7 +26,7 @@ private struct AddressKey: DatabaseValue {
 }
 
 extension Registry {
-    /// Notes what becomes free, within the transaction that removes the sessions and before it does.
+    /// Notes which addresses become free. Call it in the transaction that removes the sessions, before the removal.
     static func noteReleased(_ ended: [(id: UInt32, ending: SessionEnding)], at now: Moment, _ db: Database) throws {
         let select = try db.prepare(
             """
@@ -38,7 +38,7 @@ extension Registry {
             VALUES (?, ?, ?, ?, ?)
             """)
         let boot = now.boot
-        // Of one that was not opened, the address was nobody's.
+        // The address of a session that was not opened had no user.
         for (id, ending) in ended where ending != .notOpened {
             let end = ending == .earlierBoot ? boot : now
             let released = try select.rows([id]) { row in
@@ -50,7 +50,7 @@ extension Registry {
         }
     }
 
-    /// Notes that one address of a session becomes free, within the transaction that takes it away and before it does.
+    /// Notes that an address of a session becomes free. Call it in the transaction that removes it, before the removal.
     static func noteReleased(
         _ address: IPAddress, of session: UInt32, at now: Moment, _ db: Database
     ) throws {
@@ -62,22 +62,22 @@ extension Registry {
             [AddressKey(address), now.date, now.bootID, now.uptime, session, address])
     }
 
-    /// What became free of a user's, the latest first.
+    /// The former addresses of a user, the last one first.
     func formerAddresses(of user: String?) throws(Failure) -> [FormerAddress] {
         try former("WHERE user IS ? ORDER BY number DESC", [user])
     }
 
-    /// What became free of a family, the earliest first.
+    /// The former addresses of a family, the first that became free first.
     func formerAddressesByRelease(_ family: IPAddress.Family) throws(Failure) -> [FormerAddress] {
         try former("WHERE \(Self.isOf(family)) ORDER BY number", [])
     }
 
-    /// The last use of an address that is nobody's now; `nil` where none is known.
+    /// The last use of an address that is free now; `nil` if none is known.
     func formerAddress(_ address: IPAddress) throws(Failure) -> FormerAddress? {
         try former("WHERE key = ?", [AddressKey(address)]).first
     }
 
-    /// The addresses of a family whose last use is known.
+    /// The free addresses of a family whose last use is known.
     func formerAddresses(_ family: IPAddress.Family) throws(Failure) -> Set<IPAddress> {
         try read { db in
             Set(

@@ -4,7 +4,7 @@ import FoundationEssentials
 import Policy
 
 extension Registry {
-    /// What makes each version of the tables from the one before it; the first from none.
+    /// Each function makes a version of the tables from the one before it, the first one from nothing.
     static let migrations: [@Sendable (Database) throws -> Void] = [
         { try $0.execute(createSessions) },
         { try $0.execute(createHistory) },
@@ -113,10 +113,10 @@ extension Registry {
         ) STRICT, WITHOUT ROWID;
         """
 
-    /// Up to version 4, policies were kept as the text of a policy file: `policy`, and `pending_policy` after a line with its
-    /// generation. And a library kept its own table of migrations beside `PRAGMA user_version`.
+    /// Up to version 4, policies were kept as the text of a policy file: `policy`, and `pending_policy` after a line
+    /// with its generation. Besides `PRAGMA user_version`, a library kept a table of migrations of its own.
     ///
-    /// A text that cannot be read is left as it is: whatever needs the policy reports it, and `policy apply` replaces it.
+    /// A text that cannot be read is left: each reader of the policy reports it, and `policy apply` replaces it.
     private static func keepPoliciesAsJSON(_ database: Database) throws {
         try database.execute("DROP TABLE IF EXISTS grdb_migrations")
         let settings = try database.rows("SELECT key, value FROM settings WHERE key IN ('policy', 'pending_policy')") {

@@ -6,17 +6,17 @@ public import Network
 public import SystemPackage
 
 extension Registry {
-    /// Registers a session and its addresses, in the state that the record says: `opening` as a rule.
+    /// Registers a session and its addresses in the state of the record, usually `opening`.
     ///
-    /// - Throws: ``Failure`` where the ID, the cgroup or an address is another session's, and names that one.
+    /// - Throws: ``Failure`` if the ID, the cgroup or an address is another session's. It names that session.
     public func open(_ record: SessionRecord) throws(Failure) {
         try open([record])
     }
 
-    /// Registers many sessions, or none of them.
+    /// Registers all of the sessions, or none.
     ///
-    /// - Parameter now: for the history; `nil` is now.
-    /// - Throws: ``Failure`` as ``open(_:)-(SessionRecord)``, for the first one that cannot be.
+    /// - Parameter now: the time for the history; `nil` for the present time.
+    /// - Throws: ``Failure`` as ``open(_:)-(SessionRecord)``, for the first that cannot be registered.
     public func open(_ records: [SessionRecord], at now: Moment? = nil) throws(Failure) {
         try write("register \(Self.name(records.map(\.id)))") { db in
             let sessions = try db.prepare(
@@ -48,25 +48,25 @@ extension Registry {
         }
     }
 
-    /// The sessions become `open`.
+    /// Sets the state of sessions to `open`.
     ///
-    /// - Throws: ``Failure`` where one is not registered; nothing is changed then.
+    /// - Throws: ``Failure`` if one is not registered; nothing is changed then.
     public func markOpen(_ ids: [UInt32]) throws(Failure) {
         try setState(.open, ids)
     }
 
-    /// The sessions become `closing`.
+    /// Sets the state of sessions to `closing`.
     ///
     /// - Throws: ``Failure`` as ``markOpen(_:)``.
     public func beginClose(_ ids: [UInt32]) throws(Failure) {
         try setState(.closing, ids)
     }
 
-    /// Forgets sessions and their addresses, but for the history. One that is not registered is fine.
+    /// Removes sessions and their addresses. Only the history keeps them. It is no error if one is not registered.
     ///
     /// - Parameters:
-    ///   - ended: which, and why each of them ends.
-    ///   - now: the end.
+    ///   - ended: the sessions, and why each of them ends.
+    ///   - now: the time of their end.
     public func remove(_ ended: [(id: UInt32, ending: SessionEnding)], at now: Moment) throws(Failure) {
         try write("remove \(Self.name(ended.map(\.id)))") { db in
             try Self.noteReleased(ended, at: now, db)
@@ -77,7 +77,7 @@ extension Registry {
         }
     }
 
-    /// Notes whether we put addresses on their interfaces. An address that is not registered is fine.
+    /// Records whether vip-bpf put addresses on their interfaces. It is no error if one is not registered.
     public func setPlaced(_ placed: [IPAddress: Bool]) throws(Failure) {
         try write("register addresses") { db in
             let update = try db.prepare("UPDATE addresses SET placed = ? WHERE address = ?")
@@ -85,7 +85,7 @@ extension Registry {
         }
     }
 
-    /// Notes that addresses are on an interface that is not the one noted: it was renamed.
+    /// Records the interfaces of addresses after interfaces were renamed.
     public func setInterface(_ interfaces: [IPAddress: String]) throws(Failure) {
         try write("register addresses") { db in
             let update = try db.prepare("UPDATE addresses SET interface = ? WHERE address = ?")
@@ -95,20 +95,20 @@ extension Registry {
         }
     }
 
-    /// Every session, by rising ID.
+    /// All sessions by ascending ID.
     public func sessions() throws(Failure) -> [SessionRecord] {
         try sessions(where: "TRUE", [])
     }
 
-    /// The sessions that a command may have to repair: not open, of another boot, or made by `run`. By rising ID.
+    /// The sessions that a command may have to repair, by ascending ID: not open, of another boot, or made by `run`.
     func unsettledSessions(bootID: String) throws(Failure) -> [SessionRecord] {
         try sessions(
             where: "state <> 'open' OR boot_id <> ? OR keeper = ?", [bootID, SessionRecord.Keeper.run.rawValue])
     }
 
-    /// The depths of the cgroups of the sessions of a boot, but for some sessions. Rising.
+    /// The depths of the cgroups of a boot's sessions, without some sessions. Ascending.
     func levels(bootID: String, without ids: [UInt32] = []) throws(Failure) -> [UInt32] {
-        // One session is closed at a time, or a few; for very many it is no dearer to leave them out here.
+        // Usually one or a few sessions are closed; for very many, filtering here costs no more than in SQL.
         let leftOut = Set(ids)
         return try read { db in
             if leftOut.isEmpty {
@@ -137,12 +137,12 @@ extension Registry {
         }
     }
 
-    /// The session of an ID, or `nil`.
+    /// The session with an ID, or `nil`.
     public func session(id: UInt32) throws(Failure) -> SessionRecord? {
         try one("id = ?", [id])
     }
 
-    /// The session of a cgroup, by the ID that the cgroup has in this boot, or `nil`.
+    /// The session of a cgroup, by the cgroup's ID in this boot, or `nil`.
     public func session(cgroupID: UInt64, bootID: String) throws(Failure) -> SessionRecord? {
         try one("cgroup_id = ? AND boot_id = ?", [cgroupID, bootID])
     }
@@ -152,12 +152,12 @@ extension Registry {
         try one("id = (SELECT session_id FROM addresses WHERE address = ?)", [address])
     }
 
-    /// The IDs that are taken, in whatever state.
+    /// The IDs in use, in any state.
     public func usedIDs() throws(Failure) -> Set<UInt32> {
         try read { db in Set(try db.rows("SELECT id FROM sessions") { try $0.get(0) }) }
     }
 
-    /// The addresses that are taken, and by which session, in whatever state.
+    /// The addresses in use and their sessions, in any state.
     public func usedAddresses() throws(Failure) -> [IPAddress: UInt32] {
         try read { db in
             let used = try db.rows("SELECT address, session_id FROM addresses") { row in
@@ -167,19 +167,20 @@ extension Registry {
         }
     }
 
-    /// The addresses of sessions that are on no interface: a route makes them local.
+    /// The addresses of sessions that are on no interface, because a route makes them local.
     func routedAddresses() throws(Failure) -> [IPAddress] {
         try read { db in try db.rows("SELECT address FROM addresses WHERE NOT placed") { try $0.get(0) } }
     }
 
-    /// The cgroups that this boot's sessions have, ready to be asked.
+    /// The cgroups of this boot's sessions, for claims.
     ///
-    /// - Parameter path: to ask for this one alone: only what is in its way, at, above or below it, is read then.
+    /// - Parameter path: a cgroup to claim. Only the sessions that may conflict with it, at, above or below it, are
+    ///   read then.
     public func cgroupClaims(bootID: String, around path: FilePath? = nil) throws(Failure) -> CgroupClaims {
         var sql = "SELECT id, cgroup_path FROM sessions WHERE boot_id = ?"
         var parameters: [(any DatabaseValue)?] = [bootID]
         if var path {
-            // What is below begins with the path and "/"; "0" is the next character.
+            // Paths below it begin with the path and "/"; the next character is "0".
             let below = path.components.isEmpty ? [] : path.bytes
             var above: [FilePath] = []
             repeat { above.append(path) } while path.removeLastComponent()
@@ -210,12 +211,12 @@ extension Registry {
         INSERT INTO addresses (address, session_id, interface, placed, from_pool, lease_slot) VALUES (?, ?, ?, ?, ?, ?)
         """
 
-    /// For ``insertAddress``.
+    /// The parameters of ``insertAddress``.
     static func row(_ address: SessionRecord.Address, of session: UInt32) -> [(any DatabaseValue)?] {
         [address.address, session, address.interface, address.placed, address.fromPool, address.leaseSlot]
     }
 
-    /// Of ``selectSessions``.
+    /// Reads a row of ``selectSessions``.
     private static func record(
         _ row: Row, addresses: (UInt32) throws -> [SessionRecord.Address]
     ) throws -> SessionRecord {
@@ -232,7 +233,7 @@ extension Registry {
             keeperProcess: process, addresses: try addresses(id).sorted { $0.address < $1.address })
     }
 
-    /// Of ``selectAddresses``.
+    /// Reads a row of ``selectAddresses``.
     private static func address(_ row: Row) throws -> (session: UInt32, address: SessionRecord.Address) {
         let address = SessionRecord.Address(
             try row.get(1), interface: try row.get(2), placed: try row.get(3), fromPool: try row.get(4),
@@ -265,11 +266,11 @@ extension Registry {
         }
     }
 
-    /// The row that keeps a record from being inserted.
+    /// The error for the row that conflicts with a record.
     private static func conflict(of record: SessionRecord, _ db: Database) throws -> Failure? {
         let what = "register session \(record.id)"
         let taken = try db.value(FilePath.self, "SELECT cgroup_path FROM sessions WHERE id = ?", [record.id])
-        // The record's own row is there when an address is what failed.
+        // If an address was the conflict, the record's own row is already there.
         let isOwn = try db.value(
             Bool.self, "SELECT EXISTS (SELECT 1 FROM sessions WHERE id = ? AND cgroup_id = ? AND boot_id = ?)",
             [record.id, record.cgroupID, record.bootID])

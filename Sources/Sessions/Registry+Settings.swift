@@ -6,30 +6,30 @@ import Policy
 import Synchronization
 
 extension Registry {
-    /// Keys of the settings. An extensible code.
+    /// The keys of the settings. They are extensible.
     public struct Setting: RawRepresentable, Sendable, Hashable {
         public let rawValue: String
         public init(rawValue: String) { self.rawValue = rawValue }
 
         /// The policy in force, as JSON.
         public static let policy = Setting(rawValue: "policy")
-        /// A ``PendingPolicy``, as JSON.
+        /// The policy that is being applied: a ``PendingPolicy`` as JSON.
         static let pendingPolicy = Setting(rawValue: "pending_policy")
     }
 
-    /// A policy that is being put in force.
+    /// A policy that is being applied.
     struct PendingPolicy: Codable {
-        /// Of the maps, once it is in force.
+        /// The generation that the maps have once it is in force.
         let generation: UInt32
         let policy: Policy
     }
 
-    /// A setting's value, `nil` where it has none.
+    /// The value of a setting; `nil` if it has none.
     public func value(of setting: Setting) throws(Failure) -> String? {
         try read { db in try db.value(String.self, "SELECT value FROM settings WHERE key = ?", [setting.rawValue]) }
     }
 
-    /// Gives a setting a value; `nil` takes it away.
+    /// Sets the value of a setting; `nil` removes it.
     public func set(_ setting: Setting, to value: String?) throws(Failure) {
         try write("register the \(setting.rawValue)") { db in try Self.set(setting, to: value, db) }
     }
@@ -44,7 +44,7 @@ extension Registry {
 
     // MARK: Policies
 
-    /// The policy in force; `nil` where none was applied. It is decoded once, and again when another one is in force.
+    /// The policy in force; `nil` if none was applied. It is decoded once, and again when the text has changed.
     func policy() throws(Failure) -> Policy? {
         guard let text = try value(of: .policy) else { return nil }
         if let known = decodedPolicy.withLock({ $0?.text == text ? $0?.policy : nil }) { return known }
@@ -53,25 +53,25 @@ extension Registry {
         return policy
     }
 
-    /// The policy that a command was putting in force; `nil` where none was.
+    /// The policy that a command was applying; `nil` if there is none.
     func pendingPolicy() throws(Failure) -> PendingPolicy? {
         guard let text = try value(of: .pendingPolicy) else { return nil }
         return try decode(text, "the policy that was being applied")
     }
 
-    /// Notes which policy is being put in force; `nil` where none is any more.
+    /// Records the policy that is being applied; `nil` for none.
     func set(pending: PendingPolicy?) throws(Failure) {
         try write("register the pending policy") { db in
             try Self.set(.pendingPolicy, to: pending.map(Self.json), db)
         }
     }
 
-    /// Registers the policy in force, and what the registry itself goes by.
+    /// Records the policy in force, and the settings that the registry itself uses.
     func set(_ policy: Policy, at now: Moment) throws(Failure) {
         try write("register the policy") { db in
             try Self.set(.policy, to: Self.json(policy), db)
             try Self.set(.historyDays, to: "\(policy.history.retentionDays)", db)
-            // All of it: whoever keeps less from now on wants the rest removed.
+            // Without a limit: an administrator who keeps a shorter history wants the rest removed.
             try Self.prune(db, at: now, limit: .max)
         }
     }

@@ -11,13 +11,13 @@ public import SystemPackage
 
 /// The registry of sessions: a SQLite database, DIR/registry.sqlite.
 ///
-/// Each method is one transaction, so a crash leaves it done or not done, and a session between two of them is seen as
-/// ``SessionRecord/State/opening`` or ``SessionRecord/State/closing``. Whoever writes holds the ``FileLock``.
+/// Each method is one transaction, so after a crash it is done or not done. A session between two of them is in the
+/// state ``SessionRecord/State/opening`` or ``SessionRecord/State/closing``. Writers hold the ``FileLock``.
 ///
-/// It keeps SQLite's rollback journal rather than a write-ahead log: a command opens the database for two or three
-/// transactions and goes, so making and removing the log's two files would be most of its work; and a log can be read only by
-/// who may write beside it, where `session list` is for everybody. Readers see the last commit while a writer works; what
-/// remains, the moment of its commit, they wait for.
+/// It uses SQLite's rollback journal and not a write-ahead log. A command opens the database for only two or three
+/// transactions, so creating and removing the two files of the log would be most of its work. And reading with a log
+/// needs write permission in the directory, while every user may run `session list`. Readers see the last commit during
+/// a write, and wait only at the moment of a commit.
 public final class Registry: Sendable {
     public enum Access: Sendable {
         case readOnly, readWrite
@@ -25,29 +25,31 @@ public final class Registry: Sendable {
 
     /// The layout of the tables, in `PRAGMA user_version`.
     static let version = migrations.count
-    /// "vipS", in `PRAGMA application_id`: tells the registry from any other database.
+    /// "vipS", in `PRAGMA application_id`: identifies the registry among other databases.
     static let applicationID: Int32 = 0x7669_7053
-    /// Of the database and its journal.
+    /// The mode of the database and its journal.
     static let fileMode: mode_t = 0o644
-    /// How many sessions of the past one change forgets at most, besides as many as it ends: some milliseconds' work.
+    /// How many past sessions one change removes from the history at most, besides as many as it ends. It takes some
+    /// milliseconds.
     static let pruneLimit = 1000
     /// How long to wait for another connection's transaction, in seconds.
     static let busyTimeout: Int32 = 5
 
     let file: FilePath
-    /// Used under ``turn`` alone.
+    /// Used only under ``turn``.
     nonisolated(unsafe) private let database: Database
     private let turn = Mutex(())
-    /// The policy in force as it was last decoded, and the text that it was decoded from.
+    /// The policy in force that was last decoded, and the text that it was decoded from.
     let decodedPolicy = Mutex<(text: String, policy: Policy)?>(nil)
 
     /// Opens the registry.
     ///
     /// - Parameters:
-    ///   - file: ``StateDirectory/registry``. Where there is none it is made, mode 0644; for reading only, it counts as empty.
-    ///   - access: `readOnly` needs no lock and no right to write.
-    /// - Throws: ``Failure`` that names the file: no database, not ours, damaged, of a later version; (not permitted) without the
-    ///   right to.
+    ///   - file: ``StateDirectory/registry``. If it does not exist, it is created with mode 0644; for reading, it
+    ///     counts as empty.
+    ///   - access: `readOnly` needs neither the lock nor write permission.
+    /// - Throws: ``Failure`` that names the file: it is not a database, not a registry, damaged, or of a later version;
+    ///   (not permitted) without permission.
     public init(_ file: FilePath, access: Access) throws(Failure) {
         self.file = file
         let what = "open registry \(file)"
@@ -65,7 +67,7 @@ public final class Registry: Sendable {
                 self.database = database
                 return
             case (ENOENT, .readWrite):
-                // SQLite would apply the umask; readers need not be root.
+                // SQLite would apply the umask, but readers need not be root.
                 let new = try openFile(file, O_RDWR | O_CREAT | O_EXCL, mode: Self.fileMode)
                 let isSet = fchmod(new, Self.fileMode) == 0
                 close(new)
@@ -75,8 +77,9 @@ public final class Registry: Sendable {
                 throw Errno(rawValue: error)
             }
             if access == .readWrite {
-                // Sessions end with the boot, so what a power failure must leave is a sound file, not the last change:
-                // half the fsyncs. And the journal stays, its header zeroed: no directory is written for each change.
+                // Sessions end with the boot, so after a power failure the file must be sound but need not contain the
+                // last change: half of the fsyncs suffice. The journal's file stays, with its header zeroed, so no
+                // change writes the directory.
                 try database.execute("PRAGMA synchronous = NORMAL; PRAGMA journal_mode = PERSIST")
             }
             try Self.prepare(database, file, access)
@@ -86,7 +89,7 @@ public final class Registry: Sendable {
         }
     }
 
-    /// Whether no table has a row; `false` where that cannot be read.
+    /// Whether no table has a row; `false` if that cannot be read.
     var isEmpty: Bool {
         (try? read { db in
             let tables: [String] = try db.rows("SELECT name FROM sqlite_master WHERE type = 'table'") { try $0.get(0) }
@@ -94,7 +97,7 @@ public final class Registry: Sendable {
         }) ?? false
     }
 
-    /// Makes the tables where they are missing. Nothing but two header fields is read where they exist.
+    /// Creates the tables if they are missing. If they exist, it reads only two fields of the file's header.
     private static func prepare(_ database: Database, _ file: FilePath, _ access: Access) throws {
         let what = "open registry \(file)"
         let found = Int(try database.value(Int64.self, "PRAGMA user_version") ?? 0)
@@ -116,7 +119,7 @@ public final class Registry: Sendable {
                 .failed, what, "an earlier vip-bpfctl wrote it (version \(found))",
                 hint: "run a command that changes something, as root, to bring it up to date")
         }
-        // First of all, so that an interrupted migration is recognized and continued.
+        // This comes first, so that an interrupted migration is recognised and continued.
         try database.execute("PRAGMA application_id = \(applicationID)")
         for number in max(found, 0)..<version {
             try database.transaction(.write) { database in
@@ -126,12 +129,12 @@ public final class Registry: Sendable {
         }
     }
 
-    /// Runs `body` in a transaction that reads.
+    /// Runs `body` in a reading transaction.
     func read<T: Sendable>(_ body: (Database) throws -> T) throws(Failure) -> T {
         try transaction(.read, "read registry \(file)", body)
     }
 
-    /// Runs `body` in a transaction that writes; it is undone where `body` throws.
+    /// Runs `body` in a writing transaction, which is rolled back if `body` throws.
     func write<T: Sendable>(_ what: String, _ body: (Database) throws -> T) throws(Failure) -> T {
         try transaction(.write, what, body)
     }
@@ -146,11 +149,11 @@ public final class Registry: Sendable {
         }
     }
 
-    /// One line that names the file, out of whatever came up: https://www.sqlite.org/rescode.html
+    /// Converts any error into a failure of one line that names the file: https://www.sqlite.org/rescode.html
     private static func failure(_ error: any Error, _ what: String, _ file: FilePath) -> Failure {
         if let failure = error as? Failure { return failure }
         if let error = error as? Errno { return Failure(what, errno: error) }
-        // What is no error of SQLite is one of decoding.
+        // An error that is not SQLite's comes from decoding.
         let detail = "\(error)"
         let error = error as? DatabaseError ?? .corrupt
         func failure(_ reason: String, hint: String? = nil, code: Failure.Code = .failed) -> Failure {
@@ -186,7 +189,7 @@ public final class Registry: Sendable {
 
 // MARK: Columns
 
-/// The bytes of a path, which need not be UTF-8.
+/// Stored as bytes, because a path need not be UTF-8.
 extension FilePath: DatabaseValue {
     init?(column: Int32, of statement: OpaquePointer) {
         guard let bytes = [UInt8](column: column, of: statement) else { return nil }
@@ -204,7 +207,7 @@ extension FilePath: DatabaseValue {
     }
 }
 
-/// As inet_ntop(3) writes it.
+/// Stored as text in the form of inet_ntop(3).
 extension IPAddress: DatabaseValue {
     init?(column: Int32, of statement: OpaquePointer) {
         guard let text = String(column: column, of: statement) else { return nil }
@@ -214,7 +217,7 @@ extension IPAddress: DatabaseValue {
     func bind(to statement: OpaquePointer, _ index: Int32) -> Int32 { description.bind(to: statement, index) }
 }
 
-/// RFC 3339, UTC, to the second.
+/// Stored as text: RFC 3339, UTC, in whole seconds.
 extension Date: DatabaseValue {
     init?(column: Int32, of statement: OpaquePointer) {
         guard let text = String(column: column, of: statement), let date = try? Date(text, strategy: .iso8601) else {
@@ -229,6 +232,6 @@ extension Date: DatabaseValue {
 }
 
 extension Failure.Code {
-    /// The registry's file is there, and is none that can be read.
+    /// The registry's file exists and cannot be read as one.
     public static let damagedRegistry = Failure.Code("damaged registry", exitCode: 1)
 }

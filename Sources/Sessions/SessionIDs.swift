@@ -3,12 +3,13 @@
 public import Host
 public import Network
 
-/// The numbers that sessions have, and the loopback addresses that follow from them.
+/// The IDs of sessions, and the loopback addresses that follow from them.
 public enum SessionIDs {
-    /// 127.255.255.254. One more would be 127.255.255.255, 127/8's broadcast address, which TCP cannot connect to.
+    /// Its loopback is 127.255.255.254. The next one would be the broadcast address of 127/8, to which TCP cannot
+    /// connect.
     public static let last: UInt32 = 16_777_213
 
-    /// IDs whose loopback is something else's on many hosts, and whose it is.
+    /// IDs whose loopback address is in use on many hosts, with its user.
     public static let reserved: [UInt32: String] = [
         0: "127.0.0.1 itself",
         1: "127.0.0.2, nss-myhostname's fallback",
@@ -17,10 +18,10 @@ public enum SessionIDs {
         256: "127.0.1.1, Debian's entry for the host's own name",
     ]
 
-    /// Whether an ID asked for may be used.
+    /// Checks whether a requested ID may be used.
     ///
-    /// - Parameter allowReserved: for all of ``reserved`` but 0.
-    /// - Throws: ``Failure`` that says why not: too large, or whose loopback it would be.
+    /// - Parameter allowReserved: allows ``reserved`` IDs except 0.
+    /// - Throws: ``Failure`` if not: it is too large, or its loopback address has another use.
     public static func check(_ id: UInt32, allowReserved: Bool = false) throws(Failure) {
         let what = "use session ID \(id)"
         guard id <= last else {
@@ -32,9 +33,9 @@ public enum SessionIDs {
             hint: id == 0 ? "choose another one" : "choose another one, or give --allow-reserved")
     }
 
-    /// The lowest ID that is neither taken nor reserved. For many in a row, ``FreeSessionIDs``.
+    /// The lowest ID that is neither taken nor reserved. To get several, use ``FreeSessionIDs``.
     ///
-    /// - Throws: ``Failure`` when all are taken.
+    /// - Throws: ``Failure`` if all are taken.
     public static func lowestFree(taken: Set<UInt32>) throws(Failure) -> UInt32 {
         var free = FreeSessionIDs(taken: taken)
         return try free.next()
@@ -48,8 +49,8 @@ public enum SessionIDs {
         return IPAddress(v4: 0x7f00_0000 + id + 1)
     }
 
-    /// The session ID whose loopback an address is: the way back from ``loopback(of:)``, without asking whether a session has it.
-    /// `nil` for 127.0.0.0, 127.255.255.255 and all that is not in 127/8.
+    /// The session ID of a loopback address, the inverse of ``loopback(of:)``, whether or not a session has it. `nil`
+    /// for 127.0.0.0, 127.255.255.255 and addresses outside 127/8.
     public static func id(ofLoopback address: IPAddress) -> UInt32? {
         guard let number = address.v4, number >> 24 == 127, number & 0xff_ffff != 0 else { return nil }
         let id = (number & 0xff_ffff) - 1
@@ -57,7 +58,7 @@ public enum SessionIDs {
     }
 }
 
-/// The free session IDs in rising order; all of them together are one pass over what is taken.
+/// Returns the free session IDs in ascending order, in one pass over the IDs in use.
 public struct FreeSessionIDs: Sendable {
     private var taken: Set<UInt32>
     private var candidate: UInt32 = 0
@@ -66,14 +67,14 @@ public struct FreeSessionIDs: Sendable {
         self.taken = taken
     }
 
-    /// Takes one out of the row: somebody asked for it by number.
+    /// Takes an ID that was requested by number.
     public mutating func take(_ id: UInt32) {
         taken.insert(id)
     }
 
-    /// The next free one; it is taken from now on.
+    /// Takes the next free ID.
     ///
-    /// - Throws: ``Failure`` when all are taken.
+    /// - Throws: ``Failure`` if all are taken.
     public mutating func next() throws(Failure) -> UInt32 {
         while candidate <= SessionIDs.last {
             defer { candidate += 1 }

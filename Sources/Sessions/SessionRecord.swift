@@ -7,30 +7,30 @@ public import SystemPackage
 
 public import struct FoundationEssentials.Date
 
-/// What the registry knows of one session.
+/// A session in the registry.
 public struct SessionRecord: Sendable, Hashable {
-    /// How far opening or closing has come. Anything but `open` that is found without the lock's holder being
-    /// at it is the trace of a crash, for the next command to undo or finish.
+    /// The state of opening or closing. A state other than `open`, while no command holds the lock, is left from a
+    /// crash. The next command undoes or completes it.
     public enum State: String, Sendable, CaseIterable {
-        /// Registered; addresses and maps may or may not be there.
+        /// Registered; the addresses and the rows in the maps may be missing.
         case opening
-        /// Everything is in place.
+        /// Complete.
         case open
-        /// Being taken down; addresses and maps may or may not be there.
+        /// Being removed; the addresses and the rows in the maps may be missing.
         case closing
     }
 
-    /// One virtual IP of the session.
+    /// A virtual IP of the session.
     public struct Address: Sendable, Hashable {
         public let address: IPAddress
-        /// The interface it is on; `lo` where a route makes it local.
+        /// The interface that it is on; `lo` if a route makes it local.
         public var interface: String
-        /// Whether we put it there, and so take it off again. Written before it is placed: set it only for an address that the
-        /// host did not have.
+        /// Whether vip-bpf put it there and will remove it. This is recorded before the address is placed, and only for
+        /// an address that the host did not have.
         public var placed: Bool
-        /// Whether it was picked from the pool, not asked for.
+        /// Whether it was picked from the pool; `false` if it was requested.
         public var fromPool: Bool
-        /// Where it is leased, which of the user's leases it is; `nil` where it is not.
+        /// For a leased address, the slot of the lease among the user's; `nil` if it is not leased.
         public var leaseSlot: UInt32?
 
         public init(
@@ -44,46 +44,46 @@ public struct SessionRecord: Sendable, Hashable {
         }
     }
 
-    /// Who ends the session. An extensible code: a caller must be ready for one that it does not know.
+    /// What ends the session. It is extensible: callers must accept values that they do not know.
     public struct Keeper: RawRepresentable, Sendable, Hashable {
         public let rawValue: String
         public init(rawValue: String) { self.rawValue = rawValue }
 
-        /// Opened by `session open`, until `session close`.
+        /// Opened by `session open`, and closed by `session close`.
         public static let command = Keeper(rawValue: "command")
-        /// Made by `run`, which ends it with its last process.
+        /// Opened by `run`, which closes it after its last process.
         public static let run = Keeper(rawValue: "run")
-        /// Opened by the daemon for a user who is logged in; it ends with the last process in its cgroup.
+        /// Opened by the daemon for a logged-in user. It ends with the last process in its cgroup.
         public static let logind = Keeper(rawValue: "logind")
-        /// Opened as a user logged in, by `session open --pam`; the daemon ends it as it does its own.
+        /// Opened at a login by `session open --pam`. The daemon closes it like its own.
         public static let pam = Keeper(rawValue: "pam")
 
-        /// Whether the session is a login's, and so ends with the last process in its cgroup.
+        /// Whether it is the session of a login, which ends with the last process in its cgroup.
         public var isLogin: Bool { self == .logind || self == .pam }
     }
 
     /// The session ID.
     public let id: UInt32
     public let cgroupPath: FilePath
-    /// ``Cgroup/id``, of the boot ``bootID``.
+    /// The ``Cgroup/id`` in the boot ``bootID``.
     public let cgroupID: UInt64
-    /// ``Cgroup/level``.
+    /// The ``Cgroup/level``.
     public let cgroupLevel: UInt32
-    /// The user whose session it is; `nil` where nobody said.
+    /// The user of the session; `nil` if none was given.
     public var user: String?
-    /// The override named with --policy; `nil` where the session's match decides.
+    /// The override named with --policy; `nil` if the match rules decide.
     public var policy: String?
-    /// The boot in which it was opened (``BootID``): cgroups, addresses and maps of another one are gone.
+    /// The boot in which it was opened (``BootID``). Cgroups, addresses and maps of another boot no longer exist.
     public let bootID: String
-    /// To the second.
+    /// When it was opened, in whole seconds.
     public let openedAt: Date
     public var state: State
-    /// Whether the cgroup was made for the session and goes with it.
+    /// Whether the cgroup was created for the session and is removed with it.
     public var createdCgroup: Bool
     public var keeper: Keeper
-    /// The process that ends the session, if one stays for that: `run`.
+    /// The process that ends the session, if there is one: `run`.
     public var keeperProcess: ProcessIdentity?
-    /// At most one of each family.
+    /// The addresses, at most one of each family.
     public var addresses: [Address]
 
     public init(
@@ -120,6 +120,6 @@ public struct SessionRecord: Sendable, Hashable {
 }
 
 extension SessionRecord {
-    /// Whether its cgroup is still there, and not another one at the same path.
+    /// Whether its cgroup still exists, and is not another one at the same path.
     public var isCgroupThere: Bool { Cgroup.isThere(cgroupPath, id: cgroupID) }
 }

@@ -4,14 +4,13 @@ import Glibc
 public import Host
 public import SystemPackage
 
-/// The directory that one instance keeps its state in: DIR/registry.sqlite and DIR/lock;
-/// DIR/daemon.lock as long as a daemon runs.
+/// The directory of an instance's state: DIR/registry.sqlite and DIR/lock, and DIR/daemon.lock of a daemon.
 ///
-/// Anybody may read it; only its owner, root as a rule, writes.
+/// Every user may read it. Only its owner, usually root, writes.
 public struct StateDirectory: Sendable, Hashable {
     public let path: FilePath
 
-    /// Names the directory; nothing is looked at or made.
+    /// Names the directory. This neither reads nor creates it.
     public init(_ path: FilePath) {
         self.path = path
     }
@@ -25,33 +24,33 @@ public struct StateDirectory: Sendable, Hashable {
     /// The lock file of ``lockForDaemon()``.
     public var daemonLockFile: FilePath { path.appending("daemon.lock") }
 
-    /// For what outlives the daemon, but not a boot: /run/vip-bpf, or for another state directory than the default one, a
-    /// directory in there.
+    /// The directory for files that outlive the daemon, but not a boot: /run/vip-bpf, or a directory in it for a state
+    /// directory other than the default.
     public var runtime: FilePath {
         path == "/var/lib/vip-bpf" ? "/run/vip-bpf" : path.appending("run")
     }
 
-    /// Makes the directory, mode 0755, and those above it; one that is there is fine.
+    /// Creates the directory, mode 0755, and those above it. It is no error if it exists.
     ///
     /// - Throws: ``Failure`` as ``OwnedDirectory/create()``.
     public func create() throws(Failure) { try OwnedDirectory(path).create() }
 
-    /// Makes the directory where it is missing, and waits until no other process holds its lock.
+    /// Creates the directory if it is missing, and takes its lock.
     ///
-    /// - Parameter timeout: how long to wait.
-    /// - Throws: ``Failure`` that names the process that holds it, after the timeout; (not permitted) without root.
+    /// - Parameter timeout: how long to wait for another process to release it.
+    /// - Throws: ``Failure`` that names the process that holds it after the timeout; (not permitted) without root.
     public func lock(timeout: Duration = .seconds(10)) throws(Failure) -> FileLock {
         var made = New()
         return try lock(timeout: timeout, noting: &made)
     }
 
-    /// What a change made here before anything was registered.
+    /// Files and directories that a change has created, and that are removed if it registers nothing.
     struct New: Sendable {
         var directories: [FilePath] = []
         var files: [FilePath] = []
     }
 
-    /// ``lock(timeout:)``; `new` has what is not there without the caller, also when it throws.
+    /// ``lock(timeout:)``; also sets `new` to what did not exist before, even if it throws.
     func lock(timeout: Duration = .seconds(10), noting new: inout New) throws(Failure) -> FileLock {
         var tries = 3
         while true {
@@ -64,7 +63,7 @@ public struct StateDirectory: Sendable, Hashable {
                 }
                 return lock
             } catch {
-                // Another command may have removed the directory that it made.
+                // Another command may have removed the directory that it had created.
                 tries -= 1
                 if error.errno != .noSuchFileOrDirectory || tries == 0 {
                     OwnedDirectory.remove(new.directories)
@@ -74,20 +73,20 @@ public struct StateDirectory: Sendable, Hashable {
         }
     }
 
-    /// Takes away what a change made of which nothing is registered. The caller has the lock.
+    /// Removes what a change has created, if it has registered nothing. The caller holds the lock.
     func remove(_ new: New) {
         guard !new.files.isEmpty, !hasDaemon else { return }
         for file in new.files { _ = file.withPlatformString { unlink($0) } }
         OwnedDirectory.remove(new.directories)
     }
 
-    /// The right to be this directory's daemon, which is not the right to change something: a daemon takes that one
-    /// for each change.
+    /// The lock that makes a process the daemon of this directory. It does not allow changes: the daemon takes the
+    /// other lock for each of them.
     ///
-    /// - Throws: ``Failure`` that names the daemon that there is; (not permitted) without root.
+    /// - Throws: ``Failure`` that names the running daemon; (not permitted) without root.
     public func lockForDaemon() throws(Failure) -> FileLock {
         try create()
-        // Not at once: ``hasDaemon`` has it for a moment.
+        // Wait for a moment, because ``hasDaemon`` takes the lock for a short time.
         return try FileLock(daemonLockFile, timeout: .milliseconds(200)) { holder in
             Failure(
                 .failed, "start the daemon of \(path)", "\(holder) is already running",
@@ -95,7 +94,7 @@ public struct StateDirectory: Sendable, Hashable {
         }
     }
 
-    /// Whether a daemon runs, as far as the caller, root, can see.
+    /// Whether a daemon runs. Only root can see it.
     public var hasDaemon: Bool {
         guard let file = try? openFile(daemonLockFile, O_RDONLY | O_NOFOLLOW) else { return false }
         defer { close(file) }
