@@ -9,7 +9,7 @@ import Policy
 import Sessions
 import SystemPackage
 
-/// The options of every command: which instance it works on.
+/// The options of every command, which choose its instance.
 struct InstanceOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp("The directory in which programs, maps and links are pinned.", valueName: "dir"),
@@ -36,7 +36,7 @@ struct InstanceOptions: ParsableArguments {
         Logger(label: "vip-bpfctl") { _ in StandardErrorLog(logLevel: verbose ? .debug : .warning) }
     }
 
-    /// Runs a change under the lock; warnings come out on standard error when it has succeeded.
+    /// Runs a change under the lock, and prints its warnings on standard error if it succeeds.
     func change<T>(
         repairing: Bool = true, _ body: (inout Change) throws(Failure) -> T
     ) throws(Failure) -> T {
@@ -46,7 +46,7 @@ struct InstanceOptions: ParsableArguments {
         return result
     }
 
-    /// Opens sessions; warnings come out on standard error when it has succeeded.
+    /// Opens sessions, and prints the warnings on standard error if it succeeds.
     func open(_ requests: (borrowing Change) throws(Failure) -> [SessionRequest]) throws(Failure) -> Opened {
         let opened = try instance.open(logger, requests: requests)
         EventLog.reportOfCommand(Event.opening(of: opened))

@@ -7,9 +7,9 @@ import Host
 import Logging
 import SystemPackage
 
-/// Standard output: data only.
+/// Writes to standard output, which is for data only.
 enum StandardOutput {
-    /// Writes all of it (write(2)); fails if that is not possible, also if the reader has closed its end (EPIPE).
+    /// Writes the whole text: write(2). Throws if it cannot, also if the reader has closed its end (EPIPE).
     static func text(_ text: String) throws(Failure) {
         var bytes = Array(text.utf8)[...]
         while !bytes.isEmpty {
@@ -28,7 +28,7 @@ enum StandardOutput {
     static var isTerminal: Bool { isatty(STDOUT_FILENO) == 1 }
 }
 
-/// Standard error: everything that is no data.
+/// Writes to standard error: everything that is not data.
 enum StandardError {
     static func line(_ line: String) {
         let text = line + "\n"
@@ -36,19 +36,20 @@ enum StandardError {
     }
 }
 
-/// What a command prints: a table for people, or with --json the same as a document.
+/// The output of a command: a table for people, or a document with --json.
 ///
-/// The document's keys are in snake_case and sorted, addresses are text, times RFC 3339; what is not known is null.
+/// The document's keys are in snake_case and sorted. Addresses are text, times are RFC 3339, and unknown values are
+/// null.
 protocol Payload: Encodable {
     var table: Table { get }
 }
 
 /// Rows of cells under headings, aligned as `ip` and `systemctl` do.
 struct Table {
-    /// Empty for a list of facts without headings.
+    /// The headings; empty for a list of facts.
     var headings: [String] = []
     var rows: [[String]] = []
-    /// Printed under the rows, an empty line between.
+    /// Notes that are printed below the rows, after an empty line.
     var notes: [String] = []
 
     func rendered(bold: Bool) -> String {
@@ -84,7 +85,8 @@ struct OutputOptions: ParsableArguments {
         }
     }
 
-    /// - Parameter keys: A policy keeps its keys: it is the policy file's document, and looks like the file.
+    /// - Parameter keys: whether the keys are converted. A policy keeps its keys, because it has the form of the policy
+    ///   file.
     static func json(
         _ payload: some Encodable, keys: JSONEncoder.KeyEncodingStrategy = .convertToSnakeCase
     ) throws(Failure) -> String {
@@ -100,7 +102,7 @@ struct OutputOptions: ParsableArguments {
     }
 }
 
-/// Log lines on standard error, as error lines are: `vip-bpfctl: warning: …`.
+/// Writes log lines to standard error, in the form of error lines: `vip-bpfctl: warning: …`.
 struct StandardErrorLog: LogHandler {
     var metadata: Logger.Metadata = [:]
     var logLevel: Logger.Level

@@ -32,8 +32,8 @@ public struct VipBPFCtl: ParsableCommand {
 
     public init() {}
 
-    /// Moves the options that are common to all commands, where they stand before the command as `ip` and `systemctl` have
-    /// them, behind its words, where each command declares them.
+    /// Moves the options that all commands have from before the command, where `ip` and `systemctl` accept them, to
+    /// after the command's words, where each command declares them.
     static func commonOptionsLast(_ arguments: [String]) -> [String] {
         var rest = arguments[...]
         var common: [String] = []
@@ -48,16 +48,16 @@ public struct VipBPFCtl: ParsableCommand {
                 break
             }
         }
-        // What follows the options of `run` is another command's, which may have a `--` of its own.
+        // What follows the options of `run` is another command, which may contain a `--` of its own.
         let end = rest.first == "run" ? rest.startIndex + 1 : rest.firstIndex(of: "--") ?? rest.endIndex
         return Array(rest[..<end]) + common + Array(rest[end...])
     }
 
-    /// Parses the process's arguments, runs the command, and says how the process is to exit.
+    /// Parses the process's arguments, runs the command, and returns the exit code.
     ///
-    /// An error is one line on standard error, `vip-bpfctl: WHAT: WHY; TRY`.
+    /// An error is one line on standard error, `vip-bpfctl: OPERATION: REASON; HINT`.
     public static func run() -> Int32 {
-        signal(SIGPIPE, SIG_IGN)  // a closed pipe is an error of write(2), not a death
+        signal(SIGPIPE, SIG_IGN)  // writing to a closed pipe must be an error of write(2), and not end the process
         let arguments = commonOptionsLast(Array(CommandLine.arguments.dropFirst()))
         do {
             var command = try parseAsRoot(arguments)

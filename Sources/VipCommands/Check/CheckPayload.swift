@@ -6,7 +6,8 @@ import Host
 struct CheckPayload: Payload {
     var facts: [CheckedFact]
 
-    /// What the bad facts come to: the host lacks something, else the caller's privileges, else what a command can fix.
+    /// The exit code for the bad facts: first what the host lacks, then the caller's privileges, then what a command
+    /// can fix.
     var code: Failure.Code? {
         let bad = Set(facts.filter { $0.verdict == .bad }.map(\.kind))
         return bad.contains(.host)

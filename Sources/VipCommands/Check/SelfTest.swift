@@ -11,11 +11,12 @@ import PolicyMaps
 import Sessions
 import SystemPackage
 
-/// `check --self-test`: two sessions, a program in each, and what their calls get, against what they are to get.
+/// `check --self-test`: opens two sessions, runs a program in each, and compares the results of their calls with the
+/// expected ones.
 ///
-/// It works on the instance in force and leaves its policy alone. The sessions are opened as `run` opens one, so they get
-/// their addresses as any session does, and the next command clears away what a killed self-test has left. The programs take
-/// the process name of an entry of the policy's lists, as a script has one, and so are programs that the policy is for.
+/// It uses the instance in force and does not change its policy. The sessions are opened like those of `run`, so they
+/// get addresses as any session does, and the next command removes what a killed self-test leaves. The programs take
+/// the process name of an entry of the policy's lists, as a script does, so that the policy applies to them.
 struct SelfTest {
     static let subject = "self-test"
 
@@ -26,7 +27,7 @@ struct SelfTest {
     }
 
     func run() throws -> [CheckedFact] {
-        // Blocked from here on, so that none ends this process before everything is taken away.
+        // The signals are blocked from here on, so that none ends this process before everything is removed.
         let signals = try SignalReader([SIGTERM, SIGHUP, SIGINT, SIGQUIT])
         let place = try open()
         let result: Result<[CheckedFact], Failure>
@@ -48,7 +49,7 @@ struct SelfTest {
     private struct Place {
         var cgroup: Cgroup
         var records: [SessionRecord]
-        /// Why a session has no address, though the policy has a pool.
+        /// Why a session has no address although the policy has a pool.
         var unaddressed: Failure?
     }
 
@@ -62,7 +63,7 @@ struct SelfTest {
                 if let made = own {
                     cgroup = made
                 } else {
-                    // Named as `run` names its own: what a killed one leaves is found by that.
+                    // The cgroup has a name as those of `run`, so that one of a killed self-test is found.
                     cgroup = try change.makeRunCgroup(of: keeper, "start the self-test")
                     own = cgroup
                     for name in Self.names { _ = try cgroup.makeChild(named: name) }
@@ -93,12 +94,12 @@ struct SelfTest {
         return Place(cgroup: own, records: records, unaddressed: opened.unaddressed.first?.failure)
     }
 
-    /// Of the two sessions' cgroups.
+    /// The names of the two sessions' cgroups.
     private static let names = ["self-test-a", "self-test-b"]
 
     private func close(_ place: Place) throws(Failure) {
         try place.cgroup.kill()
-        // A process that was killed leaves its cgroup at once, or the machine has other troubles.
+        // A killed process normally leaves its cgroup at once.
         _ = try place.cgroup.waitUntilEmpty(timeout: .seconds(10))
         try options.change { change throws(Failure) in
             for record in place.records
@@ -170,7 +171,7 @@ struct SelfTest {
         return facts
     }
 
-    /// A process name that the most of virtual IP and virtual loopback apply to.
+    /// A process name to which virtual IP and virtual loopback apply, or as many of them as possible.
     private static func name(
         for program: ExplainedProgram, _ rules: Policy.Rules, _ host: HookHost
     ) throws(Failure) -> (name: String, features: UInt32) {
@@ -188,14 +189,14 @@ struct SelfTest {
     }
 }
 
-/// A program of the self-test, and the line to it.
+/// A program of the self-test, and the socket to it.
 final class SelfTestPeer {
     let pid: pid_t
     private let line: FileDescriptor
     private var isReaped = false
     private var rest: [UInt8] = []
 
-    /// How long one answer may take: its own timeouts are 2 s each.
+    /// How long one answer may take; the program's own timeouts are 2 s each.
     private static let patience: Duration = .seconds(20)
 
     init(in cgroup: Cgroup) throws(Failure) {
@@ -205,7 +206,7 @@ final class SelfTestPeer {
         guard socketpair(AF_UNIX, kind, 0, &ends) == 0 else { throw Failure(what, errno: .current) }
         let (ours, its) = (FileDescriptor(rawValue: ends[0]), ends[1])
         defer { Glibc.close(its) }
-        // Its end alone is inherited.
+        // The program inherits only its end of the socket.
         guard fcntl(its, F_SETFD, 0) == 0 else {
             try? ours.close()
             throw Failure(what, errno: .current)
@@ -227,7 +228,7 @@ final class SelfTestPeer {
 
     deinit { reap() }
 
-    /// Ends it, where it has not ended: the end of the line is what it waits for.
+    /// Ends the program, if it has not ended: it exits at the end of its input.
     func reap() {
         guard !isReaped else { return }
         isReaped = true
@@ -236,9 +237,9 @@ final class SelfTestPeer {
         while waitpid(pid, nil, 0) < 0, errno == EINTR {}
     }
 
-    /// Says a line, and waits for the answer's words.
+    /// Sends a line, and waits for the words of the answer.
     ///
-    /// - Throws: ``Failure`` where it does not answer, or a signal says that this process is to end.
+    /// - Throws: ``Failure`` if the program does not answer, or a signal tells this process to end.
     func ask(_ command: String, _ signals: borrowing SignalReader) throws(Failure) -> [String] {
         let what = "run the self-test (\(command))"
         var bytes = Array((command + "\n").utf8)[...]

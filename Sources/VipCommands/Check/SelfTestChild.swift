@@ -7,11 +7,12 @@ import Host
 import Network
 import SystemPackage
 
-/// The program that `check --self-test` runs in each of its sessions: it makes socket calls as it is told, a line each.
+/// The program that `check --self-test` runs in each of its sessions. It makes the socket call that each line of its
+/// input requests.
 ///
 ///     name redis-server               → ok
-///     bind a 4 tcp 0.0.0.0 21034      → ok 10.20.0.10        what getsockname says
-///     talk a 4 tcp 127.0.0.1 21034    → ok 127.0.0.1 127.0.0.1   the peer's name at both ends
+///     bind a 4 tcp 0.0.0.0 21034      → ok 10.20.0.10        the address of getsockname
+///     talk a 4 tcp 127.0.0.1 21034    → ok 127.0.0.1 127.0.0.1   the peer's address at both ends
 ///     connect 4 127.0.0.9 21034       → error ECONNREFUSED
 ///     names                           → ok 10.20.0.10        the host's addresses by its name
 ///     close                           → ok
@@ -20,7 +21,7 @@ struct SelfTestChild: ParsableCommand {
 
     @Option var line: Int32
 
-    /// Starts it: its PID, or -errno.
+    /// Starts the program. Returns its PID, or -errno.
     static func spawn(_ procs: CInt, line: CInt) -> pid_t {
         let words = ["/proc/self/exe", "self-test-child", "--line", "\(line)"]
         var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
@@ -47,7 +48,7 @@ struct SelfTestChild: ParsableCommand {
         }
     }
 
-    /// The sockets it has, and the calls it knows.
+    /// The program's sockets, and its calls.
     private struct Program {
         private var servers: [String: (socket: CInt, isStream: Bool)] = [:]
 
@@ -56,7 +57,7 @@ struct SelfTestChild: ParsableCommand {
             do throws(Errno) {
                 switch words.first {
                 case "name":
-                    // PR_SET_NAME, which does not import: proc_pid_comm(5).
+                    // PR_SET_NAME, which is not imported: proc_pid_comm(5).
                     let name = words.count > 1 ? words[1] : ""
                     let file = try openFile("/proc/self/comm", O_WRONLY)
                     defer { close(file) }
@@ -104,7 +105,7 @@ struct SelfTestChild: ParsableCommand {
             }
         }
 
-        /// A message there and one back, so that it is this server and no other; the peers' names as each end sees them.
+        /// Sends a message there and back, to be sure that it is this server. Returns the peer's address at each end.
         private func talk(
             to server: (socket: CInt, isStream: Bool), _ family: String, _ name: SocketName
         ) throws(Errno) -> [String] {
@@ -135,7 +136,7 @@ struct SelfTestChild: ParsableCommand {
             return ["\(peer)", "\(seen)"]
         }
 
-        /// What programs do to learn their host's address: gethostname(2), getaddrinfo(3).
+        /// Finds the host's addresses as programs do: gethostname(2), getaddrinfo(3).
         private func names() throws(Errno) -> [String] {
             var host = [CChar](repeating: 0, count: 256)  // HOST_NAME_MAX is 64
             guard gethostname(&host, host.count - 1) == 0 else { throw .current }
@@ -154,7 +155,7 @@ struct SelfTestChild: ParsableCommand {
             return found
         }
 
-        /// `4`, `6` (with IPV6_V6ONLY) or `dual`; with timeouts, so that nothing waits for ever.
+        /// `4`, `6` (with IPV6_V6ONLY) or `dual`. The socket has timeouts, so that no call waits forever.
         private static func socket(_ family: String, _ isStream: Bool) throws(Errno) -> CInt {
             let type = isStream ? SOCK_STREAM : SOCK_DGRAM
             let socket = Glibc.socket(
@@ -184,7 +185,7 @@ struct SelfTestChild: ParsableCommand {
     }
 }
 
-/// A `sockaddr_in` or `sockaddr_in6` by its bytes, ip(7) and ipv6(7).
+/// The bytes of a `sockaddr_in` or `sockaddr_in6`, ip(7) and ipv6(7).
 private struct SocketName: CustomStringConvertible {
     private let bytes: [UInt8]
     let address: IPAddress

@@ -8,13 +8,13 @@ import Host
 import Network
 import SystemPackage
 
-/// What the two programs of the self-test do, and what is to come of it: each a fact.
+/// The calls of the two programs of the self-test, with their expected results. Each gives a fact.
 struct SelfTestRows {
     private typealias Fact = CheckedFact
     private let subject = SelfTest.subject
 
     let peers: (SelfTestPeer, SelfTestPeer)
-    /// What each program's calls are to get.
+    /// The expected results of each program's calls.
     let tables: ([CallTable.Row], [CallTable.Row])
     let sessions: (LiveSession, LiveSession)
     private var taken: Set<UInt16> = []
@@ -28,12 +28,12 @@ struct SelfTestRows {
         self.sessions = sessions
     }
 
-    /// A server on one address, and the clients that look for it.
+    /// A server on one address, and the clients that connect to it.
     private struct Server {
-        /// As the program's `bind` has it.
+        /// The family as in the program's `bind`.
         var family: String
         var address: String
-        /// Families and addresses.
+        /// The family and the address of each client.
         var clients: [(String, String)]
         var transports = ["tcp", "udp"]
 
@@ -46,7 +46,7 @@ struct SelfTestRows {
         Server(family: "4", address: "127.0.0.1", clients: [("4", "127.0.0.1")]),
         Server(family: "6", address: "::", clients: [("6", "::1")]),
         Server(family: "6", address: "::1", clients: [("6", "::1")]),
-        // Of UDP, IPv6 does not reach such a server from everywhere: docs/design.md.
+        // For UDP, such a server cannot be reached by IPv6 from everywhere: docs/design.md.
         Server(family: "dual", address: "::", clients: [("4", "127.0.0.1"), ("6", "::1")], transports: ["tcp"]),
     ]
 
@@ -61,17 +61,18 @@ struct SelfTestRows {
         return facts + (try isolation(signals))
     }
 
-    // MARK: One port for both
+    // MARK: The same port in both sessions
 
     private func expected(_ server: Server, _ table: [CallTable.Row]) -> CallTable.Outcome? {
         table.first { row in
-            // Of ::1 there is one row for both kinds of socket.
+            // For ::1, one row stands for both kinds of socket.
             row.call == .bind && row.asked == server.asked
                 && (row.isV6Only == (server.family == "6") || !row.asked.isUnspecified)
         }?.outcomes.first
     }
 
-    /// Both programs bind the same, and each client finds its own. `nil` where the policy leaves that as it is.
+    /// Both programs bind the same address, and each client must reach its own server. `nil` if the policy does not
+    /// apply.
     private mutating func fact(
         _ server: Server, _ transport: String, _ signals: borrowing SignalReader
     ) throws(Failure) -> CheckedFact? {
@@ -87,7 +88,7 @@ struct SelfTestRows {
                 fix: "give the policy a pool of addresses")
         }
         guard !first.isAsAsked, !second.isAsAsked, first.address != second.address else { return nil }
-        // A port may be taken by who knows whom: on the wildcard it is on every address.
+        // Another process may have the port: a server on the wildcard has it on every address.
         var port = UInt16(0)
         var answers: ([String], [String]) = ([], [])
         for _ in 0..<8 {
@@ -115,7 +116,7 @@ struct SelfTestRows {
         for (family, address) in server.clients {
             for peer in [peers.0, peers.1] {
                 let answer = try peer.ask("talk s \(family) \(transport) \(address) \(port)", signals)
-                // A dual-stack server sees IPv4 in mapped form.
+                // A dual-stack server sees IPv4 addresses in mapped form.
                 let seen = server.family == "dual" && family == "4" ? "::ffff:\(address)" : address
                 guard answer == ["ok", address, seen] else {
                     return bad(
@@ -139,7 +140,7 @@ struct SelfTestRows {
             fix: "see vip-bpfctl check and vip-bpfctl explain")
     }
 
-    /// Below the ephemeral ports, and excluded by neither session's policy.
+    /// A port below the ephemeral range that the policy of neither session excludes.
     private mutating func newPort() -> UInt16 {
         while true {
             let port = UInt16.random(in: 20000...29999)
@@ -169,7 +170,7 @@ struct SelfTestRows {
                     facts.append(bad(what, "bind should fail with EADDRNOTAVAIL", answer))
                     continue
                 }
-                // Its virtual IP may be connected to, as any host's.
+                // A virtual IP of another session can be connected to, like any host.
                 guard isLoopback, transport == "tcp" else {
                     facts.append(.good(subject, "\(what): cannot be bound"))
                     continue
@@ -189,7 +190,7 @@ struct SelfTestRows {
 
     // MARK: Names
 
-    /// The host's own name means the session's address, where the name service module is asked.
+    /// The host's own name must give the session's address, if the name service module is enabled.
     func names(_ signals: borrowing SignalReader, applies: Bool) throws(Failure) -> [CheckedFact] {
         guard NameFacts.isEnabled else {
             return [

@@ -45,9 +45,9 @@ struct Discover: ParsableCommand {
     @OptionGroup var options: InstanceOptions
     @OptionGroup var output: OutputOptions
 
-    /// The longest time in seconds: a year of 366 days.
+    /// The longest time, in seconds: a year of 366 days.
     private static let longest = 366.0 * 86400
-    /// How often addresses that have come since are looked for, in seconds.
+    /// The interval at which new addresses are looked for, in seconds.
     private static let addressInterval = 10.0
 
     func validate() throws {
@@ -94,7 +94,7 @@ struct Discover: ParsableCommand {
 
     private static func text(_ path: [UInt8]?) -> String { path.map { String(decoding: $0, as: UTF8.self) } ?? "" }
 
-    /// The cgroups of the command line, or those that are attached; without those that are below another of them.
+    /// The cgroups of the command line, or those that are attached, without those below another of them.
     private func observedCgroups(_ instance: Instance) throws(Failure) -> [Cgroup] {
         let mounts = try MountTable.current()
         var found: [Cgroup] = []
@@ -126,7 +126,7 @@ struct Discover: ParsableCommand {
         return topmost
     }
 
-    /// Until the time is up or a signal has come.
+    /// Waits until the time is over or a signal arrives.
     private func wait(_ observation: Observation, _ signals: borrowing SignalReader) throws(Failure) {
         let end = seconds.map { ContinuousClock.now + .seconds($0) }
         var nextLook = ContinuousClock.now + .seconds(Self.addressInterval)
@@ -134,7 +134,7 @@ struct Discover: ParsableCommand {
             let now = ContinuousClock.now
             if let end, now >= end { return }
             if now >= nextLook {
-                // What was observed is worth more than the last minute's addresses.
+                // Go on if this fails: the observation is worth more than the newest addresses.
                 try? observation.refreshAddresses()
                 nextLook = now + .seconds(Self.addressInterval)
             }

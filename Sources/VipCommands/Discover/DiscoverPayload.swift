@@ -17,7 +17,7 @@ struct DiscoverPayload: Payload {
         var addressClass: AddressClass
         @Nullable var address: IPAddress?
         var port: UInt16
-        /// `asked`: the program has asked for it; `open`: a socket of its was on it.
+        /// `asked` if the program requested it; `open` if one of its sockets was on it.
         var seen: String
         var v6Only: Bool
         @Nullable var reusesPort: Bool?
@@ -42,7 +42,7 @@ struct DiscoverPayload: Payload {
         @Nullable var script: String?
         var isInterpreter: Bool
         var opened: [Use]
-        /// More was opened than is listed.
+        /// Whether it opened more than is listed.
         var openedMore: Bool
         var processes: Int
         var moreProcesses: Bool
@@ -53,12 +53,12 @@ struct DiscoverPayload: Payload {
         var clashesOn: [String]
         var needs: Verdict.Need
         var reason: String
-        /// The lists of the policy in force that it is on.
+        /// The lists of the policy in force that contain it.
         var listed: [String] = []
-        /// How a program list names it; `nil` where none can.
+        /// Its entry for a program list; `nil` if there can be none.
         @Nullable var entry: String?
 
-        /// For the table.
+        /// The name for the table.
         var label: String
 
         init(_ program: ObservedProgram, _ verdict: Verdict) {
@@ -91,11 +91,11 @@ struct DiscoverPayload: Payload {
     var observed: [String]
     var from: Date
     var until: Date
-    /// `asked`: calls are seen as the programs made them. `rewritten`: after the hooks that were attached before.
+    /// `asked`: calls are seen as the programs made them. `rewritten`: after earlier attached hooks have changed them.
     var calls: String
     var lost: Lost
     var programs: [Program]
-    /// The policy file, with `--suggest`.
+    /// The text of the policy file, with `--suggest`.
     @Nullable var suggestion: String?
 
     init(
@@ -130,7 +130,7 @@ struct DiscoverPayload: Payload {
         }
     }
 
-    /// `any address: TCP 80 443, UDP 53; loopback: TCP 6379`; of each kind a few, and how many more.
+    /// `any address: TCP 80 443, UDP 53; loopback: TCP 6379`: for each kind some ports, and the number of the others.
     private static func summary(_ uses: [Use], _ call: AddressUse.Call) -> String {
         let few = 6
         var parts: [String] = []

@@ -6,9 +6,9 @@ import Host
 import Network
 import PolicyMaps
 
-/// Events as lines: aligned ones for people, or a JSON object each.
+/// Formats events as lines: in columns for people, or as one JSON object each.
 ///
-/// Put together byte by byte: there may be a hundred thousand in a second.
+/// It works on bytes, because there may be a hundred thousand events in a second.
 struct EventText: Sendable {
     private let isJSON: Bool
     private let programs: Set<[UInt8]>
@@ -16,11 +16,11 @@ struct EventText: Sendable {
     private var users: [UInt32: String] = [:]
 
     /// - Parameters:
-    ///   - programs: Names of executables or processes; empty for all.
-    ///   - limit: How many events are to be printed; `nil` for all.
+    ///   - programs: names of executables or processes; empty for all.
+    ///   - limit: how many events to print; `nil` for all.
     init(isJSON: Bool, programs: Set<String> = [], limit: UInt64? = nil) {
         self.isJSON = isJSON
-        // As the kernel cuts them.
+        // Cut like the names in the kernel.
         self.programs = Set(
             programs.flatMap { name in
                 [Array(name.utf8.prefix(Int(VIP_NAME_MAX) - 1)), Array(name.utf8.prefix(Int(VIP_COMM_MAX) - 1))]
@@ -28,7 +28,7 @@ struct EventText: Sendable {
         left = limit
     }
 
-    /// Whether as many events were printed as were to be.
+    /// Whether as many events were printed as requested.
     var isComplete: Bool { left == 0 }
 
     var heading: [UInt8] {
@@ -43,7 +43,7 @@ struct EventText: Sendable {
         return line.ended()
     }
 
-    /// Of the columns, the last one left out; what is wider moves the rest of its line.
+    /// The widths of the columns except the last. A wider cell moves the rest of its line.
     private static let widths = [15, 8, 12, 24, 12, 11, 21, 21]
 
     mutating func lines(of batch: EventBatch) -> [UInt8] {
@@ -137,10 +137,10 @@ struct EventText: Sendable {
 
     // MARK: Parts
 
-    /// A user's name, looked up once; `nil` where there is none.
+    /// A user's name, looked up once; `nil` if there is none.
     private mutating func user(_ uid: UInt32) -> String? {
         if let known = users[uid] { return known.isEmpty ? nil : known }
-        if users.count >= 4096 { users = [:] }  // whoever makes users by the thousand does not get our memory
+        if users.count >= 4096 { users = [:] }  // keeps the memory bounded if there are very many users
         let name = (try? SystemUsers.name(of: uid)) ?? nil
         users[uid] = name ?? ""
         return name
@@ -156,7 +156,8 @@ struct EventText: Sendable {
         Int(number) < hooks.count ? hooks[Int(number)] : "\(number)"
     }
 
-    /// IPv4 as such in an IPv4 call; on an AF_INET6 socket, in the mapped form that the program sees.
+    /// An IPv4 address in the form that the program sees: as such in an IPv4 call, in mapped form on an AF_INET6
+    /// socket.
     private static func address(_ address: vip_address, of event: vip_event) -> String {
         let isMapped = address.word.0 == 0 && address.word.1 == 0 && address.word.2 == UInt32(0xffff).bigEndian
         if isMapped {
@@ -173,7 +174,7 @@ struct EventText: Sendable {
             ? "[\(text)]:\(UInt16(bigEndian: port))" : "\(text):\(UInt16(bigEndian: port))"
     }
 
-    /// `nil` where the kernel chooses, or the call has none.
+    /// The source address; `nil` if the kernel chooses it or the call has none.
     private static func source(_ event: vip_event) -> String? {
         let address = event.source.address
         return address.isUnspecified ? nil : self.address(event.source, of: event)
@@ -197,7 +198,7 @@ struct EventText: Sendable {
         }
     }
 
-    /// RFC 3339 in UTC, with microseconds.
+    /// The time as RFC 3339 in UTC, with microseconds.
     ///
     /// - Parameter nanoseconds: since 1970.
     private static func time(_ nanoseconds: UInt64) -> String {
@@ -209,7 +210,7 @@ struct EventText: Sendable {
             + "\(clock(parts)).\(padded(Int(nanoseconds / 1000 % 1_000_000), 6))Z"
     }
 
-    /// `HH:MM:SS.ffffff` in the time zone of the terminal.
+    /// The time as `HH:MM:SS.ffffff` in the terminal's time zone.
     private static func timeOfDay(_ nanoseconds: UInt64) -> String {
         var seconds = time_t(nanoseconds / 1_000_000_000)
         var parts = tm()
@@ -227,7 +228,7 @@ struct EventText: Sendable {
     }
 }
 
-/// Cells, two spaces between.
+/// A line of cells, with two spaces between them.
 private struct Line {
     private var bytes: [UInt8] = []
     private var padding = 0
@@ -245,7 +246,7 @@ private struct Line {
     }
 }
 
-/// A JSON object on one line (RFC 8259); its keys come sorted, as the caller writes them.
+/// A JSON object on one line (RFC 8259). Its keys are sorted because the caller writes them in that order.
 private struct Object {
     private var bytes: [UInt8] = [UInt8(ascii: "{")]
 
@@ -277,7 +278,7 @@ private struct Object {
         bytes.append(UInt8(ascii: "\""))
     }
 
-    /// What would break the line or hide on a terminal goes as \uXXXX, in UTF-16 as JSON has it.
+    /// Writes a character that would break the line or be invisible on a terminal as \uXXXX, in UTF-16 as in JSON.
     private mutating func escape(_ scalar: Unicode.Scalar) {
         switch scalar.properties.generalCategory {
         case .control, .format, .lineSeparator, .paragraphSeparator:

@@ -65,7 +65,7 @@ struct Watch: ParsableCommand {
             throw ValidationError("--session \(session) is not a session ID")
         }
         if count == 0 { throw ValidationError("--count must be at least 1") }
-        // A year, so that it fits whatever clock.
+        // At most a year, so that the time fits any clock.
         if let seconds, !(seconds > 0 && seconds <= 31_536_000) {
             throw ValidationError("--for \(seconds) is not a number of seconds above 0 and at most 31536000")
         }
@@ -73,7 +73,7 @@ struct Watch: ParsableCommand {
 
     func run() throws {
         let outcomes = verdict.isEmpty ? CallOutcome.allCases.filter { $0 != .seen } : verdict.flatMap(\.outcomes)
-        // Before there are threads, so that none of them gets one.
+        // Before threads are started, so that the signals are blocked in all of them.
         let signals = try SignalReader([SIGINT, SIGTERM, SIGHUP])
         let deadline = seconds.map { ContinuousClock.now + .seconds($0) }
         let listener = try EventListener(
@@ -86,7 +86,7 @@ struct Watch: ParsableCommand {
             var polls = [
                 pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: writing.done.descriptor.raw, events: Int16(POLLIN), revents: 0),
-                pollfd(fd: STDOUT_FILENO, events: 0, revents: 0),  // the reader closed its end
+                pollfd(fd: STDOUT_FILENO, events: 0, revents: 0),  // tells that the reader has closed its end
             ]
             var wait: CInt = -1
             if let deadline, !isLast {
@@ -103,7 +103,7 @@ struct Watch: ParsableCommand {
     }
 }
 
-/// Reads events and writes them, on a thread of its own: both may block.
+/// Reads events and writes them on a thread of its own, because both may block.
 private final class Writing: Sendable {
     /// Readable once the thread has ended.
     let done: WakeUp
@@ -111,7 +111,7 @@ private final class Writing: Sendable {
     private let listener: EventListener
     private let result: Mutex<Result<Void, Failure>?>
     private let text: Mutex<EventText>
-    /// The time of the last event that is to be written: CLOCK_BOOTTIME, ns.
+    /// The time of the last event to write: CLOCK_BOOTTIME, ns.
     private let end: Mutex<UInt64?> = Mutex(nil)
 
     init(_ listener: EventListener, _ text: EventText) throws(Failure) {
@@ -134,23 +134,23 @@ private final class Writing: Sendable {
         }
     }
 
-    /// Has the thread end once it has written what has happened until now.
+    /// Makes the thread end once it has written what has happened until now.
     func finish() {
         end.withLock { $0 = BootTime.now() }
         listener.interrupt()
     }
 
-    /// Has the thread end, and throws what it failed of.
+    /// Ends the thread, and throws its failure if it has one.
     func stopNow() throws(Failure) {
         stop()
         listener.interrupt()
-        // A terminal that takes nothing more may keep it; the end of the process ends it then.
+        // A blocked terminal may keep the thread, which then ends with the process.
         _ = done.sleep(for: .seconds(2))
         if case .failure(let failure) = result.withLock({ $0 }) { throw failure }
     }
 
     private func run() throws(Failure) {
-        // Nobody else has it; the lock is for the compiler.
+        // No other thread uses it; the compiler requires the lock.
         let failure: Failure? = text.withLock { text in
             do throws(Failure) {
                 var written = try write(text.heading)
@@ -177,7 +177,7 @@ private final class Writing: Sendable {
             StandardError.line("vip-bpfctl: warning: \(batch.lost) events were lost: they came too fast")
         }
         for gap in batch.gaps {
-            let seconds = Int((Double(gap.upperBound - gap.lowerBound) / 1e9).rounded(.up))  // of nanoseconds
+            let seconds = Int((Double(gap.upperBound - gap.lowerBound) / 1e9).rounded(.up))  // from nanoseconds
             StandardError.line(
                 "vip-bpfctl: warning: no events were recorded for \(seconds) s: this process was stopped")
         }
@@ -185,7 +185,7 @@ private final class Writing: Sendable {
 
     private enum Written { case whole, stopped, noReader }
 
-    /// Writes all of it, unless it is to end meanwhile, or its reader is gone.
+    /// Writes all bytes, unless the thread must end or the reader has gone.
     private func write(_ bytes: [UInt8]) throws(Failure) -> Written {
         var rest = bytes[...]
         while !rest.isEmpty {
@@ -195,7 +195,7 @@ private final class Writing: Sendable {
             ]
             guard poll(&polls, 2, -1) >= 0 else { continue }
             if polls[0].revents == 0 { return .stopped }
-            // PIPE_BUF of limits.h: what a pipe that poll(2) calls writable takes without blocking.
+            // PIPE_BUF of limits.h: a pipe that poll(2) reports as writable accepts this many bytes without blocking.
             let count = rest.prefix(4096).withUnsafeBytes { Glibc.write(STDOUT_FILENO, $0.baseAddress, $0.count) }
             if count < 0 {
                 switch Errno.current {

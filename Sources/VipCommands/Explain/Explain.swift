@@ -98,7 +98,7 @@ struct Explain: ParsableCommand {
     private func explain(
         _ payload: inout ExplainPayload, _ live: LiveSession, _ host: HookHost, _ maps: borrowing PolicyMapSet
     ) throws(Failure) {
-        // The registry adds names to what the maps say; where it cannot be read, they are missing.
+        // The registry only adds names. If it cannot be read, they are missing.
         let registry = try? options.instance.registry()
         let record = try? registry?.session(id: live.id)
         let policy = registry.flatMap { try? options.instance.policy($0) }
@@ -122,11 +122,11 @@ struct Explain: ParsableCommand {
     }
 }
 
-/// Where a process is in the tree of cgroups, and what that means.
+/// The place of a process in the cgroup hierarchy, and the attached cgroup above it.
 private struct ProcessPlace {
-    /// Its cgroup and those above, the root first: each at its depth.
+    /// The process's cgroup and those above it, from the root down.
     let ancestors: [Cgroup]
-    /// The attached one among them.
+    /// The attached cgroup among them.
     let attached: Cgroup?
     private let attachedElsewhere: [UInt64]
 
@@ -151,7 +151,7 @@ private struct ProcessPlace {
     }
 }
 
-/// Sessions' addresses are those of one network namespace.
+/// Whether the process is in the network namespace of the sessions' addresses.
 private enum NetworkPlace {
     static func note(of pid: pid_t) -> String? {
         var its = stat()

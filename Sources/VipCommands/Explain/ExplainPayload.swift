@@ -15,7 +15,7 @@ struct ExplainPayload: Payload {
         var inode: UInt64
         /// `MAJOR:MINOR`
         var device: String
-        /// Whether its file is no longer at that path, or another one is there.
+        /// Whether its file is no longer at that path, or another one is.
         var isDeleted: Bool
     }
 
@@ -36,11 +36,11 @@ struct ExplainPayload: Payload {
         }
     }
 
-    /// Which of the policies holds.
+    /// The policy that applies to the session.
     struct PolicyName: Encodable {
-        /// 0 is the base policy.
+        /// The number; 0 for the base policy.
         var number: Int
-        /// The override's.
+        /// The name of the override.
         @Nullable var name: String?
         var reason: String
 
@@ -112,7 +112,7 @@ struct ExplainPayload: Payload {
     struct Call: Encodable {
         var call, asked, role: String
         var v6only: Bool
-        /// The first whose `when` holds; the last has none.
+        /// The first one whose `when` holds is the result; the last one has none.
         var outcomes: [Outcome]
 
         init(_ row: CallTable.Row) {
@@ -130,7 +130,7 @@ struct ExplainPayload: Payload {
     @Nullable var cgroup: String?
     @Nullable var attachedCgroup: String?
     @Nullable var session: Session?
-    /// Why there is no session.
+    /// Why the process is in no session.
     @Nullable var reason: String?
     @Nullable var policy: PolicyName?
     @Nullable var generation: UInt32?

@@ -53,7 +53,7 @@ struct Detach: ParsableCommand {
         options.logger.warning("the registry could not be read (\(damage.reason)); it is now \(aside)")
     }
 
-    /// Why the registry cannot be used, where its file is damaged; nothing else is a reason to go without it.
+    /// Why the registry cannot be used, if its file is damaged. For any other error, the registry is needed.
     private func registryDamage() -> Failure? {
         do throws(Failure) {
             _ = try options.instance.registry().sessions()

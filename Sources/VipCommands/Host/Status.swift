@@ -56,7 +56,7 @@ struct Status: ParsableCommand {
             payload.programs = Hook.all.map { StatusPayload.Program(hook: $0.name, id: programs[$0.name]) }
         } else {
             try instance.pins.requireReadable()
-            // Tells a missing BPF file system from one on which nothing is pinned yet.
+            // Distinguishes a missing BPF file system from one without pins.
             try instance.pins.requireBPFFS()
         }
         try output.print(payload)
@@ -82,7 +82,8 @@ struct StatusPayload: Payload {
         @Nullable var programId: UInt32?
         /// The inode of the network namespace.
         @Nullable var namespace: UInt64?
-        /// `attached`, `elsewhere` where that is not the caller's namespace, `gone` where it is no more, or `none`.
+        /// `attached`; `elsewhere` if it is another namespace than the caller's; `gone` if it no longer exists; or
+        /// `none`.
         var state: String
 
         init(hook: String, link: PinDirectory.NetworkLink?) {
@@ -97,7 +98,7 @@ struct StatusPayload: Payload {
     struct Attachment: Encodable {
         @Nullable var cgroup: String?
         var cgroupId: UInt64
-        /// `attached`, or `gone` where the cgroup was removed.
+        /// `attached`, or `gone` if the cgroup was removed.
         var state: String
         var hooks: [HookLink]
 
@@ -119,11 +120,11 @@ struct StatusPayload: Payload {
         }
     }
 
-    /// Calls by hook, all CPUs together.
+    /// The counters of one hook, summed over all CPUs.
     struct Counters: Encodable {
         var hook: String
         var seen, rewritten, unaddressed, refused: UInt64
-        /// Those refused, by their reason.
+        /// The refused calls by their reason.
         var refusedFor: [String: UInt64]
 
         init(_ counters: HookCounters) {
@@ -138,7 +139,7 @@ struct StatusPayload: Payload {
             }
         }
 
-        /// `isolation 2, in_use 1`
+        /// The text for the table: `isolation 2, in_use 1`.
         var reasons: String {
             let reasons = refusedFor.filter { $0.value > 0 }.sorted { $0.key < $1.key }
             return reasons.isEmpty ? "-" : reasons.map { "\($0.key) \($0.value)" }.joined(separator: ", ")
@@ -148,10 +149,10 @@ struct StatusPayload: Payload {
     var isLoaded = false
     @Nullable var layout: UInt32?
     @Nullable var generation: UInt32?
-    /// Of the sessions' IPv6 loopbacks; `nil` where this host has none.
+    /// The prefix of the sessions' IPv6 loopbacks; `nil` if this host has none.
     @Nullable var loopbackPrefix: String?
     @Nullable var objectId: String?
-    /// Whether the programs in the kernel are those of this vip-bpfctl.
+    /// Whether the pinned programs are those of this vip-bpfctl.
     @Nullable var isThisBuild: Bool?
     var sessions: Int
     var attachments: [Attachment] = []

@@ -52,7 +52,7 @@ struct MapDumpPayload: Payload {
 
     var maps: [Map]
 
-    /// Aligned within each map: the fields of different maps have nothing to do with one another.
+    /// The rows are aligned within each map, because the fields of different maps are unrelated.
     var table: Table {
         Table(
             rows: maps.flatMap { map in

@@ -135,7 +135,7 @@ struct MapView: Sendable {
             rows: { pins throws(Failure) in
                 let map: BPFMap<vip_listener, UInt64> = try pins.map("listeners")
                 return try map.rowsOneByOne().map { row in
-                    // What a look-up from user space says of a socket: its cookie, SO_COOKIE of socket(7).
+                    // From user space, a look-up returns a socket's cookie: SO_COOKIE of socket(7).
                     Row(fields: [
                         ("cgroup_id", .number(row.key.cgroup)), ("port", .number(UInt64(row.key.port))),
                         ("slot", .number(UInt64(row.key.slot))), ("cookie", .number(row.value)),
@@ -186,7 +186,7 @@ struct MapView: Sendable {
             }),
     ]
 
-    /// An array of maps knows no batches.
+    /// An array of maps does not support batch calls.
     private static func rings(_ pins: PinDirectory) throws(Failure) -> [(slot: UInt32, map: UInt32)] {
         let map: BPFMap<UInt32, UInt32> = try pins.map("watcher_rings")
         var rings: [(UInt32, UInt32)] = []
@@ -196,7 +196,7 @@ struct MapView: Sendable {
         return rings
     }
 
-    /// A map of ordinary rows; those for which `fields` is empty are unused slots of an array.
+    /// A map of ordinary rows. A row without `fields` is an unused slot of an array, and is left out.
     private static func view<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & Sendable>(
         _ name: String, _ about: String, fields: @escaping @Sendable (Key, Value) -> [(String, MapView.Value)]
     ) -> MapView {
@@ -223,7 +223,7 @@ struct MapView: Sendable {
         }
     }
 
-    /// The policy numbers whose bit is set.
+    /// The numbers of the policies whose bits are set.
     private static func mask(_ bits: UInt32) -> Value {
         .list((0..<32).filter { bits >> UInt32($0) & 1 == 1 }.map { "\($0)" })
     }

@@ -57,7 +57,7 @@ struct MetricsCommand: ParsableCommand {
         guard let output else { return try StandardOutput.text(text) }
         var status = stat()
         if lstat(output, &status) == 0, status.st_mode & S_IFMT != S_IFREG {
-            // It would be replaced: a device, a directory, or the link to either.
+            // Writing would replace a device, a directory, or a link to one of them.
             throw Failure(
                 .failed, "write \(output.debugDescription)", "it is not a regular file",
                 hint: "choose another path, or redirect standard output")

@@ -86,7 +86,7 @@ struct PolicyCheck: ParsableCommand {
 }
 
 extension OutputOptions {
-    /// Reads a policy file; if it has problems, reports all of them and ends the command.
+    /// Reads a policy file. If it has problems, reports all of them and ends the command.
     fileprivate func policy(contentsOf file: String) throws -> Policy {
         switch try Policy.check(contentsOf: FilePath(file)) {
         case .success(let policy): return policy
@@ -101,11 +101,11 @@ extension OutputOptions {
     }
 }
 
-/// What is wrong with a policy file; this document is stable.
+/// The result for a policy file. This document is stable.
 private struct PolicyVerdict: Encodable {
     struct Problem: Encodable {
         let file: String
-        /// Counted from 1, as the column; `null` where the problem is the file as a whole.
+        /// The line, counted from 1 like the column; `null` if the problem concerns the whole file.
         @Nullable var line: Int?
         @Nullable var column: Int?
         @Nullable var key: String?
@@ -125,7 +125,7 @@ private struct PolicyVerdict: Encodable {
     let file: String
     /// `good` or `bad`.
     let verdict: String
-    /// In the order of the text, at most `PolicyProblems.limit`.
+    /// The problems in the order of the text, at most `PolicyProblems.limit`.
     let problems: [Problem]
 
     init(file: String, problems: [PolicyProblem]) {

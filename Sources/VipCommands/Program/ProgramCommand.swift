@@ -21,7 +21,7 @@ struct ProgramCommand: ParsableCommand {
 /// The help of `LIST`.
 let programListHelp = ArgumentHelp("The list: virtual-ip, loopback or prefer-loopback.", valueName: "list")
 
-/// An entry and its list, and the edit of it.
+/// An entry and its list, and how to edit the policy with it.
 struct ListedProgram: ParsableArguments {
     @Argument(help: ArgumentHelp("A file name, an absolute path, or '*'.", valueName: "name-or-path"))
     var entry: String
@@ -45,7 +45,7 @@ extension InstanceOptions {
         return try change { change throws(Failure) in
             var policy = try instance.policy(change.registry)
             try body(&policy)
-            // Together they may be impossible; the reader is the one judge of that.
+            // The edited policy may be inconsistent, which only the reader checks.
             return try change.apply(Policy.read(yaml: policy.yaml(), file: "(policy in force, edited)"))
         }
     }

@@ -4,14 +4,14 @@ import Host
 import Logging
 import Sessions
 
-/// Waits for the address of a session that the daemon leases, so that the session's first program has it.
+/// Waits until the daemon has leased the address of a new session, so that the session's first program has it.
 enum LeaseWait {
-    /// A server answers in less than a second, or in 4 s where it sees first whether somebody has the address (3 s with
-    /// dnsmasq). Longer than that nobody should wait to log in.
+    /// A server answers in less than a second, or in 4 s if it first checks whether the address is in use (3 s with
+    /// dnsmasq). Users should not have to wait longer for a login.
     static let patience: Duration = .seconds(6)
 
-    /// - Parameter awaiting: the IDs of sessions whose address is to come.
-    /// - Returns: the session with its address, or without where it has not come: which is said.
+    /// - Parameter awaiting: the IDs of sessions that wait for an address.
+    /// - Returns: the sessions with their addresses. A session without one is reported.
     static func wait(
         for record: SessionRecord, _ awaiting: [UInt32], _ options: InstanceOptions
     ) throws(Failure) -> SessionRecord {

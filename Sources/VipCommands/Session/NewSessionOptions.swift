@@ -6,7 +6,7 @@ import Network
 import Policy
 import Sessions
 
-/// The options that name a new session's ID, addresses and user.
+/// The options for a new session's ID, addresses and user.
 struct NewSessionOptions: ParsableArguments {
     @Option(help: ArgumentHelp("The session ID, 2…16777213. Default: the lowest free one.", valueName: "n"))
     var id: UInt32?

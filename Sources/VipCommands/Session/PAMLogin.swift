@@ -8,7 +8,7 @@ import Policy
 import Sessions
 import SystemPackage
 
-/// A user who logs in, as pam_exec(8) tells of it: in the environment, and by the cgroup that pam_systemd(8) has made.
+/// A user who is logging in, as pam_exec(8) passes it in the environment, in the cgroup that pam_systemd(8) made.
 struct PAMLogin {
     private let options: InstanceOptions
     private let log = EventLog(isLogin: true)
@@ -17,7 +17,7 @@ struct PAMLogin {
         self.options = options
     }
 
-    /// Opens the session of the user who logs in; nothing where it is there, and where no login of logind's is under way.
+    /// Opens the session of the user. Does nothing if it is open already, or if this is not a login of logind's.
     func open() throws(Failure) {
         let environment = ProcessInfo.processInfo.environment
         guard environment["PAM_TYPE"] == "open_session" else { return }
@@ -35,7 +35,7 @@ struct PAMLogin {
 
     private func open(user: String) throws(Failure) {
         let instance = options.instance
-        // su, sudo and cron come by here, too, in the cgroup of whoever called them: not the session of that user.
+        // su, sudo and cron also call this, in the cgroup of their caller, which is not the session of that user.
         guard let uid = try SystemUsers.number(of: user) else { return }
         let own = try Cgroup.current()
         let unit = try instance.policy(instance.registry()).sessions.unit
@@ -45,7 +45,7 @@ struct PAMLogin {
         let logger = log.logger(options.verbose ? .debug : .warning)
         var there: SessionRecord?
         let opened = try instance.open(logger) { change throws(Failure) in
-            // The user's second login, or the daemon was quicker.
+            // It is the user's second login, or the daemon has opened the session already.
             there = try change.session(on: cgroup)
             guard there == nil else { return [] }
             var request = SessionRequest(cgroup: cgroup)
@@ -56,7 +56,7 @@ struct PAMLogin {
             return [request]
         }
         for event in Event.opening(of: opened) { log.report(event) }
-        // No change is under way now: the daemon makes the next one.
+        // The lock is free now, so that the daemon can make its change.
         if let record = opened.records.first {
             guard opened.awaitingLease.contains(record.id) else { return }
             _ = try instance.awaitAddress(of: record, within: LeaseWait.patience)
@@ -65,8 +65,8 @@ struct PAMLogin {
         }
     }
 
-    /// The cgroup that is the session, where a process in `path` logs in as `uid`; and logind's name for the login, where
-    /// each is one. `nil` where the process is not in a cgroup of that user's.
+    /// The cgroup that becomes the session when a process in `path` logs in as `uid`, and logind's ID of the login if
+    /// each login is a session. `nil` if the process is not in a cgroup of that user.
     static func cgroup(
         of uid: uid_t, _ unit: Policy.SessionsSection.Unit, in path: FilePath
     ) -> (path: FilePath, login: String?)? {

@@ -5,12 +5,12 @@ import Glibc
 import Host
 import SystemPackage
 
-/// A pseudo-terminal for a command, and what is copied between it and the terminal of this process.
+/// A pseudo-terminal for a command, and the copying between it and the terminal of this process.
 ///
-/// The terminal of this process is in raw mode while the process is in its foreground, so that ^C, ^D and the like have
-/// their effect on the command's side. It gets its modes back by ``close()`` and at the latest when this object goes.
+/// While this process is in the foreground, its terminal is in raw mode, so that ^C, ^D and the like take effect on the
+/// command's terminal. ``close()`` restores its modes, at the latest when this object is released.
 final class PseudoTerminal {
-    /// The command's end. Kept open, so that output can be read also after all others have closed it.
+    /// The command's end. It stays open, so that output can be read after all other copies were closed.
     let slave: CInt
     private let master: CInt
     private let keyboard: CInt
@@ -18,15 +18,16 @@ final class PseudoTerminal {
     private var toCommand = Chunk()
     private var toScreen = Chunk()
     private var isOpen = true
-    /// Whether the terminal is in raw mode, which means that keys are passed on.
+    /// Whether the terminal is in raw mode, so that keys are passed on.
     private(set) var isInForeground = false
     private var drained = 0
 
-    /// More than the kernel holds for a pseudo-terminal. Programs that the command leaves may go on writing without end.
+    /// More than the kernel buffers for a pseudo-terminal. Programs that the command leaves behind may write without
+    /// end.
     private static let mostHeldByKernel = 1 << 16
 
-    /// - Parameter owner: the user that the command's end belongs to.
-    /// - Throws: ``Failure`` where no pseudo-terminal can be made, and where the terminal cannot be opened.
+    /// - Parameter owner: the user that owns the command's end.
+    /// - Throws: ``Failure`` if no pseudo-terminal can be made, or the terminal cannot be opened.
     init(owner: uid_t) throws(Failure) {
         let what = "make a pseudo-terminal for the command"
         var slave: CInt = -1
@@ -57,7 +58,7 @@ final class PseudoTerminal {
         Glibc.close(screen)
     }
 
-    /// Gives the terminal back and hangs the pseudo-terminal up: the session that it controls gets SIGHUP.
+    /// Restores the terminal and hangs up the pseudo-terminal: the session that it controls gets SIGHUP.
     func close() {
         guard isOpen else { return }
         isOpen = false
@@ -68,7 +69,7 @@ final class PseudoTerminal {
 
     // MARK: Copying
 
-    /// What to wait for before ``copy(_:)``.
+    /// The descriptors to wait for before ``copy(_:)``.
     func polled() -> [pollfd] {
         guard isOpen else { return [] }
         takeIfInForeground()
@@ -82,10 +83,11 @@ final class PseudoTerminal {
         ]
     }
 
-    /// How long to wait for it, in milliseconds: a shell's `fg` tells a program that is not stopped nothing.
+    /// How long to wait, in milliseconds. A shell's `fg` sends no signal to a program that is not stopped, so poll for
+    /// it.
     var patience: CInt { isOpen && !isInForeground ? 1000 : -1 }
 
-    /// Copies what can be copied without waiting.
+    /// Copies what can be copied without blocking.
     func copy(_ ready: ArraySlice<pollfd>) {
         guard isOpen, ready.count == 3 else { return }
         let (keyboardEvents, screenEvents) = (ready[ready.startIndex].revents, ready[ready.startIndex + 1].revents)
@@ -100,7 +102,7 @@ final class PseudoTerminal {
         if !toScreen.write(to: screen) { close() }
     }
 
-    /// Whether anything is left of what an ended command wrote. Reads it where nothing else waits.
+    /// Whether output of a command that has ended is left. It reads the output unless earlier output still waits.
     var hasOutput: Bool {
         guard isOpen else { return false }
         if toScreen.isEmpty, drained < Self.mostHeldByKernel {
@@ -110,14 +112,14 @@ final class PseudoTerminal {
         return !toScreen.isEmpty
     }
 
-    /// Bytes on their way.
+    /// Bytes that were read and not written yet.
     private struct Chunk {
         private var bytes = [UInt8](repeating: 0, count: 4096)
         private var rest = 0..<0
         var isEmpty: Bool { rest.isEmpty }
         var count: Int { rest.count }
 
-        /// Fills an empty chunk. `false` at the end of the file, and where reading fails.
+        /// Fills an empty chunk. Returns `false` at the end of the file and on an error.
         mutating func read(from descriptor: CInt) -> Bool {
             guard isEmpty else { return true }
             let got = Glibc.read(descriptor, &bytes, bytes.count)
@@ -126,7 +128,7 @@ final class PseudoTerminal {
             return true
         }
 
-        /// Writes as much as is taken. `false` where writing fails.
+        /// Writes as much as is accepted. Returns `false` on an error.
         mutating func write(to descriptor: CInt) -> Bool {
             while !rest.isEmpty {
                 let written = bytes[rest].withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
@@ -142,7 +144,7 @@ final class PseudoTerminal {
     private func takeIfInForeground() {
         let isOurs = vip_terminal_is_ours(keyboard) != 0
         if isOurs, !isInForeground {
-            // Where it fails, keys are passed on all the same, line by line.
+            // If this fails, keys are still passed on, line by line.
             _ = vip_terminal_raw(keyboard)
             resize()
         } else if !isOurs, isInForeground {
@@ -151,16 +153,16 @@ final class PseudoTerminal {
         isInForeground = isOurs
     }
 
-    /// Gives the terminal its modes back, until ``polled()``.
+    /// Restores the terminal's modes, until ``polled()``.
     func giveBack() {
         if isInForeground { vip_terminal_restore() }
         isInForeground = false
     }
 
-    /// After this process was stopped, the modes are the shell's.
+    /// Call this after the process was stopped: the shell has changed the modes.
     func takeAgain() { isInForeground = false }
 
-    /// Takes over the size of the terminal.
+    /// Copies the size of the terminal.
     func resize() {
         if isOpen { vip_terminal_copy_size(keyboard, master) }
     }

@@ -59,7 +59,7 @@ struct Run: ParsableCommand {
         if let user { try SessionBatch.check(user: user) }
     }
 
-    /// Those that are passed on to the command.
+    /// The signals that are passed on to the command.
     private static let passedOn: [CInt] = [SIGTERM, SIGHUP, SIGINT, SIGQUIT]
 
     func run() throws {
@@ -69,10 +69,10 @@ struct Run: ParsableCommand {
             }
             return account
         }
-        // If it were ignored, as a caller may have left it, the reader would leave it out, and the command's exit code would
-        // be lost.
+        // The caller may have left SIGCHLD ignored. The reader would then leave it out, and the command's exit code
+        // would be lost.
         signal(SIGCHLD, SIG_DFL)
-        // Blocked from here on, so that none ends this process between making the session and giving it back.
+        // The signals are blocked from here on, so that none ends this process while the session exists.
         let signals = try SignalReader(Self.passedOn + [SIGTSTP, SIGCONT, SIGWINCH, SIGCHLD])
         let new = new
         let user = user
@@ -104,7 +104,7 @@ struct Run: ParsableCommand {
         let result: Result<Int32, Failure>
         do throws(Failure) {
             _ = try LeaseWait.wait(for: record, opened.awaitingLease, options)
-            // What came while the link was asked: there is no command yet that it could have been for.
+            // A signal that arrived while other hosts were asked. There was no command to pass it to.
             var early: CInt?
             while let signal = signals.next() {
                 if Self.passedOn.contains(signal.number) { early = early ?? signal.number }
@@ -121,7 +121,7 @@ struct Run: ParsableCommand {
         do throws(Failure) {
             try close(record)
         } catch {
-            // The command's own exit code counts for more; the next command finds the session and closes it.
+            // The command's exit code is more important. The next command finds the session and closes it.
             options.logger.warning("\(error)")
         }
         throw ExitCode(try result.get())
@@ -129,7 +129,7 @@ struct Run: ParsableCommand {
 
     private func close(_ record: SessionRecord) throws(Failure) {
         try options.change { change throws(Failure) in
-            // Another command may have closed it meanwhile.
+            // Another command may have closed it in between.
             if try change.registry.session(id: record.id)?.cgroupID == record.cgroupID {
                 let ended = try change.close(record.id, because: .runEnded)
                 EventLog.reportOfCommand(Event.closing(of: ended, because: "the command has ended"))
@@ -139,7 +139,7 @@ struct Run: ParsableCommand {
         }
     }
 
-    /// Starts the command, passes signals on, and returns its exit code once the cgroup is empty.
+    /// Waits for the command, passes signals on, and returns the exit code once the cgroup is empty.
     private func follow(
         _ record: SessionRecord, as account: SystemUsers.Account?, _ signals: borrowing SignalReader
     ) throws(Failure) -> Int32 {
@@ -169,14 +169,14 @@ struct Run: ParsableCommand {
             while let signal = signals.next() {
                 switch signal.number {
                 case SIGTSTP where isRunning:
-                    // SIGTSTP itself has no effect on a session's leader: its process group is an orphaned one.
+                    // SIGTSTP has no effect on the leader of a session, because its process group is orphaned.
                     kill(-child, SIGSTOP)
                     suspend(child, terminal)
                 case SIGCONT: terminal?.takeAgain()
                 case SIGWINCH: terminal?.resize()
                 case SIGCHLD, SIGTSTP: break
                 case _ where isRunning:
-                    // What the terminal sends, ^C for example, is for all processes that are in the foreground.
+                    // A signal from the terminal, such as ^C, is for all processes in the foreground.
                     kill(signal.isFromKernel ? -child : child, signal.number)
                 default:
                     terminal?.close()
@@ -193,7 +193,7 @@ struct Run: ParsableCommand {
             }
         }
         terminal?.close()
-        // Daemons that it left: signals go to all of them now.
+        // The command has left daemons behind: from now on, signals go to all of them.
         while try cgroup.waitUntilEmpty(interruptedBy: FileDescriptor(rawValue: signals.descriptor)) != .empty {
             while let signal = signals.next() {
                 if signal.number == SIGTSTP { vip_stop() }
@@ -207,7 +207,7 @@ struct Run: ParsableCommand {
         for process in try cgroup.processes(subtree: true) { kill(process, signal) }
     }
 
-    /// Stops this process as ^Z does, so that the shell that it was started from goes on; then the command goes on, too.
+    /// Stops this process as ^Z does, so that the shell which started it goes on. Afterwards, continues the command.
     private func suspend(_ child: pid_t, _ terminal: PseudoTerminal?) {
         terminal?.giveBack()
         vip_stop()
@@ -222,7 +222,7 @@ struct Run: ParsableCommand {
         guard rawProcs >= 0 else { throw Failure(what, errno: .current) }
         let procs = Descriptor(owning: rawProcs)
 
-        // As they came, byte by byte: neither need be UTF-8.
+        // The arguments are passed on byte by byte, because they need not be UTF-8.
         let arguments = CStrings(copying: CommandLine.unsafeArgv + Int(CommandLine.argc) - command.count)
         let variables = environment(of: account)
         let isLogin = account != nil && !preserveEnv
@@ -230,7 +230,7 @@ struct Run: ParsableCommand {
         defer { free(directory) }
         var own = vip_surroundings(
             terminal: terminal?.slave ?? -1,
-            // In a session of its own, it would not be stopped for reading what is typed into the shell.
+            // In a session of its own, the command would not be stopped for reading input that is meant for the shell.
             no_input: terminal == nil && isatty(STDIN_FILENO) == 1 && vip_terminal_is_ours(STDIN_FILENO) == 0 ? 1 : 0,
             directory: directory,
             umask: isLogin ? 0o022 : -1)
@@ -252,7 +252,7 @@ struct Run: ParsableCommand {
         }
     }
 
-    /// The caller's, or what `runuser -l` gives a user.
+    /// The environment of the command: the caller's, or that of `runuser -l` for a user.
     private func environment(of account: SystemUsers.Account?) -> CStrings {
         let caller = CStrings(copying: environ)
         guard let account else { return caller }
@@ -274,7 +274,7 @@ struct Run: ParsableCommand {
     }
 }
 
-/// A NULL-terminated array of C strings, as execve(2) takes it.
+/// A NULL-terminated array of C strings for execve(2).
 final class CStrings {
     private var pointers: [UnsafeMutablePointer<CChar>?] = [nil]
 
@@ -289,7 +289,7 @@ final class CStrings {
         }
     }
 
-    /// Gives an environment variable a value, in place of one that it has.
+    /// Sets an environment variable, and replaces its value if it has one.
     func set(_ name: String, to value: String) {
         let entry = strdup("\(name)=\(value)")
         let old = pointers.firstIndex { pointer in
@@ -303,10 +303,10 @@ final class CStrings {
         }
     }
 
-    /// Valid until the next ``set(_:to:)``, as long as this object lives.
+    /// The array. It is valid until the next ``set(_:to:)``, as long as this object exists.
     var array: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?> {
         pointers.withUnsafeMutableBufferPointer { buffer in
-            // Never empty: the NULL is there.
+            // The buffer is never empty, because it contains the NULL.
             buffer.baseAddress.unsafelyUnwrapped
         }
     }

@@ -5,7 +5,7 @@ import Host
 import Sessions
 
 extension ProcessIdentity {
-    /// This process.
+    /// The identity of this process.
     static func own(_ what: String) throws(Failure) -> ProcessIdentity {
         guard let process = ProcessIdentity(pid: getpid()) else {
             throw Failure(.unavailable, what, "this process is not in /proc", hint: "mount -t proc proc /proc")
@@ -15,7 +15,7 @@ extension ProcessIdentity {
 }
 
 extension Change {
-    /// Makes a cgroup for the sessions of one process, in the first that is attached. Its name says whose it is.
+    /// Makes a cgroup for the sessions of one process, in the first attached cgroup. Its name identifies the process.
     func makeRunCgroup(of keeper: ProcessIdentity, _ what: String) throws(Failure) -> Cgroup {
         guard let parent = try attachedCgroups().first else {
             throw Failure(

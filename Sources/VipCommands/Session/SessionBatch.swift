@@ -7,12 +7,12 @@ import Network
 import Sessions
 import SystemPackage
 
-/// Sessions to be opened, one per line, in the words of `session open`. As with `ip -batch`, words are parted by blanks
-/// and there is no quoting; empty lines and lines that begin with `#` are passed over.
+/// Reads sessions to open, one per line, with the words of `session open`. As in `ip -batch`, words are separated by
+/// blanks and there is no quoting. Empty lines and lines that begin with `#` are skipped.
 ///
-/// Read by hand and not by ArgumentParser, which takes a millisecond for a line: ten thousand of them would take ten seconds.
+/// It does not use ArgumentParser, which takes a millisecond for each line: ten seconds for ten thousand.
 enum SessionBatch {
-    /// More than ten million sessions' lines have; keeps a runaway generator from filling the memory.
+    /// More bytes than ten million sessions need. The limit keeps endless input from filling the memory.
     private static let limit = 1 << 30
 
     static func read(_ file: String, mounts: MountTable) throws(Failure) -> [SessionRequest] {
@@ -124,7 +124,7 @@ enum SessionBatch {
         return request
     }
 
-    /// A user's name goes into records and lists: any text of one line, no longer than Linux allows.
+    /// Checks a user's name for records and lists: any text of one line, not longer than Linux allows.
     static func check(user: String) throws(Failure) {
         guard UserName.isAcceptable(user) else {
             throw Failure(

@@ -93,7 +93,7 @@ struct SessionOpen: ParsableCommand {
         do throws(Failure) {
             try print(records, prefix)
         } catch {
-            // Nobody would know of them.
+            // The caller could not be told about the sessions, so close them.
             try options.change { change throws(Failure) in
                 for record in records { try change.close(record.id, because: .notOpened) }
             }

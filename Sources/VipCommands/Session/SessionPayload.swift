@@ -7,7 +7,7 @@ import Policy
 import Sessions
 import SystemPackage
 
-/// One session, as every command prints it.
+/// A session, as every command prints it.
 struct SessionPayload: Payload {
     var id: UInt32
     @Nullable var user: String?
@@ -15,17 +15,17 @@ struct SessionPayload: Payload {
     var cgroupId: UInt64
     var virtualIps: [String]
     var virtualLoopback: String
-    /// `nil` where this host has no IPv6 loopbacks.
+    /// `nil` if this host has no IPv6 loopbacks.
     @Nullable var virtualLoopback6: String?
-    /// The override named when it was opened.
+    /// The override that was named when it was opened.
     @Nullable var policy: String?
-    /// `open`; `gone` where its cgroup was removed; `opening` or `closing` while a command is at it; `closed` of one that was.
+    /// `open`; `gone` if its cgroup was removed; `opening` or `closing` during a command; `closed` for a past session.
     var state: String
     var openedAt: Date
 
     /// - Parameters:
-    ///   - prefix: Of the IPv6 loopbacks, where this host has them.
-    ///   - state: In place of the record's own.
+    ///   - prefix: the prefix of the IPv6 loopbacks, if this host has them.
+    ///   - state: replaces the record's own state.
     init(_ record: SessionRecord, prefix: LoopbackPrefix?, isCgroupThere: Bool = true, state: String? = nil) {
         id = record.id
         user = record.user

@@ -68,7 +68,7 @@ struct Who: ParsableCommand {
         try output.print(WhoPayload(address: address.description, at: at?.date, holders: found))
     }
 
-    /// The session ID whose loopback the address is.
+    /// The ID of the session whose loopback the address is.
     private func loopbackOwner(_ registry: Registry) throws(Failure) -> UInt32? {
         if let id = SessionIDs.id(ofLoopback: address) { return id }
         guard let prefix = try registry.loopbackPrefix(), prefix.contains(address) else { return nil }
@@ -77,16 +77,16 @@ struct Who: ParsableCommand {
     }
 }
 
-/// A time as RFC 3339 writes it, with its zone.
+/// A time with its zone, in the form of RFC 3339.
 struct PointInTime: ExpressibleByArgument, Hashable {
     let date: Date
 
     init?(argument: String) {
-        // The format style takes some forms that RFC 3339 has not; what it has is this long at least, with T and a zone.
+        // The format style accepts more forms than RFC 3339. Require its minimum length, the T and a zone.
         let text = argument.uppercased()
         guard text.utf8.count >= 20, text.utf8.count <= 40,
             text.hasSuffix("Z") || text.suffix(6).first.map({ "+-".contains($0) }) == true,
-            // It also makes the first of December of the 31st of November.
+            // The format style reads 31 November as 1 December: check that formatting the result gives the same text.
             case let written = "\(text.prefix(19))Z",
             (try? Date(written, strategy: .iso8601))?.formatted(.iso8601) == written,
             let date = (try? Date(text, strategy: .iso8601))
@@ -98,19 +98,19 @@ struct PointInTime: ExpressibleByArgument, Hashable {
     var defaultValueDescription: String { date.formatted(.iso8601) }
 }
 
-/// A session that has or had an address, and for how long.
+/// A session that has or had an address, and the period.
 struct AddressHolder: Encodable {
     var sessionId: UInt32
     @Nullable var user: String?
     var cgroup: String
     var cgroupId: UInt64
     var startedAt: Date
-    /// `nil` where it still has it.
+    /// `nil` if it still has it.
     @Nullable var endedAt: Date?
     @Nullable var ending: String?
-    /// The boot in which it began.
+    /// The boot in which the period began.
     var bootId: String
-    /// `steady`, or `set` or `unknown` where the times do not say how long it was.
+    /// `steady`, or `set` or `unknown` if the length of the period does not follow from the times.
     var clock: String
 
     init(_ session: SessionHistory, _ period: Period, _ ending: SessionEnding?, now: Moment) {
@@ -149,7 +149,7 @@ struct WhoPayload: Payload {
     }
 }
 
-/// The sessions that are and those that were.
+/// The open and past sessions.
 struct SessionHistoryPayload: Payload {
     struct Session: Encodable {
         var id: UInt32
@@ -159,7 +159,7 @@ struct SessionHistoryPayload: Payload {
         var virtualIps: [String]
         var virtualLoopback: String
         @Nullable var policy: String?
-        /// `open`, or `closed`; `gone` where its cgroup is no more, and no command has closed it since.
+        /// `open` or `closed`; `gone` if its cgroup was removed and no command has closed it since.
         var state: String
         var openedAt: Date
         @Nullable var closedAt: Date?
@@ -171,7 +171,7 @@ struct SessionHistoryPayload: Payload {
             user = session.user
             cgroup = session.cgroupPath.string
             cgroupId = session.cgroupID
-            // Those that it has, or had when it ended; of one that it lost before, `who` tells.
+            // The addresses that it has, or had at its end. `who` shows those that it lost before.
             virtualIps = session.addresses.filter { $0.period.end == session.period.end }.map(\.address.description)
             virtualLoopback = SessionIDs.loopback(of: min(session.id, SessionIDs.last)).description
             policy = session.policy

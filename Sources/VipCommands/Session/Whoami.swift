@@ -44,7 +44,7 @@ struct Whoami: ParsableCommand {
         }
         let asked = answers.compactMap { if case .virtualIP(let address) = $0 { address } else { nil } }
         if let found = record, !asked.allSatisfy({ address in found.addresses.contains { $0.address == address } }) {
-            // Two instances on one host: this registry's sessions are not the ones whose hooks answer.
+            // There are two instances on the host, and this registry is not that of the hooks.
             record = nil
             obstacle = Failure(
                 .failed, "use \(options.instance.state.registry)",
@@ -72,7 +72,7 @@ struct Whoami: ParsableCommand {
 }
 
 struct WhoamiPayload: Payload {
-    /// `nil` where the registry could not say.
+    /// The ID; `nil` if the registry does not have the session.
     @Nullable var id: UInt32?
     var virtualIps: [String]
     @Nullable var virtualLoopback: String?
@@ -80,7 +80,7 @@ struct WhoamiPayload: Payload {
     @Nullable var user: String?
     @Nullable var cgroup: String?
 
-    /// - Parameter asked: The virtual IPs that the kernel gives this program.
+    /// - Parameter asked: the virtual IPs that the kernel gives this program.
     init(_ record: SessionRecord?, prefix: LoopbackPrefix?, asked: [IPAddress]) {
         virtualIps = (record?.addresses.map(\.address) ?? asked).map(\.description)
         id = record?.id

@@ -6,20 +6,20 @@ import Host
 import PolicyMaps
 import Synchronization
 
-/// Counts, by session, the calls that were rewritten or refused, on a thread of its own: waiting for events blocks.
+/// Counts the rewritten and refused calls of each session, on a thread of its own, because waiting for events blocks.
 final class CallRates: Sendable {
-    /// Calls, or calls per second.
+    /// Numbers of calls, or of calls per second.
     struct Calls<Number: Sendable>: Sendable {
         var rewritten: Number
         var refused: Number
     }
 
-    /// What came since the last time.
+    /// The counts since the last call of ``CallRates/take()``.
     struct Tally: Sendable {
         var calls: [UInt32: Calls<UInt64>] = [:]
-        /// Events without room in the ring buffer: nobody knows whose they are.
+        /// Events that were lost for lack of room in the ring buffer. Their sessions are not known.
         var lost: UInt64 = 0
-        /// For how long nothing was written, since this process was stopped.
+        /// For how long no events were written, because this process was stopped.
         var gap: Duration = .zero
         var time: Duration = .zero
 
@@ -33,7 +33,7 @@ final class CallRates: Sendable {
     private let state: Mutex<State>
 
     private struct State {
-        /// Until the thread has it.
+        /// The listener, until the thread takes it.
         var listener: EventListener?
         weak var listening: EventListener?
         var tally = Tally()
@@ -43,7 +43,7 @@ final class CallRates: Sendable {
 
     /// Begins to listen.
     ///
-    /// - Throws: ``Failure`` where nothing is attached, and where as many listen already as can.
+    /// - Throws: ``Failure`` if nothing is attached, or there are as many listeners as possible.
     init(_ pins: PinDirectory) throws(Failure) {
         let outcomes = CallOutcome.allCases.filter { $0 == .rewritten || $0.isRefused }
         let done = try WakeUp()
@@ -54,7 +54,7 @@ final class CallRates: Sendable {
         state = Mutex(State(listener: listener, listening: listener))
     }
 
-    /// Once, and ``end()`` after it.
+    /// Starts the thread. Call this once, and ``end()`` afterwards.
     func start() throws(Failure) {
         try Worker.detach("events") { [self] in
             count()
@@ -62,9 +62,9 @@ final class CallRates: Sendable {
         }
     }
 
-    /// What came since this was last called.
+    /// Returns the counts since the last call.
     ///
-    /// - Throws: ``Failure`` where there is nothing to listen to any more.
+    /// - Throws: ``Failure`` if there will be no more events.
     func take() throws(Failure) -> Tally {
         let now = ContinuousClock.now
         let (tally, failure) = state.withLock { state in
@@ -78,14 +78,14 @@ final class CallRates: Sendable {
         return tally
     }
 
-    /// Has the thread give up its place among the listeners, and waits for that.
+    /// Makes the thread free its listener's slot, and waits for that.
     func end() {
         stop()
         state.withLock { $0.listening }?.interrupt()
         _ = done.sleep(for: .seconds(2))
     }
 
-    /// Holds the listener alone, so that it has ended when this returns.
+    /// Only this function holds the listener, so it has ended when this returns.
     private func count() {
         let taken = state.withLock { state in
             defer { state.listener = nil }

@@ -6,10 +6,10 @@ import FoundationEssentials
 import Glibc
 import Host
 
-/// The terminal on standard output, taken by ncurses(3X) until this goes out of scope. One thread's alone.
+/// The terminal on standard output, used by ncurses(3X) as long as this exists. Use it on one thread.
 ///
-/// The terminal is put right again when it ends, and also when the process dies of a defect; whoever ends the process
-/// otherwise, with this still there, calls ``restoreAtOnce()``.
+/// The terminal is restored at the end, and also if the process crashes. Code that ends the process in another way,
+/// while this exists, must call ``restoreAtOnce()``.
 struct Screen: ~Copyable {
     struct Line {
         enum Style { case plain, bold, reverse }
@@ -23,23 +23,23 @@ struct Screen: ~Copyable {
         case up, down, pageUp, pageDown, home, end
     }
 
-    /// Where keys come from, to be waited for.
+    /// The descriptor to read keys from, for poll(2).
     let input: CInt
     private(set) var height = 24
     private(set) var width = 80
-    /// The terminal is another process's just now.
+    /// Whether the terminal is used by another process at present.
     private var isSuspended = false
     private let isUTF8: Bool
 
-    /// More cells than any terminal has; a window size is only what somebody says.
+    /// More cells than any terminal has. A window size can be set to any number.
     private static let limit = (height: 1000, width: 2000)
 
-    /// - Throws: ``Failure`` where the terminal is not known, or cannot do what a table needs.
+    /// - Throws: ``Failure`` if the terminal is unknown, or lacks a capability that a table needs.
     init() throws(Failure) {
         setlocale(LC_CTYPE, "")
         let keys = isatty(STDIN_FILENO) == 1 ? nil : fopen("/dev/tty", "re")
         vip_terminal_guard(STDOUT_FILENO, "")
-        // Its size is asked for below, within limits.
+        // The size is read below, and limited.
         use_env(false)
         use_tioctl(false)
         guard vip_screen_open(keys) != nil else {
@@ -64,19 +64,19 @@ struct Screen: ~Copyable {
         vip_terminal_unguard()
     }
 
-    /// Puts the terminal right from any thread, though another one is stuck writing to it.
+    /// Restores the terminal, from any thread, even if another thread is blocked while writing to it.
     static func restoreAtOnce() { vip_terminal_restore() }
 
-    /// What terminfo(5) has, without the delays that printing terminals needed.
+    /// A string of terminfo(5), without the delays that printing terminals needed.
     private static func capability(_ name: String) -> String {
-        // (char *)-1 for one that is not a string's name.
+        // tigetstr() returns (char *)-1 if the name is not that of a string.
         guard let text = tigetstr(name), Int(bitPattern: text) != -1 else { return "" }
         return String(cString: text).replacing(/\$<[0-9.*\/]*>/, with: "")
     }
 
     // MARK: The terminal
 
-    /// Takes over the terminal's size, as it is now.
+    /// Reads the present size of the terminal.
     mutating func fit() {
         var lines: CInt = 0
         var columns: CInt = 0
@@ -88,20 +88,20 @@ struct Screen: ~Copyable {
         self.width = Int(vip_screen_columns())
     }
 
-    /// Puts the terminal right and stops the process, as ^Z is expected to. Returns when it goes on.
+    /// Restores the terminal and stops the process, as ^Z does. Returns when the process continues.
     mutating func suspend() {
         if !isSuspended { endwin() }
         isSuspended = true
         vip_stop()
     }
 
-    /// The process goes on: takes the terminal again where it is ours. `bg` leaves it to the shell.
+    /// Called when the process continues: takes the terminal if the process is in the foreground; after `bg` it is not.
     mutating func resume() {
         guard vip_terminal_is_ours(STDOUT_FILENO) != 0 else {
             isSuspended = true
             return
         }
-        // SIGSTOP came without warning: whatever has been on the screen since, and whichever modes it has.
+        // After SIGSTOP, the screen may show anything, and the terminal may have any modes.
         if !isSuspended { endwin() }
         isSuspended = false
         fit()
@@ -110,7 +110,7 @@ struct Screen: ~Copyable {
 
     var isShown: Bool { !isSuspended }
 
-    /// A key that was pressed, `nil` where none was.
+    /// A key that was pressed; `nil` if there was none.
     func key() -> Key? {
         while isShown {
             let code = getch()
@@ -129,9 +129,9 @@ struct Screen: ~Copyable {
         return nil
     }
 
-    // MARK: What is on it
+    // MARK: Contents
 
-    /// Shows these lines from the top, cut to the width, and nothing below them.
+    /// Shows these lines from the top, cut to the width, and clears the rest.
     func draw(_ lines: [Line]) {
         guard isShown else { return }
         erase()
@@ -145,7 +145,7 @@ struct Screen: ~Copyable {
         refresh()
     }
 
-    /// The text in at most so many cells; `+` in the last one says that there was more.
+    /// The text in at most this many cells. A `+` in the last one shows that it was cut.
     func fitted(_ text: String, _ width: Int) -> String {
         var result = ""
         var used = 0
@@ -161,7 +161,7 @@ struct Screen: ~Copyable {
         return result
     }
 
-    /// With blanks behind, so that it takes so many cells.
+    /// The text followed by blanks, so that it takes this many cells.
     func padded(_ text: String, _ width: Int) -> String {
         padded(text, width, text.unicodeScalars.reduce(0) { $0 + max(0, Int(vip_cell_width($1.value))) })
     }
@@ -170,7 +170,7 @@ struct Screen: ~Copyable {
         text + String(repeating: " ", count: max(0, width - used))
     }
 
-    /// How many cells a text takes.
+    /// The number of cells that a text takes.
     func cells(_ text: String) -> Int {
         text.unicodeScalars.reduce(0) { sum, scalar in
             let cells = Int(vip_cell_width(scalar.value))

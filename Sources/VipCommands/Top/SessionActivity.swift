@@ -8,72 +8,72 @@ import PolicyMaps
 import Sessions
 import SystemPackage
 
-/// What the sessions are doing: rates since the last look, sockets, processes.
+/// The activity of the sessions: call rates since the last look, sockets, processes.
 ///
-/// A look at all of them is a query of the registry, a dump of the sockets, and no more for each session than a few look-ups in
-/// tables. What must be read for each session alone, its processes, is read for those that somebody looks at.
+/// A look at all sessions takes one query of the registry, one dump of the sockets, and a few table look-ups for each
+/// session. Processes must be read for each session separately, so they are read only for sessions that are shown.
 final class SessionActivity {
     /// The programs of a session, by the names of its processes.
     struct Programs: Sendable, Hashable {
         struct Program: Sendable, Hashable {
-            /// As the process calls itself: proc_pid_comm(5). Not fit for a terminal yet.
+            /// The name of the process: proc_pid_comm(5). It must be escaped before it is printed on a terminal.
             var name: String
             var processes: Int
         }
 
         var processes = 0
-        /// Of the first ``SessionActivity/namedProcesses``, those with most processes first.
+        /// The programs among the first ``SessionActivity/namedProcesses`` processes, those with most processes first.
         var names: [Program] = []
         var isCgroupThere = true
-        /// `false` where it has more cgroups than are looked at.
+        /// `false` if the session has more cgroups than are read.
         var isAll = true
     }
 
     struct Row: Sendable {
         var record: SessionRecord
-        /// Calls per second; `nil` where they are not measured.
+        /// Calls per second; `nil` if they are not measured.
         var rates: CallRates.Calls<Double>?
-        /// TCP, MPTCP and UDP sockets, of all states; `nil` where they cannot be listed.
+        /// The number of TCP, MPTCP and UDP sockets in all states; `nil` if they cannot be listed.
         var sockets: Int?
-        /// `nil` where nobody has looked yet.
+        /// `nil` if the programs were not read yet.
         var programs: Programs?
     }
 
     struct Snapshot: Sendable {
         var rows: [Row] = []
         var loopbackPrefix: LoopbackPrefix?
-        /// Over how long the rates are measured; `nil` where they are not.
+        /// The time over which the rates are measured; `nil` if they are not measured.
         var measured: Duration?
         var lost: UInt64 = 0
-        /// Whether the rates may be higher.
+        /// Whether the real rates may be higher.
         var isLowerBound = false
-        /// Why there are no rates, where there are none and will be none.
+        /// Why there are no rates, if there will be none.
         var ratesMissing: String?
         var socketsMissing: String?
         var time = Date()
     }
 
-    /// Of a session not more processes than these are asked for their names.
+    /// At most this many processes of a session are asked for their names.
     static let namedProcesses = 64
-    /// Nor are more cgroups of it looked at: whoever may make some may make very many.
+    /// At most this many of a session's cgroups are read: a user may have created very many.
     private static let cgroupLimit = 1000
 
     private let instance: Instance
     private let ancestry: CgroupAncestry
     private var calls: CallRates?
     private var callsMissing: String?
-    /// By session; of those that are there.
+    /// The programs of each present session.
     private var programs: [UInt32: Programs] = [:]
-    /// Which session a cgroup belongs to, by ID, for cgroups below those of sessions; 0 for none.
+    /// The session of each cgroup below sessions' cgroups, by the cgroup's ID; 0 for none.
     private var owners: [UInt64: UInt32] = [:]
-    /// Of the sessions that `owners` is right for.
+    /// The sessions for which `owners` is valid.
     private var sessions: [UInt64: UInt32] = [:]
-    /// Where to go on with the sessions that nobody looks at.
+    /// The index from which to go on with the sessions that are not shown.
     private var cursor = 0
 
     /// Begins to measure.
     ///
-    /// - Throws: ``Failure`` where nothing is attached, or without the right to see it.
+    /// - Throws: ``Failure`` if nothing is attached, or without the privilege.
     init(_ instance: Instance) throws(Failure) {
         self.instance = instance
         ancestry = try CgroupAncestry()
@@ -84,16 +84,16 @@ final class SessionActivity {
         calls?.end()
     }
 
-    /// Readable when there is nothing to listen to any more; ``look(measuring:)`` says why.
+    /// Readable if there will be no more events; ``look(measuring:)`` throws the reason.
     var ended: CInt { calls?.done.descriptor.raw ?? -1 }
 
-    /// Whether there will be rates.
+    /// Whether rates are measured.
     var isMeasuring: Bool { calls != nil }
 
-    /// Where all places of listeners are taken, it does without.
+    /// Begins to listen. If there are as many listeners as possible, there are no rates.
     private func listen() throws(Failure) {
         do throws(Failure) {
-            // Claiming one waits a little; not at every look.
+            // Trying to get a slot takes some time, so do it only if one may be free.
             if callsMissing != nil, try EventListener.listeners(instance.pins).count >= EventListener.limit { return }
             let calls = try CallRates(instance.pins)
             try calls.start()
@@ -108,11 +108,11 @@ final class SessionActivity {
         }
     }
 
-    /// Looks at all sessions, by rising ID. Their programs are those that were read last.
+    /// Looks at all sessions, by ascending ID. Their programs are those that were last read.
     ///
-    /// - Parameter measuring: `false` at the beginning, where there is nothing to divide by yet.
+    /// - Parameter measuring: `false` for the first look, because there is no interval yet.
     func look(measuring: Bool = true) throws(Failure) -> Snapshot {
-        // A listener that is new has nothing to divide by yet, either.
+        // A new listener has no interval yet either.
         let isMeasured = measuring && calls != nil
         if calls == nil { try listen() }
         var snapshot = Snapshot()
@@ -158,23 +158,23 @@ final class SessionActivity {
 
     // MARK: Sockets
 
-    /// By session, of this network namespace.
+    /// The number of sockets by session, in this network namespace.
     private func countSockets() throws(Failure) -> [UInt32: Int] {
         var counts: [UInt32: Int] = [:]
         var seen: Set<UInt64> = []
         for socket in try SocketDump.sockets() {
-            // Closed by its program and still in the kernel's tables (TIME_WAIT): nobody's.
+            // Without an inode, the program has closed it (TIME_WAIT): it is not counted.
             guard let cgroup = socket.cgroupID, socket.inode != 0 else { continue }
             let session = owner(of: cgroup)
             if sessions[cgroup] == nil { seen.insert(cgroup) }
             if session != 0 { counts[session, default: 0] += 1 }
         }
-        // Cgroups come and go; what is remembered of them must not grow.
+        // Cgroups are created and removed, so bound the size of the cache.
         if owners.count > 2 * seen.count + 1024 { owners = owners.filter { seen.contains($0.key) } }
         return counts
     }
 
-    /// A nested cgroup belongs to the session above it. 0 for none.
+    /// The session of a cgroup or of one above it; 0 for none.
     private func owner(of cgroup: UInt64) -> UInt32 {
         if let session = sessions[cgroup] ?? owners[cgroup] { return session }
         var session: UInt32 = 0
@@ -189,9 +189,9 @@ final class SessionActivity {
 
     // MARK: Programs
 
-    /// Reads the programs of rows into them.
+    /// Reads the programs of some rows.
     ///
-    /// - Parameter onlyNew: leaves out those that were read before.
+    /// - Parameter onlyNew: leaves out rows that were read before.
     func readPrograms(of rows: Range<Int>, in snapshot: inout Snapshot, onlyNew: Bool = false) {
         let rows = rows.clamped(to: snapshot.rows.indices)
         for index in rows where !onlyNew || snapshot.rows[index].programs == nil {
@@ -201,7 +201,7 @@ final class SessionActivity {
         }
     }
 
-    /// Reads the programs of as many rows as there is time for; the next time, of those after them.
+    /// Reads the programs of rows until the deadline. The next call goes on with the rows after them.
     func readPrograms(in snapshot: inout Snapshot, until deadline: ContinuousClock.Instant) {
         let count = snapshot.rows.count
         for _ in 0..<count {

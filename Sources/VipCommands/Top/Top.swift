@@ -57,7 +57,7 @@ struct Top: ParsableCommand {
     func run() throws {
         let interval = Duration.seconds(interval)
         let order = TopOrder(key: sort, isReversed: reverse)
-        // Before there are threads, so that none of them gets one.
+        // Before threads are started, so that the signals are blocked in all of them.
         let ending = try SignalReader([SIGINT, SIGTERM, SIGHUP])
         if once || output.json || !StandardOutput.isTerminal {
             return try output.print(TopPayload(snapshot(interval, order, ending)))
@@ -72,7 +72,7 @@ struct Top: ParsableCommand {
         try live.end()
     }
 
-    /// One look, after an interval in which to count; a signal cuts that short.
+    /// One look, after an interval in which calls are counted. A signal shortens the interval.
     private func snapshot(
         _ interval: Duration, _ order: TopOrder, _ ending: borrowing SignalReader
     ) throws(Failure) -> SessionActivity.Snapshot {
@@ -91,7 +91,7 @@ struct Top: ParsableCommand {
     }
 }
 
-/// The table on the terminal, on a thread of its own: a terminal that takes nothing more must not keep the process.
+/// The table on the terminal, on a thread of its own, because a blocked terminal must not block the process.
 private final class LiveTable: Sendable {
     /// Readable once the thread has ended.
     let done: WakeUp
@@ -102,7 +102,7 @@ private final class LiveTable: Sendable {
     private let interval: Duration
     private let result: Mutex<Result<Void, Failure>?>
 
-    /// Of the time, at most a fifth goes into looking: with very many sessions it looks less often.
+    /// At most a fifth of the time is spent on looks: with very many sessions, there are fewer.
     private static let idleShare = 5
 
     init(_ instance: Instance, _ order: TopOrder, _ interval: Duration) throws(Failure) {
@@ -126,7 +126,7 @@ private final class LiveTable: Sendable {
         }
     }
 
-    /// Has the thread end, and throws what it failed of.
+    /// Ends the thread, and throws its failure if it has one.
     func end() throws(Failure) {
         stop()
         if done.sleep(for: .seconds(2)) { Screen.restoreAtOnce() }
@@ -134,7 +134,7 @@ private final class LiveTable: Sendable {
     }
 
     private func show() throws(Failure) {
-        // What can fail for a reason to be read comes before the screen.
+        // Do first what may fail with an error message, before the screen is used.
         let activity = try SessionActivity(instance)
         var snapshot = try activity.look(measuring: false)
         var screen = try Screen()
@@ -142,7 +142,7 @@ private final class LiveTable: Sendable {
         order.sort(&snapshot.rows)
         var trouble: String?
         var current = interval
-        // The first rates soon.
+        // Show the first rates soon.
         var next = ContinuousClock.now + min(interval, .seconds(1))
 
         while true {
@@ -158,7 +158,7 @@ private final class LiveTable: Sendable {
                 pollfd(fd: screen.isShown ? screen.input : -1, events: Int16(POLLIN), revents: 0),
             ]
             var wait = view.isPaused ? -1 : (next - .now).pollTimeout
-            // A shell gives a job that runs in the background the terminal without a word.
+            // If the job is in the background, a shell may give it the terminal without a signal.
             if !screen.isShown { wait = wait < 0 ? 500 : min(wait, 500) }
             guard poll(&polls, nfds_t(polls.count), wait) >= 0 || errno == EINTR else { return }
             if polls[0].revents != 0 { return }
@@ -196,7 +196,7 @@ private final class LiveTable: Sendable {
                     activity.readPrograms(of: rows, in: &snapshot)
                     trouble = nil
                 } catch {
-                    // Nothing to listen to any more is the end; a registry that is locked for long is not.
+                    // It is an error if there will be no more events, but not if the registry is locked for long.
                     if polls[2].revents != 0 { throw error }
                     trouble = "\(error)"
                 }

@@ -3,11 +3,11 @@
 import ArgumentParser
 import Sessions
 
-/// By which column the sessions are sorted.
+/// The column by which sessions are sorted.
 enum TopKey: String, CaseIterable, ExpressibleByArgument {
     case session, user, rate, sockets, programs
 
-    /// The key to press.
+    /// The key that selects it.
     var letter: Character {
         switch self {
         case .session: "s"
@@ -19,7 +19,7 @@ enum TopKey: String, CaseIterable, ExpressibleByArgument {
     }
 }
 
-/// The order of the rows: names and numbers of sessions rise, what is counted falls; or the other way round.
+/// The order of the rows: names and IDs ascending and counts descending, or reversed.
 struct TopOrder: Sendable, Equatable {
     var key: TopKey = .session
     var isReversed = false
@@ -27,13 +27,13 @@ struct TopOrder: Sendable, Equatable {
     func sort(_ rows: inout [SessionActivity.Row]) {
         rows.sort { a, b in
             let isBefore = compare(a, b)
-            // Equal ones by rising ID, whichever way it goes.
+            // Equal rows are sorted by ascending ID in either direction.
             guard let isBefore else { return a.record.id < b.record.id }
             return isBefore != isReversed
         }
     }
 
-    /// `nil` where they are equal. What is not known counts as less than nothing.
+    /// Whether `a` comes first; `nil` if they are equal. Unknown values count as the least.
     private func compare(_ a: SessionActivity.Row, _ b: SessionActivity.Row) -> Bool? {
         func falling<T: Comparable>(_ a: T, _ b: T) -> Bool? { a == b ? nil : a > b }
         switch key {

@@ -6,7 +6,7 @@ import Network
 import Policy
 import Sessions
 
-/// One look at the sessions, as `top` prints it where there is no live table.
+/// A look at the sessions, as `top` prints it without a live table.
 struct TopPayload: Payload {
     struct Session: Encodable {
         struct Program: Encodable {
@@ -26,9 +26,9 @@ struct TopPayload: Payload {
         @Nullable var refusedPerSecond: Double?
         @Nullable var sockets: Int?
         var processes: Int
-        /// Whether there may be more: it has more cgroups than were looked at.
+        /// Whether there may be more processes, because the session has more cgroups than were read.
         var processesAreLowerBound: Bool
-        /// Of the first 64 processes.
+        /// The programs among the first 64 processes.
         var programs: [Program]
 
         init(_ row: SessionActivity.Row, prefix: LoopbackPrefix?) {
@@ -52,9 +52,9 @@ struct TopPayload: Payload {
     }
 
     var time: Date
-    /// Over how long the rates are measured; `nil` where they are not.
+    /// The time over which the rates are measured; `nil` if they are not measured.
     @Nullable var measuredSeconds: Double?
-    /// Events that came too fast: each session's rates are then the least that they can be.
+    /// The number of lost events. If there are any, the real rates may be higher.
     var eventsLost: UInt64
     var ratesAreLowerBounds: Bool
     var sessions: [Session]
@@ -76,20 +76,20 @@ struct TopPayload: Payload {
         cells = snapshot.rows.map { TopText.cells($0, isLowerBound: snapshot.isLowerBound) }
     }
 
-    /// To a millionth.
+    /// Rounds to a millionth.
     fileprivate static func rounded(_ number: Double) -> Double { (number * 1e6).rounded() / 1e6 }
 
     var table: Table { Table(headings: TopText.headings, rows: cells, notes: notes) }
 }
 
-/// The words and numbers of the table, live or not.
+/// The texts of the table, live or not.
 enum TopText {
-    /// Rates are per second. First what matters most, for a terminal that is narrow.
+    /// Rates are per second. The most important columns come first, for narrow terminals.
     static let headings = [
         "SESSION", "USER", "REWRITES", "REFUSALS", "SOCKETS", "PROCS", "VIRTUAL IP", "LOOPBACK", "PROGRAMS",
     ]
 
-    /// `-` for what is not known.
+    /// The cells of a row, with `-` for unknown values.
     static func cells(_ row: SessionActivity.Row, isLowerBound: Bool) -> [String] {
         let addresses = row.record.addresses.map(\.address.description).joined(separator: ",")
         return [
@@ -100,7 +100,7 @@ enum TopText {
         ]
     }
 
-    /// `0`, `0.5`, `120`, with `>` in front of what may be more.
+    /// `0`, `0.5`, `120`, with `>` if the real rate may be higher.
     static func rate(_ rate: Double?, _ isLowerBound: Bool) -> String {
         guard let rate else { return "-" }
         let tenths = UInt64((rate * 10).rounded())
@@ -120,7 +120,7 @@ enum TopText {
         return shown.joined(separator: ", ") + (isMore ? ", ..." : "")
     }
 
-    /// What a reader must know of the numbers.
+    /// What readers must know about the numbers.
     static func notes(_ snapshot: SessionActivity.Snapshot) -> [String] {
         var notes: [String] = []
         if let why = snapshot.ratesMissing { notes.append(why) }

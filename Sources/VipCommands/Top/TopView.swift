@@ -3,7 +3,7 @@
 import Glibc
 import Host
 
-/// What of the table is on the screen, and what keys do to it.
+/// The visible part of the table, and the effect of keys on it.
 struct TopView {
     var order: TopOrder
     /// The first row shown.
@@ -19,7 +19,7 @@ struct TopView {
         "q quit  sort by: s session u user r rewrites k sockets p programs (again or R: reverse)  space pause  "
         + "arrows PgUp PgDn Home End scroll  h help  rates are per second, of the last interval"
 
-    /// What a key asks for besides what it has changed here.
+    /// What a key requires besides changing this view.
     enum Wish { case quit, sort, nothing }
 
     mutating func press(_ key: Screen.Key, rows: Int) -> Wish {
@@ -45,9 +45,9 @@ struct TopView {
         return .nothing
     }
 
-    // MARK: Where things are
+    // MARK: Layout
 
-    /// Lines from the top: of all sessions, notes, headings; then rows; then help. A low terminal has the rows first.
+    /// The lines from the top: totals, notes, headings, rows, help. On a low terminal, rows have priority.
     private struct Layout {
         var hasTitle, hasHeadings, hasHelp: Bool
         var notes, rows: Int
@@ -65,7 +65,7 @@ struct TopView {
         Layout(height: height, notes: notes.count, hasHelp: hasHelp)
     }
 
-    /// Which rows are to be seen, having moved the first one to where there are any.
+    /// The rows that are visible. It first moves the top row so that there are any.
     mutating func visibleRows(_ snapshot: SessionActivity.Snapshot, notes: [String], height: Int) -> Range<Int> {
         let room = layout(snapshot, notes, height: height).rows
         top = max(0, min(top, snapshot.rows.count - room))
@@ -106,7 +106,7 @@ struct TopView {
         return lines
     }
 
-    /// Of a column but the last; two addresses fit, an IPv4 and an IPv6 one. A longer cell is cut.
+    /// The widest column except the last: an IPv4 and an IPv6 address fit. A longer cell is cut.
     private static let widest = 56
 
     private func title(_ snapshot: SessionActivity.Snapshot, rows: Range<Int>, interval: Duration) -> String {
