@@ -105,11 +105,12 @@ final class LeaseKeeper {
         for removal in removals {
             let (record, address) = (removal.record, removal.address)
             do throws(Failure) {
-                guard try change.take(address.address, from: record, because: removal.ending) != nil else { continue }
+                guard let taken = try change.take(address.address, from: record, because: removal.ending) else {
+                    continue
+                }
                 context.log.report(
                     Event(
-                        .addressTaken, "released \(address.address) from session \(record.id): \(removal.reason)",
-                        priority: .warning, of: record, address: address, reason: removal.reason))
+                        released: address, from: record, because: removal.reason, sockets: taken.destroyedSockets))
             } catch {
                 isDone = false
                 troubles.report(.noAddress(session: record.id, family: nil), error)

@@ -168,10 +168,10 @@ final class SessionKeeper {
         for record in records where record.end == nil { emptySince[record.cgroupPath] = nil }
         guard !ended.isEmpty else { return records }
         let closed = try context.change { change throws(Failure) in try change.closeEnded(ended) }
-        for (record, reason) in closed {
-            for event in Event.closing(of: record, because: reason) { context.log.report(event) }
+        for (session, reason) in closed {
+            for event in Event.closing(of: session, because: reason) { context.log.report(event) }
         }
-        let ids = Set(closed.map(\.record.id))
+        let ids = Set(closed.map(\.closed.record.id))
         return records.filter { !ids.contains($0.id) }
     }
 

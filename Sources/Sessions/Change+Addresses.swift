@@ -208,26 +208,27 @@ extension Change {
             // If this fails, the next change does it.
             var left = address
             left.placed = added.contains(address.address)
-            try? takeAway(left, from: before, because: .notOpened)
+            _ = try? takeAway(left, from: before, because: .notOpened)
             throw error
         }
         return after
     }
 
-    /// Takes an address from an open session, in the order of closing: map, interface, registry. From then on,
-    /// `whenUnavailable` applies to the session.
+    /// Takes an address from an open session, in the order of closing: map, sockets, interface, registry. What
+    /// `whenUnavailable` says holds for the session from then on.
     ///
-    /// - Returns: the session without the address; `nil` if it is no longer open, or does not have the address.
+    /// - Returns: how many sockets on it were destroyed, `nil` in there where none could be; `nil` where the session is not
+    ///   open any more, or has not that address.
     @discardableResult
     public func take(
         _ address: IPAddress, from record: SessionRecord, because ending: SessionEnding
-    ) throws(Failure) -> SessionRecord? {
+    ) throws(Failure) -> (destroyedSockets: Int?, record: SessionRecord)? {
         guard var now = try current(record), let index = now.addresses.firstIndex(where: { $0.address == address })
         else { return nil }
         let taken = now.addresses.remove(at: index)
         try registry.beginTaking(address)
-        try takeAway(taken, from: now, because: ending)
-        return now
+        let destroyed = try takeAway(taken, from: now, because: ending)
+        return (destroyed, now)
     }
 
     /// Completes what a killed command has begun: addresses that may not be completely in place are removed.
@@ -243,17 +244,22 @@ extension Change {
         }
     }
 
-    /// - Parameter record: the session without the address.
+    /// - Parameter record: without the address.
+    /// - Returns: how many sockets on it were destroyed.
+    @discardableResult
     private func takeAway(
         _ address: SessionRecord.Address, from record: SessionRecord, because ending: SessionEnding
-    ) throws(Failure) {
+    ) throws(Failure) -> Int? {
         if pins.isLoaded {
             try PolicyMapSet(pins).take(address.address, from: record.cgroupID)
         }
+        // One that could not be given may be another program's.
+        let destroyed = ending == .notOpened ? nil : destroySockets(on: address.address)
         if address.placed {
             for result in try netlink.remove([address.address], from: address.interface) { _ = try result.get() }
         }
         try registry.remove(address.address, from: record.id, because: ending, at: .now(bootID: bootID))
+        return destroyed
     }
 
     /// The present state of a session; `nil` if it is no longer open.

@@ -134,7 +134,7 @@ extension Change {
         }
     }
 
-    /// Removes everything: links, open sessions, their addresses, the cgroups that `run` made, maps, programs.
+    /// Takes everything away: links, open sessions, their sockets, addresses and cgroups that `run` made, maps, programs.
     public func detachAll() throws(Failure) {
         try pins.requireBPFFS()
         for id in try pins.attachments().keys.sorted() { try pins.detach(cgroupID: id) }
@@ -146,6 +146,7 @@ extension Change {
             // Close them in the maps before the registry forgets them. Otherwise a kill here would leave sessions in
             // the kernel that are not in the registry.
             if let maps = try? PolicyMapSet(pins) { try maps.close(records.map(Self.bareRow), remainingLevels: []) }
+            _ = destroySockets(of: records)
             try withdraw(records)
             try registry.remove(records.map { ($0.id, .detached) }, at: .now(bootID: bootID))
         }

@@ -95,18 +95,22 @@ extension Change {
         return records
     }
 
-    /// Closes a session. Its programs are no longer rewritten, and its addresses are removed from the interface.
+    /// Closes a session: its programs are no longer touched, its sockets are destroyed, its addresses are taken off the
+    /// interface.
     ///
-    /// - Parameter ending: why, for the history.
-    /// - Returns: its last record.
+    /// - Parameters:
+    ///   - ending: why, for the history.
+    ///   - keepSockets: whether sockets on its addresses are left as they are.
     @discardableResult
-    public func close(_ id: UInt32, because ending: SessionEnding = .closed) throws(Failure) -> SessionRecord {
+    public func close(
+        _ id: UInt32, because ending: SessionEnding = .closed, keepSockets: Bool = false
+    ) throws(Failure) -> ClosedSession {
         guard let record = try registry.session(id: id) else {
             throw Failure(
                 .failed, "close session \(id)", "there is no such session", hint: "see vip-bpfctl session list")
         }
-        try tearDown([(record, ending)])
-        return record
+        let counts = try tearDown([(record, ending)], keepSockets: keepSockets)
+        return ClosedSession(record: record, destroyedSockets: counts[id])
     }
 
     /// Undoes a failed opening. If the registry cannot be written (a full disk), the sessions stay in it as `opening`,
@@ -123,8 +127,13 @@ extension Change {
         try? registry.remove(ids.map { ($0, .notOpened) }, at: .now(bootID: bootID))
     }
 
-    /// Removes sessions from maps, interfaces and registry: the reverse order of opening. Missing parts are no error.
-    func tearDown(_ ended: [(record: SessionRecord, ending: SessionEnding)]) throws(Failure) {
+    /// Map, sockets, interface, registry: the reverse of opening. What is not there any more does not matter.
+    ///
+    /// - Returns: how many sockets were destroyed, by session ID.
+    @discardableResult
+    func tearDown(
+        _ ended: [(record: SessionRecord, ending: SessionEnding)], keepSockets: Bool = false
+    ) throws(Failure) -> [UInt32: Int] {
         let records = ended.map(\.record)
         let ids = records.map(\.id)
         try registry.beginClose(ids)
@@ -132,11 +141,13 @@ extension Change {
             let maps = try PolicyMapSet(pins)
             try maps.close(records.map(Self.bareRow), remainingLevels: registry.levels(bootID: bootID, without: ids))
         }
+        let destroyed = keepSockets ? [:] : destroySockets(of: records)
         try withdraw(records)
         try registry.remove(ended.map { ($0.record.id, $0.ending) }, at: .now(bootID: bootID))
         if try settings.hasRoutes() {
             try settings.settleRoutes(pins.attachments().isEmpty ? nil : instance.policy(registry))
         }
+        return destroyed
     }
 
     /// Removes the records' addresses from their interfaces, and the cgroups that were created for them.

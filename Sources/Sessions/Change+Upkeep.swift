@@ -151,8 +151,8 @@ extension Change {
 
     /// Closes those of the sessions that have ended, by ``SessionRecord/end``, and that still exist.
     ///
-    /// - Returns: the records of the closed ones, and why each has ended.
-    public func closeEnded(_ records: [SessionRecord]) throws(Failure) -> [(record: SessionRecord, reason: String)] {
+    /// - Returns: what they were, and why each has ended.
+    public func closeEnded(_ records: [SessionRecord]) throws(Failure) -> [(closed: ClosedSession, reason: String)] {
         var ended: [(record: SessionRecord, reason: String)] = []
         for record in records {
             guard let now = try registry.session(id: record.id), now.cgroupID == record.cgroupID,
@@ -160,10 +160,9 @@ extension Change {
             else { continue }
             ended.append((now, reason))
         }
-        if !ended.isEmpty {
-            try tearDown(ended.map { ($0.record, $0.record.isCgroupThere ? .cgroupEmpty : .cgroupGone) })
-        }
-        return ended
+        guard !ended.isEmpty else { return [] }
+        let counts = try tearDown(ended.map { ($0.record, $0.record.isCgroupThere ? .cgroupEmpty : .cgroupGone) })
+        return ended.map { (ClosedSession(record: $0.record, destroyedSockets: counts[$0.record.id]), $0.reason) }
     }
 
     /// The session of a cgroup, or `nil`.

@@ -80,10 +80,13 @@ public struct Event: Sendable, Hashable {
     public var interface: String?
     /// Why it happened, or why it failed.
     public var reason: String?
+    /// How many sockets were destroyed.
+    public var sockets: Int?
 
     public init(
         _ kind: Kind, _ message: String, priority: Priority = .info, session: UInt32? = nil, user: String? = nil,
-        cgroup: String? = nil, address: String? = nil, interface: String? = nil, reason: String? = nil
+        cgroup: String? = nil, address: String? = nil, interface: String? = nil, reason: String? = nil,
+        sockets: Int? = nil
     ) {
         self.kind = kind
         self.priority = priority
@@ -95,28 +98,48 @@ public struct Event: Sendable, Hashable {
         self.address = address
         self.interface = interface
         self.reason = reason
+        self.sockets = sockets
     }
 
     /// An event about a session, with the session's properties.
     public init(
         _ kind: Kind, _ message: String, priority: Priority = .info, of record: SessionRecord,
-        address: SessionRecord.Address? = nil, reason: String? = nil
+        address: SessionRecord.Address? = nil, reason: String? = nil, sockets: Int? = nil
     ) {
         self.init(
             kind, message, priority: priority, session: record.id, user: record.user, cgroup: record.cgroupPath.string,
-            address: address?.address.description, interface: address?.interface, reason: reason)
+            address: address?.address.description, interface: address?.interface, reason: reason, sockets: sockets)
     }
 
-    /// The events of a closed session: one for each address that it had, and one for the session.
-    public static func closing(of record: SessionRecord, because reason: String) -> [Event] {
-        record.addresses.map {
+    /// ` (2 sockets destroyed)`; nothing where there were none.
+    private static func note(destroyed count: Int?) -> String {
+        guard let count, count > 0 else { return "" }
+        return " (\(count) \(count == 1 ? "socket" : "sockets") destroyed)"
+    }
+
+    /// An address that an open session loses.
+    public init(
+        released address: SessionRecord.Address, from record: SessionRecord, because reason: String, sockets: Int?
+    ) {
+        self.init(
+            .addressTaken,
+            "released \(address.address) from session \(record.id): \(reason)\(Self.note(destroyed: sockets))",
+            priority: .warning, of: record, address: address, reason: reason, sockets: sockets)
+    }
+
+    /// The events of a session's end: each address that it had, and that it is closed.
+    public static func closing(of closed: ClosedSession, because reason: String) -> [Event] {
+        let record = closed.record
+        return record.addresses.map {
             Event(
                 .addressTaken, "released \($0.address) from session \(record.id)", of: record, address: $0,
                 reason: reason)
         } + [
             Event(
-                .sessionClosed, "closed session \(record.id) of \(record.user ?? "-"): \(reason)",
-                priority: .notice, of: record, reason: reason)
+                .sessionClosed,
+                "closed session \(record.id) of \(record.user ?? "-"): \(reason)"
+                    + note(destroyed: closed.destroyedSockets),
+                priority: .notice, of: record, reason: reason, sockets: closed.destroyedSockets)
         ]
     }
 
@@ -155,7 +178,7 @@ public struct Event: Sendable, Hashable {
     private var details: [(name: String, value: String)] {
         let all: [(String, String?)] = [
             ("session", session.map(String.init)), ("user", user), ("cgroup", cgroup), ("address", address),
-            ("interface", interface), ("reason", reason),
+            ("interface", interface), ("reason", reason), ("sockets", sockets.map(String.init)),
         ]
         return all.compactMap { name, value in value.map { (name, $0) } }
     }
@@ -177,10 +200,12 @@ public struct Event: Sendable, Hashable {
             let message: String
             let session: UInt32?
             let user, cgroup, address, interface, reason: String?
+            let sockets: Int?
         }
         let document = Document(
             time: time.formatted(.iso8601), event: kind.rawValue, priority: Int(priority.rawValue), message: message,
-            session: session, user: user, cgroup: cgroup, address: address, interface: interface, reason: reason)
+            session: session, user: user, cgroup: cgroup, address: address, interface: interface, reason: reason,
+            sockets: sockets)
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         return (try? encoder.encode(document)).map { String(decoding: $0, as: UTF8.self) } ?? message

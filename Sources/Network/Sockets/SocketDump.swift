@@ -18,7 +18,7 @@ public enum SocketDump {
     /// - Throws: ``Failure`` if the kernel does not list them.
     public static func sockets(connections: Bool = true) throws(Failure) -> [InternetSocket] {
         do throws(Failure) {
-            return try diagnosed(connections: connections)
+            return try diagnosed(connections ? ~0 : waiting)
         } catch {
             // A container or a small initrd may lack the kernel modules. Every kernel has /proc/net, with fewer facts.
             guard error.code == .unavailable, let found = ProcNetTables.sockets(connections: connections) else {
@@ -28,13 +28,37 @@ public enum SocketDump {
         }
     }
 
-    private static func diagnosed(connections: Bool) throws(Failure) -> [InternetSocket] {
+    /// The sockets whose local address is one of these, in every state but TIME_WAIT: no process has such a one any more.
+    ///
+    /// TCP sockets that are bound and neither listen nor are connected are among them since Linux 6.8.
+    ///
+    /// - Parameter addresses: mapped IPv4 addresses of IPv6 sockets are meant by the IPv4 address.
+    /// - Throws: as ``sockets(connections:)``.
+    public static func sockets(on addresses: Set<IPAddress>) throws(Failure) -> [InternetSocket] {
+        guard !addresses.isEmpty else { return [] }
+        do throws(Failure) {
+            return try diagnosed(living, on: addresses)
+        } catch {
+            guard error.code == .unavailable, let found = ProcNetTables.sockets(connections: true) else { throw error }
+            return found.filter { addresses.contains($0.local.address) && $0.state != .timeWait }
+        }
+    }
+
+    /// idiag_states: a bit for each state.
+    private static let waiting = [InternetSocket.State.listening, .closed, .boundInactive].reduce(UInt32(0)) {
+        $0 | 1 << UInt32($1.rawValue)
+    }
+    static let living = ~(UInt32(1) << UInt32(InternetSocket.State.timeWait.rawValue))
+
+    private static func diagnosed(
+        _ states: UInt32, on addresses: Set<IPAddress>? = nil
+    ) throws(Failure) -> [InternetSocket] {
         var found: [InternetSocket] = []
         // TCP first: an MPTCP listener that is opened during the dump is then still found as MPTCP.
         for transport in [InternetSocket.Transport.tcp, .udp, .mptcp] {
             for family in IPAddress.Family.allCases {
                 do throws(Failure) {
-                    found += try sockets(transport, family, connections: connections)
+                    found += try entries(transport, family, states, on: addresses).map(\.socket)
                 } catch {
                     // Kernels before 5.11 lack MPTCP or its diagnostics.
                     if transport != .mptcp { throw error }
@@ -52,9 +76,21 @@ public enum SocketDump {
         }
     }
 
-    private static func sockets(
-        _ transport: InternetSocket.Transport, _ family: IPAddress.Family, connections: Bool
-    ) throws(Failure) -> [InternetSocket] {
+    /// A socket, and how the kernel is told which one is meant.
+    struct Entry {
+        var socket: InternetSocket
+        var id: inet_diag_sockid
+    }
+
+    /// One dump: the sockets of a transport and family that are in one of the states.
+    ///
+    /// - Parameter addresses: those of the local ends; `nil` is all.
+    static func entries(
+        _ transport: InternetSocket.Transport, _ family: IPAddress.Family, _ states: UInt32,
+        on addresses: Set<IPAddress>? = nil
+    ) throws(Failure) -> [Entry] {
+        // An IPv4 socket has no IPv6 address; an IPv6 socket may have a mapped one.
+        if let addresses, family == .v4, !addresses.contains(where: { $0.family == .v4 }) { return [] }
         let what = "list the \(transport.rawValue) sockets"
         guard let socket = nl_socket_alloc() else { throw Failure(.failed, what, "out of memory") }
         defer { nl_socket_free(socket) }
@@ -68,11 +104,7 @@ public enum SocketDump {
         var request = inet_diag_req_v2()
         request.sdiag_family = UInt8(family == .v4 ? AF_INET : AF_INET6)
         request.sdiag_protocol = UInt8(transport == .udp ? IPPROTO_UDP : IPPROTO_TCP)
-        let waiting =
-            1 << UInt32(InternetSocket.State.listening.rawValue)
-            | 1 << UInt32(InternetSocket.State.closed.rawValue)
-            | 1 << UInt32(InternetSocket.State.boundInactive.rawValue)
-        request.idiag_states = connections ? ~0 : UInt32(waiting)
+        request.idiag_states = states
 
         guard let message = nlmsg_alloc_simple(CInt(SOCK_DIAG_BY_FAMILY), CInt(NLM_F_DUMP)) else {
             throw Failure(.failed, what, "out of memory")
@@ -83,10 +115,14 @@ public enum SocketDump {
             // IPPROTO_MPTCP does not fit the 8 bits of sdiag_protocol.
             error = nla_put_u32(message, CInt(INET_DIAG_REQ_PROTOCOL), 262)
         }
+        if error == 0, let addresses, addresses.count <= AddressFilter.limit {
+            let code = AddressFilter.code(for: addresses)
+            error = nla_put(message, CInt(INET_DIAG_REQ_BYTECODE), CInt(code.count), code)
+        }
         if error == 0 { error = nl_send_auto(socket, message) }
         guard error >= 0 else { throw failure(what, error) }
 
-        let collection = Collection(transport)
+        let collection = Collection(transport, on: addresses)
         guard let own = nl_socket_get_cb(socket), let callbacks = nl_cb_clone(own) else {
             throw Failure(.failed, what, "out of memory")
         }
@@ -103,10 +139,10 @@ public enum SocketDump {
             }, Unmanaged.passUnretained(collection).toOpaque())
         error = withExtendedLifetime(collection) { nl_recvmsgs(socket, callbacks) }
         guard error >= 0 else { throw failure(what, error) }
-        return collection.sockets
+        return collection.entries
     }
 
-    private static func failure(_ what: String, _ error: CInt) -> Failure {
+    static func failure(_ what: String, _ error: CInt) -> Failure {
         switch -error {
         case NLE_OBJ_NOTFOUND, NLE_PROTO_MISMATCH, NLE_OPNOTSUPP, NLE_AF_NOSUPPORT:
             return Failure(
@@ -120,10 +156,12 @@ public enum SocketDump {
 
     private final class Collection {
         private let transport: InternetSocket.Transport
-        private(set) var sockets: [InternetSocket] = []
+        private let addresses: Set<IPAddress>?
+        private(set) var entries: [Entry] = []
 
-        init(_ transport: InternetSocket.Transport) {
+        init(_ transport: InternetSocket.Transport, on addresses: Set<IPAddress>?) {
             self.transport = transport
+            self.addresses = addresses
         }
 
         func take(_ header: UnsafeMutablePointer<nlmsghdr>) {
@@ -131,9 +169,10 @@ public enum SocketDump {
             guard nlmsg_datalen(header) >= CInt(length), let data = nlmsg_data(header) else { return }
             let row = data.loadUnaligned(as: inet_diag_msg.self)
             let family: IPAddress.Family = CInt(row.idiag_family) == AF_INET ? .v4 : .v6
+            let local = Self.endpoint(row.id.idiag_src, row.id.idiag_sport, family)
+            if let addresses, !addresses.contains(local.address) { return }
             var socket = InternetSocket(
-                transport, family, InternetSocket.State(rawValue: row.idiag_state),
-                local: Self.endpoint(row.id.idiag_src, row.id.idiag_sport, family),
+                transport, family, InternetSocket.State(rawValue: row.idiag_state), local: local,
                 remote: Self.endpoint(row.id.idiag_dst, row.id.idiag_dport, family),
                 user: row.idiag_uid, inode: UInt64(row.idiag_inode), interface: row.id.idiag_if)
             if let attribute = nlmsg_find_attr(header, CInt(length), CInt(INET_DIAG_SKV6ONLY)) {
@@ -142,7 +181,7 @@ public enum SocketDump {
             if let attribute = nlmsg_find_attr(header, CInt(length), CInt(INET_DIAG_CGROUP_ID)) {
                 socket.cgroupID = nla_get_u64(attribute)
             }
-            sockets.append(socket)
+            entries.append(Entry(socket: socket, id: row.id))
         }
 
         /// Reads an address, which is four words in network order (IPv4 uses the first), and a port in network order.

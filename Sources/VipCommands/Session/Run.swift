@@ -131,8 +131,8 @@ struct Run: ParsableCommand {
         try options.change { change throws(Failure) in
             // Another command may have closed it in between.
             if try change.registry.session(id: record.id)?.cgroupID == record.cgroupID {
-                let ended = try change.close(record.id, because: .runEnded)
-                EventLog.reportOfCommand(Event.closing(of: ended, because: "the command has ended"))
+                let closed = try change.close(record.id, because: .runEnded)
+                EventLog.reportOfCommand(Event.closing(of: closed, because: "the command has ended"))
             } else if record.isCgroupThere {
                 try Cgroup(path: record.cgroupPath).remove()
             }

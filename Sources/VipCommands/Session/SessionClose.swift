@@ -11,25 +11,30 @@ struct SessionClose: ParsableCommand {
         commandName: "close",
         abstract: "Close a session and release its addresses; its programs keep running.",
         discussion: """
-            Programs in its cgroup go on; sockets on its virtual IP lose their address. Prints nothing, or with --json what \
-            the session was.
+            Programs in its cgroup go on. TCP, MPTCP and UDP sockets on its virtual IPs and loopbacks are destroyed \
+            (ECONNABORTED), also where a program outside of its cgroup has them: the next session with these addresses \
+            must not find them. Prints nothing, or with --json what the session was.
 
             EXAMPLES
               vip-bpfctl session close 7
+              vip-bpfctl session close 7 --keep-sockets
             """
     )
 
     @Argument(help: ArgumentHelp("The session ID.", valueName: "id"))
     var id: UInt32
+    @Flag(help: "Leave the sockets on its addresses as they are.")
+    var keepSockets = false
     @OptionGroup var options: InstanceOptions
     @OptionGroup var output: OutputOptions
 
     func run() throws {
         let id = id
-        let (record, prefix) = try options.change { change throws(Failure) in
-            (try change.close(id), try change.registry.loopbackPrefix())
+        let keepSockets = keepSockets
+        let (closed, prefix) = try options.change { change throws(Failure) in
+            (try change.close(id, keepSockets: keepSockets), try change.registry.loopbackPrefix())
         }
-        EventLog.reportOfCommand(Event.closing(of: record, because: "closed by hand"))
-        if output.json { try output.print(SessionPayload(record, prefix: prefix, state: "closed")) }
+        EventLog.reportOfCommand(Event.closing(of: closed, because: "closed by hand"))
+        if output.json { try output.print(SessionPayload(closed.record, prefix: prefix, state: "closed")) }
     }
 }

@@ -66,6 +66,30 @@ struct DaemonTests {
         }
     }
 
+    /// The user's last program has handed a listener to somebody else before it ended.
+    @Test func socketsEndWithTheSession() throws {
+        try host(Self.policy(programs: "[\"*\"]")) { host in
+            try host.start()
+            try host.event("logind_followed")
+            let slice = DaemonHost.slice(1001)
+            let server = try host.sandbox.probe("server", in: slice)
+            try host.logind("user 1001 ann")
+            let opened = try host.event("session_opened")
+            for command in ["socket l tcp", "bind l 127.0.0.1 5999", "listen l"] { try server.must(command) }
+            let thief = try host.sandbox.probe("thief", in: "outside")
+            let path = "\(host.sandbox.directory)/mailbox"
+            try thief.must("mailbox \(path)")
+            try server.must("pass l \(path)")
+            try thief.must("take s")
+            try host.logind("user -1001")
+            try host.end(server.program)
+            let closed = try host.event("session_closed")
+            #expect(closed.session == opened.session && closed.sockets == 1)
+            #expect(closed.message.hasSuffix("(1 socket destroyed)"), "\(closed)")
+            #expect(try thief("accept s c").errno == "EINVAL")
+        }
+    }
+
     @Test func theOrderDoesNotMatter() throws {
         try host { host in
             // Here before the daemon: listed.

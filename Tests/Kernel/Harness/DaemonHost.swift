@@ -27,6 +27,7 @@ final class DaemonHost {
         let address: String?
         let interface: String?
         let reason: String?
+        let sockets: Int?
 
         var description: String { "\(event): \(message)" }
     }

@@ -105,6 +105,83 @@ import Testing
         }
     }
 
+    /// Opens sockets on 127.0.0.4 and elsewhere, says what each gets after a line of input, and what it can do then.
+    static let victims = """
+        import errno, os, socket as s, sys
+        os.system("ip link set lo up")
+        def made(name, family, kind, address, port, protocol=0, listen=True, reuse=False):
+            k = s.socket(family, kind, protocol)
+            if reuse: k.setsockopt(s.SOL_SOCKET, s.SO_REUSEPORT, 1)
+            k.bind((address, port))
+            if kind == s.SOCK_STREAM and listen: k.listen()
+            k.setblocking(False)
+            held.append((name, k))
+            return k
+        held = []
+        tcp, udp, four, six = s.SOCK_STREAM, s.SOCK_DGRAM, s.AF_INET, s.AF_INET6
+        made("listener", four, tcp, "127.0.0.4", 9001)
+        made("mapped", six, tcp, "::ffff:127.0.0.4", 9002)
+        made("udp", four, udp, "127.0.0.4", 9003)
+        made("mapped-udp", six, udp, "::ffff:127.0.0.4", 9004)
+        made("six", six, tcp, "::1", 9005)
+        made("bound", four, tcp, "127.0.0.4", 9006, listen=False)
+        made("mptcp", four, tcp, "127.0.0.4", 9007, 262)
+        for i in range(16): made("group", four, tcp, "127.0.0.4", 9008, reuse=True)
+        other = made("other", four, tcp, "127.0.0.5", 9001)
+        made("any", four, tcp, "0.0.0.0", 9009)
+        made("other-udp", four, udp, "127.0.0.5", 9003)
+        client = s.create_connection(("127.0.0.5", 9001), source_address=("127.0.0.4", 0))
+        held.append(("client", client))
+        print("ready", flush=True)
+        for line in sys.stdin:
+            def state(k):
+                error = k.getsockopt(s.SOL_SOCKET, s.SO_ERROR)
+                return errno.errorcode[error] if error else "ok"
+            print(" ".join(f"{name}={state(k)}" for name, k in held), flush=True)
+        """
+
+    @Test("destroys the sockets on an address, and no others")
+    func destroysSockets() async throws {
+        try await inNetworkNamespace {
+            let child = try Child("python3", "-c", Self.victims)
+            try #require(try child.line() == "ready")
+            let address = try #require(IPAddress("127.0.0.4"))
+            let six = try #require(IPAddress("::1"))
+            // The kernel's own filter, one condition or several, and the one here tell the same.
+            let many = Set((0..<20).map { IPAddress(v4: 0x7f01_0000 + $0) }).union([address])
+            func seen(_ addresses: Set<IPAddress>) throws -> Set<UInt64> {
+                let found = try SocketDump.sockets(on: addresses)
+                #expect(found.allSatisfy { addresses.contains($0.local.address) })
+                return Set(found.map(\.inode))
+            }
+            let before = try seen([address])
+            #expect(before.count == 23)
+            #expect(try seen(many) == before)
+            #expect(try seen([address, six, IPAddress(v4: 0x7f00_0009)]).count == 24)
+
+            let destroyed = try SocketDump.destroy(on: [address, six])
+            #expect(destroyed.allSatisfy { $0.local.address == address || $0.local.address == six })
+            try child.send("\n")
+            let states = try child.line().split(separator: " ")
+            for (name, state) in [
+                ("listener", "ECONNABORTED"), ("mapped", "ECONNABORTED"), ("udp", "ECONNABORTED"),
+                ("mapped-udp", "ECONNABORTED"), ("six", "ECONNABORTED"), ("group", "ECONNABORTED"),
+                ("client", "ECONNABORTED"), ("bound", "ok"), ("mptcp", "ok"), ("other", "ok"), ("any", "ok"),
+                ("other-udp", "ok"),
+            ] {
+                let mine = states.filter { $0.hasPrefix("\(name)=") }
+                #expect(!mine.isEmpty && mine.allSatisfy { $0 == "\(name)=\(state)" }, "\(states)")
+            }
+            #expect(destroyed.count == 22, "\(destroyed)")
+            // Whoever gives the address away has to look: these are still bound.
+            let left = try SocketDump.sockets(on: [address])
+            #expect(left.contains { $0.transport == .mptcp && $0.state == .listening })
+            #expect(left.contains { $0.transport == .udp } && !left.contains { $0.transport == .tcp && $0.isServing })
+            child.closeInput()
+            child.wait()
+        }
+    }
+
     @Test("names an executable that was deleted")
     func executableThatWasReplaced() throws {
         let directory = try TemporaryDirectory()

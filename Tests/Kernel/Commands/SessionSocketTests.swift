@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+/// Sockets end with the address of their session, wherever their descriptors are by then.
+@Suite(.serialized, .requiresRoot)
+struct SessionSocketTests: CommandHost {
+    /// A probe outside of every session that is handed the socket `s` of another one.
+    private func hand(_ sandbox: Sandbox, _ socket: String, of owner: Probe) throws -> Probe {
+        let thief = try sandbox.probe("thief", in: "outside")
+        let path = "\(sandbox.directory)/mailbox-\(thief.pid)"
+        try thief.must("mailbox \(path)")
+        try owner.must("pass \(socket) \(path)")
+        try thief.must("take s")
+        return thief
+    }
+
+    private func end(_ probe: Probe) throws {
+        probe.program.closeInput()
+        try probe.program.wait()
+    }
+
+    /// A listener is passed out of its session, which ends; the next session with its ID has a 127.0.0.1 of its own.
+    @Test("ends a listener that was handed out of its session")
+    func endsAListenerThatWasHandedOut() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/bob", id: 3)
+            let bob = try sandbox.probe("server", in: "attached/bob")
+            for command in ["socket l tcp", "bind l 127.0.0.1 5999", "listen l"] { try bob.must(command) }
+            #expect(try bob.kernelView("l")?.local == "127.0.0.4:5999")
+            let thief = try hand(sandbox, "l", of: bob)
+            try end(bob)
+            try sandbox.mustCtl("session", "close", "3")
+            #expect(try thief("accept s c").errno == "EINVAL")
+            try end(thief)
+
+            let ann = try sandbox.openSession("attached/ann", id: 3)
+            #expect(ann.virtualLoopback == "127.0.0.4")
+            let client = try sandbox.probe("client", in: "attached/ann")
+            try client.must("socket c tcp")
+            #expect(try client("connect c 127.0.0.1 5999").errno == "ECONNREFUSED")
+        }
+    }
+
+    @Test("ends connections and UDP sockets on virtual IP and loopback, and no others")
+    func endsConnectionsAndDatagramSockets() throws {
+        try attached { sandbox in
+            let session = try sandbox.openSession("attached/bob", id: 3, ips: ["198.51.100.20"])
+            _ = try sandbox.openSession("attached/ann", id: 4, ips: ["198.51.100.21"])
+            let outside = try sandbox.probe("server", in: "outside", at: .outside)
+            for command in ["socket l tcp", "bind l 198.51.100.2 7000", "listen l"] { try outside.must(command) }
+            var probes: [Probe] = []
+            for cgroup in ["attached/bob", "attached/ann"] {
+                let probe = try sandbox.probe("program", in: cgroup)
+                for command in [
+                    "socket c tcp", "connect c 198.51.100.2 7000", "socket u udp", "bind u 0.0.0.0 7001",
+                    "socket v udp", "bind v 127.0.0.1 7002", "socket w udp 6", "bind w ::1 7003", "socket m tcp 6",
+                    "bind m :: 7004", "listen m",
+                ] { try probe.must(command) }
+                probes.append(probe)
+            }
+            try outside.must("accept l c")
+            try sandbox.mustCtl("session", "close", "3")
+            #expect(try probes[0]("recv c").errno == "ECONNABORTED")
+            #expect(try outside("recv c").errno == "ECONNRESET")
+            for socket in ["u", "v", "w"] { #expect(try probes[0]("recv \(socket)").errno == "ECONNABORTED") }
+            #expect(try probes[0]("accept m x").errno == "EINVAL")
+            #expect(session.virtualIps == ["198.51.100.20"])
+
+            // The other session's are as they were.
+            try outside.must("accept l d")
+            try probes[1].must("send c text")
+            #expect(try outside.must("recv d").data == "text")
+            let client = try sandbox.probe("client", in: "attached/ann")
+            for command in ["socket u udp", "sendto u 127.0.0.1 7002 text"] { try client.must(command) }
+            #expect(try probes[1].must("recv v").data == "text")
+        }
+    }
+
+    @Test("keeps the sockets with --keep-sockets")
+    func keepsTheSockets() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/bob", id: 3)
+            let bob = try sandbox.probe("server", in: "attached/bob")
+            for command in ["socket l tcp", "bind l 127.0.0.1 5999", "listen l"] { try bob.must(command) }
+            try sandbox.mustCtl("session", "close", "3", "--keep-sockets")
+            let client = try sandbox.probe("client", in: "outside")
+            for command in ["socket c tcp", "connect c 127.0.0.4 5999"] { try client.must(command) }
+            try bob.must("accept l c")
+        }
+    }
+
+    @Test("ends the sockets of all sessions with detach --all")
+    func endsTheSocketsOfAll() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/bob", id: 3)
+            let bob = try sandbox.probe("server", in: "attached/bob")
+            for command in ["socket l tcp", "bind l 127.0.0.1 5999", "listen l"] { try bob.must(command) }
+            try sandbox.mustCtl("detach", "--all")
+            #expect(try bob("accept l c").errno == "EINVAL")
+        }
+    }
+}
