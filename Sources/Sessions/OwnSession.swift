@@ -51,7 +51,7 @@ public enum OwnSession {
             family == .v4 ? MemoryLayout<sockaddr_in>.size : MemoryLayout<sockaddr_in6>.size)
         let error: CInt = withUnsafeMutablePointer(to: &name) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                guard bind(socket, $0, length) == 0, getsockname(socket, $0, &length) == 0 else { return errno }
+                guard Glibc.bind(socket, $0, length) == 0, getsockname(socket, $0, &length) == 0 else { return errno }
                 return 0
             }
         }
@@ -62,6 +62,49 @@ public enum OwnSession {
         let bytes = withUnsafeBytes(of: &name) { Array($0[place]) }
         guard let address = IPAddress(bytes: bytes), !address.isUnspecified else { return .unchanged }
         return address.isLoopback ? .loopback : .virtualIP(address)
+    }
+
+    /// The session's loopback of a family, if it applies to this program: a socket is bound to 127.0.0.1 or ::1, and the
+    /// socket table has its true address. getsockname(2) would return the address that was asked for.
+    ///
+    /// - Returns: `nil` if this program has the host's loopback, or the kernel lacks the family.
+    /// - Throws: ``Failure`` if no socket can be opened.
+    public static func loopback(_ family: IPAddress.Family) throws(Failure) -> IPAddress? {
+        let socket = Glibc.socket(
+            family == .v4 ? AF_INET : AF_INET6, CInt(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        guard socket >= 0 else {
+            if errno == EAFNOSUPPORT { return nil }
+            throw Failure("ask the kernel for the session's \(family.rawValue) loopback", errno: .current)
+        }
+        defer { close(socket) }
+        let localhost = family == .v4 ? IPAddress(v4: 0x7f00_0001) : IPAddress(.v6, value: 1)
+        var status = stat()
+        guard bind(socket, to: localhost) == 0, fstat(socket, &status) == 0,
+            let bound = ProcNetTables.socket(inode: UInt64(status.st_ino), .udp, family)?.local.address
+        else { return nil }
+        return bound == localhost ? nil : bound
+    }
+
+    /// bind(2) to a port of the kernel's choice.
+    private static func bind(_ socket: CInt, to address: IPAddress) -> CInt {
+        if address.family == .v4 {
+            var name = sockaddr_in()
+            name.sin_family = sa_family_t(AF_INET)
+            withUnsafeMutableBytes(of: &name.sin_addr) { $0.copyBytes(from: address.bytes) }
+            return withUnsafePointer(to: &name) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    Glibc.bind(socket, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+                }
+            }
+        }
+        var name = sockaddr_in6()
+        name.sin6_family = sa_family_t(AF_INET6)
+        withUnsafeMutableBytes(of: &name.sin6_addr) { $0.copyBytes(from: address.bytes) }
+        return withUnsafePointer(to: &name) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                Glibc.bind(socket, $0, socklen_t(MemoryLayout<sockaddr_in6>.size))
+            }
+        }
     }
 
     /// The session that the calling process is in, by a registry: that of its cgroup, or of one above.

@@ -26,6 +26,20 @@ package enum ProcNetTables {
         return found
     }
 
+    /// A socket of the calling thread's network namespace by its inode (fstat(2)); `nil` if the table does not have it.
+    package static func socket(
+        inode: UInt64, _ transport: InternetSocket.Transport, _ family: IPAddress.Family
+    ) -> InternetSocket? {
+        let name = "/proc/thread-self/net/\(transport.rawValue)\(family == .v4 ? "" : "6")"
+        guard let bytes = try? readWholeFile(FilePath(name)) else { return nil }
+        for line in bytes.split(separator: UInt8(ascii: "\n")).dropFirst() {
+            if let found = socket(String(decoding: line, as: UTF8.self), transport, family), found.inode == inode {
+                return found
+            }
+        }
+        return nil
+    }
+
     /// Reads a line: `  0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 20911 …`
     package static func socket(
         _ line: String, _ transport: InternetSocket.Transport, _ family: IPAddress.Family

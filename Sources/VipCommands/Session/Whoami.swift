@@ -13,11 +13,12 @@ struct Whoami: ParsableCommand {
         abstract: "Show the ID and addresses of the session that the caller is in.",
         discussion: """
             Needs no privilege, and shows no other session. The kernel is asked for the virtual IPs, as any program would ask \
-            it: by a socket bound to 0.0.0.0 and one bound to ::. The ID, and addresses that do not apply to this program \
-            (virtualIP.mode: perProgram), come from the registry, by the cgroup that this is run in; where the registry \
-            cannot be read, they are left out, and a warning says so.
+            it: by a socket bound to 0.0.0.0 and one bound to ::. Sockets bound to 127.0.0.1 and ::1 give the virtual \
+            loopbacks, and so the ID. What does not apply to this program (programs lists it not, virtualLoopback is off) is \
+            not known. User and cgroup, and what does not apply, come from the registry, for root and for members of the \
+            group that 'attach cgroup PATH --group NAME' names.
 
-            The exit code is 1 outside every session.
+            The exit code is 1 outside every session, and where nothing of the session applies to this program.
 
             EXAMPLES
               vip-bpfctl whoami
@@ -51,28 +52,34 @@ struct Whoami: ParsableCommand {
                 "the registry does not know the addresses that the kernel returns",
                 hint: "name the right one with --state")
         }
-        guard record != nil || answers.contains(where: \.isOfSession) else {
-            if let obstacle {
+        var loopbacks: [IPAddress] = []
+        if record == nil {
+            for family in IPAddress.Family.allCases {
+                if let loopback = try OwnSession.loopback(family) { loopbacks.append(loopback) }
+            }
+        }
+        guard record != nil || answers.contains(where: \.isOfSession) || !loopbacks.isEmpty else {
+            guard let obstacle else {
                 throw Failure(
-                    obstacle.code == .notPermitted ? .notPermitted : .failed, what,
-                    "no virtual IP applies to this program, and the registry cannot be read: \(obstacle.operation): "
-                        + obstacle.reason,
-                    hint: obstacle.hint, detail: obstacle.detail)
+                    .failed, what, "this process is in no session",
+                    hint: "run it in a session; vip-bpfctl session list shows them")
             }
             throw Failure(
-                .failed, what, "this process is in no session",
-                hint: "run it in a session; vip-bpfctl session list shows them")
+                .failed, what, "this process is in no session, or no address of its session applies to this program",
+                hint: obstacle.code == .notPermitted ? "run as root to know which" : "\(obstacle)",
+                detail: obstacle.detail)
         }
-        if record == nil {
-            options.logger.warning(
-                "the session ID is not known: \(obstacle.map { "\($0)" } ?? "the registry has no session here")")
+        if record == nil, let obstacle, obstacle.code != .notPermitted {
+            options.logger.warning("user and cgroup of the session are not known: \(obstacle)")
+        } else if record == nil, loopbacks.isEmpty {
+            options.logger.warning("the session ID is not known: no virtual loopback applies to this program")
         }
-        try output.print(WhoamiPayload(record, prefix: prefix, asked: asked))
+        try output.print(WhoamiPayload(record, prefix: prefix, asked: asked, loopbacks: loopbacks))
     }
 }
 
 struct WhoamiPayload: Payload {
-    /// The ID; `nil` if the registry does not have the session.
+    /// The ID; `nil` if neither the registry nor a virtual loopback says it.
     @Nullable var id: UInt32?
     var virtualIps: [String]
     @Nullable var virtualLoopback: String?
@@ -80,12 +87,18 @@ struct WhoamiPayload: Payload {
     @Nullable var user: String?
     @Nullable var cgroup: String?
 
-    /// - Parameter asked: the virtual IPs that the kernel gives this program.
-    init(_ record: SessionRecord?, prefix: LoopbackPrefix?, asked: [IPAddress]) {
+    /// - Parameters:
+    ///   - asked: the virtual IPs that the kernel gives this program.
+    ///   - loopbacks: the virtual loopbacks that it gives it, if the registry did not say the session.
+    init(_ record: SessionRecord?, prefix: LoopbackPrefix?, asked: [IPAddress], loopbacks: [IPAddress]) {
         virtualIps = (record?.addresses.map(\.address) ?? asked).map(\.description)
-        id = record?.id
-        virtualLoopback = record.map { SessionIDs.loopback(of: $0.id).description }
-        virtualLoopback6 = record.flatMap { prefix?.loopback(of: $0.id).description }
+        id = record?.id ?? loopbacks.lazy.compactMap(SessionIDs.id(ofLoopback:)).first
+        func loopback(_ family: IPAddress.Family) -> String? {
+            loopbacks.first { $0.family == family }?.description
+        }
+        virtualLoopback = record.map { SessionIDs.loopback(of: $0.id).description } ?? loopback(.v4)
+        virtualLoopback6 =
+            record.map { record in prefix?.loopback(of: record.id).description } ?? loopback(.v6)
         user = record?.user
         cgroup = record?.cgroupPath.string
     }
