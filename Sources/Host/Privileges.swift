@@ -9,6 +9,7 @@ public struct Capability: Sendable, Hashable, CustomStringConvertible {
     package let bit: UInt64
     public let description: String
 
+    public static let chown = Capability(bit: 0, description: "CAP_CHOWN")
     public static let dacOverride = Capability(bit: 1, description: "CAP_DAC_OVERRIDE")
     public static let netBindService = Capability(bit: 10, description: "CAP_NET_BIND_SERVICE")
     public static let netAdmin = Capability(bit: 12, description: "CAP_NET_ADMIN")

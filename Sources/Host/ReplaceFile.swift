@@ -8,9 +8,11 @@ package import SystemPackage
 ///
 /// - Parameters:
 ///   - mode: the file's mode, whatever the umask.
+///   - isSynced: whether the content is on the disk before the file has its name (fsync(2)): a power failure may leave an
+///     empty file otherwise.
 ///   - hint: what to do about an error that is not a missing privilege.
 package func replaceFile(
-    _ path: FilePath, with bytes: [UInt8], mode: mode_t = 0o644, hint: String? = nil
+    _ path: FilePath, with bytes: [UInt8], mode: mode_t = 0o644, isSynced: Bool = false, hint: String? = nil
 ) throws(Failure) {
     let what = "write \(path)"
     let new = FilePath("\(path).\(getpid()).new")
@@ -25,6 +27,7 @@ package func replaceFile(
             if count < 0, errno != EINTR { throw Errno.current }
             rest = rest.dropFirst(max(0, count))
         }
+        if isSynced, fsync(file) != 0 { throw Errno.current }
         guard fchmod(file, mode) == 0, rename(new.string, path.string) == 0 else { throw Errno.current }
     } catch {
         unlink(new.string)

@@ -57,6 +57,19 @@ public enum SystemUsers {
         try account(of: user)?.number
     }
 
+    /// The number of a group, `nil` if no group has the name: getgrnam_r(3).
+    ///
+    /// - Throws: ``Failure`` when the look-up itself fails.
+    public static func number(ofGroup name: String) throws(Failure) -> gid_t? {
+        guard !name.utf8.contains(0) else { return nil }
+        return try lookUp("find group \(name)") { buffer, size in
+            var entry = Glibc.group()
+            var result: UnsafeMutablePointer<Glibc.group>?
+            let error = getgrnam_r(name, &entry, buffer, size, &result)
+            return (error, result?.pointee.gr_gid)
+        }
+    }
+
     /// A user's passwd(5) entry.
     public struct Account: Sendable, Hashable {
         public let name: String

@@ -152,9 +152,10 @@ extension Change {
         }
         try settings.undo()
         try pins.removeAll()
-        for setting in [Registry.Setting.policy, .pendingPolicy, .pins, .network, .routeNote] {
+        for setting in [Registry.Setting.policy, .pendingPolicy, .pins, .network, .routeNote, .readers] {
             try registry.set(setting, to: nil)
         }
+        instance.state.removeRecord()
     }
 }
 
@@ -181,6 +182,7 @@ extension Instance {
             if let prefix = try maps.configuration().loopbackPrefix { try netlink.removeLocalRoute(prefix) }
         }
         try pins.removeAll()
+        state.removeRecord()
         let aside = state.path.appending("registry.sqlite.damaged")
         let moved = state.registry.withPlatformString { old in aside.withPlatformString { new in rename(old, new) } }
         guard moved == 0 else { throw Failure("move \(state.registry) to \(aside)", errno: .current) }

@@ -8,13 +8,24 @@ import CSQLite
 final class Database {
     private let connection: OpaquePointer
 
+    enum Access {
+        case read, write
+        /// Of a file that nobody changes (`immutable=1`): without a lock, and without a look at a journal.
+        case readUnlocked
+    }
+
     /// Opens an existing database, or an empty one in memory if there is no path.
     ///
     /// - Parameter timeout: how long to wait for another connection's transaction, in seconds.
-    init(_ path: String?, isReadOnly: Bool, timeout: Int32) throws(DatabaseError) {
+    init(_ path: String?, access: Access, timeout: Int32) throws(DatabaseError) {
         var connection: OpaquePointer?
-        let access = isReadOnly ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE
-        let code = sqlite3_open_v2(path ?? ":memory:", &connection, access | SQLITE_OPEN_NOMUTEX, nil)
+        var name = path ?? ":memory:"
+        var flags = (access == .write ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READONLY) | SQLITE_OPEN_NOMUTEX
+        if access == .readUnlocked {
+            name = "file:\(Self.escaped(name))?immutable=1"
+            flags |= SQLITE_OPEN_URI
+        }
+        let code = sqlite3_open_v2(name, &connection, flags, nil)
         guard let connection else { throw DatabaseError(code: SQLITE_NOMEM, message: "out of memory") }
         self.connection = connection
         // From here on, deinit closes the connection. SQLite requires that also if the open has failed.
@@ -26,6 +37,21 @@ final class Database {
 
     deinit {
         sqlite3_close_v2(connection)
+    }
+
+    /// A path for a URI: https://www.sqlite.org/uri.html
+    private static func escaped(_ path: String) -> String {
+        path.replacing("%", with: "%25").replacing("?", with: "%3f").replacing("#", with: "%23")
+    }
+
+    /// The whole database as the bytes of its file: sqlite3_serialize().
+    func serialized() throws(DatabaseError) -> [UInt8] {
+        var size: sqlite3_int64 = 0
+        guard let bytes = sqlite3_serialize(connection, "main", &size, 0) else {
+            throw DatabaseError(code: SQLITE_NOMEM, message: "out of memory")
+        }
+        defer { sqlite3_free(bytes) }
+        return Array(UnsafeBufferPointer(start: bytes, count: Int(size)))
     }
 
     /// The connection's last error.

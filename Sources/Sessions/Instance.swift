@@ -25,9 +25,25 @@ public struct Instance: Sendable {
         self.state = StateDirectory(state)
     }
 
-    /// Opens the registry for reading. This needs neither the lock nor write permission.
+    /// Opens the registry for reading. This needs neither the lock nor write permission. A caller who may not open it gets
+    /// the snapshot for members of a group.
+    ///
+    /// - Throws: ``Failure`` as ``Registry``; (not permitted) if the caller is neither root nor such a member.
     public func registry() throws(Failure) -> Registry {
-        try Registry(state.registry, access: .readOnly)
+        do throws(Failure) {
+            return try Registry(state.registry, access: .readOnly)
+        } catch {
+            guard error.errno == .permissionDenied, geteuid() != 0 else { throw error }
+        }
+        do throws(Failure) {
+            return try Registry(state.snapshot, access: .snapshot)
+        } catch {
+            guard [.permissionDenied, .noSuchFileOrDirectory].contains(error.errno) else { throw error }
+            throw Failure(
+                .notPermitted, "read registry \(state.registry)",
+                "it is for root, and for members of the group that 'attach cgroup PATH --group NAME' names",
+                hint: "run as root", errno: .permissionDenied)
+        }
     }
 
     /// Takes the lock, opens the registry, and repairs what a killed command has left.
@@ -42,15 +58,9 @@ public struct Instance: Sendable {
         return change
     }
 
-    /// The version of the registry, which rises with every transaction that changes it, of any process: the file change
-    /// counter of SQLite's file format (section 1.3.8). `nil` if it cannot be read.
-    public var registryVersion: UInt32? {
-        guard let file = try? openFile(state.registry, O_RDONLY) else { return nil }
-        defer { Glibc.close(file) }
-        var bytes: [UInt8] = [0, 0, 0, 0]
-        guard pread(file, &bytes, bytes.count, 24) == bytes.count else { return nil }
-        return bytes.reduce(0) { $0 << 8 | UInt32($1) }
-    }
+    /// The version of the registry, which rises with every transaction that changes it, of any process; `nil` if it
+    /// cannot be read.
+    public var registryVersion: UInt32? { Registry.changeCounter(of: state.registry) }
 
     /// The policy in force; the defaults if none was applied.
     public func policy(_ registry: Registry) throws(Failure) -> Policy {
@@ -104,7 +114,8 @@ public struct Change: ~Copyable {
 
     /// If the registry was created by this change and is still empty, because it failed or did nothing, removes it.
     deinit {
-        if !new.files.isEmpty, registry.isEmpty { instance.state.remove(new) }
+        if !new.files.isEmpty, registry.isEmpty { return instance.state.remove(new) }
+        do throws(Failure) { try publish() } catch { logger.warning("\(error)") }
     }
 
     var pins: PinDirectory { instance.pins }

@@ -15,20 +15,21 @@ public import SystemPackage
 /// state ``SessionRecord/State/opening`` or ``SessionRecord/State/closing``. Writers hold the ``FileLock``.
 ///
 /// It uses SQLite's rollback journal and not a write-ahead log. A command opens the database for only two or three
-/// transactions, so creating and removing the two files of the log would be most of its work. And reading with a log
-/// needs write permission in the directory, while every user may run `session list`. Readers see the last commit during
-/// a write, and wait only at the moment of a commit.
+/// transactions, so creating and removing the two files of the log would be most of its work. Readers see the last commit
+/// during a write, and wait only at the moment of a commit.
 public final class Registry: Sendable {
     public enum Access: Sendable {
         case readOnly, readWrite
+        /// Of a file that is replaced, and never written: no lock is taken.
+        case snapshot
     }
 
     /// The layout of the tables, in `PRAGMA user_version`.
     static let version = migrations.count
     /// "vipS", in `PRAGMA application_id`: identifies the registry among other databases.
     static let applicationID: Int32 = 0x7669_7053
-    /// The mode of the database and its journal.
-    static let fileMode: mode_t = 0o644
+    /// The mode of the database and its journal: whoever may open them may lock them, and so stop every change.
+    static let fileMode: mode_t = 0o600
     /// How many past sessions one change removes from the history at most, besides as many as it ends. It takes some
     /// milliseconds.
     static let pruneLimit = 1000
@@ -45,7 +46,7 @@ public final class Registry: Sendable {
     /// Opens the registry.
     ///
     /// - Parameters:
-    ///   - file: ``StateDirectory/registry``. If it does not exist, it is created with mode 0644; for reading, it
+    ///   - file: ``StateDirectory/registry``. If it does not exist, it is created with mode 0600; for reading, it
     ///     counts as empty.
     ///   - access: `readOnly` needs neither the lock nor write permission.
     /// - Throws: ``Failure`` that names the file: it is not a database, not a registry, damaged, or of a later version;
@@ -54,25 +55,28 @@ public final class Registry: Sendable {
         self.file = file
         let what = "open registry \(file)"
         let (result, error) = file.withPlatformString {
-            (faccessat(AT_FDCWD, $0, access == .readOnly ? R_OK : R_OK | W_OK, AT_EACCESS), errno)
+            (faccessat(AT_FDCWD, $0, access == .readWrite ? R_OK | W_OK : R_OK, AT_EACCESS), errno)
         }
         do {
             let database: Database
             switch (result == 0 ? 0 : error, access) {
             case (0, _):
-                database = try Database(file.string, isReadOnly: access == .readOnly, timeout: Self.busyTimeout)
+                if access == .readWrite { try Self.makePrivate(file) }
+                database = try Database(
+                    file.string, access: access == .readWrite ? .write : access == .readOnly ? .read : .readUnlocked,
+                    timeout: Self.busyTimeout)
             case (ENOENT, .readOnly):
-                database = try Database(nil, isReadOnly: false, timeout: 0)
+                database = try Database(nil, access: .write, timeout: 0)
                 for migration in Self.migrations { try migration(database) }
                 self.database = database
                 return
             case (ENOENT, .readWrite):
-                // SQLite would apply the umask, but readers need not be root.
+                // SQLite would apply the umask. It creates the journal with the database's mode.
                 let new = try openFile(file, O_RDWR | O_CREAT | O_EXCL, mode: Self.fileMode)
                 let isSet = fchmod(new, Self.fileMode) == 0
                 close(new)
                 guard isSet else { throw Errno(rawValue: errno) }
-                database = try Database(file.string, isReadOnly: false, timeout: Self.busyTimeout)
+                database = try Database(file.string, access: .write, timeout: Self.busyTimeout)
             default:
                 throw Errno(rawValue: error)
             }
@@ -89,12 +93,54 @@ public final class Registry: Sendable {
         }
     }
 
+    /// The whole database as the bytes of its file.
+    func serialized() throws(Failure) -> [UInt8] {
+        do {
+            return try turn.withLock { _ in try database.serialized() }
+        } catch {
+            throw Self.failure(error, "read registry \(file)", file)
+        }
+    }
+
+    /// The file change counter of a database file, which rises with every transaction that changes it: SQLite's file
+    /// format, section 1.3.8. `nil` if it cannot be read.
+    ///
+    /// Do not call it during a transaction of this process: closing the file releases its locks (fcntl(2)).
+    static func changeCounter(of path: FilePath) -> UInt32? {
+        guard let file = try? openFile(path, O_RDONLY) else { return nil }
+        defer { close(file) }
+        var bytes: [UInt8] = [0, 0, 0, 0]
+        guard pread(file, &bytes, bytes.count, 24) == bytes.count else { return nil }
+        return bytes.reduce(0) { $0 << 8 | UInt32($1) }
+    }
+
     /// Whether no table has a row; `false` if that cannot be read.
     var isEmpty: Bool {
         (try? read { db in
             let tables: [String] = try db.rows("SELECT name FROM sqlite_master WHERE type = 'table'") { try $0.get(0) }
             return try tables.allSatisfy { try db.value(Int64.self, "SELECT 1 FROM \"\($0)\" LIMIT 1") == nil }
         }) ?? false
+    }
+
+    /// Makes the registry of an earlier version, mode 0644, private.
+    ///
+    /// A process that has it open can still lock it, so its content goes into a new file. A reader that has the old one
+    /// open sees what was registered until now.
+    private static func makePrivate(_ file: FilePath) throws(Errno) {
+        for file in [file, FilePath("\(file)-journal")] {
+            var status = stat()
+            guard file.withPlatformString({ lstat($0, &status) }) == 0, status.st_mode & S_IFMT == S_IFREG,
+                status.st_mode & 0o7777 & ~fileMode != 0, status.st_uid == geteuid()
+            else { continue }
+            if let bytes = try? readWholeFile(file),
+                (try? replaceFile(file, with: bytes, mode: fileMode, isSynced: true)) != nil
+            {
+                continue
+            }
+            // Without room for a second one.
+            let old = Descriptor(owning: try openFile(file, O_RDONLY | O_NOFOLLOW))
+            guard fchmod(old.raw, fileMode) == 0 else { throw .current }
+        }
     }
 
     /// Creates the tables if they are missing. If they exist, it reads only two fields of the file's header.

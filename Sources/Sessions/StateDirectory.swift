@@ -6,7 +6,7 @@ public import SystemPackage
 
 /// The directory of an instance's state: DIR/registry.sqlite and DIR/lock, and DIR/daemon.lock of a daemon.
 ///
-/// Every user may read it. Only its owner, usually root, writes.
+/// Only its owner, usually root, may read it: whoever may open a file may lock it, and so stop every change.
 public struct StateDirectory: Sendable, Hashable {
     public let path: FilePath
 
@@ -30,10 +30,25 @@ public struct StateDirectory: Sendable, Hashable {
         path == "/var/lib/vip-bpf" ? "/run/vip-bpf" : path.appending("run")
     }
 
-    /// Creates the directory, mode 0755, and those above it. It is no error if it exists.
+    /// Creates the directory, mode 0700, and those above it. An existing one gets this mode, unless it has other files:
+    /// then it is not this instance's alone. Files that are private have their own mode.
     ///
+    /// - Returns: those that it made, uppermost first.
     /// - Throws: ``Failure`` as ``OwnedDirectory/create()``.
-    public func create() throws(Failure) { try OwnedDirectory(path).create() }
+    @discardableResult
+    public func create() throws(Failure) -> [FilePath] {
+        let directory = OwnedDirectory(path, mode: 0o700)
+        let made = try directory.create()
+        if made.isEmpty { try directory.narrow { holdsNothingElse } }
+        return made
+    }
+
+    private var holdsNothingElse: Bool {
+        guard let entries = try? Directory.entries(of: path) else { return false }
+        return entries.allSatisfy { entry in
+            ["lock", "daemon.lock", "leases", "run"].contains(entry.name) || entry.name.hasPrefix("registry.sqlite")
+        }
+    }
 
     /// Creates the directory if it is missing, and takes its lock.
     ///
@@ -54,7 +69,7 @@ public struct StateDirectory: Sendable, Hashable {
     func lock(timeout: Duration = .seconds(10), noting new: inout New) throws(Failure) -> FileLock {
         var tries = 3
         while true {
-            new.directories += try OwnedDirectory(path).create()
+            new.directories += try create()
             let hadLock = FileStatus.exists(lockFile)
             do throws(Failure) {
                 let lock = try FileLock(lockFile, timeout: timeout)

@@ -26,8 +26,12 @@ struct AttachCgroup: ParsableCommand {
             Without --policy, what is in force stays in force; on the first attach that is /etc/vip-bpf/policy.yaml where \
             there is one, else a policy with both features off.
 
+            The record of sessions is root's alone. With --group, members of that group may read it as well (session list, \
+            session show, who, policy show), until --no-group, another --group or 'detach --all'.
+
             EXAMPLES
               vip-bpfctl attach cgroup /sys/fs/cgroup/user.slice
+              vip-bpfctl attach cgroup /sys/fs/cgroup/user.slice --group adm
               vip-bpfctl attach cgroup /sys/fs/cgroup/unified/mine --policy policy.yaml
             """
     )
@@ -46,10 +50,17 @@ struct AttachCgroup: ParsableCommand {
             valueName: "n"))
     var maxSessions: Int?
 
+    @Option(help: ArgumentHelp("Let members of this group read the record of sessions.", valueName: "name"))
+    var group: String?
+
+    @Flag(help: "Let root alone read the record of sessions.")
+    var noGroup = false
+
     @OptionGroup var options: InstanceOptions
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
+        if group != nil, noGroup { throw ValidationError("use either --group or --no-group") }
         if let maxSessions, !MapSizes.allowed.contains(maxSessions) {
             throw ValidationError(
                 "--max-sessions \(maxSessions) is not in \(MapSizes.allowed.lowerBound)…\(MapSizes.allowed.upperBound)")
@@ -61,6 +72,7 @@ struct AttachCgroup: ParsableCommand {
         let instance = options.instance
         try instance.pins.requireBPFFS()
         let file = try policy.map { text throws(Failure) in try Policy.read(contentsOf: FilePath(text)) }
+        let readers = try group.map { name throws(Failure) in try RecordReaders(group: name) }
         var sizes = MapSizes.default
         if let maxSessions { sizes.sessions = maxSessions }
         let attached = try options.change { change throws(Failure) in
@@ -70,7 +82,9 @@ struct AttachCgroup: ParsableCommand {
             {
                 policy = try Policy.read(contentsOf: Instance.defaultPolicyFile)
             }
-            return try change.attach(cgroup, policy: policy, sizes: sizes)
+            let attached = try change.attach(cgroup, policy: policy, sizes: sizes)
+            if readers != nil || noGroup { try change.setReaders(readers) }
+            return attached
         }
         try output.print(AttachedPayload(attached))
     }

@@ -11,7 +11,7 @@ struct SessionList: ParsableCommand {
         commandName: "list",
         abstract: "List the sessions.",
         discussion: """
-            Needs no privilege where the state directory can be read.
+            For root, and for members of the group that 'attach cgroup PATH --group NAME' names.
 
             With --all, the sessions that were, too, in the order in which they were opened, each with its end and the \
             reason for it; as far back as history.retentionDays of the policy says, 90 days by default.

@@ -20,7 +20,7 @@ struct Who: ParsableCommand {
             CLOCK says 'set'; 'unknown' where a reboot came between. A session that was open when the system went down ends \
             with the start of the next boot. The exit code is 1 if no recorded session had the address.
 
-            Needs no privilege where the state directory can be read.
+            For root, and for members of the group that 'attach cgroup PATH --group NAME' names.
 
             EXAMPLES
               vip-bpfctl who 10.20.0.17

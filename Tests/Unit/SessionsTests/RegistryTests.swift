@@ -318,12 +318,42 @@ import Testing
 
     // MARK: The file
 
-    @Test func madeForEverybodyToRead() throws {
-        let old = umask(0o077)
-        defer { umask(old) }
-        _ = try Registry(file, access: .readWrite)
+    private func mode(_ path: String) -> mode_t {
         var status = stat()
-        #expect(stat(file.string, &status) == 0 && status.st_mode & 0o7777 == 0o644)
+        return stat(path, &status) == 0 ? status.st_mode & 0o7777 : 0
+    }
+
+    @Test(arguments: [0, 0o022, 0o077] as [mode_t])
+    func madeForItsOwnerAlone(mask: mode_t) throws {
+        let old = umask(mask)
+        defer { umask(old) }
+        try Registry(file, access: .readWrite).open(Self.record(7))
+        #expect(mode(file.string) == 0o600 && mode("\(file)-journal") == 0o600)
+    }
+
+    /// That of an earlier version, which everybody could read: who has it open can lock it as long as they like.
+    @Test func takenFromThoseWhoHaveItOpen() throws {
+        try Registry(file, access: .readWrite).open(Self.record(7))
+        try shell("chmod 644 '\(file)' '\(file)-journal'")
+        let holder = try Child(
+            "python3", "-c",
+            """
+            import fcntl, sys
+            registry = open(sys.argv[1], 'rb')
+            fcntl.lockf(registry, fcntl.LOCK_SH, 510, 0x40000002)
+            print('locked', flush=True)
+            sys.stdin.read()
+            """, file.string)
+        #expect(try holder.line() == "locked")
+        #expect(try Registry(file, access: .readOnly).sessions().count == 1)
+        #expect(mode(file.string) == 0o644, "a reader changes nothing")
+        let registry = try Registry(file, access: .readWrite)
+        #expect(mode(file.string) == 0o600 && mode("\(file)-journal") == 0o600)
+        try registry.open(Self.record(8))
+        #expect(try Registry(file, access: .readOnly).sessions().map(\.id) == [7, 8])
+        #expect(try FileManager.default.contentsOfDirectory(atPath: directory.path.string).count == 2)
+        holder.closeInput()
+        #expect(holder.wait() == 0)
     }
 
     @Test func noneYet() throws {

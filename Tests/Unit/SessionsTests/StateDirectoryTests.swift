@@ -22,12 +22,34 @@ import Testing
         return stat(path.string, &status) == 0 ? status.st_mode & 0o7777 : 0
     }
 
-    @Test("creates the directory with its mode")
-    func made() throws {
+    @Test("creates the directory with its mode", arguments: [0, 0o022, 0o077] as [mode_t])
+    func made(mask: mode_t) throws {
+        let old = umask(mask)
+        defer { umask(old) }
         _ = try directory.lock()
         try directory.create()
-        #expect(mode(directory.path) == 0o755)
+        #expect(mode(directory.path) == 0o700)
+        #expect(mode(directory.path.removingLastComponent()) == 0o755)
         #expect(mode(directory.lockFile) == 0o600, "whoever may open it may lock it")
+    }
+
+    @Test("takes a directory of an earlier version from everybody else")
+    func narrowed() throws {
+        let path = directory.path
+        try shell(
+            "mkdir -p '\(path)/leases'; cd '\(path)'; touch registry.sqlite registry.sqlite-journal lock daemon.lock")
+        chmod(path.string, 0o755)
+        _ = try directory.lock()
+        #expect(mode(path) == 0o700)
+    }
+
+    @Test("leaves the mode of a directory in which something else is")
+    func shared() throws {
+        try shell("mkdir -p -m 755 '\(directory.path)'; touch '\(directory.path)/passwd'")
+        chmod(directory.path.string, 0o755)
+        _ = try directory.lock()
+        #expect(mode(directory.path) == 0o755)
+        #expect(mode(directory.lockFile) == 0o600)
     }
 
     @Test("refuses a directory that others may write to")
