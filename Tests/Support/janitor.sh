@@ -1,25 +1,25 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# Makes the surroundings of one kernel test, says "ready", and takes them down when standard input ends:
-# that is when the test says so, or when the test's process is gone, however it went.
+# Makes the environment of one kernel test, prints "ready", and removes it when standard input ends: the test closes it,
+# or its process has ended in any way.
 #
 #   janitor.sh NAME CGROUP DIRECTORY PROBE
 #
-# NAME       of the network namespace of this host; NAME-out is that of another host on its network
-# CGROUP     a cgroup v2 directory to make; every process of the test is in it or below
-# DIRECTORY  to make: bpf/ is a BPF file system of its own, state/ and bin/ are plain
-# PROBE      vip-probe, which can wait for a cgroup to empty
+# NAME       name of the network namespace of this host; NAME-out is that of another host on its network
+# CGROUP     a cgroup v2 directory to create; every process of the test is in it or below it
+# DIRECTORY  a directory to create: bpf/ is a BPF file system of its own, state/ and bin/ are ordinary
+# PROBE      vip-probe, which can wait until a cgroup is empty
 #
-# The exit code is 0 only where nothing is left.
+# The exit code is 0 only if nothing is left.
 set -eu
 
-# A test run that is interrupted signals its whole process group; this outlives it.
+# An interrupted test run sends a signal to its whole process group, which must not end this.
 trap '' INT TERM HUP
 
 name=$1 cgroup=$2 directory=$3 probe=$4
 
-# Whoever made the cgroup owns the name: where it is taken, nothing of it is ours to clean.
+# The process that creates the cgroup owns the name. If it exists, there is nothing of this test to remove.
 mkdir "$cgroup"
 
 clean() {
@@ -42,7 +42,7 @@ clean() {
 }
 trap clean EXIT
 
-# control: where vip-bpfctl runs · outside: where no hook is · attached: what tests attach hooks to
+# control: where vip-bpfctl runs · outside: without hooks · attached: where tests attach hooks
 mkdir "$cgroup/control" "$cgroup/outside" "$cgroup/attached"
 
 mkdir "$directory" "$directory/bpf" "$directory/state" "$directory/bin"
@@ -65,11 +65,11 @@ END
 ip -n "$name" route add default via 198.51.100.2
 ip -n "$name-out" route add default via 198.51.100.1
 if [ -e /proc/net/if_inet6 ]; then
-    # nodad: a tentative address cannot be bound, and nobody else is on this network.
+    # nodad: a tentative address cannot be bound, and there is no other host on this network.
     ip -n "$name" address add 2001:db8:51::1/64 dev eth0 nodad
     ip -n "$name-out" address add 2001:db8:51::2/64 dev eth0 nodad
 fi
-# /proc/sys/net is that of the reader's namespace. 3: TCP fast open as client and as server.
+# /proc/sys/net shows the reader's namespace. 3 enables TCP fast open for clients and servers.
 nsenter --net="/run/netns/$name" sh -c 'echo 3 >/proc/sys/net/ipv4/tcp_fastopen'
 
 echo ready

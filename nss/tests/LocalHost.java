@@ -7,11 +7,11 @@ import java.net.ServerSocket;
 import java.net.Socket;
 
 /**
- * The licensed program of the tests: it asks for the local host, and takes the answer for its address.
+ * A program of the tests: it looks the local host up, and uses the result as its address.
  *
  *   LocalHost print       the local host's name and address
- *   LocalHost serve NAME  binds that on port 9000, and tells one client NAME and where it comes from
- *   LocalHost ask         asks the server that it finds by the host's name
+ *   LocalHost serve NAME  binds that address on port 9000, and sends one client NAME and the client's address
+ *   LocalHost ask         connects to the server at the address of the host's name
  */
 final class LocalHost {
     private static final int PORT = 9000;

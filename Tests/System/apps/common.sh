@@ -1,29 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2154
 #
-# What the files of the programs share; each of them may define its own instead.
+# Defaults that the files of the programs share; each of them may define its own instead.
 
-# Reads who is asked, their working directory, the variant and the host; writes what the client was answered, as one line.
+# Reads the server's owner, working directory, variant and host; writes the client's output as one line.
 agent() {
     local host answer words
     export who work variant
     while IFS='|' read -r who work variant host; do
         cd "$work" || return
         answer=$(client "$host" 2>&1 </dev/null) || answer+=" (exit code $?)"
-        # How long curl tried.
+        # The time that curl tried, which differs from run to run.
         [[ ! $answer =~ ' after '[0-9]+' ms' ]] || answer=${answer/"${BASH_REMATCH[0]}"/}
         IFS=$' \r\n\t' read -r -d '' -a words <<<"$answer" || true
         printf '%s\n' "${words[*]}"
     done
 }
 
-# limit TITLE GOT: why a check of that title may get that: a limit that the README states.
+# limit TITLE GOT: why a check with that title may give that result: a limit of docs/limits.md.
 limit() { :; }
 
-# Another's server is not this one: where they are not kept apart, that is what would be found.
+# If sessions were not separated, the client would find another server than its own.
 ready() { client localhost | grep "^$who\b"; }
 
-# An address as a URL and socat have it.
+# An address in the form for URLs and socat.
 bracketed() {
     case $1 in
     *:*) printf '[%s]' "$1" ;;
@@ -31,12 +31,12 @@ bracketed() {
     esac
 }
 
-# What an HTTP server answers, and between which addresses curl says it was.
+# The answer of an HTTP server, and the addresses of the connection as curl reports them.
 http() {
     curl -sS --max-time 4 -w ' curl: from %{local_ip} to %{remote_ip}' "http://$(bracketed "$1"):$port/${2-}"
 }
 
-# What socat says, without what differs from run to run, and its addresses as others write them: it writes all the digits.
+# The output of socat without varying parts. socat writes all digits of addresses; they are shortened as elsewhere.
 plain() {
     local line
     while IFS= read -r line; do

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2154
 #
-# curl, by what it tells of its own ends, against an http.server on both families.
+# curl, which reports its own ends, with an http.server on both families.
 
 needs=(curl python3)
 port=8090
@@ -17,7 +17,7 @@ targets() {
 }
 
 limit() {
-    # An answer all the same, and a line in the log.
+    # The server still answers and logs a line.
     case "$variant $1 = $2" in
     *VIP*' = '* | *' = ') ;;
     'local-port '*log' = '* | 'local-port '*' = @own '*) echo 'a client that has bound the wildcard is shown at the virtual IP' ;;
@@ -35,7 +35,7 @@ client() {
     case $variant in
     ipv4) options=(-4) ;;
     ipv6) options=(-6) ;;
-    reuse) options=("$url") ;; # two requests, the second on the connection of the first
+    reuse) options=("$url") ;; # two requests, the second on the same connection
     fastopen) options=(--tcp-fastopen) ;;
     local-port) options=(--local-port 20000-29999) ;;
     interface) options=(--interface 127.0.0.1) ;;

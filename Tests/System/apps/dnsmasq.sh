@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2154
 #
-# dnsmasq on the wildcards, which finds out on which address a query came and answers from there; on addresses that it
-# is told; and on those of an interface. Asked by dig.
+# dnsmasq on the wildcards, where it finds out on which address a query arrived and answers from there; on given
+# addresses; and on those of an interface. The client is dig.
 
 needs=(dnsmasq dig)
 port=5300

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2154
 #
-# iperf3, whose server is on :: for both families: a control connection, then streams beside it, of TCP either way or of
-# UDP. Who answered is whose log has the client's cookie.
+# iperf3, whose server is on :: for both families: a control connection, then TCP streams in either direction or UDP.
+# The server with the client's cookie in its log has answered.
 
 needs=(iperf3 python3)
 port=5201

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2154
 #
-# Java: a ServerSocket on no address, which is :: for both families, one on 127.0.0.1, which is a mapped address, the same
-# without IPv6, and a DatagramSocket. The client is Java as well.
+# Java: a ServerSocket without an address, which is on :: for both families; one on 127.0.0.1, which is a mapped
+# address; the same without IPv6; and a DatagramSocket. The client is Java as well.
 
 needs=(java javac)
 port=9001

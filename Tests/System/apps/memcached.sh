@@ -25,11 +25,12 @@ tcp() { printf '%s\r\n' "${@:2}" quit | socat -T 2 - "TCP:$(bracketed "$1"):$por
 
 ready() { tcp 127.0.0.1 "set who 0 0 ${#who}" "$who" | grep -q '^STORED'; }
 
-# The value that the server was given, and the server's list of its connections.
+# The value that the server has, and the server's list of its connections.
 client() {
     case $variant in
     udp)
-        # A request's number, then datagram 0 of 1 (doc/protocol.txt). The answer's second line is the value.
+        # The number of the request, then datagram 0 of 1 (doc/protocol.txt). The second line of the answer is the
+        # value.
         {
             read -r line && read -r line && echo "$line"
         } < <(exec 2>&1; printf '\0\1\0\0\0\1\0\0get who\r\n' | socat -t 2 - "UDP:$(bracketed "$1"):$port" | tr -d '\0' | plain)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2154
 #
-# nginx with a socket for each family, with one for both, on the loopback alone, and as a proxy of itself on
-# 127.0.0.1, which is a proxy of itself on ::1.
+# nginx with a socket for each family, with one for both, on the loopback alone, and as a proxy to itself on 127.0.0.1,
+# which is a proxy to itself on ::1.
 
 needs=(nginx curl)
 port=8080

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2154
 #
-# Node's http: listening on no address is listening on ::, for both families. The client is Node's, too.
+# Node's http, which listens on :: for both families if it gets no address. The client is Node as well.
 
 needs=(node)
 port=3000
@@ -11,7 +11,7 @@ targets() {
     case $variant in
     any) echo localhost 127.0.0.1 ::1 VIP4 VIP6 ;;
     127.0.0.1) echo localhost 127.0.0.1 ;;
-    # One address of the name, the first that the resolver gives.
+    # One address of the name, the resolver's first.
     localhost) echo localhost ::1 ;;
     esac
 }

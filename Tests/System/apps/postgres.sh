@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2154
 #
-# PostgreSQL, which lets in by the client's address: two lines for the loopback and no other. On the wildcards, and on
-# localhost, as it is by default.
+# PostgreSQL, which allows clients by address: two lines for the loopback and no other. On the wildcards, and on
+# localhost, its default.
 
 needs=(initdb postgres psql)
 port=5432
 variants=(any localhost)
 
-# Elsewhere pg_hba.conf has no entry for the client; the refusal names the address that the server sees.
+# For other targets, pg_hba.conf has no entry for the client. The refusal names the address that the server sees.
 targets() { echo localhost 127.0.0.1 ::1; }
 
 prepare() {

@@ -23,6 +23,6 @@ server() {
     exec python3 -u -m http.server "$port" "${options[@]}"
 }
 
-# Both curl's and the server's idea of who is who.
+# Both ends' addresses, as curl and as the server report them.
 client() { http "$1"; }
 logged() { sed -n 's/ - - .*"GET .*//p' output; }

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2154
 #
-# Without a `bind` redis listens on the wildcards of both families, with a socket each. Protected, as it is by default,
-# it serves the loopback alone, and tells by the client's address.
+# Without `bind`, redis listens on the wildcards of both families, with a socket each. In protected mode, its default,
+# it serves only the loopback, and decides by the client's address.
 
 needs=(redis-cli)
 port=6379
@@ -15,7 +15,7 @@ targets() {
     esac
 }
 
-# By the name that starts a server: just what Debian's package redis-server adds.
+# The name that makes it a server. Debian's package redis-server adds only that.
 prepare() { ln -s "$(command -v redis-check-rdb)" redis-server; }
 
 server() {
@@ -27,8 +27,8 @@ server() {
 
 ready() { redis-cli -p "$port" set who "$who" | grep -qx OK; }
 
-# The name that the server was given, and where it sees both ends.
-# Where redis refuses and closes, redis-cli may or may not have written its second line before: that says nothing.
+# The name that the server has, and the addresses of both ends that it sees. If redis refuses and closes, redis-cli may
+# or may not have written its second line before, so that is ignored.
 client() {
     timeout 5 redis-cli -h "$1" -p "$port" 2>&1 <<<$'get who\nclient info' |
         sed -E '/^Error: (Broken pipe|Connection reset by peer)$/d; s/^id=.* addr=(.*):[0-9]+ laddr=([^ ]*) .*/\1 at \2/'

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2154
 #
-# socat: TCP and UDP, of one family or of both. Its server says in the child's environment who is who.
+# socat: TCP and UDP, of one family or of both. Its server gives the addresses in the child's environment.
 
 needs=(socat)
 port=9000
@@ -36,7 +36,7 @@ server() {
 
 client() {
     local family='' line
-    # socat takes the first address of a name, and has no second try.
+    # socat tries only the first address of a name.
     case $1/$variant in
     localhost/*4*) family=4 ;;
     localhost/*6only) family=6 ;;
@@ -45,7 +45,7 @@ client() {
     to=$(bracketed "$1"):$port
     case $variant in
     tcp*) socat -T 2 - "TCP$family:$to,connect-timeout=2" ;;
-    # An answer has no end: the first line is all of it, and nobody waits for socat to see that.
+    # An answer has no end: read one line, and do not wait for socat.
     udp4-unconnected) { read -r line && echo "$line"; } < <(exec 2>&1; echo | socat -t 2 - "UDP-SENDTO:$to${family:+,pf=ip$family}") ;;
     udp*) { read -r line && echo "$line"; } < <(exec 2>&1; echo | socat -t 2 - "UDP$family:$to") ;;
     esac 2>&1 | plain

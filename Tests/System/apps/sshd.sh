@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2154
 #
-# OpenSSH's server on the wildcards of both families, and on the loopback. The forced command says what is in
-# SSH_CONNECTION; `forward` asks the server's own side for localhost, through the server (ssh -W).
+# OpenSSH's server on the wildcards of both families, and on the loopback. The forced command prints SSH_CONNECTION;
+# `forward` connects to localhost through the server (ssh -W).
 
 needs=(/usr/sbin/sshd ssh ssh-keygen)
 port=2222
 variants=(any loopback forward)
-# Anybody else's server could let in nobody but themselves.
+# A server of another user could accept only that user.
 user=root group=root
 
 targets() {
@@ -37,7 +37,7 @@ PidFile none
 LogLevel VERBOSE
 ForceCommand echo $who \$SSH_CONNECTION
 END
-    # It wants /run/sshd, which systemd makes elsewhere: in a /run of its own, and with a root that may log in by key.
+    # It needs /run/sshd, which systemd creates otherwise: it gets its own /run, and a root that may log in by key.
     sed 's/^root:[^:]*:/root:*:/' /etc/shadow >shadow
     # shellcheck disable=SC2016 # $0 is the inner shell's
     exec unshare --mount sh -ec 'mount --bind shadow /etc/shadow

@@ -68,8 +68,8 @@ def spoiled(good):
     yield good[:240] + bytes(60)  # padding alone, no end
     yield good[:240] + bytes([53, 200])  # an option that runs past the end
     yield good[:240] + bytes([53, 0, 255]) + bytes(57)  # a type of no length
-    yield good[:240] + bytes([53, 1, 99, 255]) + bytes(56)  # a type that is none
-    yield good[:240] + bytes([52, 1, 3]) + bytes([51, 4, 0])  # overload, and cut within an option
+    yield good[:240] + bytes([53, 1, 99, 255]) + bytes(56)  # an unknown type
+    yield good[:240] + bytes([52, 1, 3]) + bytes([51, 4, 0])  # overload, and the end is inside an option
     yield bytes(300)
     yield bytes([255]) * 548
 
@@ -111,7 +111,7 @@ def main():
                 continue
             query, client = server.recvfrom(2048)
             for packet in answers(query):
-                # A renewal came by unicast, and its answer goes back so.
+                # The renewal came by unicast, so its answer is sent by unicast.
                 unicast = query[12:16] != bytes(4) and client[0] != "0.0.0.0"
                 server.sendto(packet, (client[0] if unicast else "255.255.255.255", 68))
 

@@ -1,16 +1,16 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# Makes the network of one test, says "ready", and takes it down when standard input ends: when the test says so,
-# or when its process is gone, however it went.
+# Makes the network of one test, prints "ready", and removes it when standard input ends: the test closes it, or its
+# process has ended in any way.
 #
 #   link.sh NAME DIRECTORY
 #
-# NAME       of the network namespace with the clients; NAME-s has the server. Both have eth0, and all that runs there ends.
-# DIRECTORY  to make, and to remove
+# NAME       name of the network namespace of the clients; NAME-s has the server. Both have eth0, and their processes end
+# DIRECTORY  a directory to create, and to remove
 set -eu
 
-# A test run that is interrupted signals its whole process group; this outlives it.
+# An interrupted test run sends a signal to its whole process group, which must not end this.
 trap '' INT TERM HUP
 
 name=$1 directory=$2
@@ -21,7 +21,7 @@ clean() {
     set +e
     for namespace in "$name" "$name-s"; do
         [ -e "/run/netns/$namespace" ] || continue
-        # A process may have started another between the list and its end, and a busy machine takes its time.
+        # A process may have started another one after the list was made, and a busy machine takes time.
         for round in $(seq 1000); do
             pids=$(ip netns pids "$namespace")
             [ -n "$pids" ] || break
@@ -52,7 +52,7 @@ address add 198.18.0.1/16 dev eth0
 link set eth0 up
 END
 
-# A server that looks before the link has come up sees none.
+# A server that starts before the link is up does not see it.
 for namespace in "$name" "$name-s"; do
     for round in $(seq 1000) none; do
         case $(ip -n "$namespace" link show eth0) in *"state UP"*) break ;; esac

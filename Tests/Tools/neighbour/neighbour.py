@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 #
-# A neighbour on a link: says what it receives there, and sends what it is told to.
+# A neighbour on a link: it prints the frames that it receives, and sends frames on request.
 #
 #   neighbour.py INTERFACE
 #
-# Prints "ready", then a line for each frame that comes: `arp OPERATION SENDER-HARDWARE SENDER TARGET`, or
+# Prints "ready", then a line for each received frame: `arp OPERATION SENDER-HARDWARE SENDER TARGET`, or
 # `advertisement SOURCE-HARDWARE HOP-LIMIT FLAGS SOURCE TARGET OPTION-HARDWARE CHECKSUM-IS-RIGHT`.
 #
-# Reads lines, and prints "done" when it has done what one says:
+# Reads commands, and prints "done" after each:
 #   arp OPERATION SENDER-HARDWARE SENDER TARGET   broadcasts such a packet
 #   frame HEX                                     sends a frame as it is, from the destination address on
-#   flood SECONDS                                 broadcasts replies for ever other addresses meanwhile; "done" comes first
-#   respond LINE                                  does what LINE says at every probe, with its address for the word PROBED
+#   flood SECONDS                                 broadcasts replies, each for another address; prints "done" first
+#   respond LINE                                  runs LINE at every probe, with the probed address for the word PROBED
 import os
 import select
 import socket
