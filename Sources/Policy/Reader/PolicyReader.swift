@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Glibc
 public import Host
 public import SystemPackage
 
@@ -45,6 +46,10 @@ extension Policy {
             switch error {
             case .noSuchFileOrDirectory: throw Failure(.failed, what, "there is no such file")
             case .isDirectory: throw Failure(.failed, what, "it is a directory", hint: "name the file in it")
+            case .notRegularFile, .noSuchAddressOrDevice:
+                throw Failure(
+                    .failed, what, "it is not a regular file",
+                    hint: "put the policy into one, or give it on standard input: /dev/stdin")
             default: throw Failure(what, errno: error)
             }
         }
@@ -77,10 +82,31 @@ extension Policy {
     }
 }
 
+extension Errno {
+    /// Not of a call: what is opened is a pipe, a device or a socket.
+    fileprivate static let notRegularFile = Errno(rawValue: Glibc.ENOSTR)
+}
+
+/// Whether a path names one of the caller's own descriptors, `<(COMMAND)` of a shell among them: these may be pipes.
+private func isOwnDescriptor(_ path: FilePath) -> Bool {
+    path == "/dev/stdin" || ["/dev/fd", "/proc/self/fd"].contains(path.removingLastComponent())
+}
+
 private func readBytes(_ path: FilePath, limit: Int) throws(Errno) -> [UInt8] {
     do {
-        let file = try FileDescriptor.open(path, .readOnly, options: .closeOnExec)
+        let isOwn = isOwnDescriptor(path)
+        // A pipe that nobody writes to would be waited for, and to open a device may do something.
+        var options: FileDescriptor.OpenOptions = [.closeOnExec]
+        if !isOwn { options.formUnion([.nonBlocking, .init(rawValue: O_NOCTTY)]) }
+        let file = try FileDescriptor.open(path, .readOnly, options: options)
         return try file.closeAfter {
+            var status = stat()
+            guard fstat(file.rawValue, &status) == 0 else { throw Errno(rawValue: Glibc.errno) }
+            switch status.st_mode & S_IFMT {
+            case S_IFREG: break
+            case S_IFDIR: throw Errno.isDirectory
+            default: guard isOwn else { throw Errno.notRegularFile }
+            }
             var bytes = [UInt8](repeating: 0, count: limit)
             var count = 0
             while count < limit {

@@ -786,17 +786,46 @@ import Testing
         }
     }
 
-    @Test func readsAPipe() throws {
+    /// None of them is waited for: a pipe without a writer would be for ever.
+    @Test(arguments: ["fifo", "socket", "link to a fifo", "link to a device"])
+    func refusesWhatIsNoRegularFile(kind: String) throws {
         try withDirectory { directory in
-            let path = directory.appending("pipe")
-            try #require(mkfifo(path.string, 0o600) == 0)
-            let writer = Thread {
-                try? Data("isolation: false\n".utf8).write(to: URL(filePath: path.string), options: [])
+            let path = directory.appending("policy.yaml")
+            switch kind {
+            case "fifo": try #require(mkfifo(path.string, 0o600) == 0)
+            case "socket":
+                let raw = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+                defer { close(raw) }
+                var address = sockaddr_un()
+                address.sun_family = sa_family_t(AF_UNIX)
+                withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.string.utf8) }
+                let bound = withUnsafePointer(to: &address) {
+                    $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                        bind(raw, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+                    }
+                }
+                try #require(bound == 0)
+            case "link to a fifo":
+                let fifo = directory.appending("fifo")
+                try #require(mkfifo(fifo.string, 0o600) == 0 && symlink(fifo.string, path.string) == 0)
+            default: try #require(symlink("/dev/zero", path.string) == 0)
             }
-            writer.start()
-            let policy = try Policy.read(contentsOf: path)
-            #expect(policy == Policy(isolation: false))
+            let failure = try #require(throws: Failure.self) { try Policy.read(contentsOf: path) }
+            #expect(
+                failure.description
+                    == "read policy \(path): it is not a regular file; put the policy into one, or give it on standard "
+                    + "input: /dev/stdin")
         }
+    }
+
+    /// As `policy check <(COMMAND)` gives it.
+    @Test func readsAPipeOfItsOwn() throws {
+        var ends: [Int32] = [-1, -1]
+        try #require(pipe(&ends) == 0)
+        defer { close(ends[0]) }
+        try #require(write(ends[1], "isolation: false\n", 17) == 17)
+        close(ends[1])
+        #expect(try Policy.read(contentsOf: FilePath("/dev/fd/\(ends[0])")) == Policy(isolation: false))
     }
 
     @Test func acceptsTheLargestFile() throws {
