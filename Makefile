@@ -173,6 +173,7 @@ test-vm: deps-login $(CONTROLLER) $(MODULE) ## two users log in on Debian 12 wit
 # Debian's packages install these below /usr; programs below /usr/local look here as well.
 ZSH_COMPLETIONS := zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
 
+# Directories are made by install(1), whose modes do not depend on umask, unlike those of mkdir -p.
 # On Debian, users do not have sbin in their PATH, and `vip-bpfctl whoami` is for them. Hence the link in bin.
 .PHONY: install
 install: ## put everything below DESTDIR: PREFIX/sbin, the module, units, PAM, completions; the policy into SYSCONFDIR
@@ -181,11 +182,11 @@ install: ## put everything below DESTDIR: PREFIX/sbin, the module, units, PAM, c
 	done
 	$(call say,INSTALL,$(DESTDIR)$(PREFIX))
 	$(Q)install -D -m 755 $(CONTROLLER) $(DESTDIR)$(PREFIX)/sbin/vip-bpfctl
-	$(Q)mkdir -p $(DESTDIR)$(PREFIX)/bin; cd $(DESTDIR)$(PREFIX)/bin; [ . -ef ../sbin ] || ln -sf ../sbin/vip-bpfctl .
+	$(Q)install -d -m 755 $(DESTDIR)$(PREFIX)/bin; cd $(DESTDIR)$(PREFIX)/bin; [ . -ef ../sbin ] || ln -sf ../sbin/vip-bpfctl .
 	$(Q)install -D -m 644 $(MODULE) $(DESTDIR)$(LIBDIR)/$(notdir $(MODULE))
 	$(Q)[ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || ldconfig
 	$(Q)filled() { \
-		mkdir -p "$$(dirname "$$2")"; \
+		install -d -m 755 "$$(dirname "$$2")"; \
 		sed -e 's|@SBINDIR@|$(PREFIX)/sbin|g' -e 's|@SYSCONFDIR@|$(SYSCONFDIR)|g' "$$1" >"$$2"; \
 		chmod 644 "$$2"; \
 	}; \
@@ -198,7 +199,7 @@ install: ## put everything below DESTDIR: PREFIX/sbin, the module, units, PAM, c
 	$(Q)[ -e $(DESTDIR)$(SYSCONFDIR)/vip-bpf/policy.yaml ] || \
 		install -D -m 644 packaging/policy.yaml $(DESTDIR)$(SYSCONFDIR)/vip-bpf/policy.yaml
 	$(Q)completion() { \
-		mkdir -p "$$(dirname "$$2")"; \
+		install -d -m 755 "$$(dirname "$$2")"; \
 		$(CONTROLLER) --generate-completion-script "$$1" >"$$2"; \
 		chmod 644 "$$2"; \
 	}; \

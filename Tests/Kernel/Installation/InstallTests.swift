@@ -18,13 +18,14 @@ import Testing
         return program.outputText + program.errorText
     }
 
-    private func install(_ variables: [String], _ directory: String) throws {
+    private func install(_ variables: [String], _ directory: String, umask: String = "022") throws {
         // A stand-in: what is in the name service module does not matter here.
         let module = "\(directory).module/libnss_vip.so.2"
         defer { try? FileManager.default.removeItem(atPath: "\(directory).module") }
         try run(["install", "-D", "-m", "755", "/dev/null", module])
         try run(
-            ["make", "-C", SourceTree.url("").path, "--no-print-directory", "install", "NO_DEPS=1"]
+            ["sh", "-c", "umask \(umask) && exec \"$@\"", "sh"]
+                + ["make", "-C", SourceTree.url("").path, "--no-print-directory", "install", "NO_DEPS=1"]
                 + ["CONTROLLER=\(Build.controller.path)", "MODULE=\(module)"] + variables)
     }
 
@@ -92,6 +93,15 @@ import Testing
             try "isolation: true".write(toFile: file, atomically: false, encoding: .utf8)
             try install(["DESTDIR=\(directory)"], directory)
             #expect(try String(contentsOfFile: file, encoding: .utf8) == "isolation: true")
+        }
+    }
+
+    @Test("installs with the same modes, whatever the umask is", arguments: ["0077", "0002", "0"])
+    func modesDoNotDependOnTheUmask(umask: String) throws {
+        try inDirectory { directory in
+            try install(["DESTDIR=\(directory)", "PREFIX=/usr", "LIBDIR=/usr/lib/cpu"], directory, umask: umask)
+            let modes = try run(["find", directory, "-mindepth", "1", "-printf", "%y %m\\n"]).split(separator: "\n")
+            #expect(Set(modes) == ["d 755", "f 644", "f 755", "l 777"])
         }
     }
 
