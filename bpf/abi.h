@@ -8,11 +8,12 @@
  *
  * The maps, and a worked example: cgroup 8121 is session 7, user "ann", virtual IP 10.20.0.17.
  *
- *   config      [0]                    -> { abi 3, generation 6, one level: 4, ... }
- *   sessions    [8121]                 -> { vip4 10.20.0.17, id 7, policy { 0, 2 } }
+ *   config      [0]                    -> { abi 4, generation 6, one level: 4, ... }
+ *   sessions    [8121]                 -> { vip4 10.20.0.17, id 7, policy { 0, 2 }, netns 1 }
  *   ids         [7]                    -> 8121
  *   addresses   [::ffff:10.20.0.17]    -> { VIP_OWNER_SESSION, 7 }
  *   addresses   [::ffff:192.0.2.1]     -> { VIP_OWNER_HOST, 0 }
+ *   governed    [::ffff:10.20.0.0/120] -> VIP_OWNER_SESSION: of a pool, so some session's or for one to come
  *   policies    [bank * 32 + number]   -> { flags, excluded ports }
  *   program_names   ["java"]           -> lists[bank][list], bit n = "on that list of policy n"
  *   program_scripts ["run.sh"]         -> the same, by the process's name (15 bytes)
@@ -38,7 +39,7 @@
 #include <linux/types.h>
 
 /* Raised by any change of a key, a value or the meaning of either. Pinned in config. */
-#define VIP_ABI_VERSION 3
+#define VIP_ABI_VERSION 4
 
 #define VIP_BANKS 2
 #define VIP_POLICIES_PER_BANK \
@@ -70,6 +71,8 @@ enum vip_hook {
 	VIP_HOOK_GETPEERNAME6,
 	VIP_HOOK_SOCK_OPS,  /* notes dual-stack listeners; "seen" is how many */
 	VIP_HOOK_SK_LOOKUP, /* finds them again; of the network namespace, not of a cgroup */
+	VIP_HOOK_SETSOCKOPT,
+	VIP_HOOK_SOCK_CREATE,
 	VIP_HOOK_COUNT,
 };
 
@@ -110,6 +113,7 @@ struct vip_session {
 	struct vip_address vip6; /* ::  the session has no IPv6 virtual IP */
 	__u8 policy[VIP_BANKS];	 /* number of the session's policy in each bank */
 	__u8 reserved[6];
+	__u64 netns; /* SO_NETNS_COOKIE: a socket of another network namespace is left alone */
 };
 
 /* ids: HASH by session ID (__u32) -> cgroup ID (__u64). */
@@ -126,6 +130,16 @@ enum vip_owner {
 struct vip_address_owner {
 	__u32 owner; /* enum vip_owner */
 	__u32 id;    /* of the session; 0 for the host */
+};
+
+/*
+ * governed: LPM_TRIE by struct vip_prefix -> __u32 enum vip_owner. Addresses that belong to sessions though no session
+ * has them now: 127/8 and the pools. The host's exceptions within them are longer prefixes. `addresses` and `ids` come
+ * first.
+ */
+struct vip_prefix {
+	__u32 length;		    /* bits; an IPv4 prefix has 96 more */
+	struct vip_address address; /* the bits behind the prefix are 0 */
 };
 
 /* policies: ARRAY of VIP_BANKS * VIP_POLICIES_PER_BANK. */
@@ -241,6 +255,7 @@ enum vip_outcome {
 	VIP_REFUSED_UNAVAILABLE, /* EADDRNOTAVAIL: no virtual IP, and the policy says deny */
 	VIP_REFUSED_PEER,	 /* ECONNREFUSED: the peer is another session's loopback */
 	VIP_REFUSED_IN_USE,	 /* EADDRINUSE; of sock_ops: no room to note a listener */
+	VIP_REFUSED_UNSUPPORTED, /* ENOPROTOOPT, EPROTONOSUPPORT: it would go around the other hooks */
 	VIP_OUTCOME_COUNT,
 	VIP_OUTCOMES_MAX = 8,
 };
@@ -300,9 +315,10 @@ struct vip_event {
 #define VIP_ASSERT_SIZE(type, size) \
 	_Static_assert(sizeof(type) == (size), #type " changed its size")
 VIP_ASSERT_SIZE(struct vip_config, 264);
-VIP_ASSERT_SIZE(struct vip_session, 32);
+VIP_ASSERT_SIZE(struct vip_session, 40);
 VIP_ASSERT_SIZE(struct vip_address, 16);
 VIP_ASSERT_SIZE(struct vip_address_owner, 8);
+VIP_ASSERT_SIZE(struct vip_prefix, 20);
 VIP_ASSERT_SIZE(struct vip_policy, 8200);
 VIP_ASSERT_SIZE(struct vip_program_name, 64);
 VIP_ASSERT_SIZE(struct vip_program_script, 16);

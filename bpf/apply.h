@@ -22,7 +22,8 @@ static __always_inline int vip_error_of(enum vip_outcome outcome)
  * returns.
  */
 static __always_inline int vip_apply(struct bpf_sock_addr *ctx, const struct vip_call *call,
-				     enum vip_family form, const struct vip_decision *decision)
+				     enum vip_hook hook, enum vip_family form,
+				     const struct vip_decision *decision)
 {
 	enum vip_outcome outcome = decision->outcome;
 	struct bpf_sock *sk;
@@ -30,7 +31,7 @@ static __always_inline int vip_apply(struct bpf_sock_addr *ctx, const struct vip
 	if (vip_is_refused(outcome)) {
 		int error = vip_error_of(outcome);
 
-		vip_account(ctx, call, form, outcome, error);
+		vip_account(ctx, call, hook, form, outcome, error);
 		bpf_set_retval(-error);
 		return VIP_REFUSE;
 	}
@@ -38,20 +39,20 @@ static __always_inline int vip_apply(struct bpf_sock_addr *ctx, const struct vip
 		sk = vip_socket_of(ctx);
 		if (sk)
 			vip_sock_state_update(sk, decision->forget, decision->remember,
-					      vip_is_bind(call->hook) ? call->cgroup : 0);
+					      vip_is_bind(hook) ? call->cgroup : 0);
 	}
 	if (!vip_equal(decision->address, call->facts.user_addr)) {
-		vip_store_user_addr(ctx, call->family, decision->address);
+		vip_store_user_addr(ctx, form, decision->address);
 		/* connect's outcome depends on its source too, which is bound by now. */
-		if (!vip_is_connect(call->hook))
+		if (!vip_is_connect(hook))
 			outcome = VIP_REWRITTEN;
 	}
-	if (vip_is_sendmsg(call->hook) && !vip_equal(decision->source, call->facts.local_addr)) {
-		vip_store_message_source(ctx, call->family, decision->source);
+	if (vip_is_sendmsg(hook) && !vip_equal(decision->source, call->facts.local_addr)) {
+		vip_store_message_source(ctx, form, decision->source);
 		outcome = VIP_REWRITTEN;
 	}
 	if (outcome != VIP_NOT_COUNTED)
-		vip_account(ctx, call, form, outcome, 0);
+		vip_account(ctx, call, hook, form, outcome, 0);
 	return VIP_PROCEED;
 }
 

@@ -17,15 +17,15 @@ static __always_inline int vip_bind_clashes(struct bpf_sock_addr *ctx, const str
 	enum vip_listener_match match = bind->is_dual ? VIP_MATCH_CLASH_DUAL : VIP_MATCH_CLASH;
 
 	return (bind->on_loopback &&
-		vip_listens(ctx, VIP_INET6, own->loopback, own->loopback, match)) ||
+		vip_listens(ctx, VIP_INET6, &own->loopback, &own->loopback, match)) ||
 	       (bind->on_address &&
-		vip_listens(ctx, VIP_INET6, own->loopback, own->address, match));
+		vip_listens(ctx, VIP_INET6, &own->loopback, &own->address, match));
 }
 
 static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_family family,
 				       enum vip_hook hook)
 {
-	struct vip_call call = { .hook = hook, .family = family };
+	struct vip_call call = { .family = family };
 	struct bpf_sock *sk = vip_socket_of(ctx);
 	struct vip_facts *facts = &call.facts;
 	struct vip_bind_decision bind;
@@ -33,7 +33,7 @@ static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_famil
 
 	/* A socket that has a port cannot be bound again; the kernel refuses that itself. */
 	if (vip_is_foreign(ctx, family) || (sk && sk->src_port) ||
-	    !vip_find_session(&call, &caller) || !vip_find_policy(&call, &caller))
+	    !vip_find_session(ctx, &call, &caller) || !vip_find_policy(&call, &caller))
 		return VIP_PROCEED;
 	facts->user_addr = vip_user_addr(ctx, family);
 	facts->asked = vip_class_of(family, &facts->own, facts->user_addr);
@@ -48,7 +48,7 @@ static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_famil
 							.is_datagram = ctx->type == SOCK_DGRAM });
 	if (family == VIP_INET6 && vip_bind_clashes(ctx, &facts->own, &bind))
 		bind.decision.outcome = VIP_REFUSED_IN_USE;
-	return vip_apply(ctx, &call, family, &bind.decision);
+	return vip_apply(ctx, &call, hook, family, &bind.decision);
 }
 
 #endif

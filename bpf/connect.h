@@ -59,32 +59,17 @@ static __always_inline struct vip_bound vip_find_bound(struct bpf_sock *sk, int 
 	}
 	if (vip_source_needs_owner(route->form, &bound)) {
 		bound.owner = vip_find_owner(route->form, bound.class, bound.address);
-		bound.class = vip_class_of_owner(bound.class, bound.owner);
+		bound.class = vip_class_of_local(
+			route->form, vip_class_of_owner(bound.class, bound.owner), bound.address);
 	}
 	if (vip_source_needs_state(&bound))
 		bound.is_named = (vip_sock_state(sk) & VIP_SOCKET_NAMED_SOURCE) != 0;
 	return bound;
 }
 
-/*
- * A copy of the call with what is constant in it: clang must see that connect4 reads none of the context's IPv6 fields,
- * and connect6 none of the IPv4 ones. `form` is that of the answer.
- */
-static __always_inline struct vip_call vip_connect_call(const struct vip_call *passed,
-							enum vip_family form)
-{
-	struct vip_call call = *passed;
-
-	call.hook = form == VIP_INET4 ? VIP_HOOK_CONNECT4 : VIP_HOOK_CONNECT6;
-	call.family = form != VIP_MAPPED	   ? form :
-		      passed->family == VIP_MAPPED ? VIP_MAPPED :
-						     VIP_INET6;
-	return call;
-}
-
 /* Binds the socket to its source for a destination `to`, if it needs that. */
 static __always_inline enum vip_source_decision vip_bind_source(struct bpf_sock_addr *ctx,
-								const struct vip_call *passed,
+								const struct vip_call *call,
 								enum vip_family form,
 								enum vip_action to)
 {
@@ -93,14 +78,12 @@ static __always_inline enum vip_source_decision vip_bind_source(struct bpf_sock_
 	enum vip_source_decision source;
 	struct vip_bound bound;
 	struct vip_route route;
-	struct vip_call call;
 
-	if (!passed || !sk)
+	if (!call || !sk)
 		return VIP_SOURCE_KEEP;
-	call = vip_connect_call(passed, form);
-	route = vip_route_of(call.family, form, &call.facts, to);
+	route = vip_route_of(call->family, form, &call->facts, to);
 	bound = vip_find_bound(sk, is_inet4, &route);
-	source = vip_decide_source(&route, &bound, call.facts.flags);
+	source = vip_decide_source(&route, &bound, call->facts.features, call->facts.flags);
 	if (source != VIP_SOURCE_BIND || !vip_bind_to(ctx, is_inet4, route.source_addr))
 		return source;
 	return vip_source_failed(&route, form == VIP_MAPPED && vip_is_v6only(ctx));
@@ -108,22 +91,21 @@ static __always_inline enum vip_source_decision vip_bind_source(struct bpf_sock_
 
 /* What connect does when it knows where it goes, and the socket has its source. */
 static __always_inline int vip_finish_connect(struct bpf_sock_addr *ctx,
-					      const struct vip_call *passed, enum vip_family form,
+					      const struct vip_call *call, enum vip_family form,
 					      enum vip_action to, enum vip_source_decision source)
 {
+	enum vip_hook hook = form == VIP_INET4 ? VIP_HOOK_CONNECT4 : VIP_HOOK_CONNECT6;
 	struct vip_decision decision = { .outcome = vip_refusal(to) };
 	struct bpf_sock *sk = vip_socket_of(ctx);
 	enum vip_addr_class bound;
 	struct vip_route route;
-	struct vip_call call;
 
-	if (!passed)
+	if (!call)
 		return VIP_PROCEED;
-	call = vip_connect_call(passed, form);
 	if (decision.outcome)
-		return vip_apply(ctx, &call, form, &decision);
-	route = vip_route_of(call.family, form, &call.facts, to);
-	decision.outcome = vip_connect_outcome(&call.facts, &route, source);
+		return vip_apply(ctx, call, hook, form, &decision);
+	route = vip_route_of(call->family, form, &call->facts, to);
+	decision.outcome = vip_connect_outcome(&call->facts, &route, source);
 	decision.address = route.address;
 	if (sk) {
 		bound = vip_class(form, &route.own, vip_local_addr(sk, form));
@@ -133,7 +115,7 @@ static __always_inline int vip_finish_connect(struct bpf_sock_addr *ctx,
 			decision.forget = VIP_SOCKET_NAMED_PEER | VIP_SOCKET_LOCAL_PEER |
 					  VIP_SOCKET_MAPPED_PEER;
 	}
-	return vip_apply(ctx, &call, form, &decision);
+	return vip_apply(ctx, call, hook, form, &decision);
 }
 
 /* The same for each form, as global functions: the verifier goes through each once. */
@@ -195,16 +177,15 @@ static __always_inline int vip_connect_to(struct bpf_sock_addr *ctx, const struc
 	return result & VIP_PROCEED;
 }
 
-static __always_inline int vip_on_connect(struct bpf_sock_addr *ctx, enum vip_family family,
-					  enum vip_hook hook)
+static __always_inline int vip_on_connect(struct bpf_sock_addr *ctx, enum vip_family family)
 {
-	struct vip_call call = { .hook = hook, .family = family };
+	struct vip_call call = { .family = family };
 	struct bpf_sock *sk = vip_socket_of(ctx);
 	struct vip_facts *facts = &call.facts;
 	struct vip_caller caller;
 	enum vip_action to;
 
-	if (vip_is_foreign(ctx, family) || !vip_find_session(&call, &caller) ||
+	if (vip_is_foreign(ctx, family) || !vip_find_session(ctx, &call, &caller) ||
 	    !vip_find_policy(&call, &caller))
 		return VIP_PROCEED;
 	facts->user_addr = vip_user_addr(ctx, family);

@@ -118,6 +118,33 @@ static __always_inline enum vip_family vip_family6(struct bpf_sock_addr *ctx)
 	return vip_is_mapped(vip_user_addr(ctx, VIP_INET6)) ? VIP_MAPPED : VIP_INET6;
 }
 
+#ifdef __bpf__
+/*
+ * The cgroup in which a socket was made. The caller holds a reference to the socket. The verifier lets no program follow
+ * a pointer of a socket that was found, so the socket's address is read from the stack, as a number.
+ */
+static __always_inline struct cgroup *vip_cgroup_of(struct bpf_sock *sk)
+{
+	struct sock *kernel = 0;
+
+	bpf_probe_read_kernel(&kernel, sizeof(kernel), &sk);
+	return BPF_CORE_READ(kernel, sk_cgrp_data.cgroup);
+}
+
+/* The ID of a cgroup's ancestor at `level`, itself included; 0 if it is not that deep. */
+static __always_inline __u64 vip_ancestor_of(struct cgroup *cgroup, int level)
+{
+	struct cgroup *ancestor = 0;
+
+	if (level < 0 || level > BPF_CORE_READ(cgroup, level))
+		return 0;
+	bpf_probe_read_kernel(&ancestor, sizeof(ancestor),
+			      (const char *)cgroup + bpf_core_field_offset(cgroup->ancestors) +
+				      level * sizeof(ancestor));
+	return BPF_CORE_READ(ancestor, kn, id);
+}
+#endif
+
 /*
  * Whether the address is of a wrong family. The kernel looks at that only after the hooks of bind and connect, and
  * refuses it there. IPv4's bind takes AF_UNSPEC for AF_INET.

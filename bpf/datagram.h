@@ -33,13 +33,14 @@ static __always_inline int vip_is_to_peer(struct bpf_sock_addr *ctx, enum vip_fa
 static __always_inline int vip_on_sendmsg(struct bpf_sock_addr *ctx, enum vip_family family,
 					  enum vip_hook hook)
 {
-	struct vip_call call = { .hook = hook, .family = family };
+	struct vip_call call = { .family = family };
 	struct bpf_sock *sk = vip_socket_of(ctx);
 	struct vip_facts *facts = &call.facts;
 	struct vip_decision decision = {};
 	enum vip_addr_class source;
 	struct vip_address end;
 	struct vip_caller caller;
+	struct vip_address peer;
 	struct vip_route route;
 	enum vip_action to;
 	int is_to_peer;
@@ -54,12 +55,14 @@ static __always_inline int vip_on_sendmsg(struct bpf_sock_addr *ctx, enum vip_fa
 		if (vip_same(family, end, facts->local_addr))
 			return VIP_PROCEED;
 	}
-	if (!vip_find_session(&call, &caller) || !vip_find_policy(&call, &caller))
+	if (!vip_find_session(ctx, &call, &caller) || !vip_find_policy(&call, &caller))
 		return VIP_PROCEED;
 	if (is_to_peer) {
 		source = vip_class_of(family, &facts->own, facts->local_addr);
+		if (source == VIP_NOT_LOCAL)
+			vip_find_features(&call, &caller);
 		decision = vip_decide_connected_datagram(family, facts, end, source);
-		return vip_apply(ctx, &call, family, &decision);
+		return vip_apply(ctx, &call, hook, family, &decision);
 	}
 	facts->asked = vip_destination(
 		family, &facts->own,
@@ -70,18 +73,19 @@ static __always_inline int vip_on_sendmsg(struct bpf_sock_addr *ctx, enum vip_fa
 	to = vip_probe_listeners(ctx, &call);
 	decision.outcome = vip_refusal(to);
 	if (decision.outcome)
-		return vip_apply(ctx, &call, family, &decision);
+		return vip_apply(ctx, &call, hook, family, &decision);
 
 	source = vip_class_of_source(family, &facts->own, facts->local_addr);
 	route = vip_route_of(family, family, facts, to);
-	decision = vip_decide_datagram(family, facts, &route, source,
-				       vip_datagram_needs_peer(facts->asked, source) &&
-					       vip_listens(ctx, family, facts->own.address,
-							   route.address, VIP_MATCH_CONNECTED));
+	peer = route.address; /* a copy: the whole route would be on the stack */
+	decision = vip_decide_datagram(
+		family, facts, &route, source,
+		vip_datagram_needs_peer(facts->asked, source) &&
+			vip_listens(ctx, family, &facts->own.address, &peer, VIP_MATCH_CONNECTED));
 	/* The peer of a connected socket is another one than this datagram's. */
 	if (vip_is_named_peer(facts->asked, to, source) && sk && !sk->dst_port)
 		decision.remember = VIP_SOCKET_NAMED_PEER;
-	return vip_apply(ctx, &call, family, &decision);
+	return vip_apply(ctx, &call, hook, family, &decision);
 }
 
 #endif

@@ -63,9 +63,24 @@ typedef struct {
 	__u32 val;
 } kuid_t;
 
+struct kernfs_node {
+	__u64 id; /* of a cgroup's directory: the cgroup ID */
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+	int level;		    /* 0 is the root */
+	struct cgroup *ancestors[]; /* by level, itself included; Linux 6.1 and later */
+};
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+};
+
 struct sock {
 	struct sock_common __sk_common;
-	kuid_t sk_uid; /* the user who made it */
+	struct sock_cgroup_data sk_cgrp_data; /* of the task that made it */
+	kuid_t sk_uid;			      /* the user who made it */
 };
 
 struct tcp_sock {
@@ -79,8 +94,15 @@ struct tcp_sock {
 /* <sys/socket.h> does not compile for BPF. Values of the user-space ABI: include/linux/socket.h, net.h. */
 enum { AF_INET = 2, AF_INET6 = 10 };
 enum { SOCK_STREAM = 1, SOCK_DGRAM = 2 };
-enum { IPPROTO_TCP = 6, IPPROTO_MPTCP = 262 };
-enum { SOL_SOCKET = 1, SO_REUSEPORT = 15 };
-enum { LOOPBACK_IFINDEX = 1 }; /* include/net/flow.h: lo, in every network namespace */
+enum {
+	IPPROTO_TCP = 6,
+	IPPROTO_DCCP = 33,
+	IPPROTO_SCTP = 132,
+	IPPROTO_UDPLITE = 136,
+	IPPROTO_MPTCP = 262
+};
+enum { SOL_IP = 0, SOL_SOCKET = 1, SO_REUSEPORT = 15 };
+enum { IP_LOCAL_PORT_RANGE = 51 }; /* include/uapi/linux/in.h, Linux 6.3 and later */
+enum { LOOPBACK_IFINDEX = 1 };	   /* include/net/flow.h: lo, in every network namespace */
 
 #endif

@@ -10,6 +10,14 @@
 #include "memory.h"
 #include "session.h"
 
+/* What a look-up finds. */
+enum vip_found {
+	VIP_FOUND_NOTHING,
+	VIP_FOUND, /* a socket that counts */
+	/* On the wildcard, a socket of another session: `listen` without `bind`, or UDP without it. */
+	VIP_FOUND_OTHERS,
+};
+
 /* Which of the sockets that are found count. */
 enum vip_listener_match {
 	VIP_MATCH_ANYONE, /* whatever a packet to that address would reach */
@@ -61,6 +69,42 @@ static __always_inline int vip_matches(struct bpf_sock_addr *ctx, enum vip_famil
 	}
 }
 
+/* Whether a socket that was found was made in another session than that of `cgroup`. */
+static __always_inline int vip_is_of_other_session(struct bpf_sock *found, __u64 cgroup)
+{
+	const struct vip_config *in_force = vip_config();
+	struct cgroup *made_in = vip_cgroup_of(found);
+
+	if (!in_force)
+		return 0;
+	for (__u32 i = 0; i < VIP_LEVELS_MAX; i++) {
+		__u64 ancestor;
+
+		if (i >= in_force->level_count)
+			break;
+		ancestor = vip_ancestor_of(made_in, in_force->levels[i]);
+		if (ancestor == cgroup)
+			return 0;
+		if (ancestor && bpf_map_lookup_elem(&sessions, &ancestor))
+			return 1;
+	}
+	return 0;
+}
+
+/* Whether what was found counts. `cgroup` is the session whose own sockets count alone; 0: everybody's do. */
+static __always_inline enum vip_found vip_judge(struct bpf_sock_addr *ctx, enum vip_family family,
+						struct bpf_sock *found, struct vip_address from,
+						enum vip_listener_match match, __u64 cgroup)
+{
+	if (!vip_matches(ctx, family, found, from, match))
+		return VIP_FOUND_NOTHING;
+	if (match == VIP_MATCH_ANYONE && cgroup &&
+	    vip_is_wildcard(family, vip_local_addr(found, family)) &&
+	    vip_is_of_other_session(found, cgroup))
+		return VIP_FOUND_OTHERS;
+	return VIP_FOUND;
+}
+
 /*
  * `from` is what the peer would see as the source. It matters for UDP only: a connected UDP socket takes packets from its
  * peer alone, and the look-up respects that. A TCP listener has no peer.
@@ -68,11 +112,11 @@ static __always_inline int vip_matches(struct bpf_sock_addr *ctx, enum vip_famil
  * These are global functions, so the verifier goes through each once, and not once for each path to each call.
  */
 __noinline int vip_listens4(struct bpf_sock_addr *ctx, __be32 from, __be32 to,
-			    enum vip_listener_match match)
+			    enum vip_listener_match match, __u64 cgroup)
 {
 	struct bpf_sock *found, *own = vip_socket_of(ctx);
 	struct bpf_sock_tuple tuple = {};
-	int yes;
+	enum vip_found result;
 
 	tuple.ipv4.daddr = to;
 	tuple.ipv4.dport = (__u16)ctx->user_port;
@@ -85,17 +129,18 @@ __noinline int vip_listens4(struct bpf_sock_addr *ctx, __be32 from, __be32 to,
 	}
 	if (!found)
 		return 0;
-	yes = vip_matches(ctx, VIP_INET4, found, vip_mapped(from), match);
+	result = vip_judge(ctx, VIP_INET4, found, vip_mapped(from), match, cgroup);
 	bpf_sk_release(found);
-	return yes;
+	return result;
 }
 
 __noinline int vip_listens6(struct bpf_sock_addr *ctx, const struct vip_address *from,
-			    const struct vip_address *to, enum vip_listener_match match)
+			    const struct vip_address *to, enum vip_listener_match match,
+			    __u64 cgroup)
 {
 	struct bpf_sock *found, *own = vip_socket_of(ctx);
 	struct bpf_sock_tuple tuple = {};
-	int yes;
+	enum vip_found result;
 
 	if (!from || !to) /* the verifier takes them for nullable */
 		return 0;
@@ -110,76 +155,93 @@ __noinline int vip_listens6(struct bpf_sock_addr *ctx, const struct vip_address 
 	}
 	if (!found)
 		return 0;
-	yes = vip_matches(ctx, VIP_INET6, found, *from, match);
+	result = vip_judge(ctx, VIP_INET6, found, *from, match, cgroup);
 	bpf_sk_release(found);
-	return yes;
+	return result;
+}
+
+static __always_inline enum vip_found
+vip_find_listener(struct bpf_sock_addr *ctx, enum vip_family family, const struct vip_address *from,
+		  const struct vip_address *to, enum vip_listener_match match, __u64 cgroup)
+{
+	if (family == VIP_INET6)
+		return vip_listens6(ctx, from, to, match, cgroup);
+	return vip_listens4(ctx, from->word[3], to->word[3], match, cgroup);
 }
 
 static __always_inline int vip_listens(struct bpf_sock_addr *ctx, enum vip_family family,
-				       struct vip_address from, struct vip_address to,
+				       const struct vip_address *from, const struct vip_address *to,
 				       enum vip_listener_match match)
 {
-	if (family == VIP_INET6)
-		return vip_listens6(ctx, &from, &to, match);
-	return vip_listens4(ctx, from.word[3], to.word[3], match);
+	return vip_find_listener(ctx, family, from, to, match, 0) == VIP_FOUND;
 }
 
 /* Looks where the plan says. */
 static __always_inline enum vip_action vip_search(struct bpf_sock_addr *ctx, enum vip_family family,
-						  const struct vip_facts *facts)
+						  const struct vip_call *call)
 {
-	struct vip_address localhost = vip_localhost(family), loopback = facts->own.loopback;
-	struct vip_address from = facts->local_addr;
+	const struct vip_facts *facts = &call->facts;
+	/* With isolation, no session finds what another has on the wildcard. */
+	__u64 cgroup = facts->flags & VIP_POLICY_ISOLATION ? call->cgroup : 0;
+	enum vip_found found = VIP_FOUND_NOTHING;
+	const struct vip_address *loopback = &facts->own.loopback, *from = &facts->local_addr;
+	struct vip_address localhost = vip_localhost(family);
 	struct vip_plan plan = vip_plan_of(facts);
 
 	if ((plan.probes & VIP_PROBE_LOCALHOST) &&
-	    vip_listens(ctx, family, localhost, localhost, VIP_MATCH_ANYONE))
+	    vip_listens(ctx, family, &localhost, &localhost, VIP_MATCH_ANYONE))
 		return VIP_AS_ASKED;
 	if (plan.probes & (VIP_PROBE_LOOPBACK | VIP_PROBE_OWN_LOOPBACK)) {
 		enum vip_listener_match match =
 			plan.probes & VIP_PROBE_LOOPBACK ? VIP_MATCH_ANYONE : VIP_MATCH_BOUND;
 
-		if (vip_listens(ctx, family, loopback, loopback, match))
+		found = vip_find_listener(ctx, family, loopback, loopback, match, cgroup);
+		if (found == VIP_FOUND)
 			return VIP_TO_LOOPBACK;
 	}
+	if (plan.probes & VIP_PROBE_OTHERS)
+		found = vip_find_listener(ctx, family, &facts->user_addr, &facts->user_addr,
+					  VIP_MATCH_ANYONE, cgroup);
 	/*
 	 * A UDP server's answer. Its client may have got the loopback or 127.0.0.1. If the client is connected, it
 	 * receives from this very socket only, so one that is found like that is the one that is meant. A server on
 	 * the wildcard was asked at the loopback.
 	 */
 	if ((plan.probes & VIP_PROBE_ANSWERED) && ctx->type == SOCK_DGRAM) {
-		int is_bound = !vip_is_wildcard(family, from);
-		struct vip_address asked = is_bound ? from : loopback;
+		int is_bound = !vip_is_wildcard(family, *from);
+		const struct vip_address *asked = is_bound ? from : loopback;
 
 		if (is_bound && vip_listens(ctx, family, asked, loopback, VIP_MATCH_CONNECTED))
 			return VIP_TO_LOOPBACK;
-		if (vip_listens(ctx, family, asked, localhost, VIP_MATCH_CONNECTED))
+		if (vip_listens(ctx, family, asked, &localhost, VIP_MATCH_CONNECTED))
 			return is_bound ? VIP_TO_LOCALHOST : VIP_TO_LOCALHOST_BACK;
 	}
 	if ((plan.probes & VIP_PROBE_OWN_ADDRESS) &&
-	    vip_listens(ctx, family, loopback, facts->own.address, VIP_MATCH_BOUND))
+	    vip_listens(ctx, family, loopback, &facts->own.address, VIP_MATCH_BOUND))
 		return VIP_TO_ADDRESS;
 	/* vip_sk_lookup cannot find these: UDP and MPTCP. */
 	if (family == VIP_INET6 && (plan.probes & VIP_PROBE_MAPPED)) {
 		struct vip_own mapped = vip_own_mapped(&facts->own);
 
-		if (vip_listens(ctx, VIP_MAPPED, mapped.loopback, mapped.loopback, VIP_MATCH_DUAL))
+		if (vip_listens(ctx, VIP_MAPPED, &mapped.loopback, &mapped.loopback,
+				VIP_MATCH_DUAL))
 			return VIP_TO_MAPPED_LOOPBACK;
 		if ((mapped.has & VIP_HAS_ADDRESS) &&
-		    vip_listens(ctx, VIP_MAPPED, mapped.loopback, mapped.address, VIP_MATCH_DUAL))
+		    vip_listens(ctx, VIP_MAPPED, &mapped.loopback, &mapped.address, VIP_MATCH_DUAL))
 			return VIP_TO_MAPPED_ADDRESS;
 	}
-	return plan.otherwise;
+	/* A call that goes on would reach it: the kernel finds the wildcard at each address. */
+	return found == VIP_FOUND_OTHERS ? VIP_REFUSE_PEER : plan.otherwise;
 }
 
 __noinline int vip_search4(struct bpf_sock_addr *ctx, const struct vip_call *call)
 {
-	return call ? vip_search(ctx, VIP_INET4, &call->facts) : VIP_AS_ASKED;
+	return call ? vip_search(ctx, VIP_INET4, call) : VIP_AS_ASKED;
 }
 
 __noinline int vip_search6(struct bpf_sock_addr *ctx, const struct vip_call *call)
 {
-	return call ? vip_search(ctx, VIP_INET6, &call->facts) : VIP_AS_ASKED;
+	return call ? vip_search(ctx, VIP_INET6, call) : VIP_AS_ASKED;
 }
 
 /* Where the call goes: what the search finds, if the plan asks for one. */

@@ -42,6 +42,14 @@ struct {
 } addresses SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct vip_prefix);
+	__type(value, __u32);
+} governed SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, VIP_BANKS *VIP_POLICIES_PER_BANK);
 	__type(key, __u32);

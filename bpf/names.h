@@ -9,7 +9,7 @@
 static __always_inline int vip_on_peer_name(struct bpf_sock_addr *ctx, enum vip_family family,
 					    enum vip_hook hook)
 {
-	struct vip_call call = { .hook = hook, .family = family };
+	struct vip_call call = { .family = family };
 	struct bpf_sock *sk = vip_socket_of(ctx);
 	struct vip_facts *facts = &call.facts;
 	struct vip_decision decision;
@@ -20,12 +20,12 @@ static __always_inline int vip_on_peer_name(struct bpf_sock_addr *ctx, enum vip_
 	facts->user_addr = vip_user_addr(ctx, family);
 	facts->local_addr = vip_local_addr(sk, family);
 	if (vip_name_is_plain(family, facts->user_addr, facts->local_addr) ||
-	    !vip_find_session(&call, &caller))
+	    !vip_find_session(ctx, &call, &caller))
 		return VIP_PROCEED;
 	if (vip_name_needs_state(family, facts, 0))
 		facts->state = vip_sock_state(sk);
 	decision = vip_decide_peer_name(family, facts, vip_remote_addr(sk, family));
-	return vip_apply(ctx, &call, family, &decision);
+	return vip_apply(ctx, &call, hook, family, &decision);
 }
 
 /* Whether the policy in force anywhere, and then the session's own, shows the wildcard as it was asked for. */
@@ -45,7 +45,7 @@ static __always_inline int vip_is_as_requested(struct vip_call *call, struct vip
 static __always_inline int vip_on_own_name(struct bpf_sock_addr *ctx, enum vip_family family,
 					   enum vip_hook hook)
 {
-	struct vip_call call = { .hook = hook, .family = family };
+	struct vip_call call = { .family = family };
 	struct bpf_sock *sk = vip_socket_of(ctx);
 	struct vip_facts *facts = &call.facts;
 	struct vip_decision decision;
@@ -68,7 +68,7 @@ static __always_inline int vip_on_own_name(struct bpf_sock_addr *ctx, enum vip_f
 		as_requested = vip_any_as_requested();
 	if (!as_requested && vip_name_is_plain(family, facts->user_addr, peer))
 		return VIP_PROCEED;
-	if (!vip_find_session(&call, &caller))
+	if (!vip_find_session(ctx, &call, &caller))
 		return VIP_PROCEED;
 	if (as_requested)
 		as_requested = vip_is_as_requested(&call, &caller);
@@ -79,7 +79,7 @@ static __always_inline int vip_on_own_name(struct bpf_sock_addr *ctx, enum vip_f
 	    vip_same(family, facts->user_addr, facts->own.address))
 		facts->state |= VIP_SOCKET_DUAL;
 	decision = vip_decide_own_name(family, facts, peer, as_requested);
-	return vip_apply(ctx, &call, family, &decision);
+	return vip_apply(ctx, &call, hook, family, &decision);
 }
 
 #endif

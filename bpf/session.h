@@ -19,7 +19,6 @@ struct vip_caller {
  * such a function once, and not once for each path that leads to it.
  */
 struct vip_call {
-	enum vip_hook hook;
 	enum vip_family family; /* a constant in the hooks, which are inlined for each */
 	__u64 cgroup;		/* of the session */
 	struct vip_facts facts;
@@ -35,9 +34,11 @@ static __always_inline const struct vip_config *vip_config(void)
 /*
  * The calling task's session: the one whose cgroup is the task's or above it. Sessions do not nest, and nearly always
  * they are all at one depth, so this is one helper and one look-up however deep the task is. The task counts, not the
- * socket: a socket that was passed to another session's process is that session's.
+ * socket: a socket that was passed to another session's process is that session's. But a socket of another network
+ * namespace, so of a container in the session, is left alone. `ctx` is the program's context.
  */
-static __always_inline int vip_find_session(struct vip_call *call, struct vip_caller *caller)
+static __always_inline int vip_find_session(void *ctx, struct vip_call *call,
+					    struct vip_caller *caller)
 {
 	const struct vip_config *in_force = vip_config();
 	__u32 count;
@@ -58,6 +59,8 @@ static __always_inline int vip_find_session(struct vip_call *call, struct vip_ca
 			continue;
 		session = bpf_map_lookup_elem(&sessions, &cgroup);
 		if (session) {
+			if (session->netns != bpf_get_netns_cookie(ctx))
+				return 0;
 			/* It is copied: a row that is replaced may be another session's before this program ends. */
 			call->facts.own = vip_own_of(call->family, session->id, session->vip4,
 						     session->vip6, in_force->loopback6);
@@ -99,34 +102,64 @@ static __always_inline enum vip_owner vip_owner_of(const struct vip_address *add
 	return row ? row->owner : VIP_OWNER_NOBODY;
 }
 
-/* Whose an address of this class is: at most one look-up, and none for the common loopback ones. */
+/* Whose an address is that no session and no interface has. */
+static __always_inline enum vip_owner vip_governor_of(struct vip_address address)
+{
+	struct vip_prefix key = { .length = 128, .address = address };
+	const __u32 *owner = bpf_map_lookup_elem(&governed, &key);
+
+	return owner ? *owner : VIP_OWNER_NOBODY;
+}
+
+/* Whether the loopback address is an open session's. The whole prefix of LO6 is for sessions, open or not. */
+static __always_inline int vip_is_open_loopback(enum vip_family family, struct vip_address address)
+{
+	__u32 id = vip_id_of_loopback(family, address);
+
+	return family == VIP_INET6 || bpf_map_lookup_elem(&ids, &id);
+}
+
+/*
+ * Whose an address of class VIP_SOME_LOOPBACK or VIP_SOME_ADDRESS is, to a program that binds it or sends from it. An
+ * address of a session to come is a session's. A global function, so that the verifier goes through it once, and its
+ * keys are not on the hook's stack.
+ */
+__noinline int vip_owner_of_class(enum vip_family family, enum vip_addr_class class,
+				  const struct vip_address *address)
+{
+	enum vip_owner owner;
+
+	if (!address)
+		return VIP_OWNER_NOBODY;
+	if (class == VIP_SOME_LOOPBACK)
+		return vip_is_open_loopback(family, *address) ? VIP_OWNER_SESSION :
+								vip_governor_of(*address);
+	owner = vip_owner_of(address);
+	return owner == VIP_OWNER_NOBODY ? vip_governor_of(*address) : owner;
+}
+
+/* The same of any class. There is no look-up for the common ones. */
 static __always_inline enum vip_owner
 vip_find_owner(enum vip_family family, enum vip_addr_class class, struct vip_address address)
 {
-	if (class == VIP_SOME_LOOPBACK) {
-		__u32 id = vip_id_of_loopback(family, address);
-
-		/* The whole prefix of LO6 is for sessions, open or not. */
-		if (family == VIP_INET6 || bpf_map_lookup_elem(&ids, &id))
-			return VIP_OWNER_SESSION;
-	} else if (class == VIP_SOME_ADDRESS) {
-		return vip_owner_of(&address);
-	}
-	return VIP_OWNER_NOBODY;
+	if (class != VIP_SOME_LOOPBACK && class != VIP_SOME_ADDRESS)
+		return VIP_OWNER_NOBODY;
+	return vip_owner_of_class(family, class, &address);
 }
 
-/* What an address is to the session. */
+/* What an address is to a session that binds it or sends from it. */
 static __always_inline enum vip_addr_class
 vip_class_of(enum vip_family family, const struct vip_own *own, struct vip_address address)
 {
 	enum vip_addr_class class = vip_class(family, own, address);
 
-	return vip_class_of_owner(class, vip_find_owner(family, class, address));
+	class = vip_class_of_owner(class, vip_find_owner(family, class, address));
+	return vip_class_of_local(family, class, address);
 }
 
 /*
- * The same for a destination. It does not matter whether that is another session's address: the call connects to it like
- * to any other host's. So for nearly every host this is a compare or two in config, which is in the cache already, and
+ * The same for a destination. A loopback address that no session has is the host's: a service may listen there. It does
+ * not matter whether an address is another session's: the call connects to it like to any other host's. So for nearly every host this is a compare or two in config, which is in the cache already, and
  * no look-up.
  */
 static __always_inline enum vip_addr_class vip_class_of_destination(enum vip_family family,
@@ -138,8 +171,11 @@ static __always_inline enum vip_addr_class vip_class_of_destination(enum vip_fam
 	enum vip_addr_class class = vip_class(family, own, address);
 	__u32 count = family == VIP_INET6 ? in_force->host6_count : in_force->host4_count;
 
+	if (class == VIP_SOME_LOOPBACK)
+		return vip_is_open_loopback(family, address) ? VIP_OTHER_LOOPBACK :
+							       VIP_LOOPBACK_REST;
 	if (class != VIP_SOME_ADDRESS)
-		return vip_class_of(family, own, address);
+		return class;
 	if (count > VIP_HOST_ADDRESSES_MAX)
 		return vip_owner_of(&address) == VIP_OWNER_HOST ? VIP_HOST_ADDRESS : VIP_ELSEWHERE;
 	for (__u32 i = 0; i < VIP_HOST_ADDRESSES_MAX; i++) {

@@ -74,9 +74,10 @@ enum vip_addr_class {
 	VIP_OWN_LOOPBACK,  /* its LO4; its LO6 */
 	VIP_OWN_ADDRESS,   /* its VIP4; its VIP6 */
 	VIP_HOST_ADDRESS,  /* an address of this host that belongs to no session */
-	VIP_OTHER_LOOPBACK, /* another session's LO4 or LO6 */
-	VIP_OTHER_ADDRESS,  /* another session's VIP4 or VIP6 */
-	VIP_LOOPBACK_REST,  /* the rest of 127/8: 127.0.0.53 …; of LO6's prefix */
+	VIP_OTHER_LOOPBACK, /* another session's LO4 or LO6, now or to come */
+	VIP_OTHER_ADDRESS,  /* another session's VIP4 or VIP6, now or to come */
+	VIP_LOOPBACK_REST,  /* the host's part of 127/8; a destination in it that no session has */
+	VIP_NOT_LOCAL, /* bind, a source: an IPv6 unicast address that this host does not have */
 	/* The number alone does not tell more. vip_class_of_owner() turns these into one of the above. */
 	VIP_SOME_LOOPBACK,
 	VIP_SOME_ADDRESS,
@@ -113,6 +114,8 @@ enum vip_probe {
 		1 << 3, /* UDP: a peer on the loopback that is connected to the sender */
 	VIP_PROBE_OWN_ADDRESS = 1 << 4, /* something of the session on the address -> the address */
 	VIP_PROBE_MAPPED = 1 << 5, /* a dual-stack socket on LO4 or VIP4 -> that, in mapped form */
+	VIP_PROBE_OTHERS =
+		1 << 6, /* another session's on the wildcard, at what was asked -> refused */
 };
 
 struct vip_plan {
@@ -289,6 +292,7 @@ vip_class(enum vip_family family, const struct vip_own *own, struct vip_address 
 	return vip_same(family, address, own->address) ? VIP_OWN_ADDRESS : VIP_SOME_ADDRESS;
 }
 
+/* What the maps say of an address that the number alone does not classify. */
 static __always_inline enum vip_addr_class vip_class_of_owner(enum vip_addr_class class,
 							      enum vip_owner owner)
 {
@@ -299,6 +303,26 @@ static __always_inline enum vip_addr_class vip_class_of_owner(enum vip_addr_clas
 		       owner == VIP_OWNER_HOST	  ? VIP_HOST_ADDRESS :
 						    VIP_ELSEWHERE;
 	return class;
+}
+
+/* fe80::/10, RFC 4291 2.5.6 */
+static __always_inline int vip_is_link_local(struct vip_address address)
+{
+	return (vip_swap32(address.word[0]) >> 22) == 0xfe80 >> 6;
+}
+
+/*
+ * The class of an address to bind or to send from. IPv6 lets a program take an address that this host does not have
+ * (IPV6_FREEBIND, ip_nonlocal_bind), and send from it; IPv4 refuses the sending.
+ */
+static __always_inline enum vip_addr_class
+vip_class_of_local(enum vip_family family, enum vip_addr_class class, struct vip_address address)
+{
+	return family == VIP_INET6 && class == VIP_ELSEWHERE &&
+			       !vip_is_multicast(VIP_INET6, address) &&
+			       !vip_is_link_local(address) && !vip_is_mapped(address) ?
+		       VIP_NOT_LOCAL :
+		       class;
 }
 
 /* ---- the tables of the contract ---- */
@@ -362,16 +386,20 @@ static __always_inline enum vip_action vip_bind_action(enum vip_addr_class asked
 		/* :: of a session that only has VIP4: other sessions must not reach its server. */
 		return has & VIP_HAS_LOOPBACK ? VIP_TO_LOOPBACK : VIP_UNAVAILABLE;
 	case VIP_HOST_ADDRESS:
+	case VIP_OTHER_ADDRESS: /* the program has it from a listing of the interface */
 		if (!(features & VIP_V))
-			return VIP_AS_ASKED;
+			return asked == VIP_OTHER_ADDRESS && (flags & VIP_POLICY_ISOLATION) ?
+				       VIP_REFUSE_BIND :
+				       VIP_AS_ASKED;
 		if (!(has & VIP_HAS_ADDRESS))
 			return VIP_UNAVAILABLE;
 		return prefers_loopback ? VIP_TO_LOOPBACK : VIP_TO_ADDRESS;
 	case VIP_LOCALHOST:
 		return (features & VIP_L) && !excluded ? VIP_TO_LOOPBACK : VIP_AS_ASKED;
 	case VIP_OTHER_LOOPBACK:
-	case VIP_OTHER_ADDRESS:
 		return flags & VIP_POLICY_ISOLATION ? VIP_REFUSE_BIND : VIP_AS_ASKED;
+	case VIP_NOT_LOCAL:
+		return features & VIP_V ? VIP_REFUSE_BIND : VIP_AS_ASKED;
 	default:
 		return VIP_AS_ASKED;
 	}
@@ -407,6 +435,11 @@ static __always_inline struct vip_plan vip_connect_plan(enum vip_addr_class aske
 	case VIP_OTHER_LOOPBACK:
 		if (flags & VIP_POLICY_ISOLATION)
 			plan.otherwise = VIP_REFUSE_PEER;
+		return plan;
+	case VIP_OWN_LOOPBACK:
+	case VIP_OWN_ADDRESS:
+		if (flags & VIP_POLICY_ISOLATION)
+			plan.probes = VIP_PROBE_OTHERS;
 		return plan;
 	case VIP_HOST_ADDRESS:
 	case VIP_OTHER_ADDRESS:
@@ -527,13 +560,27 @@ static __always_inline int vip_is_others(enum vip_addr_class class)
 	return class == VIP_OTHER_ADDRESS || class == VIP_OTHER_LOOPBACK;
 }
 
+/* Whether nothing may be sent from an address of this class. */
+static __always_inline int vip_is_refused_source(enum vip_addr_class class, __u32 features,
+						 __u32 flags)
+{
+	return class == VIP_NOT_LOCAL ? (features & VIP_V) != 0 :
+					vip_is_others(class) && (flags & VIP_POLICY_ISOLATION);
+}
+
+/* An address that a V-program means by its own: an interface has it, and it is not this session's. */
+static __always_inline int vip_is_interfaces(enum vip_addr_class asked)
+{
+	return asked == VIP_HOST_ADDRESS || asked == VIP_OTHER_ADDRESS;
+}
+
 /* ---- bind ---- */
 
 /* Whether a bind's answer depends on the program. */
 static __always_inline int vip_bind_needs_features(enum vip_addr_class asked)
 {
 	return asked == VIP_WILDCARD || asked == VIP_DUAL_WILDCARD || asked == VIP_LOCALHOST ||
-	       asked == VIP_HOST_ADDRESS;
+	       asked == VIP_NOT_LOCAL || vip_is_interfaces(asked);
 }
 
 struct vip_bind_facts {
@@ -590,7 +637,7 @@ vip_decide_bind(enum vip_family family, const struct vip_facts *facts, struct vi
 	decision->forget = VIP_SOCKET_NAMED_ADDRESS | VIP_SOCKET_WILDCARD | VIP_SOCKET_DUAL |
 			   VIP_SOCKET_NAMED_SOURCE;
 	/* getsockname cannot tell these from the address alone. */
-	if (asked == VIP_OWN_ADDRESS || (asked == VIP_HOST_ADDRESS && action == VIP_TO_ADDRESS))
+	if (asked == VIP_OWN_ADDRESS || (vip_is_interfaces(asked) && action == VIP_TO_ADDRESS))
 		decision->remember = VIP_SOCKET_NAMED_ADDRESS;
 	else if (asked == VIP_WILDCARD && action == VIP_TO_LOOPBACK)
 		decision->remember = VIP_SOCKET_WILDCARD;
@@ -599,7 +646,7 @@ vip_decide_bind(enum vip_family family, const struct vip_facts *facts, struct vi
 	/* And connect cannot tell this of a socket that has no port yet (IP_BIND_ADDRESS_NO_PORT). */
 	if (!call.has_port &&
 	    (asked == VIP_LOCALHOST || asked == VIP_OWN_LOOPBACK || asked == VIP_OWN_ADDRESS ||
-	     (asked == VIP_HOST_ADDRESS && action != VIP_AS_ASKED)))
+	     (vip_is_interfaces(asked) && action != VIP_AS_ASKED)))
 		decision->remember |= VIP_SOCKET_NAMED_SOURCE;
 	return result;
 }
@@ -723,8 +770,9 @@ static __always_inline enum vip_source_decision vip_no_source(enum vip_action so
 }
 
 /* Gives a socket that is about to connect its source, as the kernel's own autobind would later. */
-static __always_inline enum vip_source_decision
-vip_decide_source(const struct vip_route *route, const struct vip_bound *bound, __u32 flags)
+static __always_inline enum vip_source_decision vip_decide_source(const struct vip_route *route,
+								  const struct vip_bound *bound,
+								  __u32 features, __u32 flags)
 {
 	/* The kernel refuses these: EAFNOSUPPORT, ENETUNREACH. */
 	if (bound->is_other_form && (bound->has_port || route->form != VIP_INET6))
@@ -741,9 +789,8 @@ vip_decide_source(const struct vip_route *route, const struct vip_bound *bound, 
 		    vip_is_multicast(route->form, bound->address))
 			return vip_no_source(route->source);
 		/* A socket that was bound in another session must not bring that session's address here. */
-		return vip_is_others(bound->class) && (flags & VIP_POLICY_ISOLATION) ?
-			       VIP_SOURCE_OTHERS :
-			       VIP_SOURCE_KEEP;
+		return vip_is_refused_source(bound->class, features, flags) ? VIP_SOURCE_OTHERS :
+									      VIP_SOURCE_KEEP;
 	}
 	/*
 	 * An address without a port: the program keeps what it bound with IP_BIND_ADDRESS_NO_PORT. What bind gave for
@@ -850,7 +897,7 @@ static __always_inline struct vip_decision vip_decide_datagram(enum vip_family f
 			decision.source = route->source_addr;
 		break;
 	default:
-		if (vip_is_others(source) && (facts->flags & VIP_POLICY_ISOLATION))
+		if (vip_is_refused_source(source, facts->features, facts->flags))
 			decision.outcome = VIP_REFUSED_ISOLATION;
 	}
 	return decision;
@@ -858,7 +905,8 @@ static __always_inline struct vip_decision vip_decide_datagram(enum vip_family f
 
 /*
  * A datagram to the peer of a connected socket, whose source differs from the socket's local address `end`: of
- * IP_PKTINFO. It is treated as the socket's own bind or connect was. Reads own, user_addr, local_addr, flags.
+ * IP_PKTINFO. It is treated as the socket's own bind or connect was. Reads own, user_addr, local_addr, flags,
+ * features.
  */
 static __always_inline struct vip_decision
 vip_decide_connected_datagram(enum vip_family family, const struct vip_facts *facts,
@@ -868,7 +916,7 @@ vip_decide_connected_datagram(enum vip_family family, const struct vip_facts *fa
 					 .address = facts->user_addr,
 					 .source = facts->local_addr };
 
-	if (vip_is_others(source) && (facts->flags & VIP_POLICY_ISOLATION))
+	if (vip_is_refused_source(source, facts->features, facts->flags))
 		decision.outcome = VIP_REFUSED_ISOLATION;
 	else if (source == VIP_WILDCARD || source == VIP_LOCALHOST ||
 		 (source == VIP_HOST_ADDRESS && vip_same(family, end, facts->own.address)))

@@ -14,6 +14,7 @@
 #include "datagram.h"
 #include "dual_stack.h"
 #include "names.h"
+#include "socket.h"
 
 SEC("cgroup/bind4")
 int vip_bind4(struct bpf_sock_addr *ctx)
@@ -32,7 +33,7 @@ int vip_bind6(struct bpf_sock_addr *ctx)
 SEC("cgroup/connect4")
 int vip_connect4(struct bpf_sock_addr *ctx)
 {
-	return vip_on_connect(ctx, VIP_INET4, VIP_HOOK_CONNECT4);
+	return vip_on_connect(ctx, VIP_INET4);
 }
 
 SEC("cgroup/connect6")
@@ -40,8 +41,8 @@ int vip_connect6(struct bpf_sock_addr *ctx)
 {
 	vip_resolve_wildcard6(ctx);
 	if (vip_family6(ctx) == VIP_MAPPED)
-		return vip_on_connect(ctx, VIP_MAPPED, VIP_HOOK_CONNECT6);
-	return vip_on_connect(ctx, VIP_INET6, VIP_HOOK_CONNECT6);
+		return vip_on_connect(ctx, VIP_MAPPED);
+	return vip_on_connect(ctx, VIP_INET6);
 }
 
 SEC("cgroup/sendmsg4")
@@ -97,6 +98,18 @@ int vip_getsockname6(struct bpf_sock_addr *ctx)
 	if (vip_family6(ctx) == VIP_MAPPED)
 		return vip_on_own_name(ctx, VIP_MAPPED, VIP_HOOK_GETSOCKNAME6);
 	return vip_on_own_name(ctx, VIP_INET6, VIP_HOOK_GETSOCKNAME6);
+}
+
+SEC("cgroup/sock_create")
+int vip_sock_create(struct bpf_sock *sk)
+{
+	return vip_on_sock_create(sk);
+}
+
+SEC("cgroup/setsockopt")
+int vip_setsockopt(struct bpf_sockopt *ctx)
+{
+	return vip_on_setsockopt(ctx);
 }
 
 SEC("sockops")

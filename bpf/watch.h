@@ -134,17 +134,17 @@ __noinline int vip_emit_event(struct bpf_sock_addr *ctx, const struct vip_record
  * one cache line. `form` is that of the answer.
  */
 static __always_inline void vip_account(struct bpf_sock_addr *ctx, const struct vip_call *call,
-					enum vip_family form, enum vip_outcome outcome, int error)
+					enum vip_hook hook, enum vip_family form,
+					enum vip_outcome outcome, int error)
 {
 	const struct vip_watchers *row = vip_watchers();
-	enum vip_hook hook = call->hook;
 	struct vip_record record;
 
 	vip_count(hook, outcome);
 	if (!row || !(row->until[0] | row->until[1] | row->until[2] | row->until[3]))
 		return;
 	record.asked = call->facts.user_addr;
-	record.got = vip_user_addr(ctx, call->family == VIP_INET4 ? VIP_INET4 : VIP_INET6);
+	record.got = vip_user_addr(ctx, form == VIP_INET4 ? VIP_INET4 : VIP_INET6);
 	record.source = vip_wildcard(form);
 	if (vip_is_sendmsg(hook)) {
 		record.source = vip_message_source(ctx, form);

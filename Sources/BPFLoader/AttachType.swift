@@ -23,6 +23,8 @@ public struct AttachType: RawRepresentable, Sendable, Hashable, ExpressibleByInt
     public static let getsockname6 = AttachType(BPF_CGROUP_INET6_GETSOCKNAME)
     public static let getpeername4 = AttachType(BPF_CGROUP_INET4_GETPEERNAME)
     public static let getpeername6 = AttachType(BPF_CGROUP_INET6_GETPEERNAME)
+    public static let setsockopt = AttachType(BPF_CGROUP_SETSOCKOPT)
+    public static let sockCreate = AttachType(BPF_CGROUP_INET_SOCK_CREATE)
     public static let sockOps = AttachType(BPF_CGROUP_SOCK_OPS)
     public static let skLookup = AttachType(BPF_SK_LOOKUP)
 

@@ -164,8 +164,9 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
     /// Rows that are written during the call may or may not be among them.
     public func rows() throws(Failure) -> [(key: Key, value: Value)] {
         var result: [(key: Key, value: Value)] = []
-        var cursor: UInt64 = 0  // opaque, at most 8 bytes for our key sizes' hashes (a bucket number) and arrays
-        var next: UInt64 = 0
+        // Opaque. A hash writes a bucket number of 4 bytes, other maps the last key (generic_map_lookup_batch).
+        var cursor = [UInt8](repeating: 0, count: max(MemoryLayout<UInt64>.size, MemoryLayout<Key>.stride))
+        var next = cursor
         var isFirst = true
         var capacity = min(Self.batchSize, maxEntries)
         while true {
@@ -174,10 +175,12 @@ public struct BPFMap<Key: BitwiseCopyable & Sendable, Value: BitwiseCopyable & S
             var values: [Value] = []
             let keys = [Key](unsafeUninitializedCapacity: capacity) { keyBuffer, keyCount in
                 values = [Value](unsafeUninitializedCapacity: capacity) { valueBuffer, valueCount in
-                    let status = withUnsafeMutablePointer(to: &cursor) { cursor in
-                        vip_map_lookup_batch(
-                            descriptor.raw, isFirst ? nil : UnsafeMutableRawPointer(cursor), &next,
-                            keyBuffer.baseAddress, valueBuffer.baseAddress, &count)
+                    let status = cursor.withUnsafeMutableBytes { cursor in
+                        next.withUnsafeMutableBytes { next in
+                            vip_map_lookup_batch(
+                                descriptor.raw, isFirst ? nil : cursor.baseAddress, next.baseAddress,
+                                keyBuffer.baseAddress, valueBuffer.baseAddress, &count)
+                        }
                     }
                     if status != 0 { error = .current }
                     let isUsable = status == 0 || error == .noSuchFileOrDirectory

@@ -2,6 +2,13 @@
 #include "shim.h"
 #include "vip_hooks.h"
 
+struct bpf_sock;
+struct cgroup;
+
+/* For those of bpf/context.h, which read the kernel's memory. */
+static struct cgroup *vip_cgroup_of(struct bpf_sock *sk);
+static __u64 vip_ancestor_of(struct cgroup *cgroup, int level);
+
 #include "../../bpf/vip.bpf.c"
 
 #include "live.h"
@@ -36,6 +43,7 @@ struct vip_host {
 	struct sock kernel_sk, kernel_found;
 	struct tcp_sock tcp;
 	int error, bind_error, is_assigned;
+	__u64 other, found_in; /* cgroups: of another session, of the socket that was found */
 	struct vip_counters counters;
 	enum vip_host_listener listeners[VIP_HOST_QUESTIONS_MAX];
 	struct vip_host_question questions[VIP_HOST_QUESTIONS_MAX];
@@ -52,6 +60,7 @@ struct vip_host {
 	struct vip_session session;
 	__u64 id;
 	struct vip_address_owner owner;
+	__u32 governor;
 	struct vip_policy policy;
 	struct vip_listing listings[3];
 };
@@ -76,6 +85,8 @@ static void *bpf_map_lookup_elem(void *map, const void *key)
 		return look_up(VIP_HOST_MAP_IDS, key, &host->id);
 	if (map == &addresses)
 		return look_up(VIP_HOST_MAP_ADDRESSES, key, &host->owner);
+	if (map == &governed)
+		return look_up(VIP_HOST_MAP_GOVERNED, key, &host->governor);
 	if (map == &policies)
 		return look_up(VIP_HOST_MAP_POLICIES, key, &host->policy);
 	if (map == &program_names)
@@ -105,6 +116,25 @@ static __u64 bpf_get_current_ancestor_cgroup_id(int level)
 	if (host->cgroup)
 		return host->cgroup;
 	return (__u32)level < host->cgroup_count ? host->cgroups[level] : 0;
+}
+
+/* The task is in its session's network namespace. */
+static __u64 bpf_get_netns_cookie(void *ctx)
+{
+	(void)ctx;
+	return host->session.netns;
+}
+
+static struct cgroup *vip_cgroup_of(struct bpf_sock *sk)
+{
+	(void)sk;
+	return 0;
+}
+
+static __u64 vip_ancestor_of(struct cgroup *cgroup, int level)
+{
+	(void)cgroup;
+	return level < 0 ? 0 : host->found_in;
 }
 
 static struct task_struct *bpf_get_current_task_btf(void)
@@ -155,13 +185,14 @@ static struct bpf_sock *find_socket(struct vip_address from, struct vip_address 
 	listener = host->listeners[number];
 	if (listener == VIP_HOST_NOTHING)
 		return 0;
+	host->found_in = listener == VIP_HOST_OF_OTHER_SESSION ? host->other : 0;
 	memset(found, 0, sizeof(*found));
 	memset(&host->found_row, 0, sizeof(host->found_row));
 	if (listener == VIP_HOST_DUAL_STACK) {
 		host->found_row.flags = VIP_SOCKET_DUAL;
 		put_address(&found->src_ip4, found->src_ip6, 1,
 			    is_inet6 ? vip_mapped(SOMEWHERE4) : to);
-	} else if (listener != VIP_HOST_ON_WILDCARD) {
+	} else if (listener != VIP_HOST_ON_WILDCARD && listener != VIP_HOST_OF_OTHER_SESSION) {
 		put_address(&found->src_ip4, found->src_ip6, is_inet6, to);
 	}
 	if (listener == VIP_HOST_CONNECTED)
@@ -382,6 +413,11 @@ void vip_host_set_listener(struct vip_host *given, __u32 number, enum vip_host_l
 		given->listeners[number] = listener;
 }
 
+void vip_host_set_other(struct vip_host *given, __u64 cgroup)
+{
+	given->other = cgroup;
+}
+
 void vip_host_set_bind_error(struct vip_host *given, int error)
 {
 	given->bind_error = error;
@@ -404,7 +440,7 @@ static int find(struct vip_host *given, enum vip_family family, struct vip_call 
 {
 	host = given;
 	*call = (struct vip_call){ .family = family };
-	return vip_find_session(call, caller) && vip_find_policy(call, caller);
+	return vip_find_session(0, call, caller) && vip_find_policy(call, caller);
 }
 
 int vip_host_find_session(struct vip_host *given, struct vip_host_session *session)

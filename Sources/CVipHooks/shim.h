@@ -47,6 +47,7 @@ static void *bpf_skc_to_udp6_sock(void *sk);
 static void *bpf_skc_to_tcp_sock(void *sk);
 static long bpf_sock_hash_update(struct bpf_sock_ops *ctx, void *map, void *key, __u64 flags);
 static long bpf_sk_assign(void *ctx, void *sk, __u64 flags);
+static __u64 bpf_get_netns_cookie(void *ctx);
 static __u64 bpf_ktime_get_boot_ns(void);
 static void *bpf_ringbuf_reserve(void *map, __u64 size, __u64 flags);
 static void bpf_ringbuf_submit(void *data, __u64 flags);

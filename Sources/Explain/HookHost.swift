@@ -21,6 +21,7 @@ package final class HookHost {
         descriptors[Int(VIP_HOST_MAP_SESSIONS.rawValue)] = maps.sessions.rawDescriptor
         descriptors[Int(VIP_HOST_MAP_IDS.rawValue)] = maps.ids.rawDescriptor
         descriptors[Int(VIP_HOST_MAP_ADDRESSES.rawValue)] = maps.addresses.rawDescriptor
+        descriptors[Int(VIP_HOST_MAP_GOVERNED.rawValue)] = maps.governed.rawDescriptor
         descriptors[Int(VIP_HOST_MAP_POLICIES.rawValue)] = maps.policies.rawDescriptor
         descriptors[Int(VIP_HOST_MAP_PROGRAM_NAMES.rawValue)] = maps.names.rawDescriptor
         descriptors[Int(VIP_HOST_MAP_PROGRAM_SCRIPTS.rawValue)] = maps.scripts.rawDescriptor

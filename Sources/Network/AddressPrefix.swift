@@ -26,6 +26,9 @@ public struct AddressPrefix: Hashable, Sendable {
         guard self.network == network else { return nil }
     }
 
+    /// 127.0.0.0/8, RFC 1122 3.2.1.3.
+    public static let loopback4 = AddressPrefix(of: IPAddress(v4: 0x7f00_0000), length: 8)
+
     public var family: IPAddress.Family { network.family }
 
     public func contains(_ address: IPAddress) -> Bool {

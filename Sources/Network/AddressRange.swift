@@ -123,6 +123,23 @@ public struct AddressRange: Hashable, Sendable {
         }
     }
 
+    /// The fewest prefixes that hold its addresses and no other. For what was written as a prefix, that prefix: the addresses in it
+    /// that no host can have are its own as well.
+    public var prefixes: [AddressPrefix] {
+        if let prefix { return [prefix] }
+        var result: [AddressPrefix] = []
+        var next = first.value
+        while true {
+            // The longest run that begins here: it is aligned, and does not go past the end.
+            var bits = min(next.trailingZeroBitCount, family.bits)
+            while bits > 0, (UInt128(1) << UInt128(bits)) - 1 > last.value - next { bits -= 1 }
+            result.append(AddressPrefix(of: IPAddress(family, value: next), length: family.bits - bits))
+            let end = next + ((UInt128(1) << UInt128(bits)) - 1)
+            if end >= last.value { return result }
+            next = end + 1
+        }
+    }
+
     /// The number of addresses, at least 1.
     public var count: UInt128 { last.value - first.value + 1 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CNetlink
 import Glibc
 public import Host
 public import SystemPackage
@@ -21,5 +22,23 @@ public struct NetworkNamespace: Sendable, Hashable {
             throw Failure("read \(ownFile)", errno: .current, hint: "mount -t proc proc /proc")
         }
         return NetworkNamespace(inode: UInt64(status.st_ino))
+    }
+
+    /// The cookie of the calling process's: what SO_NETNS_COOKIE of socket(7) and bpf_get_netns_cookie() return. No other
+    /// namespace has it until the next boot.
+    ///
+    /// - Throws: ``Failure`` on kernels before 5.14.
+    public static func currentCookie() throws(Failure) -> UInt64 {
+        let what = "read the network namespace's cookie"
+        let raw = socket(AF_INET, CInt(SOCK_DGRAM.rawValue) | CInt(SOCK_CLOEXEC.rawValue), 0)
+        guard raw >= 0 else { throw Failure(what, errno: .current) }
+        let descriptor = Descriptor(owning: raw)
+        let netnsCookie: CInt = 71  // SO_NETNS_COOKIE, include/uapi/asm-generic/socket.h
+        var cookie: UInt64 = 0
+        var size = socklen_t(MemoryLayout<UInt64>.size)
+        guard getsockopt(descriptor.raw, SOL_SOCKET, netnsCookie, &cookie, &size) == 0 else {
+            throw Failure(what, errno: .current)
+        }
+        return cookie
     }
 }

@@ -174,20 +174,23 @@ extension Policy {
         public var fallback: Fallback
         /// The prefix of the IPv6 loopbacks. It holds for the whole host: only the base policy has one.
         public var prefix: LoopbackPrefix?
+        /// Addresses of 127/8 that services of the host use: no session gets them. `nil` is none; the base policy alone has them.
+        public var hostAddresses: [AddressRange]?
 
         public init(
             enabled: Bool = false, programs: [ProgramEntry] = [], excludedPorts: Set<UInt16> = [],
-            fallback: Fallback = .none, prefix: LoopbackPrefix? = nil
+            fallback: Fallback = .none, prefix: LoopbackPrefix? = nil, hostAddresses: [AddressRange]? = nil
         ) {
             self.enabled = enabled
             self.programs = programs
             self.excludedPorts = excludedPorts
             self.fallback = fallback
             self.prefix = prefix
+            self.hostAddresses = hostAddresses
         }
 
         private enum CodingKeys: CodingKey {
-            case enabled, programs, excludedPorts, fallback, prefix
+            case enabled, programs, excludedPorts, fallback, prefix, hostAddresses
         }
 
         /// As `Codable` would, but with the ports sorted: the order of a set differs from process to process.
@@ -198,6 +201,7 @@ extension Policy {
             try container.encode(excludedPorts.sorted(), forKey: .excludedPorts)
             try container.encode(fallback, forKey: .fallback)
             try container.encodeIfPresent(prefix, forKey: .prefix)
+            try container.encodeIfPresent(hostAddresses, forKey: .hostAddresses)
         }
     }
 

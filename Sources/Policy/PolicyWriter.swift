@@ -70,6 +70,7 @@ extension Policy.VirtualLoopback {
             ("excludedPorts", .list(excludedPorts.sorted().map(\.description))),
             ("fallback", .plain(fallback.rawValue)),
             ("prefix", prefix.map(Output.plain)),
+            ("hostAddresses", hostAddresses.map { .texts($0.map(\.description)) }),
         ])
     }
 }

@@ -21,6 +21,8 @@ public enum CallOutcome: UInt8, Sendable, Hashable, CaseIterable {
     /// Refused with EADDRINUSE: another server of the session has the port. For sock_ops: there was no room to note a
     /// listener.
     case refusedInUse
+    /// Refused, ENOPROTOOPT or EPROTONOSUPPORT: it would go around the other hooks.
+    case refusedUnsupported
 
     /// The outcome in one word; the same word for all refusals.
     public var verdict: String {
@@ -28,7 +30,7 @@ public enum CallOutcome: UInt8, Sendable, Hashable, CaseIterable {
         case .seen: "seen"
         case .rewritten: "rewritten"
         case .unaddressed: "unaddressed"
-        case .refusedIsolation, .refusedUnavailable, .refusedPeer, .refusedInUse: "refused"
+        case .refusedIsolation, .refusedUnavailable, .refusedPeer, .refusedInUse, .refusedUnsupported: "refused"
         }
     }
 
@@ -40,6 +42,7 @@ public enum CallOutcome: UInt8, Sendable, Hashable, CaseIterable {
         case .refusedUnavailable: "unavailable"
         case .refusedPeer: "peer"
         case .refusedInUse: "in_use"
+        case .refusedUnsupported: "unsupported"
         }
     }
 

@@ -42,6 +42,9 @@ public struct DesiredRows: Sendable {
     public var files: [vip_program_file: ListMasks] = [:]
     public var sessions: [SessionRow] = []
     public var addresses: [vip_address: vip_address_owner] = [:]
+    /// The prefixes whose addresses belong to sessions even if no session has them now, and the host's exceptions:
+    /// `enum vip_owner`.
+    public var governed: [vip_prefix: UInt32] = [:]
     /// The host's own IPv4 addresses except loopback addresses, as numbers in host byte order.
     public var hostIPv4: [UInt32] = []
     /// The host's own IPv6 addresses except ::1, link-local ones included.
@@ -57,11 +60,12 @@ public struct DesiredRows: Sendable {
 
     /// - Parameters:
     ///   - broadcasts: the network and broadcast addresses of the host's IPv4 networks.
+    ///   - hostLoopbacks: the addresses of 127/8 that no session gets.
     ///   - loopbackPrefix: the prefix of the sessions' IPv6 loopbacks, if the host has made it local.
     ///   - identity: returns the file that a listed path leads to now; `nil` if there is none.
     public init(
         policy: Policy, sessions: [SessionRow], hostAddresses: some Sequence<IPAddress>, broadcasts: [IPAddress] = [],
-        loopbackPrefix: LoopbackPrefix? = nil,
+        hostLoopbacks: [IPAddress] = [], loopbackPrefix: LoopbackPrefix? = nil,
         isScript: (FilePath) -> Bool = ProgramFile.isScript,
         identity: (FilePath) throws(Failure) -> vip_program_file?
     ) throws(Failure) {
@@ -86,6 +90,7 @@ public struct DesiredRows: Sendable {
         levels = try Self.levels(of: sessions)
         let hostAddresses = Array(hostAddresses)
         addresses = Self.owners(of: hostAddresses, broadcasts: broadcasts, sessions: sessions)
+        governed = Self.governed(by: policy, hostLoopbacks: hostLoopbacks)
         let virtualIPs = Set(sessions.flatMap(\.virtualIPs))
         let own = hostAddresses.filter { !virtualIPs.contains($0) }
         hostIPv4 = own.compactMap(\.hostIPv4)
@@ -120,6 +125,18 @@ public struct DesiredRows: Sendable {
             }
             if let found { files[found, default: ListMasks()][list] |= bit }
         }
+    }
+
+    /// All of 127/8 and the pools are sessions'; of 127/8 some addresses are the host's.
+    private static func governed(by policy: Policy, hostLoopbacks: [IPAddress]) -> [vip_prefix: UInt32] {
+        var rows = [vip_prefix(.loopback4): VIP_OWNER_SESSION.rawValue]
+        let sections = [policy.virtualIP] + policy.overrides.compactMap(\.virtualIP)
+        for prefix in sections.flatMap(\.addresses.pool).flatMap(\.prefixes) {
+            rows[vip_prefix(prefix)] = VIP_OWNER_SESSION.rawValue
+        }
+        let exceptions = hostLoopbacks.map { AddressRange($0) } + (policy.virtualLoopback.hostAddresses ?? [])
+        for prefix in exceptions.flatMap(\.prefixes) { rows[vip_prefix(prefix)] = VIP_OWNER_HOST.rawValue }
+        return rows
     }
 
     /// The distinct depths of the sessions' cgroups. The hooks look for a session at each of them.

@@ -52,6 +52,9 @@ public struct Hook: Sendable, Hashable {
         // The hook itself is older. Since 5.3, its program may use a socket's storage.
         hook("sock_ops", .sockOps, VIP_HOOK_SOCK_OPS, "5.3"),
         hook("sk_lookup", .skLookup, VIP_HOOK_SK_LOOKUP, "5.9", place: .network),
+        // The hooks are older; their programs may ask for the network namespace since then.
+        hook("setsockopt", .setsockopt, VIP_HOOK_SETSOCKOPT, "5.15"),
+        hook("sock_create", .sockCreate, VIP_HOOK_SOCK_CREATE, "5.7"),
     ]
 
     /// The hooks for which every attached cgroup has a link.

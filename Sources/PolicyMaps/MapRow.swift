@@ -25,6 +25,7 @@ extension vip_config: @retroactive Equatable, @retroactive Hashable, MapRow {}
 extension vip_session: @retroactive Equatable, @retroactive Hashable, MapRow {}
 extension vip_address: @retroactive Equatable, @retroactive Hashable, MapRow {}
 extension vip_address_owner: @retroactive Equatable, @retroactive Hashable, MapRow {}
+extension vip_prefix: @retroactive Equatable, @retroactive Hashable, MapRow {}
 extension vip_policy: @retroactive Equatable, @retroactive Hashable, MapRow {}
 extension vip_program_name: @retroactive Equatable, @retroactive Hashable, MapRow {}
 extension vip_program_script: @retroactive Equatable, @retroactive Hashable, MapRow {}
@@ -41,8 +42,9 @@ extension vip_event: @retroactive Equatable, @retroactive Hashable, MapRow {}
 /// Asserts the sizes of bpf/abi.h for Swift: size and stride are equal, so there is no padding at the end.
 enum MapLayout {
     static let sizes: [(name: String, size: Int, stride: Int, expected: Int)] = [
-        row(vip_config.self, 264), row(vip_session.self, 32), row(vip_address.self, 16),
-        row(vip_address_owner.self, 8), row(vip_policy.self, 8200), row(vip_program_name.self, 64),
+        row(vip_config.self, 264), row(vip_session.self, 40), row(vip_address.self, 16),
+        row(vip_address_owner.self, 8), row(vip_prefix.self, 20), row(vip_policy.self, 8200),
+        row(vip_program_name.self, 64),
         row(vip_program_script.self, 16), row(vip_program_file.self, 80), row(vip_listing.self, 24),
         row(vip_program.self, 32), row(vip_verdict.self, 16), row(vip_listener.self, 16),
         row(vip_counters.self, 64), row(vip_watcher.self, 32), row(vip_watchers.self, 160),
@@ -72,12 +74,29 @@ extension vip_address {
     }
 }
 
+extension vip_prefix {
+    /// A prefix of either family: one of IPv4 is 96 bits longer, in mapped form.
+    public init(_ prefix: AddressPrefix) {
+        self.init()
+        length = UInt32(prefix.length + (prefix.family == .v4 ? 96 : 0))
+        address = vip_address(prefix.network)
+    }
+
+    /// The prefix, one of IPv4 out of its mapped form.
+    public var prefix: AddressPrefix {
+        let network = address.address
+        return AddressPrefix(of: network, length: Int(length) - (network.family == .v4 ? 96 : 0))
+    }
+}
+
 extension vip_session {
     /// - Parameters:
     ///   - policies: the number of the session's policy in bank 0 and bank 1.
-    public init(id: UInt32, vip4: IPAddress?, vip6: IPAddress?, policies: (UInt8, UInt8)) {
+    ///   - namespace: the cookie of the session's network namespace.
+    public init(id: UInt32, vip4: IPAddress?, vip6: IPAddress?, policies: (UInt8, UInt8), namespace: UInt64) {
         self.init()
         self.id = id
+        self.netns = namespace
         self.vip4 = vip4?.v4?.bigEndian ?? 0
         if let vip6, vip6.family == .v6 {
             withUnsafeMutableBytes(of: &self.vip6) { $0.copyBytes(from: vip6.bytes) }

@@ -16,6 +16,7 @@ public struct PolicyMapSet: ~Copyable {
     public let sessions: BPFMap<UInt64, vip_session>
     public let ids: BPFMap<UInt32, UInt64>
     public let addresses: BPFMap<vip_address, vip_address_owner>
+    public let governed: BPFMap<vip_prefix, UInt32>
     public let policies: BPFMap<UInt32, vip_policy>
     public let names: BPFMap<vip_program_name, vip_listing>
     public let scripts: BPFMap<vip_program_script, vip_listing>
@@ -29,6 +30,7 @@ public struct PolicyMapSet: ~Copyable {
         let sessions: BPFMap<UInt64, vip_session> = try directory.map("sessions")
         let ids: BPFMap<UInt32, UInt64> = try directory.map("ids")
         let addresses: BPFMap<vip_address, vip_address_owner> = try directory.map("addresses")
+        let governed: BPFMap<vip_prefix, UInt32> = try directory.map("governed")
         let policies: BPFMap<UInt32, vip_policy> = try directory.map("policies")
         let names: BPFMap<vip_program_name, vip_listing> = try directory.map("program_names")
         let scripts: BPFMap<vip_program_script, vip_listing> = try directory.map("program_scripts")
@@ -37,6 +39,7 @@ public struct PolicyMapSet: ~Copyable {
         self.sessions = sessions
         self.ids = ids
         self.addresses = addresses
+        self.governed = governed
         self.policies = policies
         self.names = names
         self.scripts = scripts
@@ -85,6 +88,8 @@ public struct PolicyMapSet: ~Copyable {
         try config.set(0, to: row)
         let liveAddresses = try Dictionary(rowsOf: addresses)
         changes.written += try write(desired.addresses, over: liveAddresses, to: addresses)
+        let liveGoverned = try Dictionary(rowsOf: governed)
+        changes.written += try write(desired.governed, over: liveGoverned, to: governed)
         let desiredIDs = Dictionary(desired.sessions.map { ($0.id, $0.cgroupID) }) { _, last in last }
         let liveIDs = try Dictionary(rowsOf: ids)
         changes.written += try write(desiredIDs, over: liveIDs, to: ids)
@@ -103,11 +108,15 @@ public struct PolicyMapSet: ~Copyable {
         let staleFiles = try prepare(desired.files, in: files, bank: bank, changes: &changes)
         let liveSessions = try Dictionary(rowsOf: sessions)
         var sessionRows: [UInt64: vip_session] = [:]
+        let namespace = try NetworkNamespace.currentCookie()
         for session in desired.sessions {
             let live = liveSessions[session.cgroupID]
-            var value = session.value
+            var value = session.value(in: namespace)
             // An existing session keeps its policy in the bank that is still in force.
-            if let live, live.id == session.id { value[policyInBank: 1 - bank] = live[policyInBank: 1 - bank] }
+            if let live, live.id == session.id {
+                value[policyInBank: 1 - bank] = live[policyInBank: 1 - bank]
+                value.netns = live.netns
+            }
             sessionRows[session.cgroupID] = value
         }
         changes.written += try write(sessionRows, over: liveSessions, to: sessions)
@@ -125,6 +134,7 @@ public struct PolicyMapSet: ~Copyable {
         changes.removed += try remove(liveSessions.keys.filter { sessionRows[$0] == nil }, from: sessions)
         changes.removed += try remove(liveIDs.keys.filter { desiredIDs[$0] == nil }, from: ids)
         changes.removed += try remove(liveAddresses.keys.filter { desired.addresses[$0] == nil }, from: addresses)
+        changes.removed += try remove(liveGoverned.keys.filter { desired.governed[$0] == nil }, from: governed)
         changes.removed += try remove(staleNames, from: names)
         changes.removed += try remove(staleScripts, from: scripts)
         changes.removed += try remove(staleFiles, from: files)
@@ -194,7 +204,8 @@ public struct PolicyMapSet: ~Copyable {
                 (key: $0.key, value: $0.value)
             })
         try ids.set(opened.map { (key: $0.id, value: $0.cgroupID) })
-        try sessions.set(opened.map { (key: $0.cgroupID, value: $0.value) })
+        let namespace = try NetworkNamespace.currentCookie()
+        try sessions.set(opened.map { (key: $0.cgroupID, value: $0.value(in: namespace)) })
     }
 
     /// Gives an open session another address: first the address's owner, last the session's row, which is written
@@ -203,7 +214,9 @@ public struct PolicyMapSet: ~Copyable {
         try addresses.set(
             DesiredRows.owners(of: [], sessions: [session]).filter { $0.key == vip_address(address) }
                 .map { (key: $0.key, value: $0.value) })
-        try sessions.set(session.cgroupID, to: session.value)
+        var namespace = try NetworkNamespace.currentCookie()
+        if let live = try sessions.value(of: session.cgroupID) { namespace = live.netns }
+        try sessions.set(session.cgroupID, to: session.value(in: namespace))
     }
 
     /// Takes an address from an open session, in the reverse order. Missing rows are no error. The rest of the
@@ -368,8 +381,11 @@ extension Dictionary where Key: BitwiseCopyable & Sendable, Value: BitwiseCopyab
 
 extension SessionRow {
     /// The session's row of the map `sessions`, with its policy in both banks.
-    fileprivate var value: vip_session {
+    ///
+    /// - Parameter namespace: The cookie of its network namespace.
+    fileprivate func value(in namespace: UInt64) -> vip_session {
         let number = UInt8(policyNumber)
-        return vip_session(id: id, vip4: virtualIPv4, vip6: virtualIPv6, policies: (number, number))
+        return vip_session(
+            id: id, vip4: virtualIPv4, vip6: virtualIPv6, policies: (number, number), namespace: namespace)
     }
 }

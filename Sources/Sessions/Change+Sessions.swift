@@ -208,7 +208,7 @@ extension Change {
         var claims = try registry.cgroupClaims(
             bootID: bootID, around: requests.count == 1 ? requests[0].cgroup.path : nil)
         let takenIDs = try registry.usedIDs()
-        var freeIDs = FreeSessionIDs(taken: takenIDs)
+        var freeIDs = FreeSessionIDs(taken: takenIDs, hostAddresses: policy.virtualLoopback.hostAddresses ?? [])
         for id in requests.compactMap(\.id) { freeIDs.take(id) }
         var askedIDs: Set<UInt32> = []
         let now = Moment.now(bootID: bootID)
@@ -222,7 +222,8 @@ extension Change {
         for request in requests {
             let id: UInt32
             if let asked = request.id {
-                try SessionIDs.check(asked, allowReserved: request.allowReserved)
+                try SessionIDs.check(
+                    asked, allowReserved: request.allowReserved, hostAddresses: policy.virtualLoopback.hostAddresses)
                 guard !takenIDs.contains(asked), askedIDs.insert(asked).inserted else {
                     throw Failure(
                         .failed, "open session \(asked)", "the ID is taken",

@@ -173,7 +173,10 @@ extension Change {
     /// The ID for a login: logind's number of it, if that is free and allowed, else `nil`.
     public func sessionID(ofLogin name: String) throws(Failure) -> UInt32? {
         guard name.utf8.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }), name.first != "0",
-            let id = UInt32(name), (try? SessionIDs.check(id)) != nil, try registry.session(id: id) == nil
+            let id = UInt32(name)
+        else { return nil }
+        let hostAddresses = try instance.policy(registry).virtualLoopback.hostAddresses
+        guard (try? SessionIDs.check(id, hostAddresses: hostAddresses)) != nil, try registry.session(id: id) == nil
         else { return nil }
         return id
     }

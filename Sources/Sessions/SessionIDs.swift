@@ -18,16 +18,26 @@ public enum SessionIDs {
         256: "127.0.1.1, Debian's entry for the host's own name",
     ]
 
+    /// The loopback addresses of the reserved IDs except 0.
+    public static let reservedLoopbacks = reserved.keys.filter { $0 != 0 }.sorted().map { loopback(of: $0) }
+
     /// Checks whether a requested ID may be used.
     ///
-    /// - Parameter allowReserved: allows ``reserved`` IDs except 0.
+    /// - Parameters:
+    ///   - allowReserved: allows ``reserved`` IDs and `hostAddresses`, except 0.
+    ///   - hostAddresses: the policy's `virtualLoopback.hostAddresses`.
     /// - Throws: ``Failure`` if not: it is too large, or its loopback address has another use.
-    public static func check(_ id: UInt32, allowReserved: Bool = false) throws(Failure) {
+    public static func check(
+        _ id: UInt32, allowReserved: Bool = false, hostAddresses: [AddressRange]? = nil
+    ) throws(Failure) {
         let what = "use session ID \(id)"
         guard id <= last else {
             throw Failure(.failed, what, "the last one is \(last)", hint: "choose a lower one")
         }
-        guard let owner = reserved[id], id == 0 || !allowReserved else { return }
+        let isHosts = hostAddresses?.contains { $0.contains(loopback(of: id)) } == true
+        let owner =
+            reserved[id] ?? (isHosts ? "\(loopback(of: id)), which the policy's hostAddresses leave to the host" : nil)
+        guard let owner, id == 0 || !allowReserved else { return }
         throw Failure(
             .failed, what, "it is reserved: its loopback would be \(owner)",
             hint: id == 0 ? "choose another one" : "choose another one, or give --allow-reserved")
@@ -62,9 +72,12 @@ public enum SessionIDs {
 public struct FreeSessionIDs: Sendable {
     private var taken: Set<UInt32>
     private var candidate: UInt32 = 0
+    private let hostAddresses: [AddressRange]
 
-    public init(taken: Set<UInt32>) {
+    /// - Parameter hostAddresses: of the policy: no session gets a loopback among them.
+    public init(taken: Set<UInt32>, hostAddresses: [AddressRange] = []) {
         self.taken = taken
+        self.hostAddresses = hostAddresses
     }
 
     /// Takes an ID that was requested by number.
@@ -78,7 +91,9 @@ public struct FreeSessionIDs: Sendable {
     public mutating func next() throws(Failure) -> UInt32 {
         while candidate <= SessionIDs.last {
             defer { candidate += 1 }
-            if !taken.contains(candidate) && SessionIDs.reserved[candidate] == nil { return candidate }
+            if taken.contains(candidate) || SessionIDs.reserved[candidate] != nil { continue }
+            let loopback = SessionIDs.loopback(of: candidate)
+            if !hostAddresses.contains(where: { $0.contains(loopback) }) { return candidate }
         }
         throw Failure(
             .failed, "find a free session ID", "all of them up to \(SessionIDs.last) are taken", hint: "close sessions")

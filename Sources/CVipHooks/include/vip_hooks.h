@@ -16,6 +16,7 @@ enum vip_host_map {
 	VIP_HOST_MAP_SESSIONS,
 	VIP_HOST_MAP_IDS,
 	VIP_HOST_MAP_ADDRESSES,
+	VIP_HOST_MAP_GOVERNED,
 	VIP_HOST_MAP_POLICIES,
 	VIP_HOST_MAP_PROGRAM_NAMES,
 	VIP_HOST_MAP_PROGRAM_SCRIPTS,
@@ -26,7 +27,8 @@ enum vip_host_map {
 /* What a look-up of sockets finds. */
 enum vip_host_listener {
 	VIP_HOST_NOTHING,
-	VIP_HOST_ON_WILDCARD, /* a socket on the wildcard, so one of no session */
+	VIP_HOST_ON_WILDCARD, /* a socket on the wildcard, of no session */
+	VIP_HOST_OF_OTHER_SESSION, /* the same, of another session: vip_host_set_other() */
 	VIP_HOST_ON_ADDRESS,  /* a socket that is bound to the address */
 	VIP_HOST_CONNECTED,   /* the same, and connected back to the source of the look-up; UDP */
 	VIP_HOST_DUAL_STACK,  /* a socket of the session that asked for ::, not V6ONLY */
@@ -98,6 +100,8 @@ int vip_host_set_program(struct vip_host *host, __u64 inode, __u32 device, const
 
 /* What look-up number `number` of sockets finds in the calls from now on; nothing unless told otherwise. */
 void vip_host_set_listener(struct vip_host *host, __u32 number, enum vip_host_listener listener);
+/* The cgroup of the session whose sockets VIP_HOST_OF_OTHER_SESSION finds. It needs a row in `sessions`. */
+void vip_host_set_other(struct vip_host *host, __u64 cgroup);
 /* errno with which bpf_bind() fails in the calls from now on, or 0. */
 void vip_host_set_bind_error(struct vip_host *host, int error);
 /* How many look-ups of sockets the last call made. */

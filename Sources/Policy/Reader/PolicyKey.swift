@@ -69,6 +69,9 @@ public struct PolicyKey: Hashable, Sendable {
         PolicyKey(
             "virtualLoopback.prefix", "IPv6 prefix", default: LoopbackPrefix.default.description,
             "of the sessions' IPv6 loopbacks, for the whole host"),
+        PolicyKey(
+            "virtualLoopback.hostAddresses", "list of ranges", default: "[]",
+            "addresses of 127/8 that the host's services use, and no session"),
 
         PolicyKey("preferLoopback", "section", "which programs use the session's loopback in place of its address"),
         PolicyKey("preferLoopback.enabled", "boolean", default: "false", "whether the loopback is preferred"),
@@ -94,7 +97,8 @@ public struct PolicyKey: Hashable, Sendable {
         PolicyKey("overrides[].match.groups", "list of texts", default: "[]", "names of groups"),
         PolicyKey("overrides[].match.units", "list of texts", default: "[]", "patterns of unit names, fnmatch(3)"),
         PolicyKey("overrides[].virtualIP", "section", "in place of the base policy's"),
-        PolicyKey("overrides[].virtualLoopback", "section", "in place of the base policy's; without prefix"),
+        PolicyKey(
+            "overrides[].virtualLoopback", "section", "in place of the base policy's; without prefix and hostAddresses"),
         PolicyKey("overrides[].preferLoopback", "section", "in place of the base policy's"),
         PolicyKey("overrides[].wildcardName", words(Policy.WildcardName.self), "in place of the base policy's"),
         PolicyKey("overrides[].isolation", "boolean", "in place of the base policy's"),

@@ -48,6 +48,19 @@ private func readRange(_ value: PolicyValue) -> AddressRange? {
     return nil
 }
 
+/// Addresses of 127/8 beside 127.0.0.1, which is the host's anyhow.
+private func readHostAddresses(_ value: PolicyValue) -> AddressRange? {
+    guard let text = value.text() else { return nil }
+    do throws(Failure) {
+        let range = try AddressRange(text)
+        if range.prefixes.allSatisfy({ AddressPrefix.loopback4.contains($0) }) { return range }
+        value.refuse("\(text.quotedForMessage) is not in 127.0.0.0/8", hint: "list loopback addresses alone")
+    } catch {
+        value.refuse(text, error)
+    }
+    return nil
+}
+
 private func readPrefix(_ value: PolicyValue) -> LoopbackPrefix? {
     guard let text = value.text() else { return nil }
     do throws(Failure) {
@@ -290,10 +303,14 @@ extension Policy.VirtualLoopback {
         fallback = section["fallback"]?.choice() ?? fallback
         if isBase {
             prefix = section["prefix"].flatMap(readPrefix)
+            hostAddresses = section["hostAddresses"]?.list(of: readHostAddresses)
+            if hostAddresses?.isEmpty == true { hostAddresses = nil }
         } else {
-            section["prefix"]?.refuse(
-                "the prefix is for the whole host, not for some sessions",
-                hint: "write it in the base policy's virtualLoopback")
+            for (key, subject) in [("prefix", "the prefix is"), ("hostAddresses", "the host's addresses are")] {
+                section[key]?.refuse(
+                    "\(subject) for the whole host, not for some sessions",
+                    hint: "write it in the base policy's virtualLoopback")
+            }
         }
     }
 }

@@ -99,6 +99,13 @@ struct MapView: Sendable {
                 ("id", isSession ? .number(UInt64(owner.id)) : .none),
             ]
         },
+        view("governed", "which prefixes belong to sessions, and the host's exceptions") {
+            (prefix: vip_prefix, owner: UInt32) in
+            [
+                ("prefix", .text("\(prefix.prefix)")),
+                ("owner", .text(owner == VIP_OWNER_SESSION.rawValue ? "sessions" : "host")),
+            ]
+        },
         view("policies", "the rules, by bank and policy number") { (key: UInt32, policy: vip_policy) in
             guard policy.flags != 0 else { return [] }
             return [

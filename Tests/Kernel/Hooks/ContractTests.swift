@@ -51,12 +51,15 @@ struct ContractTests: ContractSuite {
         BindRow.rows(off, .app, .annVIP, at: .annVIP),
         BindRow.rows(vl, .tool, .annVIP, at: .annVIP),
         // another session's
-        BindRow.rows(vl, .app, .benVIP, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(vl, .app, .benVIP, at: .annVIP),
+        BindRow.rows(vlp, .app, .benVIP, at: .annLO, named: .localhost),
+        BindRow.rows(l, .app, .benVIP, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(vl, .poorApp, .benVIP, refused: "EADDRNOTAVAIL"),
         BindRow.rows(vl, .app, .benLO, refused: "EADDRNOTAVAIL"),
         BindRow.rows(vl, .tool, .benVIP, refused: "EADDRNOTAVAIL"),
         BindRow.rows(vl, .tool, .benLO, refused: "EADDRNOTAVAIL"),
         BindRow.rows(vl, .benApp, .poorLO, refused: "EADDRNOTAVAIL"),
-        BindRow.rows(vl.with { $0.isolation = false }, .app, .benVIP, at: .benVIP),
+        BindRow.rows(l.with { $0.isolation = false }, .app, .benVIP, at: .benVIP),
         BindRow.rows(vl.with { $0.isolation = false }, .app, .benLO, at: .benLO),
         // anything else
         BindRow.rows(vl, .app, .stub, at: .stub),

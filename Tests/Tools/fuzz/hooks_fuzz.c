@@ -68,6 +68,9 @@ static int look_up_input(void *context, enum vip_host_map map, const void *key, 
 			owner->id = in.id;
 		}
 		return owner->owner != VIP_OWNER_NOBODY;
+	case VIP_HOST_MAP_GOVERNED:
+		*(__u32 *)row = in.owner & 4 ? VIP_OWNER_HOST : VIP_OWNER_SESSION;
+		return (in.owner & 8) != 0;
 	case VIP_HOST_MAP_POLICIES:
 		memset(policy, 0, sizeof(*policy));
 		policy->flags = in.flags;

@@ -111,6 +111,8 @@ static enum vip_action carry_out(struct vip_plan plan, __u32 has, __u8 found, __
 
 	if (hit & VIP_PROBE_LOCALHOST)
 		return VIP_AS_ASKED;
+	if (hit & VIP_PROBE_OTHERS)
+		return VIP_REFUSE_PEER;
 	if (hit & (VIP_PROBE_LOOPBACK | VIP_PROBE_OWN_LOOPBACK))
 		return VIP_TO_LOOPBACK;
 	if (hit & VIP_PROBE_ANSWERED)
@@ -208,7 +210,8 @@ static void check_bind(const struct session *session, const struct input *in,
 	if (!(features & (VIP_V | VIP_L)))
 		REQUIRE(answer == VIP_AS_ASKED);
 	if (in->flags & VIP_POLICY_ISOLATION)
-		REQUIRE(asked != VIP_OTHER_LOOPBACK && asked != VIP_OTHER_ADDRESS);
+		REQUIRE(asked != VIP_OTHER_LOOPBACK &&
+			(asked != VIP_OTHER_ADDRESS || (features & VIP_V)));
 	if (is_another_form(answer))
 		return;
 	granted = vip_address_of(session->family, answer, in->address, own);
@@ -260,7 +263,8 @@ static void check_route(const struct session *session, const struct input *in,
 	REQUIRE(form == session->family || vip_is_mapped(route.address));
 	REQUIRE(!route.remember == (form == session->family));
 	bound.class = vip_class_of_owner(vip_class(form, &route.own, bound.address), bound.owner);
-	source = vip_decide_source(&route, &bound, in->flags);
+	bound.class = vip_class_of_local(form, bound.class, bound.address);
+	source = vip_decide_source(&route, &bound, features, in->flags);
 	if (source == VIP_SOURCE_BIND)
 		REQUIRE(!bound.has_port && !vip_same(form, route.source_addr, bound.address));
 	if (source == VIP_SOURCE_KEEP && route.source == VIP_TO_ADDRESS)
@@ -276,7 +280,7 @@ static void check_route(const struct session *session, const struct input *in,
 	datagram = vip_decide_datagram(form, &facts, &route, bound.class, in->answered & 1);
 	REQUIRE(vip_equal(datagram.address, route.address));
 	if (datagram.outcome == VIP_REFUSED_ISOLATION)
-		REQUIRE(vip_is_others(bound.class) && (in->flags & VIP_POLICY_ISOLATION));
+		REQUIRE(vip_is_refused_source(bound.class, features, in->flags));
 	REQUIRE(vip_equal(datagram.source, in->other) || vip_is_wildcard(form, datagram.source) ||
 		vip_is_localhost(form, datagram.source) || is_own(session, datagram.source));
 	/* A V-program's datagram to elsewhere leaves from its address, unless it has named another. */
@@ -292,6 +296,7 @@ static void check_connect(const struct session *session, const struct session *m
 	int is_local = asked == VIP_WILDCARD || asked == VIP_LOCALHOST;
 	int is_on_host = is_local || asked == VIP_OWN_LOOPBACK || asked == VIP_OTHER_LOOPBACK ||
 			 asked == VIP_LOOPBACK_REST;
+	int is_sessions = asked == VIP_OWN_LOOPBACK || asked == VIP_OWN_ADDRESS;
 	__u32 has = session->own.has;
 	struct vip_plan plan;
 	enum vip_action answer, from;
@@ -302,7 +307,10 @@ static void check_connect(const struct session *session, const struct session *m
 	plan = vip_connect_plan(asked, features, in->flags, has, in->excluded);
 	REQUIRE(!(plan.probes & VIP_PROBE_MAPPED) || (has & VIP_HAS_MAPPED));
 	REQUIRE(!(plan.probes & VIP_PROBE_OWN_ADDRESS) || (has & VIP_HAS_ADDRESS));
-	REQUIRE(!plan.probes || is_local || asked == VIP_HOST_ADDRESS);
+	REQUIRE(!(plan.probes & VIP_PROBE_OTHERS) ||
+		(is_sessions && plan.probes == VIP_PROBE_OTHERS &&
+		 (in->flags & VIP_POLICY_ISOLATION)));
+	REQUIRE(!plan.probes || is_local || asked == VIP_HOST_ADDRESS || is_sessions);
 	REQUIRE(!plan.probes || !is_local || !in->excluded);
 	answer = carry_out(plan, has, in->found, in->answered);
 
@@ -311,7 +319,8 @@ static void check_connect(const struct session *session, const struct session *m
 	REQUIRE(answer != VIP_TO_ADDRESS || (has & VIP_HAS_ADDRESS));
 	REQUIRE(answer != VIP_UNAVAILABLE || ((features & VIP_V) && !(has & VIP_HAS_ADDRESS)));
 	REQUIRE((answer == VIP_REFUSE_PEER) ==
-		(asked == VIP_OTHER_LOOPBACK && (in->flags & VIP_POLICY_ISOLATION)));
+		((asked == VIP_OTHER_LOOPBACK || (is_sessions && (in->found & VIP_PROBE_OTHERS))) &&
+		 (in->flags & VIP_POLICY_ISOLATION)));
 	if (!is_local && asked != VIP_HOST_ADDRESS)
 		REQUIRE(answer == VIP_AS_ASKED || answer == VIP_REFUSE_PEER ||
 			answer == VIP_UNAVAILABLE);

@@ -278,8 +278,11 @@ static void do_socket(char **words, int count)
 		type = SOCK_DGRAM;
 	} else if (!strcmp(words[2], "mptcp")) {
 		protocol = IPPROTO_MPTCP;
+	} else if (!strcmp(words[2], "udplite")) {
+		type = SOCK_DGRAM;
+		protocol = IPPROTO_UDPLITE;
 	} else if (strcmp(words[2], "tcp")) {
-		misunderstood("%s is none of tcp, udp, mptcp", words[2]);
+		misunderstood("%s is none of tcp, udp, udplite, mptcp", words[2]);
 		return;
 	}
 	answer_new(socket(family, type | SOCK_CLOEXEC, protocol), words[1], NULL, 0);
@@ -659,6 +662,9 @@ static void do_setsockopt(char **words, int count)
 		{ "broadcast", SOL_SOCKET, SO_BROADCAST },
 		{ "bind_no_port", IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT },
 		{ "freebind", IPPROTO_IP, IP_FREEBIND },
+		{ "freebind6", IPPROTO_IPV6, 78 /* IPV6_FREEBIND, linux/in6.h */ },
+		/* linux/in.h, since Linux 6.3; the value is HIGHEST << 16 | LOWEST */
+		{ "local_port_range", IPPROTO_IP, 51 /* IP_LOCAL_PORT_RANGE */ },
 		{ "transparent", IPPROTO_IP, IP_TRANSPARENT },
 		{ "pktinfo", IPPROTO_IP, IP_PKTINFO },
 		{ "pktinfo6", IPPROTO_IPV6, IPV6_RECVPKTINFO },
@@ -1082,7 +1088,7 @@ static const struct command {
 	int least, most; /* words, the command's own among them */
 	void (*run)(char **words, int count);
 } commands[] = {
-	{ "socket", "NAME tcp|udp|mptcp [4|6]", 3, 4, do_socket },
+	{ "socket", "NAME tcp|udp|udplite|mptcp [4|6]", 3, 4, do_socket },
 	{ "bind", "NAME ADDRESS PORT", 4, 4, do_bind },
 	{ "bind-unspec", "NAME ADDRESS PORT", 4, 4, do_bind },
 	{ "burst", "NAME COUNT ADDRESS PORT", 5, 5, do_burst },

@@ -139,6 +139,21 @@ import Testing
         #expect(try AddressRange(text).whyNotAssignable == why.map { "it holds \($0)" })
     }
 
+    @Test(
+        arguments: [
+            ("10.0.0.0/24", ["10.0.0.0/24"]), ("10.0.0.7", ["10.0.0.7/32"]), ("2001:db8::/64", ["2001:db8::/64"]),
+            ("10.0.0.0-10.0.0.255", ["10.0.0.0/24"]), ("10.0.0.255-10.0.1.0", ["10.0.0.255/32", "10.0.1.0/32"]),
+            (
+                "10.20.0.10-10.20.0.21",
+                ["10.20.0.10/31", "10.20.0.12/30", "10.20.0.16/30", "10.20.0.20/31"]
+            ),
+            ("0.0.0.0-255.255.255.255", ["0.0.0.0/0"]), ("255.255.255.254-255.255.255.255", ["255.255.255.254/31"]),
+            ("::1-::4", ["::1/128", "::2/127", "::4/128"]),
+        ] as [(String, [String])])
+    func prefixesHoldItsAddressesAndNoOther(text: String, prefixes: [String]) throws {
+        #expect(try AddressRange(text).prefixes.map(\.description) == prefixes)
+    }
+
     @Test func encodesAsText() throws {
         let ranges = try [AddressRange("10.0.0.1-10.0.0.9"), AddressRange("2001:db8::/64"), AddressRange("10.1.0.1")]
         let json = try JSONEncoder().encode(ranges.map(\.description))

@@ -34,7 +34,7 @@ import Testing
     @Test func aSessionsAddressesAreInNetworkOrder() throws {
         let four = try #require(IPAddress("10.20.0.17"))
         let six = try #require(IPAddress("2001:db8::7"))
-        var row = vip_session(id: 7, vip4: four, vip6: six, policies: (1, 2))
+        var row = vip_session(id: 7, vip4: four, vip6: six, policies: (1, 2), namespace: 1)
         #expect(withUnsafeBytes(of: row.vip4) { Array($0) } == [10, 20, 0, 17])
         #expect(row.virtualIPv4 == four)
         #expect(row.virtualIPv6 == six)
@@ -43,7 +43,7 @@ import Testing
         row[policyInBank: 1] = 5
         #expect(row.policy.0 == 1)
         #expect(row.policy.1 == 5)
-        let without = vip_session(id: 7, vip4: nil, vip6: nil, policies: (0, 0))
+        let without = vip_session(id: 7, vip4: nil, vip6: nil, policies: (0, 0), namespace: 1)
         #expect(without.virtualIPv4 == nil)
         #expect(without.virtualIPv6 == nil)
     }
@@ -229,6 +229,26 @@ import Testing
         #expect(rows.hostIPv6.map(\.description) == ["fe80::1"])
         #expect(rows.addresses.count == 3)  // the loopback is nobody's row
         #expect(rows.levels == [3])
+    }
+
+    @Test func poolsAndLoopbacksAreGovernedButForTheHostsOwn() throws {
+        var policy = Policy()
+        policy.virtualIP.addresses.pool = [
+            try AddressRange("10.20.0.8-10.20.0.11"), try AddressRange("2001:db8:20::/64"),
+        ]
+        policy.virtualLoopback.hostAddresses = [try AddressRange("127.5.0.0/16")]
+        var section = Policy.VirtualIP()
+        section.addresses.pool = [try AddressRange("10.30.0.0/24")]
+        policy.overrides = [Policy.Override(name: "a", match: .init(), virtualIP: section)]
+        let governed = try rows(policy).governed
+        let owners = Dictionary(uniqueKeysWithValues: governed.map { ($0.key.prefix.description, $0.value) })
+        let (sessions, host) = (VIP_OWNER_SESSION.rawValue, VIP_OWNER_HOST.rawValue)
+        #expect(
+            owners == [
+                "127.0.0.0/8": sessions, "10.20.0.8/30": sessions, "2001:db8:20::/64": sessions,
+                "10.30.0.0/24": sessions, "127.5.0.0/16": host,
+            ])
+        #expect(vip_prefix(.loopback4).length == 104)
     }
 
     @Test func asRequestedInAnOverrideIsKnownToTheNameHooks() throws {

@@ -86,7 +86,7 @@ import Testing
         #expect(Hook.all.map(\.number) == Array(0..<VIP_HOOK_COUNT.rawValue))
         #expect(Set(Hook.all.map(\.name)).count == Hook.all.count)
         #expect(Set(Hook.all.map(\.attachType)).count == Hook.all.count)
-        #expect(Hook.attachOrder.first?.name == "sk_lookup" && Hook.attachOrder.last?.name == "bind4")
+        #expect(Hook.attachOrder.first?.name == "sock_create" && Hook.attachOrder.last?.name == "bind4")
         #expect(Hook.ofNetwork.map(\.name) == ["sk_lookup"])
     }
 }

@@ -375,6 +375,19 @@ import Testing
         Wrong("long prefix", "virtualLoopback: {prefix: 'fd00::/112'}", 1, "virtualLoopback.prefix", "48 to 96 bits"),
         Wrong(
             "prefix's bits", "virtualLoopback: {prefix: 'fd00::1/96'}", 1, "virtualLoopback.prefix", "write fd00::/96"),
+        Wrong(
+            "the host's addresses outside 127/8", "virtualLoopback: {hostAddresses: [127.0.0.9, 10.0.0.1]}", 1,
+            "virtualLoopback.hostAddresses[1]", "'10.0.0.1' is not in 127.0.0.0/8"),
+        Wrong(
+            "the host's addresses past 127/8", "virtualLoopback: {hostAddresses: [127.0.0.0-128.0.0.0]}", 1,
+            "virtualLoopback.hostAddresses[0]", "is not in 127.0.0.0/8"),
+        Wrong(
+            "the host's addresses as text", "virtualLoopback: {hostAddresses: [local]}", 1,
+            "virtualLoopback.hostAddresses[0]", "is not an IP address"),
+        Wrong(
+            "the host's addresses in an override",
+            "overrides:\n  - name: a\n    virtualLoopback:\n      hostAddresses: [127.0.0.9]", 4,
+            "overrides[0].virtualLoopback.hostAddresses", "for the whole host"),
         Wrong("number for a prefix", "virtualLoopback: {prefix: 96}", 1, "virtualLoopback.prefix", "expected a text"),
         Wrong(
             "prefix of some sessions",

@@ -68,6 +68,8 @@ import Testing
                 ]
                 guard let owner = owners[text] else { return false }
                 return store(vip_address_owner(owner: owner.0.rawValue, id: owner.1))
+            case VIP_HOST_MAP_GOVERNED:
+                return store(VIP_OWNER_SESSION.rawValue)
             case VIP_HOST_MAP_POLICIES:
                 var policy = vip_policy()
                 policy.flags = flags
@@ -194,12 +196,15 @@ import Testing
     @Test(
         arguments: [
             (VIP_HOOK_BIND4, "10.20.0.18", EADDRNOTAVAIL, VIP_REFUSED_ISOLATION),
+            (VIP_HOOK_BIND4, "10.20.0.99", EADDRNOTAVAIL, VIP_REFUSED_ISOLATION),  // governed
             (VIP_HOOK_BIND4, "127.0.0.9", EADDRNOTAVAIL, VIP_REFUSED_ISOLATION),
+            (VIP_HOOK_BIND4, "127.0.0.99", EADDRNOTAVAIL, VIP_REFUSED_ISOLATION),  // governed
             (VIP_HOOK_CONNECT4, "127.0.0.9", ECONNREFUSED, VIP_REFUSED_PEER),
             (VIP_HOOK_SENDMSG4, "127.0.0.9", ECONNREFUSED, VIP_REFUSED_PEER),
         ] as [(vip_hook, String, CInt, vip_outcome)])
     func refuses(hook: vip_hook, asked: String, error: CInt, outcome: vip_outcome) throws {
-        let world = try World(Self.ip + [VIP_POLICY_ISOLATION])
+        // To a V-program, another session's virtual IP is one of the host's.
+        let world = try World([VIP_POLICY_ISOLATION])
         var socket = world.socket(asked)
         let answer = vip_host_call(world.host, &socket, hook, address(asked), 9000, nil)
         #expect(answer.error == error && answer.outcome == outcome && text(answer.address) == asked)

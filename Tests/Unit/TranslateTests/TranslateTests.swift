@@ -25,7 +25,7 @@ typealias Place = vip_addr_class
 /// Those that an address can be found to be, for any call but bind.
 private let places: [Place] = [
     VIP_ELSEWHERE, VIP_WILDCARD, VIP_LOCALHOST, VIP_OWN_LOOPBACK, VIP_OWN_ADDRESS, VIP_HOST_ADDRESS,
-    VIP_OTHER_LOOPBACK, VIP_OTHER_ADDRESS, VIP_LOOPBACK_REST,
+    VIP_OTHER_LOOPBACK, VIP_OTHER_ADDRESS, VIP_LOOPBACK_REST, VIP_NOT_LOCAL,
 ]
 private let bindPlaces = places + [VIP_DUAL_WILDCARD]
 private let families = [VIP_INET4, VIP_MAPPED, VIP_INET6]
@@ -62,6 +62,7 @@ private func name(_ place: Place) -> String {
     case VIP_OTHER_LOOPBACK: "other's LO"
     case VIP_OTHER_ADDRESS: "other's VIP"
     case VIP_LOOPBACK_REST: "rest of loopback"
+    case VIP_NOT_LOCAL: "not local"
     case VIP_SOME_LOOPBACK: "some loopback"
     case VIP_SOME_ADDRESS: "some address"
     default: "?"
@@ -376,6 +377,20 @@ private struct Wrong {
         #expect(vip_class_of_owner(place, owner) == expected)
     }
 
+    @Test(
+        arguments: [
+            (VIP_INET6, "2001:db8::dead", VIP_NOT_LOCAL), (VIP_INET6, "fe80::1", VIP_ELSEWHERE),
+            (VIP_INET6, "febf::1", VIP_ELSEWHERE), (VIP_INET6, "fec0::1", VIP_NOT_LOCAL),
+            (VIP_INET6, "ff02::1", VIP_ELSEWHERE), (VIP_INET6, "::ffff:192.0.2.99", VIP_ELSEWHERE),
+            (VIP_INET4, "192.0.2.99", VIP_ELSEWHERE), (VIP_MAPPED, "192.0.2.99", VIP_ELSEWHERE),
+        ] as [(vip_family, String, Place)])
+    func addressOfNoInterface(family: vip_family, asked: String, expected: Place) {
+        #expect(vip_class_of_local(family, VIP_ELSEWHERE, address(asked)) == expected)
+        for place in places {
+            #expect(place == VIP_ELSEWHERE || vip_class_of_local(family, place, address(asked)) == place)
+        }
+    }
+
     @Test func theOwnerChangesNothingOfTheOthers() {
         for place in bindPlaces {
             for owner in [VIP_OWNER_NOBODY, VIP_OWNER_HOST, VIP_OWNER_SESSION, VIP_OWNER_BROADCAST] {
@@ -423,7 +438,7 @@ private struct Wrong {
             }
             for asked in [
                 VIP_HOST_ADDRESS, VIP_ELSEWHERE, VIP_OWN_ADDRESS, VIP_OWN_LOOPBACK, VIP_OTHER_ADDRESS,
-                VIP_OTHER_LOOPBACK, VIP_LOOPBACK_REST,
+                VIP_OTHER_LOOPBACK, VIP_LOOPBACK_REST, VIP_NOT_LOCAL,
             ] {
                 #expect((vip_has_address(asked, has) != 0) == ofFamily, "\(name(asked)), has \(has)")
             }
@@ -490,7 +505,10 @@ private struct Wrong {
         Row("localhost        | *** | asked       asked       LO          LO          LO"),
         Row("own VIP          | *** | asked       asked       asked       asked       asked"),
         Row("own LO           | *** | asked       asked       asked       asked       asked"),
-        Row("other's VIP      | *** | another's   another's   another's   another's   another's"),
+        Row("other's VIP      | +*+ | another's   VIP         another's   VIP         LO"),
+        Row("other's VIP      | +*- | another's   VIP         another's   VIP         VIP"),
+        Row("other's VIP      | -** | another's   none        another's   none        none"),
+        Row("not local        | *** | asked       another's   asked       another's   another's"),
         Row("other's LO       | *** | another's   another's   another's   another's   another's"),
         Row("rest of loopback | *** | asked       asked       asked       asked       asked"),
         Row("elsewhere        | *** | asked       asked       asked       asked       asked"),
@@ -511,7 +529,7 @@ private struct Wrong {
                     for isolation in bools {
                         for excluded in bools {
                             var expected = ordinary
-                            if !isolation, expected == "another's" { expected = "asked" }
+                            if !isolation, asked != VIP_NOT_LOCAL, expected == "another's" { expected = "asked" }
                             if excluded, asked == VIP_LOCALHOST { expected = "asked" }
                             for flag in [0] + flags {
                                 var flags = flag & ~VIP_POLICY_ISOLATION.rawValue
@@ -704,7 +722,11 @@ private struct Listeners {
         // A policy with both features off must not cost a listener look-up on any connect.
         for asked in places {
             for has in everyHas {
-                #expect(vip_connect_plan(asked, 0, VIP_POLICY_ISOLATION.rawValue, has, 0).probes == 0)
+                // What another session has on the wildcard is found at the session's own addresses, whatever the program.
+                let isOwn = asked == VIP_OWN_ADDRESS || asked == VIP_OWN_LOOPBACK
+                let probes = isOwn ? VIP_PROBE_OTHERS.rawValue : 0
+                #expect(vip_connect_plan(asked, 0, VIP_POLICY_ISOLATION.rawValue, has, 0).probes == probes)
+                #expect(vip_connect_plan(asked, 0, 0, has, 0).probes == 0)
             }
         }
     }
@@ -750,7 +772,8 @@ private struct Listeners {
     ]
 
     @Test func everyRow() {
-        #expect(Set(Self.rows.map(\.0.rawValue)) == Set(places.map(\.rawValue)))
+        // Of VIP_NOT_LOCAL is only what is bound or sent from.
+        #expect(Set(Self.rows.map(\.0.rawValue)) == Set(places.map(\.rawValue)).subtracting([VIP_NOT_LOCAL.rawValue]))
         // A mapped answer to ::1 is asked about once more, as IPv4's 127.0.0.1: its source is no IPv6 address.
         let answers = [
             VIP_AS_ASKED, VIP_TO_LOOPBACK, VIP_TO_ADDRESS, VIP_TO_LOCALHOST, VIP_TO_MAPPED_LOOPBACK,
@@ -1039,8 +1062,9 @@ private struct Listeners {
                             decision.outcome == VIP_SEEN && text(decision.address) == granted
                                 && (bind.is_dual != 0) == isDual, what)
                         let isOnAddress = granted == Self.v4.virtualIP(family)
+                        let isInterfaces = place == VIP_HOST_ADDRESS || place == VIP_OTHER_ADDRESS
                         var remember: UInt32 = 0
-                        if place == VIP_OWN_ADDRESS || place == VIP_HOST_ADDRESS && isOnAddress {
+                        if place == VIP_OWN_ADDRESS || isInterfaces && isOnAddress {
                             remember = VIP_SOCKET_NAMED_ADDRESS.rawValue
                         } else if place == VIP_WILDCARD, granted == Self.v4.loopback(family) {
                             remember = VIP_SOCKET_WILDCARD.rawValue
@@ -1049,7 +1073,7 @@ private struct Listeners {
                         }
                         let isNamed =
                             [VIP_LOCALHOST, VIP_OWN_LOOPBACK, VIP_OWN_ADDRESS].contains(place)
-                            || place == VIP_HOST_ADDRESS && granted != asked
+                            || isInterfaces && granted != asked
                         if !hasPort, isNamed { remember |= VIP_SOCKET_NAMED_SOURCE.rawValue }
                         wrong.note(decision.remember == remember, "\(what): remembers \(decision.remember)")
                         let isServer = family == VIP_INET6 && isStream && hasPort
@@ -1079,7 +1103,7 @@ private struct Listeners {
             for place in places {
                 for owner in owners {
                     for local in bounds {
-                        for choice in 0..<16 {
+                        for choice in 0..<32 {
                             var route = vip_route()
                             route.form = family
                             route.own = Self.v4.own(family)
@@ -1095,7 +1119,10 @@ private struct Listeners {
                             bound.is_named = isNamed ? 1 : 0
                             let isIsolated = choice & 8 != 0
                             let isOwn = [VIP_OWN_ADDRESS, VIP_OWN_LOOPBACK, VIP_LOCALHOST].contains(place)
-                            let isOthers = place == VIP_OTHER_ADDRESS || place == VIP_OTHER_LOOPBACK
+                            let features = choice & 16 != 0 ? v : 0
+                            let isRefused =
+                                isIsolated && (place == VIP_OTHER_ADDRESS || place == VIP_OTHER_LOOPBACK)
+                                || place == VIP_NOT_LOCAL && features != 0
                             let missing = source == VIP_TO_ADDRESS ? VIP_SOURCE_MISSING : VIP_SOURCE_KEEP
                             let expected: vip_source_decision =
                                 if isOther, hasPort || family != VIP_INET6 {
@@ -1108,14 +1135,15 @@ private struct Listeners {
                                     {
                                         missing
                                     } else {
-                                        isOthers && isIsolated ? VIP_SOURCE_OTHERS : VIP_SOURCE_KEEP
+                                        isRefused ? VIP_SOURCE_OTHERS : VIP_SOURCE_KEEP
                                     }
                                 } else if place == VIP_WILDCARD ? source == VIP_AS_ASKED : !isOwn || isNamed {
                                     VIP_SOURCE_KEEP
                                 } else {
                                     text(route.source_addr) == local ? VIP_SOURCE_KEEP : VIP_SOURCE_BIND
                                 }
-                            let decided = vip_decide_source(&route, &bound, isIsolated ? isolation : 0)
+                            let decided = vip_decide_source(
+                                &route, &bound, features, isIsolated ? isolation : 0)
                             wrong.note(
                                 decided == expected,
                                 "\(name(source)) from \(name(place)) \(local), owner \(owner.rawValue), \(choice)")
@@ -1244,6 +1272,19 @@ private struct Listeners {
                 var route = vip_route_of(family, family, &facts, VIP_AS_ASKED)
                 #expect(vip_decide_datagram(family, &facts, &route, place, 0).outcome == outcome)
             }
+        }
+    }
+
+    /// An address of no interface: IPV6_PKTINFO, IPV6_FREEBIND.
+    @Test func sourceThatIsNotLocal() {
+        for (features, outcome) in [(0, VIP_SEEN), (v, VIP_REFUSED_ISOLATION), (l, VIP_SEEN)] {
+            var facts = facts(
+                VIP_INET6, asked: "2001:db8::99", VIP_ELSEWHERE, features: features, local: "2001:db8::dead")
+            var route = vip_route_of(VIP_INET6, VIP_INET6, &facts, VIP_AS_ASKED)
+            #expect(vip_decide_datagram(VIP_INET6, &facts, &route, VIP_NOT_LOCAL, 0).outcome == outcome)
+            let end = address("2001:db8::17")
+            let connected = vip_decide_connected_datagram(VIP_INET6, &facts, end, VIP_NOT_LOCAL)
+            #expect((vip_is_refused(connected.outcome) != 0) == (outcome != VIP_SEEN))
         }
     }
 
