@@ -124,6 +124,7 @@ final class LeaseKeeper {
         _ added: inout [AddressProbe.Question]
     ) -> Bool {
         var isDone = true
+        defer { for squatter in change.squatters { context.log.report(Event(squatter)) } }
         for (record, address) in additions {
             do throws(Failure) {
                 guard let after = try change.give(address, to: record) else { continue }

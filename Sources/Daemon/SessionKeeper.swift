@@ -256,7 +256,8 @@ final class SessionKeeper {
         try context.change { change throws(Failure) in
             let records = try change.open(requests(missing, mounts, change))
             // The change reports the warnings itself.
-            let opened = Opened(records: records, warnings: [], unaddressed: change.unaddressed)
+            let opened = Opened(
+                records: records, warnings: [], unaddressed: change.unaddressed, squatters: change.squatters)
             for event in Event.opening(of: opened) { context.log.report(event) }
             for refused in opened.unaddressed {
                 troubles.note(.noAddress(session: refused.session, family: nil), "\(refused.failure)")
@@ -283,6 +284,7 @@ final class SessionKeeper {
             request.getsAddressLater = isAsking
             if let login = one.login, let id = try change.sessionID(ofLogin: login), ids.insert(id).inserted {
                 request.id = id
+                request.prefersID = true
             }
             requests.append(request)
         }

@@ -198,27 +198,36 @@ extension Change {
         if !address.placed {
             try settings.prepareRoutes(policy.routedPrefixes.filter { $0.contains(address.address) })
         }
+        do throws(Failure) {
+            try requireFree(address.address, for: before)
+        } catch {
+            // If it came from the pool, the next attempt picks another one.
+            if address.fromPool { try holdOccupied(address.address) }
+            throw error
+        }
         try registry.add(address, to: record.id, at: .now(bootID: bootID))
         var added: Set<IPAddress> = []
         do throws(Failure) {
             try place([alone], added: &added)
             try maps.give(address.address, to: row)
+            try requireFree(address.address, for: before)
             try registry.settle(address.address)
         } catch {
             // If this fails, the next change does it.
             var left = address
             left.placed = added.contains(address.address)
             _ = try? takeAway(left, from: before, because: .notOpened)
+            if error.code == .occupied, address.fromPool { try? holdOccupied(address.address) }
             throw error
         }
         return after
     }
 
-    /// Takes an address from an open session, in the order of closing: map, sockets, interface, registry. What
-    /// `whenUnavailable` says holds for the session from then on.
+    /// Takes an address from an open session, in the order of closing: map, sockets, interface, registry. From then on,
+    /// `whenUnavailable` applies to the session.
     ///
-    /// - Returns: how many sockets on it were destroyed, `nil` in there where none could be; `nil` where the session is not
-    ///   open any more, or has not that address.
+    /// - Returns: the session without the address, and how many sockets on it were destroyed (`nil` if the kernel destroys
+    ///   none); `nil` if the session is no longer open, or does not have the address.
     @discardableResult
     public func take(
         _ address: IPAddress, from record: SessionRecord, because ending: SessionEnding
@@ -244,7 +253,7 @@ extension Change {
         }
     }
 
-    /// - Parameter record: without the address.
+    /// - Parameter record: the session without the address.
     /// - Returns: how many sockets on it were destroyed.
     @discardableResult
     private func takeAway(
@@ -253,7 +262,7 @@ extension Change {
         if pins.isLoaded {
             try PolicyMapSet(pins).take(address.address, from: record.cgroupID)
         }
-        // One that could not be given may be another program's.
+        // An address that could not be given may be the host's own by now.
         let destroyed = ending == .notOpened ? nil : destroySockets(on: address.address)
         if address.placed {
             for result in try netlink.remove([address.address], from: address.interface) { _ = try result.get() }

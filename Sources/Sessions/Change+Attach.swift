@@ -134,7 +134,7 @@ extension Change {
         }
     }
 
-    /// Takes everything away: links, open sessions, their sockets, addresses and cgroups that `run` made, maps, programs.
+    /// Removes everything: links, open sessions, their sockets and addresses, the cgroups that `run` made, maps, programs.
     public func detachAll() throws(Failure) {
         try pins.requireBPFFS()
         for id in try pins.attachments().keys.sorted() { try pins.detach(cgroupID: id) }

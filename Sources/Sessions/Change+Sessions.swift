@@ -11,6 +11,8 @@ public struct SessionRequest: Sendable {
     public var cgroup: Cgroup
     /// The ID; `nil` for the lowest free one.
     public var id: UInt32?
+    /// Whether another ID is given if a program has a socket on the loopback of ``id``.
+    public var prefersID = false
     /// Whether ``id`` may be a reserved one (but never 0 or one above the last).
     public var allowReserved = false
     /// The addresses, at most one of each family. For a family without one, if virtual IP is on, one is taken from the
@@ -41,21 +43,36 @@ extension Change {
     /// Opens all sessions, or none.
     ///
     /// The order is registry (opening), interface, maps, registry (open). So a session's row is in the map only once
-    /// its address can be bound.
+    /// its address can be bound. Sockets of other programs on the addresses are looked for before that, and again when
+    /// the rows are in the maps, which keep the programs of other sessions off.
     ///
     /// - Returns: the records, in the order of the requests.
     public mutating func open(_ requests: [SessionRequest]) throws(Failure) -> [SessionRecord] {
+        var rounds = 3
+        while true {
+            rounds -= 1
+            do throws(Failure) {
+                return try openOnce(requests)
+            } catch {
+                guard error.code == .occupied, rounds > 0 else { throw error }
+            }
+        }
+    }
+
+    private mutating func openOnce(_ requests: [SessionRequest]) throws(Failure) -> [SessionRecord] {
         guard !requests.isEmpty else { return [] }
         let maps = try PolicyMapSet(pins)
         let policy = try instance.policy(registry)
         let placed = try hostAddresses()
+        let before = (warnings, unaddressed, awaitingLease)
         var records: [SessionRecord]
         do throws(Failure) {
-            records = try plan(requests, policy: policy, placed: placed)
+            records = try planFree(requests, policy: policy, placed: placed)
         } catch {
             // The conflict may be with a session whose cgroup was removed.
             guard error.code == .failed, try closeGone() else { throw error }
-            records = try plan(requests, policy: policy, placed: hostAddresses())
+            (warnings, unaddressed, awaitingLease) = before
+            records = try planFree(requests, policy: policy, placed: hostAddresses())
         }
         let newRows = try rows(of: records, under: policy)
         let owners = try registry.usedAddresses()
@@ -78,8 +95,10 @@ extension Change {
             try maps.open(
                 newRows, levels: levels, hostAddresses: placed.map(\.address).filter { owners[$0] == nil },
                 broadcasts: placed.flatMap(\.networkAndBroadcast))
+            try requireFree(records, requests)
             try registry.markOpen(records.map(\.id))
         } catch {
+            if error.code == .occupied { (warnings, unaddressed, awaitingLease) = before }
             // Undo only what this call placed. Removing other addresses would fail for the same reason, a missing
             // privilege.
             for record in records.indices {
@@ -95,12 +114,13 @@ extension Change {
         return records
     }
 
-    /// Closes a session: its programs are no longer touched, its sockets are destroyed, its addresses are taken off the
-    /// interface.
+    /// Closes a session. Its programs are no longer rewritten, the sockets on its addresses are destroyed, and the
+    /// addresses are removed from the interface.
     ///
     /// - Parameters:
     ///   - ending: why, for the history.
-    ///   - keepSockets: whether sockets on its addresses are left as they are.
+    ///   - keepSockets: whether the sockets are left as they are.
+    /// - Returns: its last record, and how many sockets were destroyed.
     @discardableResult
     public func close(
         _ id: UInt32, because ending: SessionEnding = .closed, keepSockets: Bool = false
@@ -127,7 +147,8 @@ extension Change {
         try? registry.remove(ids.map { ($0, .notOpened) }, at: .now(bootID: bootID))
     }
 
-    /// Map, sockets, interface, registry: the reverse of opening. What is not there any more does not matter.
+    /// Removes sessions from maps, interfaces and registry: the reverse order of opening. Missing parts are no error.
+    /// Between maps and interfaces, the sockets on their addresses are destroyed.
     ///
     /// - Returns: how many sockets were destroyed, by session ID.
     @discardableResult
@@ -208,20 +229,22 @@ extension Change {
         var claims = try registry.cgroupClaims(
             bootID: bootID, around: requests.count == 1 ? requests[0].cgroup.path : nil)
         let takenIDs = try registry.usedIDs()
-        var freeIDs = FreeSessionIDs(taken: takenIDs, hostAddresses: policy.virtualLoopback.hostAddresses ?? [])
+        let loopbackPrefix = try registry.loopbackPrefix()
+        let occupiedIDs = Set(occupied.compactMap { SessionIDs.id(ofLoopback: $0, loopbackPrefix) })
+        var freeIDs = FreeSessionIDs(
+            taken: takenIDs.union(occupiedIDs), hostAddresses: policy.virtualLoopback.hostAddresses ?? [])
         for id in requests.compactMap(\.id) { freeIDs.take(id) }
         var askedIDs: Set<UInt32> = []
         let now = Moment.now(bootID: bootID)
-        var free = try FreeAddresses(registry, placed, now)
+        var free = try FreeAddresses(registry, placed, now, occupied: occupied)
         var interfaces: [IPAddress.Family: [Int: String]] = [:]
-        let loopbackPrefix = try registry.loopbackPrefix()
         var groups: [String: [String]] = [:]
 
         var records: [SessionRecord] = []
         records.reserveCapacity(requests.count)
         for request in requests {
             let id: UInt32
-            if let asked = request.id {
+            if let asked = request.id, !(request.prefersID && occupiedIDs.contains(asked)) {
                 try SessionIDs.check(
                     asked, allowReserved: request.allowReserved, hostAddresses: policy.virtualLoopback.hostAddresses)
                 guard !takenIDs.contains(asked), askedIDs.insert(asked).inserted else {

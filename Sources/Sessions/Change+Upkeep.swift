@@ -151,7 +151,7 @@ extension Change {
 
     /// Closes those of the sessions that have ended, by ``SessionRecord/end``, and that still exist.
     ///
-    /// - Returns: what they were, and why each has ended.
+    /// - Returns: the closed ones, and why each has ended.
     public func closeEnded(_ records: [SessionRecord]) throws(Failure) -> [(closed: ClosedSession, reason: String)] {
         var ended: [(record: SessionRecord, reason: String)] = []
         for record in records {

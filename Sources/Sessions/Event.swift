@@ -31,6 +31,8 @@ public struct Event: Sendable, Hashable {
         public static let addressRefused = Kind(rawValue: "address_refused")
         /// Another host on the link has a session's address, or one of the pool.
         public static let addressConflict = Kind(rawValue: "address_conflict")
+        /// A program of no session has a socket on an address that a session was to get.
+        public static let addressOccupied = Kind(rawValue: "address_occupied")
         /// An address that another program had removed from its interface was restored.
         public static let addressRestored = Kind(rawValue: "address_restored")
         /// An address is missing and could not be restored.
@@ -111,7 +113,7 @@ public struct Event: Sendable, Hashable {
             address: address?.address.description, interface: address?.interface, reason: reason, sockets: sockets)
     }
 
-    /// ` (2 sockets destroyed)`; nothing where there were none.
+    /// ` (2 sockets destroyed)`, or nothing if none was.
     private static func note(destroyed count: Int?) -> String {
         guard let count, count > 0 else { return "" }
         return " (\(count) \(count == 1 ? "socket" : "sockets") destroyed)"
@@ -127,7 +129,7 @@ public struct Event: Sendable, Hashable {
             priority: .warning, of: record, address: address, reason: reason, sockets: sockets)
     }
 
-    /// The events of a session's end: each address that it had, and that it is closed.
+    /// The events of a closed session: one for each address that it had, and one for the session.
     public static func closing(of closed: ClosedSession, because reason: String) -> [Event] {
         let record = closed.record
         return record.addresses.map {
@@ -155,7 +157,14 @@ public struct Event: Sendable, Hashable {
             interface: conflict.question.interface, reason: "\(conflict.other) has it")
     }
 
-    /// The events of opened sessions: the sessions, their addresses, missing addresses, and addresses of other hosts.
+    public init(_ squatter: Squatter) {
+        self.init(
+            .addressOccupied, squatter.message, priority: .warning, user: squatter.user,
+            address: squatter.address.description, reason: squatter.holding)
+    }
+
+    /// The events of opened sessions: the sessions, their addresses, missing addresses, addresses of other hosts, and
+    /// programs that were found on the addresses.
     public static func opening(of opened: Opened) -> [Event] {
         var events: [Event] = []
         for record in opened.records {
@@ -170,7 +179,7 @@ public struct Event: Sendable, Hashable {
                         reason: refused.failure.reason))
             }
         }
-        events += opened.conflicts.map(Event.init)
+        events += opened.conflicts.map { Event($0) } + opened.squatters.map { Event($0) }
         return events + opened.warnings.map { Event(.warning, $0, priority: .warning) }
     }
 

@@ -16,12 +16,16 @@ struct FreeAddresses {
     private let unusable: Set<IPAddress>
     /// Addresses that other hosts have, or are being asked about.
     private let held: Set<IPAddress>
+    /// Those on which programs of no session have sockets.
+    private let occupied: Set<IPAddress>
     private let registry: Registry
     private let now: Moment
     /// The pools, by the number of the policy's rules.
     private var pools: [Int: PoolPicker] = [:]
 
-    init(_ registry: Registry, _ placed: [PlacedAddress], _ now: Moment) throws(Failure) {
+    init(
+        _ registry: Registry, _ placed: [PlacedAddress], _ now: Moment, occupied: Set<IPAddress> = []
+    ) throws(Failure) {
         self.registry = registry
         self.placed = placed
         self.now = now
@@ -30,6 +34,7 @@ struct FreeAddresses {
         let networks = placed.filter { $0.prefixLength < $0.address.family.bits }
         unusable = Set(networks.flatMap(\.networkAndBroadcast) + networks.compactMap(\.subnetRouter))
         held = try registry.heldAddresses(bootID: now.bootID)
+        self.occupied = try occupied.union(registry.occupiedAddresses(bootID: now.bootID))
     }
 
     /// The interface on which the host has an address; `nil` if the host does not have it.
@@ -37,6 +42,7 @@ struct FreeAddresses {
 
     func isTaken(_ address: IPAddress) -> Bool {
         owners[address] != nil || interfaces[address] != nil || unusable.contains(address) || held.contains(address)
+            || occupied.contains(address)
     }
 
     mutating func give(_ address: IPAddress, to session: UInt32) { owners[address] = session }
@@ -69,6 +75,6 @@ struct FreeAddresses {
     ) throws(Failure) -> PoolPicker.Pick {
         guard var pool = pools[number] else { preconditionFailure("the rules have no pool") }
         defer { pools[number] = pool }
-        return try pool.pick(family, for: user, registry, used: owners, held: held, taken: isTaken)
+        return try pool.pick(family, for: user, registry, used: owners, held: held, occupied: occupied, taken: isTaken)
     }
 }

@@ -21,10 +21,13 @@ public struct Opened: Sendable {
     public var loopbackPrefix: LoopbackPrefix? = nil
     /// Addresses of the pool that other hosts have.
     public var conflicts: [AddressConflict] = []
+    /// Programs that were on the sessions' addresses.
+    public var squatters: [Squatter] = []
 
     public init(
         records: [SessionRecord], warnings: [String], unaddressed: [(session: UInt32, failure: Failure)],
-        awaitingLease: [UInt32] = [], loopbackPrefix: LoopbackPrefix? = nil, conflicts: [AddressConflict] = []
+        awaitingLease: [UInt32] = [], loopbackPrefix: LoopbackPrefix? = nil, conflicts: [AddressConflict] = [],
+        squatters: [Squatter] = []
     ) {
         self.records = records
         self.warnings = warnings
@@ -32,6 +35,7 @@ public struct Opened: Sendable {
         self.awaitingLease = awaitingLease
         self.loopbackPrefix = loopbackPrefix
         self.conflicts = conflicts
+        self.squatters = squatters
     }
 }
 
@@ -63,6 +67,8 @@ struct HeldAddress: Codable, Sendable {
     var startTime: UInt64?
     /// The other host's link-layer address.
     var other: String?
+    /// Whether it is a program of this host that has it.
+    var isOccupied: Bool?
 }
 
 extension Registry.Setting {
@@ -94,9 +100,12 @@ extension Instance {
         var asked: Set<IPAddress> = []
         var answers = AddressProbe.Answers()
         var conflicts: [AddressConflict] = []
+        var squatters: [Squatter] = []
+        var occupied: Set<IPAddress> = []
         var round = 0
         while true {
             var change = try change(logger)
+            (change.squatters, change.occupied) = (squatters, occupied)
             try change.settleHeld(conflicts: conflicts)
             var wanted = try requests(change)
             for (index, addresses) in picked.enumerated() where index < wanted.count {
@@ -106,6 +115,7 @@ extension Instance {
                 for index in wanted.indices { wanted[index].isOutOfAddresses = true }
             }
             let (records, questions) = try change.questions(wanted)
+            (squatters, occupied) = (change.squatters, change.occupied)
             let open = questions.filter { !asked.contains($0.address) }
             guard !open.isEmpty, round < Self.rounds else {
                 let opened = try change.open(wanted)
@@ -116,7 +126,7 @@ extension Instance {
                 let result = Opened(
                     records: opened, warnings: change.warnings, unaddressed: change.unaddressed,
                     awaitingLease: change.awaitingLease, loopbackPrefix: try change.registry.loopbackPrefix(),
-                    conflicts: conflicts)
+                    conflicts: conflicts, squatters: change.squatters)
                 change.unlock()
                 let placed = Set(opened.flatMap(\.addresses).map(\.address))
                 probe.announce(questions.filter { placed.contains($0.address) })
@@ -173,7 +183,14 @@ extension Registry {
     /// Addresses that are held by other processes or hosts, so that no session gets them from the pool now.
     public func heldAddresses(bootID: String) throws(Failure) -> Set<IPAddress> {
         let own = getpid()
-        return Set(try held(bootID: bootID).filter { $0.pid != own }.compactMap { IPAddress($0.address) })
+        return Set(
+            try held(bootID: bootID).filter { $0.pid != own && $0.isOccupied != true }
+                .compactMap { IPAddress($0.address) })
+    }
+
+    /// Addresses that no session gets from the pool now, because a program was found on them a short time ago.
+    func occupiedAddresses(bootID: String) throws(Failure) -> Set<IPAddress> {
+        Set(try held(bootID: bootID).filter { $0.isOccupied == true }.compactMap { IPAddress($0.address) })
     }
 }
 
@@ -208,11 +225,11 @@ extension Change {
         defer { (warnings, unaddressed, awaitingLease) = before }
         let records: [SessionRecord]
         do throws(Failure) {
-            records = try plan(requests, policy: policy, placed: hostAddresses())
+            records = try planFree(requests, policy: policy, placed: hostAddresses())
         } catch {
             // As in `open`, which reports an error itself.
             guard error.code == .failed, try closeGone(),
-                let again = try? plan(requests, policy: policy, placed: hostAddresses())
+                let again = try? planFree(requests, policy: policy, placed: hostAddresses())
             else { return ([], []) }
             records = again
         }
@@ -254,6 +271,17 @@ extension Change {
                     other: conflict.other))
         }
         if before.contains(where: { $0.pid == own }) || !conflicts.isEmpty { try set(after) }
+    }
+
+    /// Keeps an address of the pool from sessions for a time, because a program is on it.
+    func holdOccupied(_ address: IPAddress) throws(Failure) {
+        try set(
+            registry.held(bootID: bootID)
+                + [
+                    HeldAddress(
+                        address: address.description, until: Moment.uptime() + Instance.conflictRest, bootID: bootID,
+                        isOccupied: true)
+                ])
     }
 
     private func set(_ held: [HeldAddress]) throws(Failure) {

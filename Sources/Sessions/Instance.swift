@@ -89,6 +89,10 @@ public struct Change: ~Copyable {
     public internal(set) var awaitingLease: [UInt32] = []
     /// Sessions that were opened without an address that they should have, and why.
     public internal(set) var unaddressed: [(session: UInt32, failure: Failure)] = []
+    /// Programs that were found on addresses that sessions were to get, and what became of it.
+    public internal(set) var squatters: [Squatter] = []
+    /// Addresses with other programs' sockets, which no session gets in this change.
+    var occupied: Set<IPAddress> = []
     private let lock: FileLock
     private let new: StateDirectory.New
 

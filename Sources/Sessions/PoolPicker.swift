@@ -77,10 +77,11 @@ struct PoolPicker {
     ///   - taken: whether an address is a session's or the host's, or cannot be used.
     ///   - used: the addresses of sessions, for the error.
     ///   - held: those of `taken` that other hosts have, or are being asked about, for the error.
+    ///   - occupied: those of `taken` on which other programs have sockets, for the error.
     /// - Throws: ``Failure`` if none is free. It says why.
     mutating func pick(
         _ family: IPAddress.Family, for user: String?, _ registry: Registry, used: [IPAddress: UInt32],
-        held: Set<IPAddress> = [], taken: (IPAddress) -> Bool
+        held: Set<IPAddress> = [], occupied: Set<IPAddress> = [], taken: (IPAddress) -> Bool
     ) throws(Failure) -> Pick {
         var warning: String?
         let reserved = reservations.first { $0.user == user }?.addresses.filter { $0.family == family } ?? []
@@ -116,12 +117,12 @@ struct PoolPicker {
                 return Pick(address: former.address, warning: warning)
             }
         }
-        throw exhausted(family, user, used: used, held: held, taken: taken)
+        throw exhausted(family, user, used: used, held: held, occupied: occupied, taken: taken)
     }
 
     private func exhausted(
         _ family: IPAddress.Family, _ user: String?, used: [IPAddress: UInt32], held: Set<IPAddress>,
-        taken: (IPAddress) -> Bool
+        occupied: Set<IPAddress>, taken: (IPAddress) -> Bool
     ) -> Failure {
         let what = "pick an \(family.rawValue) address"
         let add = "add an \(family.rawValue) range to virtualIP.addresses.pool"
@@ -132,7 +133,8 @@ struct PoolPicker {
         }.map { $0.restLeft(rest, now: now) }.filter { $0 > 0 }
         let reserved = owners.count { $0.key.family == family && $0.value != user && used[$0.key] == nil }
         let elsewhere = held.count { $0.family == family && pool.contains($0) }
-        guard !resting.isEmpty || reserved > 0 || elsewhere > 0 else {
+        let squatted = occupied.count { $0.family == family && pool.contains($0) && used[$0] == nil }
+        guard !resting.isEmpty || reserved > 0 || elsewhere > 0 || squatted > 0 else {
             return Failure(
                 .failed, what,
                 count == 1
@@ -145,6 +147,7 @@ struct PoolPicker {
             parts.append("\(resting.count) resting after use, the first for \((first + 999) / 1000) s more")
         }
         if elsewhere > 0 { parts.append("\(elsewhere) used by other hosts or being checked") }
+        if squatted > 0 { parts.append("\(squatted) with sockets of other programs (ss -lntup)") }
         if reserved > 0 { parts.append("\(reserved) reserved for other users") }
         return Failure(
             .failed, what, "no \(family.rawValue) address of \(name) is free: \(parts.joined(separator: ", "))",

@@ -2,6 +2,7 @@
 
 public import Host
 public import Network
+public import Policy
 
 /// The IDs of sessions, and the loopback addresses that follow from them.
 public enum SessionIDs {
@@ -65,6 +66,16 @@ public enum SessionIDs {
         guard let number = address.v4, number >> 24 == 127, number & 0xff_ffff != 0 else { return nil }
         let id = (number & 0xff_ffff) - 1
         return id <= last ? id : nil
+    }
+
+    /// The same, of IPv6 loopbacks as well.
+    ///
+    /// - Parameter prefix: of the IPv6 loopbacks; `nil` where there are none.
+    public static func id(ofLoopback address: IPAddress, _ prefix: LoopbackPrefix?) -> UInt32? {
+        if address.family == .v4 { return id(ofLoopback: address) }
+        guard let prefix, prefix.contains(address) else { return nil }
+        let number = UInt32(truncatingIfNeeded: address.value)
+        return number > 0 && number - 1 <= last ? number - 1 : nil
     }
 }
 

@@ -50,7 +50,8 @@ struct InstanceOptions: ParsableArguments {
     func open(_ requests: (borrowing Change) throws(Failure) -> [SessionRequest]) throws(Failure) -> Opened {
         let opened = try instance.open(logger, requests: requests)
         EventLog.reportOfCommand(Event.opening(of: opened))
-        for warning in opened.conflicts.map(\.message) + opened.warnings { logger.warning("\(warning)") }
+        let found = opened.conflicts.map(\.message) + opened.squatters.map(\.message)
+        for warning in found + opened.warnings { logger.warning("\(warning)") }
         return opened
     }
 }

@@ -9,10 +9,10 @@ extension SocketDump {
     /// Destroys the TCP, MPTCP and UDP sockets on local addresses, whichever processes have them: SOCK_DESTROY of
     /// sock_diag(7), as `ss -K` does. Their next call gets ECONNABORTED.
     ///
-    /// This ends TCP connections and listeners for good, and MPTCP connections by their subflows. It does not destroy
-    /// an MPTCP listener and a TCP socket that is only bound. A TCP listener and a UDP socket stay bound; the program can
-    /// use them again. So whoever wants to know that nothing is left must ask for ``sockets(on:)`` again. Of very many
-    /// sockets of one address and port (SO_REUSEPORT), some are left.
+    /// TCP connections end for good, MPTCP connections by their subflows. TCP listeners and UDP sockets stay bound, and
+    /// the program can use them again. MPTCP listeners and TCP sockets that are only bound are not destroyed. So a caller
+    /// that needs the addresses free must ask for ``sockets(on:)`` afterwards. Of very many sockets with the same address
+    /// and port (SO_REUSEPORT), some are left.
     ///
     /// Needs CAP_NET_ADMIN, and CONFIG_INET_DIAG_DESTROY in the kernel.
     ///
@@ -20,7 +20,7 @@ extension SocketDump {
     ///   - addresses: sockets on exactly these. Those on the wildcard are left alone.
     ///   - isMeant: which of them.
     /// - Returns: those that were destroyed.
-    /// - Throws: ``Failure`` where the kernel destroys none.
+    /// - Throws: ``Failure`` if the kernel destroys none.
     public static func destroy(
         on addresses: Set<IPAddress>, where isMeant: (InternetSocket) -> Bool = { _ in true }
     ) throws(Failure) -> [InternetSocket] {
@@ -41,8 +41,8 @@ extension SocketDump {
 
         var destroyed: [InternetSocket] = []
         var refusal: CInt?
-        // The kernel looks a socket up by addresses and ports, and compares the cookie then: of several with the same ones
-        // (SO_REUSEPORT) it finds another one, until that is gone.
+        // The kernel looks a socket up by addresses and ports, and then compares the cookie. Of several sockets with the
+        // same ones (SO_REUSEPORT) it may find another one, until that is gone.
         var triesLeft = 4 * pending.count + 4096
         while true {
             let count = destroyed.count
@@ -58,7 +58,7 @@ extension SocketDump {
             pending = missed
             guard destroyed.count > count, !pending.isEmpty else { break }
         }
-        // A listener of MPTCP is refused, and another socket is not.
+        // MPTCP listeners are refused by every kernel.
         if destroyed.isEmpty, let refusal {
             switch refusal {
             case NLE_PERM: throw Failure(what, errno: .notPermitted, needs: [.netAdmin])

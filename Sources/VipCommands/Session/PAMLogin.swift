@@ -53,6 +53,7 @@ struct PAMLogin {
             request.keeper = .pam
             request.opensWithoutAddress = true
             if let login { request.id = try change.sessionID(ofLogin: login) }
+            request.prefersID = true
             return [request]
         }
         for event in Event.opening(of: opened) { log.report(event) }

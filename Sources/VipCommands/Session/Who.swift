@@ -70,10 +70,7 @@ struct Who: ParsableCommand {
 
     /// The ID of the session whose loopback the address is.
     private func loopbackOwner(_ registry: Registry) throws(Failure) -> UInt32? {
-        if let id = SessionIDs.id(ofLoopback: address) { return id }
-        guard let prefix = try registry.loopbackPrefix(), prefix.contains(address) else { return nil }
-        let number = UInt32(truncatingIfNeeded: address.value)
-        return number > 0 && number - 1 <= SessionIDs.last ? number - 1 : nil
+        SessionIDs.id(ofLoopback: address, try registry.loopbackPrefix())
     }
 }
 

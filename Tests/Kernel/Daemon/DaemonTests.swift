@@ -10,10 +10,10 @@ import Testing
 struct DaemonTests {
     static func policy(
         pool: String = "[198.51.100.16-198.51.100.23, \"2001:db8:51::100/124\"]", unit: String = "userSlice",
-        programs: String = "[]"
+        programs: String = "[]", probeSeconds: Int = 0
     ) -> String {
         """
-        virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, probeSeconds: 0, pool: \(pool)}}
+        virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, probeSeconds: \(probeSeconds), pool: \(pool)}}
         virtualLoopback: {enabled: true, programs: \(programs)}
         sessions: {unit: \(unit)}
         """
@@ -87,6 +87,40 @@ struct DaemonTests {
             #expect(closed.session == opened.session && closed.sockets == 1)
             #expect(closed.message.hasSuffix("(1 socket destroyed)"), "\(closed)")
             #expect(try thief("accept s c").errno == "EINVAL")
+        }
+    }
+
+    /// A program of no session waits on the next loopback and the next address, with UDP sockets, which cannot be taken from
+    /// it. With a second of probing, the session is open before it gets its address.
+    @Test(arguments: [0, 1]) func aProgramOnTheNextAddresses(probeSeconds: Int) throws {
+        try host(Self.policy(pool: "[198.51.100.16-198.51.100.23]", probeSeconds: probeSeconds)) { host in
+            let squatter = try host.sandbox.probe("squatter", in: "outside")
+            let outside = "/\(host.sandbox.name)/outside"
+            for command in [
+                "socket l udp", "bind l 127.0.0.3 53", "socket v udp", "setsockopt v freebind 1",
+                "bind v 198.51.100.16 53",
+            ] { try squatter.must(command) }
+            try host.start()
+            try host.event("logind_followed")
+            let shell = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            // Those of the loopback and of the address come in the order in which they are found.
+            var found: [String] = []
+            for _ in 0..<2 {
+                let occupied = try host.event("address_occupied")
+                found += [occupied.address].compactMap(\.self)
+                // The daemon has no privilege to see whose descriptors the sockets are.
+                #expect(
+                    occupied.reason?.contains("in cgroup \(outside) of user root") == true, "\(occupied.reason ?? "")")
+                #expect(occupied.user == "root" && occupied.reason?.hasSuffix("UDP port 53") == true)
+            }
+            #expect(found.sorted() == ["127.0.0.3", "198.51.100.16"])
+            try wait(for: "the session to have an address") {
+                try host.sessions().first?.virtualIps == ["198.51.100.17"]
+            }
+            #expect(try host.sessions().map(\.id) == [3])
+            try host.end(shell)
+            try host.event("session_closed")
         }
     }
 
