@@ -18,8 +18,7 @@ public struct OwnedDirectory: Sendable, Hashable {
     /// Creates the directory, with its mode, and those above it, mode 0755, if they are missing, whatever the umask is.
     ///
     /// - Returns: the directories that it created, uppermost first.
-    /// - Throws: ``Failure`` if it cannot be created, and then nothing is left of it; or if another user could put
-    ///   files into it.
+    /// - Throws: ``Failure`` if it cannot be created, and then nothing is left of it; or as ``requireSafe()``.
     @discardableResult
     public func create() throws(Failure) -> [FilePath] {
         var made: [FilePath] = []
@@ -76,10 +75,7 @@ public struct OwnedDirectory: Sendable, Hashable {
         guard status.st_mode & S_IFMT == S_IFDIR else {
             throw Failure(.failed, what, "it is not a directory", hint: "name another one with --state")
         }
-        guard status.st_uid == 0 || status.st_uid == geteuid(), status.st_mode & 0o022 == 0 else {
-            throw Failure(
-                .failed, what, "other users may write to it", hint: "chown root \(path) && chmod go-w \(path)")
-        }
+        try requireSafe()
     }
 
     private func open(_ what: String) throws(Failure) -> Descriptor {

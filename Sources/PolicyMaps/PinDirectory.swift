@@ -15,6 +15,9 @@ public import SystemPackage
 ///     DIR/links/network/HOOK      the links to the network namespace, as long as any cgroup is attached
 ///
 /// Pins keep these objects alive without a process. Callers that change them must hold the state lock.
+///
+/// Who may write to these directories can unpin the programs, so only root may. Every use checks this
+/// (``requireOwned()``).
 public struct PinDirectory: Sendable, Hashable {
     public let path: FilePath
 
@@ -23,14 +26,67 @@ public struct PinDirectory: Sendable, Hashable {
     public var links: FilePath { path.appending("links") }
     private var networkLinks: FilePath { links.appending("network") }
 
+    /// Whether this is for `detach`, which must work whoever owns the directories above.
+    private var isForRemoval = false
+
     /// Names the directory. This neither reads nor creates it.
     public init(_ path: FilePath) {
         self.path = path.lexicallyNormalized()
     }
 
+    // MARK: Ownership
+
+    /// Throws if another user could remove or replace pins: ``OwnedDirectory/requireSafe()``.
+    public func requireOwned() throws(Failure) {
+        guard !isForRemoval else { return }
+        for directory in [path, maps, programs, links, networkLinks] { try OwnedDirectory(directory).requireSafe() }
+    }
+
+    /// The same directory for removing its pins, also if ``requireOwned()`` throws.
+    ///
+    /// Directories that belong to another user, or that others may write to, become root's first (mode 0700), so that nobody
+    /// can replace their contents meanwhile. Nothing outside a BPF file system is changed.
+    ///
+    /// - Throws: ``Failure`` if one of them is a symbolic link or not a directory.
+    public func forRemoval() throws(Failure) -> PinDirectory {
+        var copy = self
+        copy.isForRemoval = true
+        guard Pin.isOnBPFFileSystem(path) else { return copy }
+        for directory in [path, maps, programs, links] { try takeOver(directory) }
+        for name in try entries(of: links) { try takeOver(links.appending(name)) }
+        return copy
+    }
+
+    private func takeOver(_ directory: FilePath) throws(Failure) {
+        let what = "take over \(directory)"
+        let raw = directory.withPlatformString { open($0, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) }
+        guard raw >= 0 else {
+            let error = Errno.current
+            switch error {
+            case .noSuchFileOrDirectory: return
+            // What open(2) returns for a symbolic link with these flags.
+            case .notDirectory, .tooManySymbolicLinkLevels:
+                throw Failure(.failed, what, "it is not a directory", hint: "remove it: rm \(directory)", errno: error)
+            default: throw Failure(what, errno: error)
+            }
+        }
+        let opened = Descriptor(owning: raw)
+        var status = stat()
+        guard fstat(opened.raw, &status) == 0 else { throw Failure(what, errno: .current) }
+        guard status.st_uid != 0 || status.st_mode & 0o022 != 0 else { return }
+        guard Pin.isOnBPFFileSystem(FilePath("/proc/self/fd/\(opened.raw)")) else {
+            throw Failure(.failed, what, "it is not on a BPF file system", hint: "name another directory with --bpffs")
+        }
+        guard fchown(opened.raw, 0, 0) == 0, fchmod(opened.raw, 0o700) == 0 else {
+            throw Failure(what, errno: .current)
+        }
+    }
+
     // MARK: Presence
 
     /// Throws unless `path`, or the nearest existing directory above it, is on a BPF file system.
+    ///
+    /// - Throws: ``Failure``, also as ``requireOwned()``.
     public func requireBPFFS() throws(Failure) {
         var existing = path
         while existing.withPlatformString({ access($0, F_OK) }) != 0 {
@@ -44,6 +100,7 @@ public struct PinDirectory: Sendable, Hashable {
                 .unavailable, "use \(path)", "\(existing) is not on a BPF file system",
                 hint: "mount one: mount -t bpf bpf \(mountPoint)")
         }
+        try requireOwned()
     }
 
     /// Whether the maps exist: a cgroup was attached since the last boot or `detach --all`.
@@ -52,13 +109,17 @@ public struct PinDirectory: Sendable, Hashable {
     }
 
     /// Throws if the caller may not see whether the maps exist; ``isLoaded`` is `false` then.
+    ///
+    /// - Throws: ``Failure``, also as ``requireOwned()``.
     public func requireReadable() throws(Failure) {
+        try requireOwned()
         guard maps.appending("config").withPlatformString({ access($0, F_OK) }) != 0, errno == EACCES else { return }
         throw Failure("look into \(path)", errno: .permissionDenied)
     }
 
-    /// Throws unless the maps exist and have this build's layout.
+    /// Throws unless the maps exist, only root may change them, and they have this build's layout.
     public func requireLoaded() throws(Failure) {
+        try requireOwned()
         guard isLoaded else {
             try requireReadable()
             try requireBPFFS()
@@ -128,8 +189,8 @@ public struct PinDirectory: Sendable, Hashable {
         let hasPrograms = hooks.allSatisfy {
             programs.appending($0.name).withPlatformString { access($0, F_OK) } == 0
         }
-        if isLoaded, hasPrograms, pinnedID == BPFObject.embeddedID { return .unchanged }
         try requireBPFFS()
+        if isLoaded, hasPrograms, pinnedID == BPFObject.embeddedID { return .unchanged }
         let wasLoaded = isLoaded
         if wasLoaded { try requireLayout() }
 
@@ -143,6 +204,7 @@ public struct PinDirectory: Sendable, Hashable {
         if !wasLoaded {
             do throws(Failure) {
                 for directory in [path, maps, programs, links] { try makeDirectory(directory) }
+                try requireOwned()  // another user may have made one of them just before
                 for name in names { try unlinkIfThere(maps.appending(name)) }
                 for name in names where name != "config" { try object.pin(map: name, at: maps.appending(name)) }
                 for hook in hooks { try object.program(hook.programName).pin(replacing: programs.appending(hook.name)) }

@@ -14,7 +14,7 @@ public import SystemPackage
 /// session's record has the state. So everything that a killed command leaves is known, and ``Change`` repairs it
 /// first.
 public struct Instance: Sendable {
-    public let pins: PinDirectory
+    public private(set) var pins: PinDirectory
     public let state: StateDirectory
 
     /// The file of the policy if none is named.
@@ -25,11 +25,19 @@ public struct Instance: Sendable {
         self.state = StateDirectory(state)
     }
 
+    /// The same instance for `detach`: ``PinDirectory/forRemoval()``.
+    public func forRemoval() throws(Failure) -> Instance {
+        var copy = self
+        copy.pins = try pins.forRemoval()
+        return copy
+    }
+
     /// Opens the registry for reading. This needs neither the lock nor write permission. A caller who may not open it gets
     /// the snapshot for members of a group.
     ///
-    /// - Throws: ``Failure`` as ``Registry``; (not permitted) if the caller is neither root nor such a member.
+    /// - Throws: ``Failure`` as ``OwnedDirectory/requireSafe()`` and as ``Registry``; (not permitted) if the caller is neither root nor such a member.
     public func registry() throws(Failure) -> Registry {
+        try OwnedDirectory(state.path).requireSafe()
         do throws(Failure) {
             return try Registry(state.registry, access: .readOnly)
         } catch {

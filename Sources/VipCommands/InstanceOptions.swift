@@ -38,9 +38,9 @@ struct InstanceOptions: ParsableArguments {
 
     /// Runs a change under the lock, and prints its warnings on standard error if it succeeds.
     func change<T>(
-        repairing: Bool = true, _ body: (inout Change) throws(Failure) -> T
+        of instance: Instance? = nil, repairing: Bool = true, _ body: (inout Change) throws(Failure) -> T
     ) throws(Failure) -> T {
-        var change = try instance.change(logger, repairing: repairing)
+        var change = try (instance ?? self.instance).change(logger, repairing: repairing)
         let result = try body(&change)
         for warning in change.warnings { logger.warning("\(warning)") }
         return result

@@ -40,16 +40,19 @@ struct Detach: ParsableCommand {
             try detachAll()
         } else {
             let path = FilePath(words[1])
-            try options.change { change throws(Failure) in try change.detach(path) }
+            try options.change(of: options.instance.forRemoval()) { change throws(Failure) in try change.detach(path) }
         }
         if output.json { try output.print(DetachedPayload(all: all, cgroup: all ? nil : words[1])) }
     }
 
     private func detachAll() throws(Failure) {
+        let instance = try options.instance.forRemoval()
         guard let damage = registryDamage() else {
-            return try options.change(repairing: false) { change throws(Failure) in try change.detachAll() }
+            return try options.change(of: instance, repairing: false) { change throws(Failure) in
+                try change.detachAll()
+            }
         }
-        let aside = try options.instance.detachAllWithoutRegistry()
+        let aside = try instance.detachAllWithoutRegistry()
         options.logger.warning("the registry could not be read (\(damage.reason)); it is now \(aside)")
     }
 
