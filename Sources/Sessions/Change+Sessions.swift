@@ -5,6 +5,7 @@ public import Host
 public import Network
 import Policy
 import PolicyMaps
+import SystemPackage
 
 /// A session to be opened.
 public struct SessionRequest: Sendable {
@@ -111,7 +112,19 @@ extension Change {
             throw error
         }
         for index in records.indices { records[index].state = .open }
+        warnOfWaysOut(records)
         return records
+    }
+
+    /// One warning for each cgroup through which processes can leave these sessions.
+    private mutating func warnOfWaysOut(_ records: [SessionRecord]) {
+        var sessions: [Cgroup.WayOut: [UInt32]] = [:]
+        for record in records {
+            for way in record.cgroup.waysOut() { sessions[way, default: []].append(record.id) }
+        }
+        for (way, ids) in sessions.sorted(by: { $0.key.file.string < $1.key.file.string }) {
+            warnings.append("\(way.message(sessions: ids)); \(way.remedy)")
+        }
     }
 
     /// Closes a session. Its programs are no longer rewritten, the sockets on its addresses are destroyed, and the

@@ -122,4 +122,7 @@ public struct SessionRecord: Sendable, Hashable {
 extension SessionRecord {
     /// Whether its cgroup still exists, and is not another one at the same path.
     public var isCgroupThere: Bool { Cgroup.isThere(cgroupPath, id: cgroupID) }
+
+    /// Its cgroup as it was when the session was opened.
+    package var cgroup: Cgroup { Cgroup(notedPath: cgroupPath, id: cgroupID, level: cgroupLevel) }
 }
