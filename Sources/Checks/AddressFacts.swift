@@ -4,13 +4,15 @@ import Host
 import Network
 import Sessions
 
-/// Whether every session's virtual IPs are as the registry has them: on their interface, or local by a route.
+/// Whether every session's virtual IPs are as the registry has them: on their interface, or local by a route. Also whether
+/// the host has addresses of its own beside them.
 package enum AddressFacts: CheckedSubject {
     private static let subject = "addresses"
 
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         looking(at: subject) { () throws(Failure) in
-            let wanted = try host.instance.registry().sessions().flatMap { record in
+            let records = try host.instance.registry().sessions()
+            let wanted = records.flatMap { record in
                 record.addresses.map { (record.id, $0) }
             }
             let netlink = try Netlink()
@@ -37,6 +39,9 @@ package enum AddressFacts: CheckedSubject {
                             "\(what) is not on \(address.interface)\(elsewhere.map { ", but on \($0.interface)" } ?? "")",
                             fix: "put it back: vip-bpfctl policy apply FILE"))
                 }
+            }
+            wrong += try BorrowedSource.all(of: records, netlink).map {
+                .warning(subject, $0.message, fix: $0.remedy)
             }
             guard wrong.isEmpty else { return wrong }
             return [

@@ -39,6 +39,7 @@ final class AddressKeeper {
         let registry = try context.instance.registry()
         let records = try followInterfaces(try context.sessions(registry))
         interfacesFollowed(records)
+        try reportBorrowedSources(records)
         guard try context.instance.needsUpkeep(records, context.netlink.hostAddresses()) else {
             troubles.clear { if case .missing = $0 { true } else { false } }
             return true
@@ -62,6 +63,19 @@ final class AddressKeeper {
             context.log.report(Event(.hostAddresses, "host addresses changed; maps updated"))
         }
         return upkeep.missing.isEmpty
+    }
+
+    /// Reports, once while it is so, where the host has no address of its own beside sessions'.
+    private func reportBorrowedSources(_ records: [SessionRecord]) throws(Failure) {
+        let borrowed = Set(try BorrowedSource.all(of: records, context.netlink))
+        troubles.clear { if case .borrowedSource(let source) = $0 { !borrowed.contains(source) } else { false } }
+        for source in borrowed {
+            troubles.report(
+                .borrowedSource(source),
+                Event(
+                    .warning, "\(source.message); \(source.remedy)", priority: .warning, interface: source.interface,
+                    reason: "no \(source.family.rawValue) address of the host's own"))
+        }
     }
 
     // MARK: Interfaces

@@ -27,6 +27,8 @@ enum Trouble: Hashable {
     case watches
     /// The directories of listed programs cannot be watched.
     case programWatches
+    /// Programs outside sessions send from sessions' addresses.
+    case borrowedSource(BorrowedSource)
     /// A warning of a change. It is not counted.
     case warning(String)
 }

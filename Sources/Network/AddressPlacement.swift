@@ -52,15 +52,22 @@ public struct HostRoute: Sendable, Hashable, CustomStringConvertible {
     public let isMain: Bool
     /// Whether it is a unicast route, and not `blackhole`, `unreachable` or the like.
     public let isUnicast: Bool
+    /// The index of the interface that its first next hop is on.
+    public let interface: CInt?
+    /// Whether it says from which address to send.
+    public let hasSource: Bool
 
     public init(
-        network: IPAddress, length: Int, isLocalOnLoopback: Bool, isMain: Bool = false, isUnicast: Bool = false
+        network: IPAddress, length: Int, isLocalOnLoopback: Bool, isMain: Bool = false, isUnicast: Bool = false,
+        interface: CInt? = nil, hasSource: Bool = false
     ) {
         self.network = network
         self.length = length
         self.isLocalOnLoopback = isLocalOnLoopback
         self.isMain = isMain
         self.isUnicast = isUnicast
+        self.interface = interface
+        self.hasSource = hasSource
     }
 
     public var prefix: AddressPrefix { AddressPrefix(of: network, length: length) }

@@ -189,7 +189,8 @@ public final class Netlink: AddressPlacement {
                     isLocalOnLoopback: table == UInt32(RT_TABLE_LOCAL.rawValue)
                         && rtnl_route_get_type(entry) == UInt8(RTN_LOCAL) && interface == loopback,
                     isMain: table == UInt32(RT_TABLE_MAIN.rawValue),
-                    isUnicast: rtnl_route_get_type(entry) == UInt8(RTN_UNICAST)))
+                    isUnicast: rtnl_route_get_type(entry) == UInt8(RTN_UNICAST), interface: interface,
+                    hasSource: rtnl_route_get_pref_src(entry) != nil))
         }
         return routes
     }

@@ -124,6 +124,33 @@ struct DaemonTests {
         }
     }
 
+    @Test func aHostWithoutAnAddressOfItsOwn() throws {
+        try host { host in
+            try host.start()
+            _ = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            try host.event("address_given") { $0.address?.contains(":") == true }
+            try host.sandbox.sh("ip route add 2001:db8:51::/64 dev eth0 metric 4000")
+            func change(_ command: String) throws {
+                try host.sandbox.sh("ip addr \(command) dev eth0")
+                try host.event("host_addresses")
+            }
+            let text = "the host has no IPv6 address of its own on eth0"
+            for _ in 0..<2 {
+                try change("del 2001:db8:51::1/64")
+                let warning = try #require(host.seen.last { $0.event == "warning" && $0.message.hasPrefix(text) })
+                #expect(warning.interface == "eth0")
+                // Once, until it is over.
+                let count = host.seen.count
+                try change("add 198.51.100.9/24")
+                try change("del 198.51.100.9/24")
+                #expect(!host.seen[count...].contains { $0.message.hasPrefix(text) })
+                try change("add 2001:db8:51::1/64 nodad")
+            }
+            #expect(host.seen.count { $0.message.hasPrefix(text) } == 2)
+        }
+    }
+
     @Test func theOrderDoesNotMatter() throws {
         try host { host in
             // Here before the daemon: listed.
