@@ -58,7 +58,8 @@ struct CheckTests {
             #expect(facts.count { $0.subject.hasPrefix("hook ") } == 14)
             let subjects = [
                 "kernel", "lockdown", "privileges", "cgroup v2", "bpffs", "attached", "other programs", "policy",
-                "IPv6 loopback", "addresses", "sysctl", "blockers", "names", "logind", "daemon",
+                "IPv6 loopback", "addresses", "sysctl", "blockers", "session cgroups", "names", "logind",
+                "daemon",
             ]
             for subject in subjects { #expect(facts.contains { $0.subject == subject }, "\(subject)") }
         }
@@ -175,6 +176,111 @@ struct CheckTests {
             let text = try sandbox.mustCtl("check").stdout
             #expect(text.split(separator: "\n").count { $0.contains("(PID \(blocker.pid))") } == 1, "\(text)")
             #expect(text.split(separator: "\n").allSatisfy { $0.hasPrefix("good ") || $0.hasPrefix("warning ") })
+        }
+    }
+
+    /// A user who may write to cgroup.procs above a session leaves it; to own the directory there is not enough.
+    @Test func usersWhoCanLeaveTheirSession() throws {
+        try attached { sandbox in
+            let mallory = "setpriv --reuid 64201 --regid 64201 --clear-groups"
+            let above = try sandbox.cgroup("attached/above")
+            func open() throws -> String {
+                let path = try sandbox.cgroup("attached/above/session")
+                let result = try sandbox.ctl(["session", "open", "--cgroup", path, "--id", "7"])
+                #expect(result.status == 0, "\(result)")
+                return result.stderr
+            }
+            /// Where mallory's process is after it has tried to leave session 7.
+            func leave() throws -> String {
+                let move = "echo $$ 2>/dev/null >'\(above)/free/cgroup.procs'; sed -n s/^0:://p /proc/self/cgroup"
+                let program = try sandbox.start(
+                    ["/bin/sh", "-c", "exec \(mallory) sh -c \"$0\"", move], in: "attached/above/session",
+                    errorOutput: true)
+                program.closeInput()
+                _ = try program.wait()
+                return program.outputText
+            }
+            try sandbox.sh("chown 64201 '\(above)'; \(mallory) mkdir '\(above)/free'")
+            #expect(try open() == "")
+            #expect(try leave().hasSuffix("/above/session\n"))
+            #expect(try check(sandbox, "session cgroups").map(\.verdict) == ["good"])
+            try sandbox.mustCtl("session", "close", "7")
+
+            let file = "\(above)/cgroup.procs"
+            let remedy = "chown root \(file) && chmod go-w \(file)"
+            try sandbox.sh("chown 64201 '\(file)'")
+            let message = "user 64201 can move processes out of session 7: \(file) belongs to them"
+            #expect(try open().contains("\(message); \(remedy)"))
+            #expect(try leave().hasSuffix("/above/free\n"))
+            let facts = try check(sandbox, "session cgroups")
+            #expect(
+                facts.map(\.verdict) == ["warning"] && facts[0].fact == message && facts[0].fix == remedy, "\(facts)")
+
+            try sandbox.sh("chown root '\(file)'; chmod 666 '\(file)'")
+            let anybody = try check(sandbox, "session cgroups")
+            #expect(anybody.count == 1 && anybody[0].fact.contains("other users than root can move"), "\(anybody)")
+            try sandbox.sh("sh -c '\(remedy)'")
+            #expect(try check(sandbox, "session cgroups").map(\.verdict) == ["good"])
+        }
+    }
+
+    @Test func copiesOfListedPrograms() throws {
+        try Sandbox.with { sandbox in
+            let listed = "\(sandbox.directory)/bin/listed"
+            let yaml =
+                "virtualIP: {enabled: true, programs: ['\(listed)', redis-server], addresses: {interface: eth0}}\n"
+            try sandbox.sh("install -m 755 '\(Build.probe.path)' '\(listed)'")
+            try sandbox.mustCtl("attach", "cgroup", sandbox.attached, "--policy", sandbox.policyFile(yaml))
+            _ = try sandbox.openSession("attached/ann", id: 7)
+            let original = try sandbox.probe("listed", in: "attached/ann")
+            let outside = try sandbox.probe("outside", in: "outside")
+            #expect(try check(sandbox, "copies").map(\.verdict) == ["good"])
+
+            let copy = try sandbox.probe("another", in: "attached/ann/below")
+            try sandbox.sh("ln '\(listed)' '\(sandbox.directory)/bin/hardlink'")
+            let link = try sandbox.probe("hardlink", in: "attached/ann")
+            let loader = try sandbox.sh(
+                "realpath /lib64/ld-linux-x86-64.so.2 /lib/ld-linux-aarch64.so.1 2>/dev/null || true"
+            )
+            .split(separator: "\n").map(String.init)
+            let loaded = try Probe(sandbox.start([try #require(loader.first), listed], in: "attached/ann"))
+            try loaded.must("socket a tcp")
+            let facts = try check(sandbox, "copies").filter { $0.verdict == "warning" }
+            #expect(facts.count == 3, "\(facts)")
+            for (program, how) in [
+                (copy, "is a copy of"), (link, "is a copy of"), (loaded, "has the dynamic loader run"),
+            ] {
+                let text = "(PID \(program.pid)) in session 7 \(how) \(listed), which is listed"
+                #expect(facts.contains { $0.fact.contains(text) }, "\(text): \(facts)")
+            }
+            for program in [original, outside] {
+                #expect(!facts.contains { $0.fact.contains("PID \(program.pid))") }, "\(facts)")
+            }
+        }
+    }
+
+    /// Programs outside sessions leave from a session's address where the host has none beside it.
+    @Test(arguments: [
+        ("198.51.100.1/24", "198.51.100.0/24", "198.51.100.2", "IPv4"),
+        ("2001:db8:51::1/64", "2001:db8:51::/64", "2001:db8:51::2", "IPv6"),
+    ])
+    func aHostWithoutAddressesOfItsOwn(own: String, network: String, other: String, family: String) throws {
+        try attached { sandbox in
+            let session = try sandbox.openSession("attached/a", id: 7)
+            let source = try #require(session.virtualIps.first { $0.contains(":") == other.contains(":") })
+            func leaves() throws -> Bool { try sandbox.sh("ip route get \(other)").contains("src \(source) ") }
+            #expect(try check(sandbox, "addresses").map(\.verdict) == ["good"])
+            #expect(try !leaves())
+            try sandbox.sh("ip addr del \(own) dev eth0; ip route add \(network) dev eth0")
+            #expect(try leaves())
+            let facts = try check(sandbox, "addresses")
+            #expect(
+                facts.map(\.verdict) == ["warning"]
+                    && facts[0].fact.hasPrefix("the host has no \(family) address of its own on eth0: "), "\(facts)")
+            let flags = family == "IPv6" ? "nodad" : ""
+            try sandbox.sh("ip route del \(network) dev eth0; ip addr add \(own) dev eth0 \(flags)")
+            #expect(try check(sandbox, "addresses").map(\.verdict) == ["good"])
+            #expect(try !leaves())
         }
     }
 
