@@ -35,7 +35,8 @@ public struct Instance: Sendable {
     /// Opens the registry for reading. This needs neither the lock nor write permission. A caller who may not open it gets
     /// the snapshot for members of a group.
     ///
-    /// - Throws: ``Failure`` as ``OwnedDirectory/requireSafe()`` and as ``Registry``; (not permitted) if the caller is neither root nor such a member.
+    /// - Throws: ``Failure`` as ``OwnedDirectory/requireSafe()`` and as ``Registry``; (not permitted) if the caller is neither
+    ///   root nor such a member.
     public func registry() throws(Failure) -> Registry {
         try OwnedDirectory(state.path).requireSafe()
         do throws(Failure) {
