@@ -3,14 +3,14 @@
 public import Glibc
 import Testing
 
-/// A `Program` of which a test wants a line or two, or the end.
+/// A `Program` of which a test needs only some lines, or the end.
 public final class Child {
     private let program: Program
     public var pid: pid_t { program.pid }
 
     public init(_ arguments: String...) throws { program = try Program(arguments) }
 
-    /// What it writes next, up to a newline; "" at its end.
+    /// The next line of its output; "" at its end.
     public func line() throws -> String {
         do { return try program.readLine() } catch { return program.outputText }
     }
@@ -25,7 +25,7 @@ public final class Child {
         wait()
     }
 
-    /// Its exit code, or 128 + the signal that ended it.
+    /// The exit code, or 128 plus the signal that ended it.
     @discardableResult public func wait() -> Int32 { (try? program.reap()) ?? -1 }
 }
 

@@ -2,9 +2,9 @@
 
 import Foundation
 
-/// The command lines of DHCP servers that tests start on eth0, with what they keep in a directory of the test's.
+/// The command lines of DHCP servers for tests on eth0. Their files are in a directory of the test.
 public enum DHCPServer {
-    /// dnsmasq, which grants no lease of less than 120 s. It is ready when its log has "DHCP, IP range".
+    /// dnsmasq, whose leases last at least 120 s. It is ready when its log has "DHCP, IP range".
     public static func dnsmasq(
         in directory: String, from first: String, to last: String, mask: String, _ more: [String] = []
     ) -> [String] {

@@ -4,14 +4,14 @@ import Foundation
 import Glibc
 public import Testing
 
-/// What the tests on the kernel need of the process and the host.
+/// The requirements of the kernel tests on the process and the host.
 public enum Privilege {
-    /// Capabilities without which nothing here works, by their bit (include/uapi/linux/capability.h).
+    /// The capabilities that the tests need, by bit (include/uapi/linux/capability.h).
     private static let needed: KeyValuePairs = [
         "CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39,
     ]
 
-    /// Why these tests cannot run here; `nil` where they can.
+    /// Why these tests cannot run here; `nil` if they can.
     public static let missing: String? = {
         guard geteuid() == 0 else { return "not root: build as yourself, then `sudo swift test --skip-build`" }
         let status = (try? KernelFile.read("/proc/self/status")) ?? ""
@@ -25,7 +25,7 @@ public enum Privilege {
         return nil
     }()
 
-    /// A test that does not run in CI must not look like one that passed.
+    /// In CI, a test that cannot run must fail.
     public static var mustRun: Bool { ProcessInfo.processInfo.environment["CI"] != nil }
 }
 
@@ -41,9 +41,9 @@ public enum CgroupMount {
     }()
 }
 
-/// Files that the kernel makes up as they are read.
+/// Files whose contents the kernel generates when they are read.
 public enum KernelFile {
-    /// All of it. Foundation takes a short read for the end, which it is not in /proc: one comes at each page.
+    /// The whole file. Foundation takes a short read for the end, but in /proc each page gives one.
     public static func read(_ path: String) throws -> String {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { throw HarnessError.errno("open \(path)") }
@@ -62,7 +62,7 @@ public enum KernelFile {
 }
 
 extension Trait where Self == ConditionTrait {
-    /// Skips, with the reason, where the privileges are missing; fails there in CI.
+    /// Skips with the reason if privileges are missing; in CI it fails.
     public static var requiresRoot: Self {
         .enabled(Comment(rawValue: Privilege.missing ?? "may run")) {
             guard let missing = Privilege.missing else { return true }
@@ -72,13 +72,13 @@ extension Trait where Self == ConditionTrait {
     }
 }
 
-/// What went wrong in the harness itself, as against in what it tests.
+/// A failure of the harness itself, and not of what it tests.
 public struct HarnessError: Error, CustomStringConvertible {
     public let description: String
 
     public init(_ description: String) { self.description = description }
 
-    /// For a C call that has just failed.
+    /// An error for a C call that has just failed.
     public static func errno(_ call: String) -> HarnessError {
         HarnessError("\(call): \(String(cString: strerror(Glibc.errno)))")
     }

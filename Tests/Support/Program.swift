@@ -3,12 +3,12 @@
 import Foundation
 public import Glibc
 
-/// A running program: what is written to its standard input, what comes from its standard output and error.
+/// A running program: its standard input, standard output and standard error.
 ///
-/// All waiting is by poll(2) with a deadline. When the last reference goes, the process is killed and reaped.
+/// All waiting uses poll(2) with a deadline. With the last reference, the process is killed and reaped.
 public final class Program {
     public let pid: pid_t
-    /// What was started, for messages.
+    /// The command, for messages.
     public let name: String
     public private(set) var status: Int32?
     private var input: Int32
@@ -22,20 +22,20 @@ public final class Program {
         var bytes: [UInt8] = []
     }
 
-    /// Writing to a program that has ended is an error here, not the end of the test process.
+    /// Writing to a program that has ended is an error, and must not end the test process.
     private static let ignorePipeSignal: Void = { _ = Glibc.signal(SIGPIPE, SIG_IGN) }()
 
     /// - Parameters:
     ///   - command: the path of the executable, then its arguments.
     ///   - environment: added to the test's own.
-    ///   - errorOutput: whether standard error is kept for `errorText`; else it is the test's own.
+    ///   - errorOutput: whether standard error is kept for `errorText`; if not, it is the test's own.
     ///   - log: a file that standard error is appended to instead.
     public init(
         _ command: [String], name: String? = nil, environment: [String: String] = [:], errorOutput: Bool = false,
         errorsTo log: String? = nil
     ) throws {
         Self.ignorePipeSignal
-        // One at a time: between pipe and fcntl another child could inherit an end, and hide the end of file.
+        // One at a time: between pipe and fcntl, another child could inherit an end, and delay the end of file.
         Self.spawning.lock()
         defer { Self.spawning.unlock() }
         self.name = name ?? command.joined(separator: " ")
@@ -91,7 +91,7 @@ public final class Program {
         close(error.descriptor)
     }
 
-    /// Close-on-exec. Only under the lock of `spawning`.
+    /// A pipe, close-on-exec. Call it only under the lock `spawning`.
     private static func pipe() throws -> (read: Int32, write: Int32) {
         var ends: [Int32] = [0, 0]
         guard Glibc.pipe(&ends) == 0 else { throw HarnessError.errno("pipe") }
@@ -108,7 +108,7 @@ public final class Program {
         }
     }
 
-    /// The end of file for the program.
+    /// Closes the program's input.
     public func closeInput() {
         if input >= 0 { close(input) }
         input = -1
@@ -128,17 +128,17 @@ public final class Program {
         }
     }
 
-    /// Waits for the end of the program: its exit code, or 128 + the number of the signal that ended it.
+    /// Waits for the end of the program. Returns its exit code, or 128 plus the signal that ended it.
     @discardableResult
     public func wait(within patience: Duration = hang) throws -> Int32 {
         if let status { return status }
         let deadline = ContinuousClock.now + patience
         while try fill(until: deadline, waitingFor: "its end") {}
-        // It closed its output, so it is ending: this does not block for long.
+        // It has closed its output, so it is ending, and this does not block for long.
         return try reap()
     }
 
-    /// Waits for the end of the process alone, where others that it started still have its output.
+    /// Waits for the end of the process alone, even if other processes still have its output.
     @discardableResult
     public func reap() throws -> Int32 {
         if let status { return status }
@@ -151,7 +151,7 @@ public final class Program {
 
     public var isRunning: Bool {
         guard status == nil else { return false }
-        // Not reaped: `wait` still reads what it has written.
+        // Do not reap it: `wait` still reads its output.
         var info = siginfo_t()
         return waitid(P_PID, id_t(pid), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_signo == 0
     }
@@ -163,14 +163,14 @@ public final class Program {
         return code
     }
 
-    /// What was written to standard output and not read as a line; complete once `wait` has returned.
+    /// The standard output that was not read as lines; complete once `wait` has returned.
     public var outputText: String { String(decoding: output.bytes, as: UTF8.self) }
-    /// What was written to standard error, where it is kept; complete once `wait` has returned.
+    /// The standard error, if it is kept; complete once `wait` has returned.
     public var errorText: String { String(decoding: error.bytes, as: UTF8.self) }
 
     public func signal(_ number: Int32) { kill(pid, number) }
 
-    /// Reads what is there, or comes before the deadline; `false` at the end of both streams.
+    /// Reads the output that is there or arrives before the deadline; `false` at the end of both streams.
     private func fill(until deadline: ContinuousClock.Instant, waitingFor what: String) throws -> Bool {
         var polls = [output, error].filter { $0.descriptor >= 0 }.map {
             pollfd(fd: $0.descriptor, events: Int16(POLLIN), revents: 0)

@@ -2,7 +2,7 @@
 
 public import Foundation
 
-/// The tree that the tests were built from.
+/// The source tree from which the tests were built.
 public enum SourceTree {
     private static let root = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../..").standardized
 

@@ -5,7 +5,7 @@ import Glibc
 public import SystemPackage
 import Testing
 
-/// A directory that goes with its owner.
+/// A directory that is removed with its owner.
 public final class TemporaryDirectory: Sendable {
     public let path: FilePath
 

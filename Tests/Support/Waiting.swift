@@ -2,13 +2,13 @@
 
 import Glibc
 
-/// How long anything may take before the test counts it as a hang: ten times what a slow machine takes whose processors are
-/// busy with something else. Only a test that fails waits as long.
+/// How long something may take before the test counts it as a hang: ten times what it takes on a slow, busy machine.
+/// Only failing tests wait this long.
 public let hang: Duration = .seconds(300)
 
-/// Looks at a condition until it holds, for what no event and no line of output reports.
+/// Checks a condition repeatedly until it holds, for what no event and no output reports.
 ///
-/// - Parameter what: what is waited for, for the message where it does not happen.
+/// - Parameter what: what is waited for, for the error message.
 /// - Throws: `HarnessError` after `patience`.
 public func wait(
     for what: @autoclosure () -> String, within patience: Duration = hang, until condition: () throws -> Bool

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* One control message, for which the caller has given room. */
+/* Fills in one control message, for which the caller has provided room. */
 static inline void set_control(struct msghdr *message, int level, int type, const void *data,
 			       size_t size)
 {

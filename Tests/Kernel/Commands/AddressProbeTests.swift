@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-/// Addresses that another host on the link has: asked for before use, and told of afterwards (RFC 5227).
+/// Addresses that another host on the link has: a host asks before it uses one, and announces it afterwards (RFC 5227).
 @Suite(.requiresRoot)
 struct AddressProbeTests {
     private func policy(_ pool: String, seconds: Int = 1) -> String {
@@ -21,7 +21,7 @@ struct AddressProbeTests {
         }
     }
 
-    /// Of eth0, where /sys is of another network namespace.
+    /// The link address of eth0, from ip(8), because /sys may be of another network namespace.
     private func linkAddress(_ sandbox: Sandbox, at place: Sandbox.Place) throws -> String {
         try sandbox.sh("ip -o link show dev eth0 | sed -n 's/.* link.ether \\([0-9a-f:]*\\) .*/\\1/p'", at: place)
             .trimmingCharacters(in: .whitespacesAndNewlines)
@@ -31,7 +31,8 @@ struct AddressProbeTests {
         try sandbox.ctl(["session", "open", "--json", "--cgroup", sandbox.cgroup("attached/\(name)")] + more)
     }
 
-    /// What another host has is passed over, said with that host's link address, and not asked about at every login.
+    /// Addresses of another host are skipped and reported with that host's link address, and not asked about at every
+    /// login.
     @Test("passes over addresses that another host has")
     func othersAddressesArePassedOver() throws {
         try attached(policy("198.51.100.16-198.51.100.30, '2001:db8:51::10-2001:db8:51::1f'")) { sandbox in
@@ -51,12 +52,12 @@ struct AddressProbeTests {
             #expect(
                 try second.decode(OpenSession.self).virtualIps == ["198.51.100.18", "2001:db8:51::12"], "\(second)")
             #expect(second.stderr.isEmpty, "\(second)")
-            // No trace of the questions in the host's own table.
+            // The questions leave no entries in the host's own table.
             #expect(try sandbox.sh("ip neigh show dev eth0 | grep -E '198.51.100.1[67]|::1[01]' || true").isEmpty)
         }
     }
 
-    /// What was asked for by name is refused, with nothing changed.
+    /// An address that was requested by --ip is refused, and nothing changes.
     @Test("refuses an address that another host has", arguments: ["198.51.100.16", "2001:db8:51::10"])
     func othersAddressIsRefused(address: String) throws {
         try attached(policy("198.51.100.32/28")) { sandbox in
@@ -72,7 +73,7 @@ struct AddressProbeTests {
         }
     }
 
-    /// A neighbour that remembers the address as another's learns who has it now, without having asked.
+    /// A neighbour whose table has another host for the address updates it, without having asked.
     @Test("announces a new address to neighbours that have another host for it")
     func neighboursAreTold() throws {
         try attached(policy("198.51.100.16-198.51.100.30, '2001:db8:51::10-2001:db8:51::1f'")) { sandbox in
@@ -100,8 +101,8 @@ struct AddressProbeTests {
         }
     }
 
-    /// A unit that opens a session must not have a process of it in its cgroup.
-    @Test("leaves no process in the cgroup of whoever opens a session")
+    /// A systemd unit that opens a session must not be left with a process in its cgroup.
+    @Test("leaves no process in the cgroup of the command that opens a session")
     func noProcessIsLeftBehind() throws {
         try attached(policy("198.51.100.16-198.51.100.30")) { sandbox in
             let opening = try sandbox.start(
@@ -113,10 +114,10 @@ struct AddressProbeTests {
         }
     }
 
-    /// Nobody waits for the lock while the link is being asked; two who ask at once get two addresses; and one that is
-    /// killed meanwhile leaves nothing.
+    /// The lock is free while other hosts are asked. Two commands that ask at the same time get two addresses, and one
+    /// that is killed leaves nothing.
     @Test("lets other commands change things while it asks the link")
-    func askingBlocksNobody() throws {
+    func askingBlocksNoCommand() throws {
         try attached(policy("198.51.100.16-198.51.100.30", seconds: 9)) { sandbox in
             let environment = sandbox.controlEnvironment
             let neighbour = try sandbox.start(
@@ -131,13 +132,13 @@ struct AddressProbeTests {
                     ],
                     in: "control", environment: environment, errorOutput: true)
             }
-            // Both are at it once the link is asked about two addresses.
+            // Both commands are running once other hosts are asked about two addresses.
             var missing: Set = [" 0.0.0.0 198.51.100.16", " 0.0.0.0 198.51.100.17"]
             while !missing.isEmpty {
                 let line = try neighbour.readLine()
                 missing = missing.filter { !line.hasSuffix($0) }
             }
-            // Stopped, they ask for as long as the change takes.
+            // While they are stopped, they keep asking, for as long as the change takes.
             for program in asking { program.signal(SIGSTOP) }
             try sandbox.mustCtl("program", "add", "redis-server", "--for", "virtual-ip")
             #expect(asking.allSatisfy { $0.isRunning })
@@ -151,7 +152,7 @@ struct AddressProbeTests {
         }
     }
 
-    /// A pool of which other hosts have everything is exhausted, and the error says by whom.
+    /// A pool whose addresses other hosts have is exhausted. The error names these hosts.
     @Test("refuses to open a session when other hosts have the whole pool")
     func othersHaveThemAll() throws {
         try attached(policy("198.51.100.16-198.51.100.17")) { sandbox in
@@ -162,8 +163,8 @@ struct AddressProbeTests {
         }
     }
 
-    /// A login is a session at once, and gets its address when the link has been asked: by the daemon, which does not stand
-    /// still meanwhile.
+    /// A login becomes a session at once. The daemon gives it the address once other hosts were asked, and does other
+    /// work in the meantime.
     @Test("opens a session at once, and gives it the address when the link was asked")
     func theDaemonAsks() throws {
         try attached(policy("198.51.100.16-198.51.100.30", seconds: 9)) { sandbox in
@@ -176,7 +177,7 @@ struct AddressProbeTests {
             let conflict = try host.event("address_conflict")
             #expect(conflict.address == "198.51.100.16" && conflict.interface == "eth0", "\(conflict)")
 
-            // While the next one is asked about.
+            // While other hosts are asked about the next address.
             #expect(try host.sessions().map(\.virtualIps) == [[]])
             let ben = try host.process(in: DaemonHost.slice(1002))
             try host.logind("user 1002 ben")
@@ -193,7 +194,8 @@ struct AddressProbeTests {
         }
     }
 
-    /// Another host that uses a session's address afterwards is reported, with the session's user; the address stays.
+    /// Another host that later uses a session's address is reported, with the session's user. The session keeps the
+    /// address.
     @Test func laterConflictsAreReported() throws {
         try attached(policy("198.51.100.16-198.51.100.30")) { sandbox in
             let host = try DaemonHost(sandbox)
@@ -201,7 +203,7 @@ struct AddressProbeTests {
             let ann = try host.process(in: DaemonHost.slice(1001))
             try host.logind("user 1001 ann")
             let address = try #require(host.event("address_given").address)
-            // For a minute at most: the daemon may not watch yet.
+            // For at most a minute: the daemon may not be watching yet.
             let neighbour = try sandbox.start(
                 [
                     "sh", "-c",
@@ -225,8 +227,8 @@ struct AddressProbeTests {
         }
     }
 
-    /// Without the capability nobody is asked, and that is reported.
-    @Test("asks nobody without the capability, and reports it")
+    /// Without the capability, no host is asked, and this is reported.
+    @Test("asks no host without the capability, and reports it")
     func notPermittedToAsk() throws {
         try attached(policy("198.51.100.16-198.51.100.30")) { sandbox in
             let program = try sandbox.start(
@@ -244,7 +246,7 @@ struct AddressProbeTests {
 }
 
 extension Sandbox {
-    /// Until the kernel has one that it may ask from: it asks about its own first.
+    /// Waits until eth0 has a link-local address, from which the kernel can ask. It first checks that address itself.
     fileprivate func waitForLinkLocal() throws {
         try sh(
             """

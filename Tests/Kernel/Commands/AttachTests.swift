@@ -5,7 +5,7 @@ import Foundation
 import TestSupport
 import Testing
 
-/// What attach and detach do to cgroups, programs, links and the network namespace.
+/// The effect of attach and detach on cgroups, programs, links and the network namespace.
 @Suite(.serialized, .requiresRoot)
 struct AttachTests: CommandHost {
     @Test("refuses paths that are no cgroup")
@@ -48,8 +48,8 @@ struct AttachTests: CommandHost {
         }
     }
 
-    /// The sk_lookup link follows: one that has gone with its namespace, or is of another one, is made anew.
-    @Test("keeps one sk_lookup link for all cgroups, and makes it anew when its namespace is another")
+    /// A sk_lookup link that is defunct, or in another namespace, is replaced.
+    @Test("keeps one sk_lookup link for all cgroups, and replaces it in another namespace")
     func keepsOneLinkForTheNetworkNamespace() throws {
         try attached { sandbox in
             struct Status: Decodable {
@@ -79,7 +79,7 @@ struct AttachTests: CommandHost {
         }
     }
 
-    /// Changes the only row of the `config` map behind the controller's back.
+    /// Changes the only row of the `config` map without the controller.
     private func editConfig(_ sandbox: Sandbox, _ edit: (inout [UInt8]) -> Void) throws {
         let pin = "\(sandbox.bpffs)/maps/config"
         let row = try sandbox.sh("bpftool -j map lookup pinned '\(pin)' key 0 0 0 0")
@@ -92,9 +92,9 @@ struct AttachTests: CommandHost {
         try sandbox.sh("bpftool map update pinned '\(pin)' key hex 00 00 00 00 value hex \(hex)")
     }
 
-    /// An upgrade: the pinned programs are of another build. They are replaced in every attached cgroup, under a program
-    /// that binds all the while, with no bind that is not rewritten.
-    @Test("updates the programs of another build in place, and misses no bind meanwhile")
+    /// An upgrade: the pinned programs are of another build. They are replaced in every attached cgroup, while a
+    /// program binds all the time. Every bind is rewritten.
+    @Test("updates the programs of another build in place, and misses no bind")
     func updatesProgramsInPlace() throws {
         try attached { sandbox in
             let session = try sandbox.openSession("attached/ann", id: 7)
@@ -121,7 +121,7 @@ struct AttachTests: CommandHost {
             #expect(try update.wait() == 0, "\(update.errorText)")
             #expect(update.outputText.contains("\"updated\""), "\(update.outputText)")
             let after = try sandbox.mustCtl("status", "--json").stdout
-            // The links are the same, the programs are not: in both cgroups.
+            // In both cgroups, the links are the same and the programs are not.
             struct Status: Decodable {
                 struct Attachment: Decodable {
                     struct Hook: Decodable { var hook: String, linkId: Int, programId: Int }
@@ -204,7 +204,7 @@ struct AttachTests: CommandHost {
             #expect(try sandbox.sh("ls -d '\(sandbox.bpffs)' 2>/dev/null || true").isEmpty)
             #expect(try sandbox.sh("bpftool cgroup show '\(path)'").isEmpty)
             #expect(try sandbox.mustCtl("session", "list").stdout.split(separator: "\n").count == 1)
-            try sandbox.mustCtl("detach", "--all")  // nothing there any more: fine
+            try sandbox.mustCtl("detach", "--all")  // nothing is left, which is no error
         }
     }
 
@@ -219,7 +219,7 @@ struct AttachTests: CommandHost {
         }
     }
 
-    /// Opening and closing a session at another depth must not take another session's protection away for a moment.
+    /// Opening and closing a session at another depth must not affect another session for a moment.
     @Test("rewrites every bind of a session while others open and close at another depth")
     func protectsWhileDepthsChange() throws {
         try attached { sandbox in

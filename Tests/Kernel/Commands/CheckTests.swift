@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-/// `check`: what it says of a host where one thing is wrong; `check --self-test`.
+/// The facts of `check` on a host with one problem, and `check --self-test`.
 @Suite(.serialized, .requiresRoot)
 struct CheckTests {
     struct Fact: Decodable, CustomStringConvertible {
@@ -52,7 +52,7 @@ struct CheckTests {
         try attached { sandbox in
             _ = try sandbox.openSession("attached/a", id: 7)
             let facts = try check(sandbox, nil, ["--policy", "\(sandbox.directory)/policy.yaml"])
-            // What a sandbox has not: the module in the linker's path, a daemon, a logind.
+            // A sandbox has no module in the linker's path, no daemon and no logind.
             let wrong = facts.filter { $0.verdict != "good" }.map(\.subject)
             #expect(Set(wrong).isSubset(of: ["names", "daemon", "logind", "blockers"]), "\(facts)")
             #expect(facts.count { $0.subject.hasPrefix("hook ") } == 14)
@@ -117,7 +117,7 @@ struct CheckTests {
         }
     }
 
-    /// Another instance's programs are as foreign as anybody's. The child's run first, then those of the cgroups above it.
+    /// Programs of another instance are reported too. The child's run first, then those of the cgroups above it.
     @Test func otherProgramsAndTheirOrder() throws {
         try attached { sandbox in
             let other = ["--bpffs", "\(sandbox.directory)/bpf/other", "--state", "\(sandbox.directory)/other"]
@@ -130,7 +130,7 @@ struct CheckTests {
             #expect(theirs.contains { $0.subject == "other programs" && $0.fact.contains("network namespace") })
             #expect(try sandbox.ctl(["detach", "--all"] + other).status == 0)
 
-            // On one cgroup, by the order of attaching.
+            // On one cgroup, they run in the order of attaching.
             try sandbox.mustCtl("detach", "cgroup", sandbox.attached)
             #expect(try sandbox.ctl(["attach", "cgroup", sandbox.attached] + other).status == 0)
             try sandbox.mustCtl("attach", "cgroup", sandbox.attached)
@@ -157,11 +157,11 @@ struct CheckTests {
             try sandbox.mustCtl("policy", "apply", sandbox.policyFile(yaml, named: "lo.yaml"))
             _ = try sandbox.openSession("attached/b", id: 8, ips: ["198.51.100.40"])
             try sysctl("ipv4.conf.eth0.arp_ignore", 1, says: "arp_ignore is 1 on eth0")
-            // Where the addresses' interface is not the one that leads to everybody.
+            // The interface of the addresses is not that of the default route.
             try sandbox.sh("ip link add far type veth peer name near && ip link set far up && ip link set near up")
             try sandbox.sh("ip route replace default dev far")
             try sysctl("ipv4.conf.eth0.rp_filter", 1, says: "rp_filter is 1 on eth0")
-            // Takes the address off as well.
+            // This removes the address as well.
             try sysctl("ipv6.conf.eth0.disable_ipv6", 1, says: "cannot have IPv6 virtual IPs", status: 1)
         }
     }
@@ -172,7 +172,7 @@ struct CheckTests {
             for command in ["socket a tcp", "bind a 0.0.0.0 9000", "listen a"] { try blocker.must(command) }
             let facts = try check(sandbox, "blockers").filter { $0.fact.contains("TCP port 9000 ") }
             #expect(facts.count == 1 && facts[0].fact.contains("unit httpd.service"), "\(facts)")
-            // Whatever its name is, one line says it.
+            // Whatever its name is, it is reported on one line.
             let text = try sandbox.mustCtl("check").stdout
             #expect(text.split(separator: "\n").count { $0.contains("(PID \(blocker.pid))") } == 1, "\(text)")
             #expect(text.split(separator: "\n").allSatisfy { $0.hasPrefix("good ") || $0.hasPrefix("warning ") })
@@ -297,7 +297,7 @@ struct CheckTests {
         }
     }
 
-    /// Without privileges it says what it can, and that they are missing.
+    /// Without privileges, it reports what it can, and that they are missing.
     @Test func withoutPrivileges() throws {
         try attached { sandbox in
             let program = try sandbox.start(
@@ -311,11 +311,11 @@ struct CheckTests {
 
     // MARK: The self-test
 
-    /// What a self-test must leave as it was, but for the history.
+    /// The state that a self-test must not change, except for the history.
     private func state(_ sandbox: Sandbox) throws -> [String] {
         [
             try sandbox.mustCtl("session", "list", "--json").stdout,
-            // Link-local ones are tentative for a second.
+            // Link-local addresses are tentative for a second, so they are left out.
             try sandbox.sh("ip -o addr show scope global"),
             try sandbox.sh("find '\(sandbox.attached)' -type d | sort"),
             try sandbox.mustCtl("map", "dump", "sessions", "--json").stdout,
@@ -343,7 +343,7 @@ struct CheckTests {
         }
     }
 
-    /// A policy under which there is less to prove, and what is proved then.
+    /// Under these policies, there is less to test.
     @Test func selfTestOfOtherPolicies() throws {
         try attached { sandbox in
             func facts(_ yaml: String) throws -> [Fact] {
@@ -367,7 +367,7 @@ struct CheckTests {
         }
     }
 
-    /// It can fail: where the virtual IPs are there in the maps alone.
+    /// The self-test fails if the virtual IPs are only in the maps.
     @Test func selfTestFinds() throws {
         try attached { sandbox in
             // Its programs cannot bind, or their packets are dropped.
@@ -385,7 +385,7 @@ struct CheckTests {
         }
     }
 
-    /// Interrupted, everything is taken away; killed, by the next command.
+    /// After an interrupt, it removes everything; after a kill, the next command does.
     @Test(arguments: [SIGINT, SIGKILL]) func selfTestThatIsEnded(by signal: Int32) throws {
         try attached { sandbox in
             let before = try state(sandbox)
@@ -393,7 +393,7 @@ struct CheckTests {
                 [Build.controller.path, "check", "--self-test"], in: "control",
                 environment: sandbox.controlEnvironment, errorOutput: true)
             program.closeInput()
-            // Until both sessions are there, which is before the first call.
+            // Wait until both sessions exist, which is before the first call.
             try wait(for: "the self-test") {
                 try sandbox.sh("ls '\(sandbox.attached)'/run-*/*/cgroup.procs 2>/dev/null | wc -l") == "2\n"
             }

@@ -8,7 +8,7 @@ import PolicyMaps
 import TestSupport
 import Testing
 
-/// What is wrong whatever the command: it fails in one line with a fitting exit code, and changes nothing.
+/// Errors that every command can meet: it fails with one line and the right exit code, and changes nothing.
 @Suite(.serialized, .requiresRoot)
 struct CommandErrorTests: CommandHost {
     @Test("exits with 64 and changes nothing when a command line is wrong")
@@ -52,7 +52,7 @@ struct CommandErrorTests: CommandHost {
         }
     }
 
-    /// Root by name, with none of the capabilities: what a user without privilege meets in the kernel.
+    /// Root without capabilities, which the kernel treats like a user without privilege.
     @Test("exits with 77 and names the capability when a privilege is missing")
     func namesTheMissingPrivilege() throws {
         try Sandbox.with { sandbox in
@@ -83,7 +83,7 @@ struct CommandErrorTests: CommandHost {
 
     @Test("names the hook that this kernel does not have")
     func namesTheMissingHook() throws {
-        // An attach type that no kernel has stands for one that this kernel does not have yet.
+        // An attach type that no kernel has stands for one that this kernel lacks.
         let unknown = Hook(name: "bind4", attachType: 9999, number: 0, since: "99.0")
         let support = HookSupport.probe(hooks: [unknown])
         let failure = try #require(support.first?.failure)
@@ -108,7 +108,7 @@ struct CommandErrorTests: CommandHost {
         }
     }
 
-    /// Every command that can print a document prints one that is JSON, and nothing else.
+    /// Every command with --json prints a JSON object and nothing else.
     @Test("prints an object with --json, whichever the command")
     func printsJSON() throws {
         try attached { sandbox in
@@ -133,7 +133,7 @@ struct CommandErrorTests: CommandHost {
         }
     }
 
-    /// Two commands at once wait for each other; none is lost.
+    /// Concurrent commands wait for each other, and none is lost.
     @Test("runs eight commands at once, one after another, and loses none")
     func runsCommandsAtOnce() throws {
         try attached { sandbox in

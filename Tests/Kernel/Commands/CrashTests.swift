@@ -4,10 +4,10 @@ import Foundation
 import TestSupport
 import Testing
 
-/// What a killed command, or a lost registry, leaves to the next command.
+/// How the next command repairs what a killed command, or a lost registry, leaves.
 @Suite(.serialized, .requiresRoot)
 struct CrashTests: CommandHost {
-    /// Whenever a command is killed, the next one finds what it left and repairs it.
+    /// A command may be killed at any time; the next one finds what it left and repairs it.
     @Test("recovers from an open or close that was killed at any moment")
     func recoversFromKilledCommands() throws {
         let policy =
@@ -19,7 +19,7 @@ struct CrashTests: CommandHost {
             try batch.write(toFile: "\(sandbox.directory)/batch", atomically: true, encoding: .utf8)
             var killed = 0
             for round in 0..<24 {
-                // Later in each round; opening four takes a few hundredths of a second.
+                // The kill comes later in each round; opening four sessions takes a few hundredths of a second.
                 let delay = String(format: "%.3f", 0.004 * Double(round + 1))
                 let script = """
                     timeout -s KILL \(delay) "$0" session open --batch '\(sandbox.directory)/batch' >/dev/null 2>&1 \
@@ -41,8 +41,8 @@ struct CrashTests: CommandHost {
         }
     }
 
-    /// Killed at every few of its calls of bpf(2), by number: whatever an attach, an apply or a detach leaves, a plain
-    /// attach makes whole again, and a program's bind is what the policy says.
+    /// The command is killed at some of its calls of bpf(2), by number. Whatever an attach, an apply or a detach
+    /// leaves, another attach repairs it, and a program's bind follows the policy.
     @Test(
         "recovers from an attach, apply or detach that was killed at any step",
         arguments: ["attach", "attach after a boot", "apply", "detach"])
@@ -66,7 +66,7 @@ struct CrashTests: CommandHost {
                     try sandbox.mustCtl("attach", "cgroup", path, "--policy", file)
                     try sandbox.mustCtl("session", "open", "--cgroup", ann, "--id", "7")
                 }
-                // What a boot takes away: pins, links, maps. The registry still has the policy.
+                // A boot removes pins, links and maps. The registry still has the policy.
                 if command == "attach after a boot" { try sandbox.sh("rm -r '\(sandbox.bpffs)'") }
                 let script = """
                     strace -f -o /dev/null -e trace=bpf,rename,unlink -e inject=bpf,rename,unlink:signal=KILL:when=\(step) \
@@ -90,7 +90,7 @@ struct CrashTests: CommandHost {
                 #expect(try sandbox.sh("ls -d '\(sandbox.bpffs)' 2>/dev/null || true").isEmpty)
                 #expect(try loopbackState(sandbox) == "0\n", "\(command) killed at step \(step)")
                 try probe.send("quit")
-                step += command.hasPrefix("attach") ? 9 : 7  // primes to the groups of calls: each kind of step is met
+                step += command.hasPrefix("attach") ? 9 : 7  // prime to the groups of calls: every kind is met
             }
             #expect(step > 10, "no step was met")
         }
@@ -109,7 +109,7 @@ struct CrashTests: CommandHost {
         }
     }
 
-    /// The error's advice is followed, and each policy that could not be read is reported.
+    /// Follows the hint of the error. Each policy that cannot be read is reported.
     @Test("applies a policy over those of a killed apply that cannot be read")
     func replacesPoliciesThatCannotBeRead() throws {
         try attached { sandbox in
@@ -131,8 +131,8 @@ struct CrashTests: CommandHost {
         }
     }
 
-    /// What a damaged registry's error says to do, works.
-    @Test("clears a damaged registry away by detach --all, as the error says")
+    /// The hint of the error for a damaged registry works.
+    @Test("moves a damaged registry aside by detach --all, as its error advises")
     func clearsADamagedRegistry() throws {
         try attached { sandbox in
             let session = try sandbox.openSession("attached/a", id: 7)

@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-/// `discover`: what it sees, what it makes of it, and that nobody else notices.
+/// `discover`: what it observes and concludes, and that it affects no other program.
 @Suite(.serialized, .requiresRoot)
 struct DiscoverTests: CommandHost {
     struct Report: Decodable {
@@ -98,7 +98,7 @@ struct DiscoverTests: CommandHost {
             ], in: cgroup, errorOutput: true)
     }
 
-    /// Until it serves, or has given up.
+    /// Waits until the program serves, or has given up.
     private func serves(_ server: Program) throws -> Bool {
         while let line = try? server.readLine() {
             if line.contains("Ready to accept connections") { return true }
@@ -153,15 +153,16 @@ struct DiscoverTests: CommandHost {
         }
     }
 
-    // MARK: Beside our hooks
+    // MARK: Beside the hooks
 
-    /// The first kernel by which this was measured; one between it and 6.1 may or may not take BPF_F_PREORDER.
+    /// The first kernel on which this was measured. Kernels between it and 6.1 may or may not accept BPF_F_PREORDER.
     private static let runsFirst: Bool = {
         let version = ProcessInfo.processInfo.operatingSystemVersion
         return (version.majorVersion, version.minorVersion) >= (6, 18)
     }()
 
-    /// It sees what was asked before the hooks have moved it: observing what is attached, as by default, and a cgroup above.
+    /// It sees the address before the hooks rewrite it, if it observes the attached cgroup (the default) or one above
+    /// it.
     @Test("observes beside the hooks", arguments: ["attached", "."])
     func besideTheHooks(_ observed: String) throws {
         try Sandbox.with { sandbox in
@@ -216,7 +217,7 @@ struct DiscoverTests: CommandHost {
         }
     }
 
-    // MARK: Whatever happens
+    // MARK: Unusual cases
 
     @Test("leaves no program attached when it is killed")
     func killedItLeavesNothing() throws {
@@ -269,7 +270,7 @@ struct DiscoverTests: CommandHost {
         }
     }
 
-    /// Of processes that have gone before anybody looked, with their cgroup, the kernel's own name is left.
+    /// For processes that ended before they were identified, with their cgroup, only the kernel's name is known.
     @Test("reports programs that have ended")
     func processesThatVanish() throws {
         try Sandbox.with { sandbox in
@@ -290,8 +291,8 @@ struct DiscoverTests: CommandHost {
         }
     }
 
-    /// A program that goes through all ports, again and again, costs no more memory than its share, hides nobody, and is
-    /// told by each call what it is told without an observer.
+    /// A program that uses all ports again and again takes no more memory than its share and hides no other program.
+    /// Its calls get the same results as without an observer.
     @Test("needs no more memory for many calls, and counts what it lost")
     func manyCalls() throws {
         let script = #"""
@@ -336,7 +337,7 @@ struct DiscoverTests: CommandHost {
         }
     }
 
-    /// A script goes by its own name, not by its interpreter's.
+    /// A script is reported by its own name, not by its interpreter's.
     @Test("names a script by its own name")
     func scripts() throws {
         try Sandbox.with { sandbox in
@@ -350,7 +351,7 @@ struct DiscoverTests: CommandHost {
         }
     }
 
-    /// Two programs of one name are told apart by their paths.
+    /// Two programs with the same name are distinguished by their paths.
     @Test("tells programs of one name apart by their paths")
     func ambiguousNames() throws {
         try Sandbox.with { sandbox in

@@ -4,7 +4,8 @@ import Foundation
 import TestSupport
 import Testing
 
-/// `explain`: what it says that a call gets, compared with what the call gets; which list entry matched; what it refuses.
+/// `explain`: the results that it predicts, compared with those of real calls; which list entry matched; what it
+/// refuses.
 @Suite(.serialized, .requiresRoot, .stage6)
 struct ExplainTests {
     let stage: Stage
@@ -12,7 +13,7 @@ struct ExplainTests {
 
     init() throws {
         stage = try #require(StageTrait.current)
-        // Without one, IPv6 reaches nobody elsewhere.
+        // Without a default route, IPv6 calls to other hosts fail.
         try stage.sandbox.sh("ip -6 route replace default via \(Sandbox.outsideAddress6)")
     }
 
@@ -66,7 +67,7 @@ struct ExplainTests {
         return try result.decode()
     }
 
-    // MARK: What it says against what is
+    // MARK: Prediction and result
 
     static let vl = ContractPolicy(.virtualIP, .loopback)
     static let policies = [
@@ -83,14 +84,14 @@ struct ExplainTests {
 
     @Test(arguments: policies, actors) func callsGetWhatItSays(policy: ContractPolicy, actor: Actor) throws {
         try stage.enforce(policy)
-        // What is bound there is closed before the next row.
+        // Sockets that are bound for a row are closed before the next row.
         for port in [stage.newPort()] + policy.excludedPorts { try expectCalls(of: actor, port: port, policy) }
     }
 
     private func expectCalls(of actor: Actor, port: UInt16, _ policy: ContractPolicy) throws {
         let program = try stage.start(actor)
         let anyone = try sandbox.probe("listener", in: Party.nobody.cgroup)
-        // On the lists, so that it is dual-stack where it asks for ::; what else it binds is its own already.
+        // The program is on the lists, so a socket on :: is dual-stack. All its other addresses are the session's own.
         let neighbour = try sandbox.probe("app", in: actor.party.cgroup)
         let explained = try explain("\(program.pid)", "--port", "\(port)")
         #expect(explained.session?.id == actor.party.id)
@@ -126,7 +127,7 @@ struct ExplainTests {
         try program.must("close a")
     }
 
-    /// With nothing that listens; and with something at each of the places that are said to be looked at.
+    /// Without any server; and with a server at each of the places that the conditions name.
     private func expectConnect(
         _ program: Probe, _ call: Explained.Call, _ port: UInt16, _ what: String, _ anyone: Probe, _ neighbour: Probe
     ) throws {
@@ -135,12 +136,12 @@ struct ExplainTests {
         try expectConnect(program, call, last, port, what)
         for outcome in call.outcomes.dropLast() {
             let when = try #require(outcome.when)
-            // A socket that is connected back would have to know this one's port.
+            // A socket that is connected back would have to know the client's port.
             guard !when.contains("is connected to") else { continue }
             let address = try #require(when.split(separator: " ").last.map(String.init))
             let listener = when.hasPrefix("something") ? anyone : neighbour
             if when.contains("asked for ::") {
-                // Where it is on another address, or is left alone, the condition does not hold.
+                // If the server is on another address, or is not rewritten, the condition does not hold.
                 for command in ["socket l udp 6", "bind l :: \(port)"] where try !listener(command).ok { break }
                 guard try listener.kernelView("l")?.local == "\(address):\(port)" else {
                     try listener.must("close l")
@@ -179,7 +180,7 @@ struct ExplainTests {
         try program.must("close c")
     }
 
-    // MARK: Which session, which entry
+    // MARK: Sessions and entries
 
     @Test func saysWhyThereIsNoSession() throws {
         let nobody = try stage.start(.nobody)
@@ -193,7 +194,7 @@ struct ExplainTests {
         #expect(try explain("\(deep.pid)").session?.id == 7)
     }
 
-    /// By name, by process name, by path, not at all: and why.
+    /// An entry may match by name, by process name, by path, or not at all, and the reason is given.
     @Test func saysWhichEntryMatched() throws {
         func enforce(_ programs: [String]) throws { try stage.enforce(Self.vl.with { $0.programs = programs }) }
         let app = try stage.start(.app)
@@ -209,7 +210,7 @@ struct ExplainTests {
         feature = try explain("\(app.pid)").feature("loopback")
         #expect(feature.applies && feature.entry == "*" && feature.matchedBy == nil, "\(feature)")
 
-        // A script is known by the process's name.
+        // A script is identified by the name of its process.
         try enforce(["serve.py"])
         let script = try sandbox.script("serve.py", in: Party.ann.cgroup)
         try script.must("pid")
@@ -219,7 +220,7 @@ struct ExplainTests {
         #expect(try file.feature("virtual-ip").matchedBy == "process name", "\(file)")
         #expect(file.notes.contains { $0.contains("is a script") }, "\(file)")
 
-        // Another of that name; and none at all.
+        // An entry for another file with the same name; and for a file that does not exist.
         try enforce(["/bin/app"])
         feature = try explain("\(app.pid)").feature("virtual-ip")
         #expect(!feature.applies && feature.reason.contains("'/bin/app': there is no such file"), "\(feature)")
@@ -227,7 +228,7 @@ struct ExplainTests {
         feature = try explain("\(app.pid)").feature("virtual-ip")
         #expect(!feature.applies && feature.reason.contains("process name 'app'"), "\(feature)")
 
-        // Started by a link, whose name is the process's until it takes another.
+        // A program that was started by a link. The process has the link's name until it changes it.
         try sandbox.sh("ln -sf app '\(sandbox.directory)/bin/link'")
         let linked = try sandbox.probe("link", in: Party.ann.cgroup)
         try linked.must("rename something")
@@ -236,7 +237,7 @@ struct ExplainTests {
         #expect(!feature.applies && feature.reason.contains("its executable is 'app'"), "\(feature)")
     }
 
-    /// A listed file that an upgrade has replaced: the old one runs on, the new one is not known yet.
+    /// An upgrade has replaced a listed file: the old program still runs, and the maps do not have the new one yet.
     @Test func saysThatTheFileWasReplaced() throws {
         let path = "\(sandbox.directory)/bin/upgraded"
         let old = try sandbox.probe("upgraded", in: Party.ann.cgroup)
@@ -253,7 +254,7 @@ struct ExplainTests {
         #expect(!feature.applies && feature.reason.contains("start the program again"), "\(feature)")
     }
 
-    // MARK: What it refuses
+    // MARK: Refusals
 
     @Test func refuses() throws {
         try stage.enforce(Self.vl)
@@ -283,7 +284,7 @@ struct ExplainTests {
         }
     }
 
-    /// One line for each row, and valid JSON, whatever a program is called.
+    /// Each row is on one line, and the JSON is valid, whatever the program's name is.
     @Test func namesThatAreHardToPrint() throws {
         try stage.enforce(Self.vl)
         let name = "a\nb\u{1b}[31m"

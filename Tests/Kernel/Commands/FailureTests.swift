@@ -4,7 +4,7 @@ import Foundation
 import TestSupport
 import Testing
 
-/// What a command reports and leaves behind when it fails.
+/// The errors of failed commands, and what they leave behind.
 @Suite(.serialized, .requiresRoot)
 struct FailureTests {
     @Test func rootIsToldWhichCapabilityItLacks() throws {
@@ -18,8 +18,8 @@ struct FailureTests {
         }
     }
 
-    /// A directory that the caller may not enter is no missing one.
-    @Test func whoeverMayNotEnterADirectoryIsToldSo() throws {
+    /// A directory that the caller may not enter is not reported as missing.
+    @Test func aDirectoryThatMayNotBeEnteredIsReported() throws {
         try Sandbox.with { sandbox in
             let directory = "\(sandbox.directory)/private"
             try sandbox.sh("mkdir -m 700 '\(directory)'; chmod o+x '\(sandbox.directory)'")
@@ -56,7 +56,7 @@ struct FailureTests {
                 #expect(!FileManager.default.fileExists(atPath: "\(sandbox.directory)/a"), "\(arguments)")
                 #expect(!FileManager.default.fileExists(atPath: pins), "\(arguments)")
             }
-            // Nor one that succeeds and has nothing to do.
+            // The same for a command that succeeds and has nothing to do.
             #expect(try run([], ["detach", "--all", "--state", state, "--bpffs", pins], sandbox).status == 0)
             #expect(!FileManager.default.fileExists(atPath: "\(sandbox.directory)/a"))
         }

@@ -4,7 +4,7 @@ import Foundation
 import TestSupport
 import Testing
 
-/// What the registry records of sessions that were closed and of who had an address.
+/// What the registry records of closed sessions and of the users of addresses.
 @Suite(.serialized, .requiresRoot)
 struct HistoryTests: CommandHost {
     private struct Past: Decodable {
@@ -38,7 +38,7 @@ struct HistoryTests: CommandHost {
         try sandbox.mustCtl("session", "list", "--all", "--json").decode(Past.self).sessions
     }
 
-    /// However a session ends, the record says so, and who had the address.
+    /// However a session ends, the history has the reason, and the user of the address.
     @Test("records how each session ended")
     func recordsEveryEnding() throws {
         try attached { sandbox in
@@ -79,7 +79,7 @@ struct HistoryTests: CommandHost {
         }
     }
 
-    @Test("tells who has an address, and who had it at a time")
+    @Test("shows who has an address, and who had it at a time")
     func tellsWhoHadAnAddress() throws {
         try attached { sandbox in
             func who(_ address: String, at time: String? = nil) throws -> [Holders.Holder] {
@@ -105,7 +105,7 @@ struct HistoryTests: CommandHost {
             try sandbox.mustCtl(
                 "session", "open", "--cgroup", path, "--id", "8", "--user", "bob", "--ip", "198.51.100.16")
             #expect(try who("198.51.100.16").map(\.user) == ["bob"])
-            // Within the second both had it; before, nobody.
+            // Both had it within this second; before, no user had it.
             let first = try #require(try past(sandbox).first)
             let then = try who("198.51.100.16", at: first.openedAt)
             #expect(
@@ -117,7 +117,7 @@ struct HistoryTests: CommandHost {
                 #expect(try sandbox.ctl(wrong).status == 64, "\(wrong)")
             }
 
-            // The clock was set back by an hour while bob had it: an end before its start.
+            // The clock was set back by an hour while bob had the address, so the end is before the start.
             let path2 = "\(sandbox.stateDirectory)/registry.sqlite"
             try sandbox.mustCtl("session", "close", "8")
             try sandbox.sh(
@@ -146,13 +146,13 @@ struct HistoryTests: CommandHost {
         }
     }
 
-    /// Neither a full disk nor one that cannot be written loses or half-does anything.
+    /// A full disk, or one that cannot be written, loses nothing and leaves nothing half done.
     @Test("changes nothing when the disk is full or read-only", arguments: ["full", "read-only"])
     func changesNothingOnABadDisk(disk: String) throws {
         try attached { sandbox in
             for name in ["ann", "bob"] { _ = try sandbox.cgroup("attached/\(name)") }
             _ = try sandbox.openSession("attached/ann", id: 7)
-            // In a mount namespace of its own, where the state is on a small disk; it goes with the shell.
+            // In a mount namespace with the state on a small disk, which ends with the shell.
             let script = """
                 cp -a "$3" "$3.kept"
                 mount -t tmpfs -o size=400k,mode=755 vip-test "$3"

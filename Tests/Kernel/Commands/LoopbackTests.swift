@@ -41,7 +41,7 @@ struct LoopbackTests: CommandHost {
             let session = try sandbox.openSession("attached/ann", id: 7)
             #expect(session.virtualLoopback6 == "fdd2:9088:43af::8")
             let moved = try sandbox.policyFile("virtualLoopback: {prefix: 'fd00:1::/64'}", named: "moved.yaml")
-            // Its programs would go on saying things to addresses that are no longer this host's.
+            // Its programs would go on sending to addresses that are no longer this host's.
             try refuses(sandbox, ["policy", "apply", moved], code: 1, "fdd2:9088:43af::/96", "1 open session", "close")
             try sandbox.mustCtl("session", "close", "7")
             try sandbox.mustCtl("policy", "apply", moved)
@@ -49,7 +49,7 @@ struct LoopbackTests: CommandHost {
             #expect(try sandbox.openSession("attached/ann", id: 7).virtualLoopback6 == "fd00:1::8")
             #expect(try sandbox.mustCtl("policy", "show").stdout.contains("prefix: fd00:1::/64"))
 
-            // Somebody else's network: refused before anything is changed.
+            // The network of another site: it is refused before anything is changed.
             try sandbox.mustCtl("session", "close", "7")
             try sandbox.sh("ip -6 route add fd00:2::/48 dev eth0")
             let taken = try sandbox.policyFile("virtualLoopback: {prefix: 'fd00:2::/96'}", named: "taken.yaml")
@@ -97,7 +97,7 @@ struct LoopbackTests: CommandHost {
             #expect(try sandbox.openSession("attached/a", id: 7).virtualLoopback6 == nil)
             let check = try sandbox.ctl("check")
             #expect(check.status == 0 && check.stdout.contains("IPv6 is disabled on lo"), "\(check)")
-            // What the warning says, works.
+            // The fix in the warning works.
             try sandbox.sh("sysctl -qw net.ipv6.conf.lo.disable_ipv6=0")
             try sandbox.mustCtl("attach", "cgroup", path)
             #expect(try loopbackState(sandbox) == "fdd2:9088:43af::/96\n1\n")
@@ -106,7 +106,7 @@ struct LoopbackTests: CommandHost {
         }
     }
 
-    /// Killed at every call that says something to the kernel's routes, or writes the sysctl.
+    /// The command is killed at each call that changes the kernel's routes or writes the sysctl.
     @Test("restores route and sysctl after a kill at any step", arguments: ["attach", "detach"])
     func restoresAfterAKill(command: String) throws {
         try Sandbox.with { sandbox in

@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-/// What a policy that is applied, and programs that are added and removed, do to running sessions.
+/// The effect of applied policies, and of added and removed programs, on running sessions.
 @Suite(.serialized, .requiresRoot)
 struct PolicyChangeTests: CommandHost {
     @Test("refuses a broken policy and names line and key")
@@ -20,7 +20,7 @@ struct PolicyChangeTests: CommandHost {
                 sandbox, ["attach", "cgroup", "\(sandbox.cgroup)/attached", "--policy", broken], code: 1,
                 "\(broken):2:9: ")
             try reportsProblems(sandbox)
-            // Edits that make an impossible policy.
+            // Edits that would make an inconsistent policy.
             try refuses(sandbox, ["program", "add", "a/b", "--for", "loopback"], code: 64, "a/b")
             try refuses(sandbox, ["program", "add", "java", "--for", "everything"], code: 64, "everything")
             try refuses(sandbox, ["program", "remove", "java", "--for", "loopback"], code: 1, "java")
@@ -31,7 +31,7 @@ struct PolicyChangeTests: CommandHost {
         }
     }
 
-    /// All problems of a file, a line each or a document, and nothing is applied.
+    /// All problems of a file are reported, one on each line or as a document, and nothing is applied.
     private func reportsProblems(_ sandbox: Sandbox) throws {
         let file = try sandbox.policyFile(
             "virtualIP:\n  mode: persession\nisolation: yes\ncolour: red\n", named: "bad.yaml")
@@ -88,7 +88,7 @@ struct PolicyChangeTests: CommandHost {
             #expect(try sandbox.mustCtl("map", "dump", "config").stdout.contains("too many"))
             let server = try sandbox.probe("server", in: "attached/ann")
             for command in ["socket a tcp", "bind a 0.0.0.0 9000", "listen a"] { try server.must(command) }
-            // Whichever of the host's addresses is asked for, the session's own server answers.
+            // At each of the host's addresses, the client reaches the session's own server.
             let client = try sandbox.probe("client", in: "attached/ann")
             for number in [1, 101, 110] {
                 try client.must("socket c tcp")
@@ -116,7 +116,7 @@ struct PolicyChangeTests: CommandHost {
         }
     }
 
-    /// While policies change, every bind gets what one of them gives, never what neither does.
+    /// While policies change, every bind gets the result of one of them, and never another one.
     @Test("rewrites every bind while policies change")
     func protectsWhileThePolicyChanges() throws {
         let first =
@@ -131,7 +131,7 @@ struct PolicyChangeTests: CommandHost {
             let files = [
                 try sandbox.policyFile(first, named: "1.yaml"), try sandbox.policyFile(second, named: "2.yaml"),
             ]
-            // The changes run beside the binds, and tell by ending that they are through.
+            // The changes run in parallel with the binds, and end when they are finished.
             let environment = sandbox.controlEnvironment
             let changes = try sandbox.start(
                 [
@@ -158,7 +158,7 @@ struct PolicyChangeTests: CommandHost {
         }
     }
 
-    /// A new file that got the inode of a listed one is another program.
+    /// A new file with the inode of a listed one is another program.
     @Test("takes a file with a listed one's inode for another program")
     func noticesAReusedInode() throws {
         let listed = "/tmp/vip-listed-\(getpid())"
@@ -174,7 +174,7 @@ struct PolicyChangeTests: CommandHost {
                 return try probe.must("getsockname a").address
             }
             #expect(try bound(listed) == session.virtualIps[0])
-            // The same inode under another name, as after an unlink and a create: here by renaming.
+            // Another name for the same inode, as after an unlink and a create. Here it is renamed.
             let other = "\(listed)-other"
             try FileManager.default.moveItem(atPath: listed, toPath: other)
             defer { try? FileManager.default.removeItem(atPath: other) }

@@ -4,7 +4,8 @@ import Foundation
 import TestSupport
 import Testing
 
-/// Which addresses sessions get, which are refused, and that they are on the interface as long as the session is open.
+/// Which addresses sessions get and which are refused, and that they are on the interface as long as the session is
+/// open.
 @Suite(.serialized, .requiresRoot)
 struct PoolTests: CommandHost {
     @Test("refuses addresses that are taken, the host's, special or outside its networks")
@@ -49,7 +50,7 @@ struct PoolTests: CommandHost {
             _ = try sandbox.openSession("attached/b", id: 8)
             let third = try sandbox.cgroup("attached/c")
             try refuses(sandbox, ["session", "open", "--cgroup", third], code: 1, "2 of 2")
-            // All or none: the first of the batch would have an address.
+            // All sessions are opened or none: the pool has an address for the first one of the batch.
             try sandbox.mustCtl("session", "close", "7")
             let batch = "--cgroup \(third)\n--cgroup \(try sandbox.cgroup("attached/d"))\n"
             try refuses(sandbox, ["session", "open", "--batch", "-"], input: batch, code: 1, "2 of 2")
@@ -57,7 +58,7 @@ struct PoolTests: CommandHost {
         }
     }
 
-    /// Of one family alone: the other one has addresses left.
+    /// Only one family is exhausted: the other one has addresses left.
     @Test("refuses to open a session when the pool has no IPv6 address left")
     func refusesAnExhaustedIPv6Pool() throws {
         let pool = "[198.51.100.16-198.51.100.23, 2001:db8:1::10-2001:db8:1::11]"
@@ -74,7 +75,7 @@ struct PoolTests: CommandHost {
         }
     }
 
-    /// Two addresses, really on the interface and usable at once; both gone with the session.
+    /// Both addresses are on the interface and usable at once, and are removed with the session.
     @Test("gives a session an address of each family, and removes both when it closes")
     func givesAnAddressOfEachFamily() throws {
         let pool = "[198.51.100.16-198.51.100.23, 2001:db8:1::/64]"
@@ -87,7 +88,7 @@ struct PoolTests: CommandHost {
                 try sandbox.sh("ip -o -6 addr show dev eth0 to 2001:db8:1::/64").split(separator: "\n").map(String.init)
             }
             let first = try sandbox.openSession("attached/a", id: 7)
-            // The first of the pool is the subnet-router anycast address, and left out.
+            // The first address of the pool is the subnet-router anycast address, which is left out.
             #expect(first.virtualIps == ["198.51.100.16", "2001:db8:1::1"])
             let asked = try sandbox.mustCtl(
                 "session", "open", "--cgroup", sandbox.cgroup("attached/b"), "--id", "8", "--ip", "2001:db8:1::99")
@@ -109,7 +110,7 @@ struct PoolTests: CommandHost {
             let run = try sandbox.ctl(
                 "run", "--id", "10", "--ip", "2001:db8:1::30", "--", "ip", "-o", "addr", "show", "dev", "eth0")
             #expect(run.status == 0 && run.stdout.contains(" 2001:db8:1::30/128 "), "\(run)")
-            // Taken off behind our back, and put back.
+            // Removed by another program, and restored.
             try sandbox.sh("ip addr del 2001:db8:1::99/128 dev eth0")
             #expect(try sandbox.ctl("check").stdout.contains("2001:db8:1::99 is not on eth0"))
             try sandbox.mustCtl("program", "add", "java", "--for", "virtual-ip")
@@ -159,7 +160,7 @@ struct PoolTests: CommandHost {
         }
     }
 
-    /// What something else took off the interface comes back with the next policy apply.
+    /// An address that another program removed from the interface is restored by the next policy apply.
     @Test("puts an address back that something else removed, with the next policy apply")
     func restoresRemovedAddresses() throws {
         try attached { sandbox in
@@ -180,7 +181,7 @@ struct PoolTests: CommandHost {
             addresses: {placement: route, pool: [203.0.113.0/24, '2001:db8:9::/64']}}
         """
 
-    /// The prefixes that local routes lead to, but for loopbacks.
+    /// The prefixes of local routes, without loopbacks.
     private func routedPrefixes(_ sandbox: Sandbox) throws -> [String] {
         try sandbox.sh(
             """
@@ -207,7 +208,7 @@ struct PoolTests: CommandHost {
             for (index, wildcard, kind, far) in [
                 (0, "0.0.0.0", "", Sandbox.outsideAddress), (1, "::", " 6", Sandbox.outsideAddress6),
             ] {
-                let port = 8000 + index  // what was closed a moment ago still has the other
+                let port = 8000 + index  // the previous port may still be in TIME_WAIT
                 for command in ["socket l tcp\(kind)", "bind l \(wildcard) \(port)", "listen l"] {
                     try client.must(command)
                 }
@@ -231,7 +232,7 @@ struct PoolTests: CommandHost {
                 for socket in ["l", "d"] { try client.must("close \(socket)") }
             }
 
-            // Taken away behind our back, and back again.
+            // Removed by another program, and restored.
             #expect(try sandbox.ctl("check").stdout.contains("4 of them by a route"))
             try sandbox.sh("ip route del local 203.0.113.0/24 dev lo table local")
             #expect(try sandbox.ctl("check").stdout.contains("203.0.113.1 is not local"))
@@ -240,7 +241,7 @@ struct PoolTests: CommandHost {
             #expect(try routedPrefixes(sandbox) == both)
             try sandbox.mustCtl("session", "close", "9")
 
-            // Another policy: as long as sessions have addresses of it, the prefix stays.
+            // With another policy, the prefix stays local as long as sessions have addresses of it.
             try sandbox.mustCtl("policy", "apply", sandbox.policyFile(Self.policy, named: "other.yaml"))
             #expect(try routedPrefixes(sandbox) == both)
             try sandbox.mustCtl("session", "close", "7")
@@ -275,7 +276,7 @@ struct PoolTests: CommandHost {
             try sandbox.sh("ip route add 203.0.113.128/25 via 198.51.100.2")
             try refuses(sandbox, ["policy", "apply", file("203.0.113.0/24")], code: 1, "a route 203.0.113.128/25")
             #expect(try routedPrefixes(sandbox).isEmpty)
-            // What is wider, or no way to anywhere, is in nobody's way; a route just like ours is left to its owner.
+            // Wider routes, and those that lead nowhere, are no conflict. A route equal to this one stays its owner's.
             try sandbox.sh(
                 """
                 ip route del 203.0.113.128/25 via 198.51.100.2; ip route add 203.0.0.0/16 via 198.51.100.2

@@ -5,13 +5,14 @@ import Glibc
 import TestSupport
 import Testing
 
-/// `run`: what of its caller's a command gets, and what it does not.
+/// What a command of `run` gets from its caller, and what it does not get.
 @Suite(.serialized, .requiresRoot)
 struct RunTests: CommandHost {
-    /// The user that has no privilege; every Linux has it.
+    /// A user without privilege, which every Linux has.
     private static let user = "nobody"
 
-    /// A sandbox with hooks attached, a program `bin/vip-probe` that each user can run, and one that notes that it was run.
+    /// A sandbox with hooks attached, a program `bin/vip-probe` that each user can run, and one that notes that it was
+    /// run.
     private func attached(_ body: (Sandbox) throws -> Void) throws {
         try Sandbox.with { sandbox in
             let policy = try sandbox.policyFile(Self.policy)
@@ -31,7 +32,7 @@ struct RunTests: CommandHost {
     /// A shell on a terminal of its own, where `ctl` is vip-bpfctl.
     private struct Terminal {
         let program: Program
-        /// Its device: /dev/pts/3, say.
+        /// The name of its device, such as /dev/pts/3.
         private(set) var name = ""
 
         init(_ sandbox: Sandbox) throws {
@@ -62,7 +63,7 @@ struct RunTests: CommandHost {
             }
         }
 
-        /// What `stty -g` says of the terminal's modes.
+        /// The terminal's modes, from `stty -g`.
         func modes() throws -> String {
             try type("echo mo''des $(stty -g)")
             return "modes " + Self.value(in: try expect("modes "))
@@ -80,7 +81,7 @@ struct RunTests: CommandHost {
         }
     }
 
-    // MARK: Its session
+    // MARK: The session of the command
 
     @Test("gives the command a session, and returns its exit code")
     func givesTheCommandASession() throws {
@@ -113,7 +114,7 @@ struct RunTests: CommandHost {
         }
     }
 
-    @Test("removes its cgroup though its session was closed meanwhile")
+    @Test("removes its cgroup although its session was closed in between")
     func removesItsCgroup() throws {
         try attached { sandbox in
             let run = try sandbox.start(
@@ -128,7 +129,7 @@ struct RunTests: CommandHost {
         }
     }
 
-    /// A daemon that the command leaves behind keeps the session; a signal reaches it.
+    /// A daemon that the command leaves behind keeps the session open, and a signal reaches it.
     @Test("keeps the session for what the command left running, and passes signals on")
     func waitsForTheLastProcess() throws {
         try attached { sandbox in
@@ -145,7 +146,7 @@ struct RunTests: CommandHost {
         }
     }
 
-    /// A run that is killed before its session is open leaves a cgroup, for the next command.
+    /// A run that is killed before its session is open leaves a cgroup, which the next command removes.
     @Test("leaves no cgroup to the next command when it is killed")
     func leavesNoCgroupAfterAKill() throws {
         try attached { sandbox in
@@ -167,12 +168,12 @@ struct RunTests: CommandHost {
     func nothingIsTypedIntoTheCallersTerminal(how: String) throws {
         try attached { sandbox in
             let terminal = try Terminal(sandbox)
-            // Root's own program can, so this would be seen.
+            // This program can do it as root, so a failure would be noticed.
             try terminal.type("bin/vip-probe type bin/typed")
             try terminal.expect("\"ok\":true")
             let attack = "'\(sandbox.directory)/bin/vip-probe' type bin/typed"
             let command = how.hasPrefix("--") ? "\(how) \(attack)" : "\(attack) \(how)"
-            // On one line: what is typed while it runs is for the command.
+            // On one line, because input that is typed while it runs goes to the command.
             try terminal.type("ctl run --user \(Self.user) \(command); echo en''d")
             try terminal.expect("end")
             try terminal.exit()
@@ -181,7 +182,7 @@ struct RunTests: CommandHost {
         }
     }
 
-    /// Without a terminal of its own, it has none at all, though its descriptors lead to the caller's.
+    /// Without a terminal of its own, it has none at all, although its descriptors lead to the caller's.
     @Test func withoutATerminalOfItsOwnItHasNone() throws {
         try attached { sandbox in
             let terminal = try Terminal(sandbox)
@@ -204,7 +205,7 @@ struct RunTests: CommandHost {
         }
     }
 
-    // MARK: Its own terminal
+    // MARK: The command's own terminal
 
     @Test func keysSizeAndExitCodePassThroughThePseudoTerminal() throws {
         try attached { sandbox in
@@ -219,7 +220,7 @@ struct RunTests: CommandHost {
             try terminal.type("word")
             try terminal.expect("got word")
             try terminal.expect("code 7")
-            // ^C is for the command, not for the caller; ^D is the end of its input.
+            // ^C reaches the command and not the caller; ^D is the end of the command's input.
             try terminal.type("ctl run sh -c 'echo sl''eeps; exec sleep 1000'; echo co''de $?")
             try terminal.expect("sleeps")
             try terminal.press("\u{3}")
@@ -247,7 +248,7 @@ struct RunTests: CommandHost {
         }
     }
 
-    /// Started in the background, it leaves keys to the shell, until the shell's `fg`.
+    /// If it is started in the background, it leaves the keys to the shell, until the shell's `fg`.
     @Test func inTheBackgroundItLeavesTheTerminalAlone() throws {
         try attached { sandbox in
             let terminal = try Terminal(sandbox)
@@ -302,13 +303,13 @@ struct RunTests: CommandHost {
         }
     }
 
-    /// The terminal is the caller's again, and ^C reaches what the command has left.
+    /// The caller has the terminal again, and ^C reaches processes that the command has left.
     @Test func theTerminalIsGivenBackWhenTheCommandEnds() throws {
         try attached { sandbox in
             let terminal = try Terminal(sandbox)
             let before = try terminal.modes()
-            // A shell without job control makes background commands ignore SIGINT. The command waits, a minute at most, until its
-            // daemon has left the terminal.
+            // A shell without job control makes background commands ignore SIGINT. The command waits, for at most a
+            // minute, until its daemon has left the terminal.
             let mark = "\(sandbox.directory)/left"
             try terminal.type(
                 """
@@ -382,7 +383,7 @@ struct RunTests: CommandHost {
             let login = try lines(["--user", Self.user])
             let path = "PATH=/usr/local/bin:/usr/bin:/bin"
             let names = Set(login.compactMap { $0.contains("=") ? $0.prefix { $0 != "=" } : nil })
-            // A shell adds some.
+            // A shell adds some variables.
             #expect(
                 names.subtracting(["PWD", "OLDPWD", "SHLVL", "_", "COLORTERM", "NO_COLOR"]) == [
                     "HOME", "SHELL", "USER", "LOGNAME", "PATH", "TERM",
@@ -401,11 +402,11 @@ struct RunTests: CommandHost {
         }
     }
 
-    // MARK: The rest
+    // MARK: Other cases
 
     @Test func anUnknownUserIsAnErrorBeforeAnythingIsMade() throws {
         try Sandbox.with { sandbox in
-            // Nothing is attached either, which would be found next.
+            // Nothing is attached either, but that is checked later.
             let result = try sandbox.ctl("run", "--user", "no-such-user", "--", "true")
             #expect(result.status == 64, "\(result)")
             #expect(result.stderr.contains("no-such-user"))

@@ -31,7 +31,7 @@ private struct TopDocument: Decodable {
     let sessions: [Session]
 }
 
-/// The rows of the table on a terminal, as far as they are there.
+/// The rows of the table on a terminal, as far as they are visible.
 private struct Rows: Equatable {
     var cells: [[String]] = []
 
@@ -54,7 +54,7 @@ private final class Terminal {
         try wait("a prompt") { $0.contains("$") }
     }
 
-    /// The server's socket is in the sandbox's directory, the server in its cgroup: both go with it, however that ends.
+    /// The server's socket is in the sandbox's directory, and the server in its cgroup, so both end with the sandbox.
     @discardableResult
     func tmux(_ arguments: String...) throws -> String {
         var environment = sandbox.controlEnvironment
@@ -69,7 +69,7 @@ private final class Terminal {
         return program.outputText
     }
 
-    /// Keys by tmux's names for them; a text is typed.
+    /// Presses keys, by tmux's names for them; other text is typed.
     func press(_ keys: String...) throws { for key in keys { try tmux("send-keys", key) } }
 
     func type(_ line: String) throws {
@@ -89,7 +89,7 @@ private final class Terminal {
         try tmux("display-message", "-p", "#{\(format)}").trimmingCharacters(in: .newlines)
     }
 
-    /// Waits until the screen is as it should be, and returns it.
+    /// Waits until the screen satisfies a condition, and returns it.
     @discardableResult
     func wait(_ what: String, _ isSo: (String) -> Bool) throws -> [String] {
         let deadline = ContinuousClock.now + hang
@@ -102,7 +102,7 @@ private final class Terminal {
         }
     }
 
-    /// Waits until the rows of the table are so.
+    /// Waits until the rows of the table satisfy a condition.
     @discardableResult
     func rows(_ what: String, _ isSo: (Rows) -> Bool) throws -> Rows {
         var found = Rows()
@@ -150,7 +150,7 @@ struct TopTests {
         }
     }
 
-    /// Waits until so many listen to events.
+    /// Waits until there are this many listeners.
     private func wait(forListeners count: Int, in sandbox: Sandbox) throws {
         func listening() throws -> Int {
             let map = try sandbox.mustCtl("map", "dump", "watchers", "--json").stdout
@@ -183,7 +183,7 @@ struct TopTests {
             #expect(found.sessions.map(\.id) == [7, 300])
             let (zoe, ann) = (found.sessions[0], found.sessions[1])
             #expect(zoe.user == "zoe" && zoe.virtualIps == ["198.51.100.17"] && zoe.virtualLoopback == "127.0.0.8")
-            // Rates have six digits behind the point.
+            // Rates have six digits after the point.
             func calls(_ rate: Double?) -> Int { Int(((rate ?? -1) * seconds).rounded()) }
             #expect(calls(zoe.rewrittenPerSecond) == 100 && calls(zoe.refusedPerSecond) == 0, "\(zoe)")
             #expect(calls(ann.rewrittenPerSecond) == 0 && calls(ann.refusedPerSecond) == 2000, "\(ann)")
@@ -206,7 +206,7 @@ struct TopTests {
         }
     }
 
-    /// What was lost is said, and makes the rates the least that they can be.
+    /// Lost events are reported, and the rates become lower bounds.
     @Test("marks rates as lower bounds when events were lost")
     func lowerBounds() throws {
         try sessions { sandbox, probes in
@@ -241,7 +241,7 @@ struct TopTests {
             #expect(found.measuredSeconds == nil && found.sessions.allSatisfy { $0.rewrittenPerSecond == nil })
             #expect(found.notes.count == 1 && found.notes[0].contains("\(others[0].pid)"), "\(found.notes)")
             #expect(found.sessions.map(\.sockets) == [2, 3])
-            // On the terminal they come when a place is free.
+            // On the terminal, the rates appear once a slot is free.
             let terminal = try Terminal(sandbox)
             try terminal.type("\(Build.controller.path) top --interval 0.2")
             try terminal.wait("a note") { $0.contains("no rates: 4 listen") }
@@ -261,7 +261,7 @@ struct TopTests {
             }
             try sandbox.mustCtl(
                 "attach", "cgroup", try sandbox.cgroup("attached"), "--policy", sandbox.policyFile(Self.rules))
-            // Root by name, with none of the capabilities.
+            // Root without capabilities.
             let powerless = try sandbox.start(
                 ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--", Build.controller.path, "top"],
                 in: "control", environment: sandbox.controlEnvironment, errorOutput: true)
@@ -294,7 +294,7 @@ struct TopTests {
                 try terminal.press(key)
                 try terminal.rows("the order after \(key)") { $0.ids == ids }
             }
-            // Sockets and processes come and go.
+            // Sockets and processes are created and end.
             try probes[0].must("socket v tcp")
             try probes[0].must("bind v 0.0.0.0 9005")
             try probes[0].must("listen v")
@@ -360,18 +360,18 @@ struct TopTests {
         try terminal.tmux("resize-window", "-x", "\(width)", "-y", "\(height)")
         let lines = try terminal.wait("\(width) columns and \(height) lines") { text in
             let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
-            // One line is a row's; a terminal of one cell has nothing to say.
+            // One line is for a row; on a terminal of one cell there is nothing to read.
             if height == 1 { return lines.count <= 1 }
             guard lines.count == height else { return false }
             let headings = lines[height == 2 ? 0 : 1]
-            // It was cut by us and not by the terminal.
+            // The program has cut the line, and not the terminal.
             return headings.hasPrefix("SESSION".prefix(width - 1))
                 && (width < 80 ? headings.count == width && headings.hasSuffix("+") : headings.hasSuffix("PROGRAMS"))
         }
         #expect(lines.allSatisfy { $0.count <= width }, "\(lines)")
     }
 
-    /// Every way out leaves the terminal as it was.
+    /// The terminal is restored however the program ends.
     @Test("restores the terminal however it ends")
     func restored() throws {
         try sessions { sandbox, _ in
@@ -408,7 +408,7 @@ struct TopTests {
         }
     }
 
-    /// ^Z, SIGSTOP, `bg` and `fg`; then the terminal goes.
+    /// ^Z, SIGSTOP, `bg` and `fg`; then the terminal is closed.
     @Test("gives the terminal back when it is stopped, and ends with it")
     func stoppedAndClosed() throws {
         try sessions { sandbox, _ in
@@ -426,7 +426,7 @@ struct TopTests {
                 try terminal.wait("the shell") { $0.contains("compared\n$") }
                 #expect(try KernelFile.read(before) == KernelFile.read(after))
                 if round == 1 {
-                    // In the background it leaves the terminal alone.
+                    // In the background, it does not use the terminal.
                     try terminal.type("clear; bg")
                     try terminal.wait("that it runs") { $0.contains("&") }
                     try terminal.type("for i in 1 2 3 4 5; do sleep 0.2; done; jobs")
@@ -435,7 +435,7 @@ struct TopTests {
                 try terminal.type("clear; fg")
             }
             try terminal.wait("the table") { $0.contains("2 sessions  0 rewrites/s") }
-            // The kernel stops it without asking, and whoever continues it sees it again.
+            // The kernel stops it without its cooperation. After it continues, the table is shown again.
             let pid = try #require(
                 Int32(KernelFile.read(pidFile).trimmingCharacters(in: .whitespacesAndNewlines)))
             Glibc.kill(pid, SIGSTOP)
@@ -461,7 +461,7 @@ struct TopTests {
             }
             try terminal.type("clear; \(Build.controller.path) top --once --interval 0.1 </dev/null; echo ended:$?:")
             try terminal.wait("one table") { $0.contains("ended:0:") && $0.contains("server, worker") }
-            // Keys come from the terminal, though standard input is another.
+            // Keys are read from the terminal, although standard input is another file.
             try terminal.type("clear; \(Build.controller.path) top --interval 0.2 </dev/null; echo ended:$?:")
             try terminal.wait("the table") { $0.contains("2 sessions  0 rewrites/s") }
             try terminal.press("q")

@@ -30,7 +30,7 @@ private struct WatchEvent: Decodable, CustomStringConvertible {
     let cgroupId: UInt64?
     let count: UInt64?
 
-    /// `bind4 rewritten 0.0.0.0:9000 -> 198.51.100.17:9000`, with the source and the reason where there is one.
+    /// `bind4 rewritten 0.0.0.0:9000 -> 198.51.100.17:9000`, with the source and the reason if there are any.
     var description: String {
         let asked = "\(askedAddress ?? "?"):\(askedPort ?? -1)"
         let got = gotAddress.map { " -> \($0):\(gotPort ?? -1)" } ?? " -> \(errno ?? "?") \(reason ?? "?")"
@@ -43,7 +43,7 @@ private struct WatchEvent: Decodable, CustomStringConvertible {
 private final class Watcher {
     let program: Program
 
-    /// Starts it and waits until the map says that it listens.
+    /// Starts it and waits until the map shows that it listens.
     init(_ sandbox: Sandbox, _ arguments: String...) throws {
         program = try sandbox.start(
             [Build.controller.path, "watch"] + arguments, in: "control", environment: sandbox.controlEnvironment,
@@ -61,7 +61,7 @@ private final class Watcher {
     func next(_ count: Int) throws -> [WatchEvent] { try (0..<count).map { _ in try next() } }
 }
 
-/// The map `watchers`: when each slot's time is over, then the slots.
+/// The map `watchers`: the ends of the slots' leases, then the slots.
 private struct RawWatchers: BitwiseCopyable, Sendable {
     var until: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
     var slots: (RawWatcher, RawWatcher, RawWatcher, RawWatcher) = (.init(), .init(), .init(), .init())
@@ -72,7 +72,7 @@ private struct RawWatcher: BitwiseCopyable, Sendable {
     var dropped: UInt64 = 0
 }
 
-/// Events: what the hooks tell those who listen, and what `watch` makes of it.
+/// The events that the hooks write for listeners, and the output of `watch`.
 @Suite(.serialized, .requiresRoot)
 struct WatchTests {
     static let rules = """
@@ -80,7 +80,7 @@ struct WatchTests {
         virtualLoopback: {enabled: true, programs: ["*"]}
         """
 
-    /// A sandbox with ann (7), ben (300) and poor (20), who has no virtual IP.
+    /// A sandbox with the sessions of ann (7), ben (300) and poor (20), who has no virtual IP.
     private func sessions(_ policy: String = rules, _ body: (Sandbox) throws -> Void) throws {
         try Sandbox.with { sandbox in
             try sandbox.mustCtl(
@@ -98,7 +98,7 @@ struct WatchTests {
         return try #require(try map.value(of: 0))
     }
 
-    /// What each of the calls tells, in their order.
+    /// The events of each call, in order.
     private func expect(
         _ watcher: Watcher, _ probe: Probe, _ rows: [(call: String, tells: [String])],
         location: SourceLocation = #_sourceLocation
@@ -209,7 +209,7 @@ struct WatchTests {
             #expect(counters.first { $0.hook == "connect6" }?.refusedFor["peer"] == 1)
             #expect(counters.first { $0.hook == "connect6" }?.rewritten == 1)
             #expect(counters.first { $0.hook == "recvmsg6" }?.seen == 1)
-            // And the listener is in the maps, with all that it was told.
+            // The listener is in the maps, with the number of its events.
             let dump = try sandbox.mustCtl("map", "dump", "watchers").stdout
             #expect(dump.contains("session 7") && dump.contains("written 14") && dump.contains("dropped 0"), "\(dump)")
             #expect(try sandbox.mustCtl("map", "dump", "watcher_rings").stdout.contains("slot 0  map_id "))
@@ -231,7 +231,7 @@ struct WatchTests {
             }
             #expect(try "\(watcher.next())" == "bind4 unaddressed 0.0.0.0:9000 -> 0.0.0.0:9000")
             #expect(try "\(watcher.next())" == "connect4 unaddressed 198.51.100.2:9 -> 198.51.100.2:9")
-            // The counters say the same.
+            // The counters agree.
             let status = try sandbox.mustCtl("status", "--json").decode(Counted.self)
             let bind = try #require(status.counters.first { $0.hook == "bind4" })
             #expect(bind.seen == 2 && bind.refused == 1 && bind.unaddressed == 1 && bind.rewritten == 0)
@@ -254,7 +254,7 @@ struct WatchTests {
             let ben = try Watcher(sandbox, "--json", "--session", "300")
             let app = try Watcher(sandbox, "--json", "--program", "app", "--count", "2")
             let refused = try Watcher(sandbox, "--json", "--verdict", "refused")
-            // All four slots are taken.
+            // All four slots are in use.
             let fifth = try sandbox.ctl("watch")
             #expect(fifth.status == 1 && fifth.stderr.contains("\(all.program.pid)"), "\(fifth)")
             for (name, cgroup) in [("app", "ann"), ("tool", "ann"), ("app", "ben")] {
@@ -278,8 +278,8 @@ struct WatchTests {
         }
     }
 
-    /// A watcher that ends gives its slot back; one that is killed costs nothing once its lease is over.
-    @Test("writes no event when nobody listens")
+    /// A watcher that ends frees its slot. A killed one costs nothing once its lease is over.
+    @Test("writes no event when there is no listener")
     func nobodyListens() throws {
         try sessions { sandbox in
             let probe = try sandbox.probe("app", in: "attached/ann")
@@ -301,7 +301,7 @@ struct WatchTests {
             _ = try killed.program.wait()
             let until = try raw(sandbox).until.0
             #expect(until != 0)
-            // By a program alone, when the lease is over; a call before that is still written.
+            // A hook frees the slot once the lease is over; events of earlier calls are still written.
             try wait(for: "the slot to be free") {
                 guard try raw(sandbox).until.0 != 0 else { return true }
                 try probe("burst s 1 198.51.100.18 9003")
@@ -310,7 +310,7 @@ struct WatchTests {
             let written = try raw(sandbox).slots.0.written
             try probe("burst s 10 198.51.100.18 9003")
             #expect(try raw(sandbox).slots.0.written == written && raw(sandbox).slots.0.dropped == 0)
-            // And the next one takes it.
+            // The next watcher takes the slot.
             let next = try Watcher(sandbox, "--json")
             try probe("burst s 1 198.51.100.18 9003")
             #expect(try next.next().reason == "isolation")
@@ -318,7 +318,7 @@ struct WatchTests {
         }
     }
 
-    /// What does not fit into the ring buffer of a watcher that does not read is counted, and said: not one is silently gone.
+    /// Events that do not fit into the ring buffer of a slow watcher are counted, and the number is reported.
     @Test("counts the events that a slow reader lost")
     func overflow() throws {
         try sessions { sandbox in
@@ -342,7 +342,7 @@ struct WatchTests {
         }
     }
 
-    /// A watcher that is stopped for longer than its lease is told so, and goes on.
+    /// A watcher that is stopped for longer than its lease reports the gap, and goes on.
     @Test("tells a watcher that was stopped for long that it missed events")
     func stoppedForLong() throws {
         try sessions { sandbox in
@@ -358,7 +358,7 @@ struct WatchTests {
                 return false
             }
             watcher.program.signal(SIGCONT)
-            while try watcher.next().event == "call" { written -= 1 }  // and then it says "gap"
+            while try watcher.next().event == "call" { written -= 1 }  // the next event is "gap"
             #expect(written == 0)
             try probe("burst s 1 198.51.100.18 9004")
             #expect(try watcher.next().askedPort == 9004)
@@ -368,7 +368,7 @@ struct WatchTests {
         }
     }
 
-    /// A reader that stops reading costs us no memory, and does not keep us from ending.
+    /// A reader that stops reading costs the watcher no memory, and does not prevent its end.
     @Test("keeps no memory for a reader that stops, and still ends")
     func readerThatStops() throws {
         try sessions { sandbox in
@@ -384,14 +384,14 @@ struct WatchTests {
             let before = try memory()
             try probe("burst s 1000000 198.51.100.18 9003")
             #expect(try memory() - before < 4096, "KiB, after a million events")
-            // Its output is full and nobody reads: it is in write(2).
+            // Its output is full and is not read: it is in write(2).
             watcher.program.signal(SIGTERM)
             #expect(try watcher.program.wait() == 0)
             #expect(watcher.program.errorText.contains("events were lost"))
         }
     }
 
-    /// With --for, what happened in that time is written, also what is still in the ring at its end.
+    /// With --for, all events of that time are written, including those that are still in the ring at its end.
     @Test("ends after the time that was asked for")
     func endsAfterATime() throws {
         try sessions { sandbox in
@@ -425,7 +425,7 @@ struct WatchTests {
         }
     }
 
-    /// A name is whatever its owner likes; a line stays a line, and JSON stays JSON.
+    /// A name may be anything: a line stays one line, and JSON stays valid.
     @Test("prints names of programs safely on one line")
     func crookedNames() throws {
         try sessions { sandbox in
@@ -444,7 +444,7 @@ struct WatchTests {
             let line = try table.program.readLine()
             #expect(line.contains("  a\\u{a}b\\u{1b}[31m\"\\\u{fffd}\\u{202e}z["), "\(line)")
             #expect(line.hasSuffix("0.0.0.0:9000           198.51.100.17:9000"), "\(line)")
-            // Nothing came in between, so each was one line.
+            // There were no other lines, so each event was on one line.
             let probe = try sandbox.probe("app", in: "attached/ann")
             for call in ["socket r tcp", "bind r 198.51.100.18 9003"] { try probe(call) }
             #expect(try json.next().program == "app")
@@ -474,9 +474,9 @@ struct WatchTests {
         }
     }
 
-    /// A cgroup that is detached and attached again goes on being watched; with the maps, watching ends.
+    /// A cgroup that is detached and attached again is still watched. Without the maps, watching ends.
     @Test("ends when the hooks are detached")
-    func detachedMeanwhile() throws {
+    func detachedWhileWatching() throws {
         try sessions { sandbox in
             let watcher = try Watcher(sandbox, "--json")
             let probe = try sandbox.probe("app", in: "attached/ann")

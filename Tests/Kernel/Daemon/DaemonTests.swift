@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-/// The daemon on a host of its own, with a mock of logind: sessions, what comes back, what is said, what is bad.
+/// The daemon on a host of its own, with a mock of logind: sessions, addresses, policies, and failures.
 @Suite(.serialized, .requiresRoot)
 struct DaemonTests {
     static func policy(
@@ -45,7 +45,7 @@ struct DaemonTests {
             let session = try #require(try host.sessions().first)
             #expect(session.id == 2 && session.user == "ann" && session.virtualIps.first == "198.51.100.16")
 
-            // Another login of the user's is in it; and the user's programs may stay when the last login has gone.
+            // Another login of the user is in it. The user's programs may continue after the last login has ended.
             let second = try host.process(in: "\(DaemonHost.slice(1001))/session-4.scope")
             try host.logind("login 4 1001 ann")
             try host.end(shell)
@@ -153,13 +153,13 @@ struct DaemonTests {
 
     @Test func theOrderDoesNotMatter() throws {
         try host { host in
-            // Here before the daemon: listed.
+            // This login exists before the daemon starts, so it is in logind's list.
             let first = try host.process(in: DaemonHost.slice(1001))
             try host.logind("user 1001 ann")
             try host.start()
             #expect(try host.event("session_opened").user == "ann")
 
-            // Here before its cgroup is, and before that has a process.
+            // This login is listed before its cgroup exists, and before that has a process.
             try host.logind("user 1002 ben")
             _ = try host.sandbox.cgroup(DaemonHost.slice(1002))
             let second = try host.process(in: DaemonHost.slice(1002))
@@ -170,7 +170,7 @@ struct DaemonTests {
             try host.sandbox.sh("rmdir '\(host.sandbox.cgroup)/\(DaemonHost.slice(1002))'")
             #expect(try host.event("session_closed").user == "ben")
 
-            // And the user again, who is still in logind's list.
+            // The user starts a process again, and is still in logind's list.
             let third = try host.process(in: DaemonHost.slice(1002))
             #expect(try host.event("session_opened").user == "ben")
             for program in [first, third] {
@@ -199,7 +199,7 @@ struct DaemonTests {
             #expect(try host.sessions().map(\.user).sorted { $0 ?? "" < $1 ?? "" } == ["ben", "eve"])
             #expect(!host.seen.contains { $0.event == "session_opened" && $0.user == "ben" && $0.session != 3 })
 
-            // What ends cleanly leaves the sessions, too.
+            // A clean end leaves the sessions open, too.
             #expect(try host.stop() == 0)
             #expect(try host.sessions().count == 2)
             try host.start()
@@ -213,7 +213,7 @@ struct DaemonTests {
     @Test func everyLoginIsASession() throws {
         try host(Self.policy(unit: "sessionScope")) { host in
             try host.start()
-            // logind's own number where it is one that may be used and is free; the lowest free one else.
+            // logind's number, if it is allowed and free; otherwise the lowest free ID.
             var programs: [Program] = []
             for (login, id) in [("7", 7), ("c3", 2), ("53", 3), ("0", 4), ("07", 5), ("99999999", 6)]
                 as [(String, UInt32)]
@@ -224,7 +224,7 @@ struct DaemonTests {
                 #expect(opened.session == id, "\(login)")
                 #expect(opened.cgroup?.hasSuffix("/user-1001.slice/session-\(login).scope") == true)
             }
-            // 2 is c3's.
+            // ID 2 belongs to c3.
             programs.append(try host.process(in: "\(DaemonHost.slice(1002))/session-2.scope"))
             try host.logind("login 2 1002 ben")
             #expect(try host.event("session_opened").session == 8)
@@ -246,7 +246,7 @@ struct DaemonTests {
             try host.start()
             #expect(try host.event("session_refused").user == "ben")
             #expect(try host.sessions().map(\.id) == [9, 10])
-            // By hand it was opened, and so it goes on in an empty cgroup, until that is removed.
+            // The session was opened by hand, so it continues in an empty cgroup, until that is removed.
             try host.end(ann)
             let eve = try host.process(in: DaemonHost.slice(1003))
             try host.logind("user 1003 eve")
@@ -269,7 +269,7 @@ struct DaemonTests {
             try host.logind("user 1001 ann")
             #expect(try host.event("session_opened").user == "ann")
 
-            // Only logind: what it forgets does not end, what it says later is heard.
+            // Only logind leaves: logins that it forgets do not end, and later ones are followed.
             try host.logind("leave")
             try host.event("logind_lost")
             try host.logind("quiet")
@@ -280,7 +280,7 @@ struct DaemonTests {
             #expect(try host.event("session_opened").user == "ben")
             #expect(try host.sessions().map(\.user) == ["ann", "ben"])
 
-            // The bus; cgroups are followed all the same.
+            // The bus ends; cgroups are still followed.
             try host.endBus()
             try host.event("logind_lost")
             try host.end(ann)
@@ -314,7 +314,7 @@ struct DaemonTests {
     @Test func hostileNames() throws {
         try host(Self.policy(unit: "sessionScope")) { host in
             try host.start()
-            // Names that would lead elsewhere are nobody's login, and a session keeps no name that is none.
+            // Names that would lead elsewhere are no logins, and a session keeps no invalid name.
             var programs = [try host.process(in: "elsewhere")]
             try host.logind("login x.scope/../../../elsewhere 1001 ann")
             try host.logind("login ../elsewhere 1001 ann")
@@ -349,7 +349,7 @@ struct DaemonTests {
                 #expect(try sandbox.sh("ip -o addr show dev eth0").contains(" \(address) "))
             }
 
-            // Down: the kernel takes IPv6 addresses off; up: they are back.
+            // When the interface is down, the kernel removes IPv6 addresses; when it is up, they are restored.
             try sandbox.sh("ip link set eth0 down")
             try host.event("interface_down")
             try sandbox.sh("ip link set eth0 up")
@@ -358,13 +358,13 @@ struct DaemonTests {
                 try sandbox.sh("ip -o addr show dev eth0").contains(" 2001:db8:51::101/128 ")
             }
 
-            // Renamed: noted, and taken off the right one in the end.
+            // The new name is recorded, and the addresses are finally removed from the right interface.
             try sandbox.sh("ip link set eth0 down; ip link set eth0 name lan0; ip link set lan0 up")
             #expect(try host.event("interface_renamed").interface == "lan0")
             try sandbox.sh("ip addr del 198.51.100.16/32 dev lan0")
             try host.event("address_restored") { $0.address == "198.51.100.16" && $0.interface == "lan0" }
 
-            // Removed, and made anew under the name: tried again until it is there.
+            // After the interface is removed and created again, restoring is tried until it succeeds.
             try sandbox.sh("ip link del lan0")
             try host.event("interface_removed")
             #expect(try host.event("address_missing").priority == 3)
@@ -385,7 +385,7 @@ struct DaemonTests {
             try host.event("session_opened")
             let probe = try host.sandbox.probe(in: DaemonHost.slice(1001))
             try probe.must("socket a tcp")
-            // No address of the host's: left to the kernel, which knows better.
+            // An address that is not the host's is left to the kernel.
             #expect(try probe("bind a 198.51.100.9 9000").errno == "EADDRNOTAVAIL")
             try host.sandbox.sh("ip addr add 198.51.100.9/24 dev eth0; ip addr add 2001:db8:51::9/64 dev eth0 nodad")
             try wait(for: "the daemon's change") {
@@ -416,7 +416,7 @@ struct DaemonTests {
             let ann = try host.process(in: DaemonHost.slice(1001))
             try host.logind("user 1001 ann")
             try host.event("session_opened")
-            // As dpkg does it: a new file in the place of the old one.
+            // As dpkg does it: a new file replaces the old one.
             try sandbox.sh("install -m 755 '\(Build.probe.path)' '\(crm).new'; mv '\(crm).new' '\(crm)'")
             try host.event("programs_refreshed")
             let probe = try sandbox.probe(crm, in: DaemonHost.slice(1001))
@@ -448,7 +448,7 @@ struct DaemonTests {
             host.daemon?.signal(SIGHUP)
             try host.event("policy_reloaded")
             #expect(try host.sandbox.mustCtl("policy", "show").stdout.contains("sessionScope"))
-            // The user's session stays as long as it lasts; then each login is one.
+            // The user's session stays until it ends; from then on, each login is one.
             let login = try host.process(in: "\(DaemonHost.slice(1001))/session-5.scope")
             try host.logind("login 5 1001 ann")
             try host.event("session_refused")
@@ -489,8 +489,8 @@ struct DaemonTests {
                 let line = status.split(separator: "\n").first { $0.hasPrefix("voluntary_ctxt_switches:") }
                 return try #require(line.flatMap { Int($0.split(separator: "\t").last ?? "") })
             }
-            // Once it has done what its own change gave it to do: a second and a half without work is found, be it the
-            // third one on a machine that is busy.
+            // Wait until the work that its own change caused is done: look for a second and a half without work, which
+            // on a busy machine may be the third one.
             try wait(for: "the daemon to sleep") {
                 let before = try wakeUps()
                 usleep(1_500_000)
@@ -502,7 +502,7 @@ struct DaemonTests {
 
     @Test func theClockMayJump() throws {
         try host { host in
-            // The wall clock as libfaketime gives it, from a file; the monotonic clock is the kernel's.
+            // libfaketime takes the wall clock from a file; the monotonic clock is the kernel's.
             let clock = "\(host.sandbox.directory)/clock"
             try "+0".write(toFile: clock, atomically: true, encoding: .utf8)
             try host.start(environment: try host.fakeClock(from: clock))
@@ -533,7 +533,7 @@ struct DaemonTests {
             #expect(line.hasPrefix("vip-bpfctl: lock \(state)/daemon.lock: read-only file system"), "\(line)")
             #expect(try host.stop(0) == 1)
 
-            // It becomes so: said once; when it is over, nothing was lost.
+            // The state changes: it is reported once, and afterwards nothing is lost.
             try host.start(wrapper: inner + ["exec \"$@\"", "sh"])
             try host.event("logind_followed")
             let pid = try #require(host.daemon?.pid)
@@ -554,7 +554,8 @@ struct DaemonTests {
 
     @Test func eventsAreFieldsOfTheJournal() throws {
         try host { host in
-            // A journal that prints each entry's fields as the daemon prints events where there is none.
+            // A journal that prints the fields of each entry in the form in which the daemon prints events without a
+            // journal.
             let journal = """
                 import json, socket
                 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

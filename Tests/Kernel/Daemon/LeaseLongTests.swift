@@ -5,11 +5,11 @@ import Glibc
 import TestSupport
 import Testing
 
-/// As many users as a host has, each with a leased address for as long as it takes to see whether it holds: `make test-dhcp`.
+/// As many users as a host may have, each with a leased address, for several lease times: `make test-dhcp`.
 @Suite(
     .serialized, .requiresRoot, .enabled(if: getenv("VIP_TEST_DHCP") != nil, "takes many minutes: make test-dhcp"))
 struct LeaseLongTests {
-    /// How many sessions, and through how many lease times of 60 s.
+    /// The number of sessions, and of lease times of 60 s.
     private static let count = getenv("VIP_TEST_DHCP").flatMap { Int(String(cString: $0)) } ?? 64
     private static let times = getenv("VIP_TEST_DHCP_TIMES").flatMap { Int(String(cString: $0)) } ?? 5
     private static let seconds = 60
@@ -17,14 +17,14 @@ struct LeaseLongTests {
     @Test func everySessionKeepsItsAddress() throws {
         try DaemonHost.withLeases { host in
             let sandbox = host.sandbox
-            // Room for more than the sandbox's network has.
+            // A network with room for more hosts than the sandbox's.
             try sandbox.sh("ip address flush dev eth0 && ip address add 198.18.0.2/16 dev eth0")
             try sandbox.sh("ip address flush dev eth0 && ip address add 198.18.0.1/16 dev eth0", at: .outside)
             let server = try host.kea(
                 seconds: Self.seconds, pool: "198.18.1.0 - 198.18.8.255", subnet: "198.18.0.0/16")
             try host.start()
             try host.event("logind_followed")
-            // One program for all of them: each has pipes to the test.
+            // One program starts all of them, because each child of the test has pipes to it.
             let shells = try sandbox.start(
                 [
                     "/bin/sh", "-c",
@@ -77,7 +77,7 @@ struct LeaseLongTests {
         }
     }
 
-    /// The time that a process ran, in clock ticks of 10 ms: proc_pid_stat(5), utime and stime.
+    /// The CPU time of a process, in clock ticks of 10 ms: proc_pid_stat(5), utime and stime.
     private static func ticks(_ pid: Int32) throws -> Int {
         let text = try KernelFile.read("/proc/\(pid)/stat")
         let fields = text.split(separator: ")").last?.split(separator: " ") ?? []

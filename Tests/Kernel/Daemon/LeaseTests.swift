@@ -5,8 +5,8 @@ import Glibc
 import TestSupport
 import Testing
 
-/// `source: dhcp`, from a login to what the server knows of it: the daemon with the privileges that its unit leaves it, the real
-/// udhcpc, and dnsmasq, Kea or a server that errs on the host outside.
+/// `source: dhcp`, from a login to the server's state: the daemon with the privileges of its unit, the real udhcpc, and
+/// dnsmasq, Kea or a hostile server on the host outside.
 @Suite(.serialized, .requiresRoot)
 struct LeaseTests {
     enum Server: Sendable { case dnsmasq, kea }
@@ -26,7 +26,7 @@ struct LeaseTests {
             #expect(try host.placed() == [ann.address, ben.address])
             #expect(try host.sessions().map(\.virtualIps) == [[ann.address], [ben.address]])
 
-            // The same server on the same port in both, each reached from outside.
+            // The same server on the same port in both sessions; each can be reached from outside.
             let client = try host.sandbox.probe(in: "outside", at: .outside)
             for (uid, address) in [(1001, ann.address), (1002, ben.address)] {
                 let program = try host.sandbox.probe(in: DaemonHost.slice(uid))
@@ -39,7 +39,7 @@ struct LeaseTests {
                 try host.end(program.program)
             }
 
-            // Out, and the server knows; in again, and it is the same address.
+            // After the logout, the server has the release. After the next login, the address is the same.
             try host.end(ann.shell)
             #expect(try host.event("address_taken").address == ann.address)
             #expect(try host.event("lease_released").address == ann.address)
@@ -75,7 +75,7 @@ struct LeaseTests {
                 let count = host.seen.count
                 try host.start()
                 try host.event("logind_followed")
-                // A login that comes after shows that all before it was looked at.
+                // A later login is handled after all earlier ones.
                 let eve = try host.login(1003, "eve")
                 #expect(![ann.address, ben.address].contains(eve.address))
                 try host.end(eve.shell)
@@ -84,7 +84,7 @@ struct LeaseTests {
                 #expect(!after.contains { $0.event == "address_taken" && $0.user != "eve" }, "\(after)")
                 #expect(try host.placed() == [ann.address, ben.address] && host.clients() == clients)
             }
-            // One that ends while nobody looks is given back later.
+            // The lease of a session that ends while no daemon runs is released later.
             _ = try host.stop(SIGKILL)
             try host.end(ann.shell)
             try host.start()
@@ -112,7 +112,7 @@ struct LeaseTests {
             try program.must("socket b tcp")
             #expect(try program("connect b \(Sandbox.outsideAddress) 9000").errno == "EADDRNOTAVAIL")
 
-            // By then it is tried again by itself; said once, however often it fails.
+            // The daemon tries again by itself, and reports the failure only once.
             let server = try host.dnsmasq()
             let given = try host.event("address_given")
             #expect(given.session == opened.session)
@@ -145,7 +145,8 @@ struct LeaseTests {
         }
     }
 
-    /// Refused at renewal, changed at renewal, expired: the session has what the server says, and the record says it too.
+    /// A lease is refused at renewal, changed at renewal, or expires: the session follows the server, and so does the
+    /// history.
     @Test func whatTheServerTakesIsTaken() throws {
         try DaemonHost.withLeases { host in
             let server = try host.hostile(#"{"offer": "198.51.100.101", "seconds": 15}"#)
@@ -188,14 +189,14 @@ struct LeaseTests {
         }
     }
 
-    @Test func hostileAnswersGiveNobodyAnything() throws {
+    @Test func hostileAnswersGiveNoAddress() throws {
         let policy = """
             virtualIP: {enabled: true, mode: perSession, addresses: {source: dhcp}}
             """
         // The interface is that of the default route.
         try DaemonHost.withLeases(policy) { host in
             let server = try host.hostile(#"{"offer": "198.51.100.101", "seconds": 60}"#)
-            // One that is a session's by hand, which the source of leases cannot know.
+            // One of the addresses is a session's that was opened by hand, which the source of leases does not know.
             try host.start()
             _ = try host.sandbox.openSession("attached/by-hand", id: 9, ips: ["198.51.100.105"])
             for (uid, (address, why)) in [
@@ -206,7 +207,7 @@ struct LeaseTests {
                 try host.tell(server, "{\"offer\": \"\(address)\"}")
                 let shell = try host.process(in: DaemonHost.slice(2000 + uid))
                 try host.logind("user \(2000 + uid) user\(uid)")
-                // The one before may have been tried again meanwhile.
+                // The previous one may have been tried again.
                 let refused = try host.event("lease_refused") { $0.user == "user\(uid)" }
                 #expect(refused.address == address && refused.reason?.contains(why) == true, "\(refused)")
                 try host.event("address_refused") { $0.user == "user\(uid)" }
@@ -215,7 +216,7 @@ struct LeaseTests {
                 try host.event("session_closed")
             }
             #expect(try host.tell(server, "{}").allSatisfy { !$0.hasPrefix("RELEASE") })
-            // Nothing of it is in the way of a good one.
+            // This does not prevent a good answer.
             try host.tell(server, #"{"offer": "198.51.100.101"}"#)
             let ann = try host.login(1001, "ann")
             #expect(ann.address == "198.51.100.101")
@@ -238,7 +239,7 @@ struct LeaseTests {
                     try host.tell(server, "{}").contains { $0.hasPrefix("REQUEST - 198.51.100.101 ") }
                 }
             }
-            // And a daemon that comes up with another clock.
+            // A daemon that starts with another clock.
             _ = try host.stop(SIGKILL)
             try host.start()
             try host.tell(server, #"{"silent": true}"#)
@@ -265,7 +266,7 @@ struct LeaseTests {
             #expect(
                 try sandbox.ctl("check").stdout.contains("the policy leases addresses, and the daemon does not run"))
             #expect(try host.sessions().isEmpty)
-            // With an address there is nothing to lease.
+            // A session with an address needs no lease.
             let given = try sandbox.openSession("attached/given", id: 9, ips: ["198.51.100.90"])
             #expect(given.virtualIps == ["198.51.100.90"])
 
@@ -275,7 +276,8 @@ struct LeaseTests {
                 .decode(OpenSession.self)
             #expect(opened.virtualIps.count == 1 && opened.virtualIps[0].hasPrefix("198.51.100.1"))
             #expect(try sandbox.ctl("check").stdout.contains("addresses are leased by /"))
-            // The same user's second session has another one; and a command's first breath is with it.
+            // The second session of the same user gets another address, and the first program of a command already has
+            // it.
             let shown = try sandbox.mustCtl("run", "--", Build.controller.path, "whoami", "--json").stdout
             #expect(shown.contains("198.51.100.1") && !shown.contains(opened.virtualIps[0]), "\(shown)")
             try host.event("lease_released")
@@ -286,7 +288,7 @@ struct LeaseTests {
         }
     }
 
-    /// Sessions, clients, interface and maps go with a boot; whose address it was does not.
+    /// Sessions, clients, interface and maps end with a boot; the user of an address is kept.
     @Test func afterABootTheSameUserAsksForTheSameAddress() throws {
         try DaemonHost.withLeases { host in
             let server = try host.hostile(#"{"offer": "198.51.100.101", "seconds": 60}"#)
@@ -317,7 +319,7 @@ struct LeaseTests {
         }
     }
 
-    /// Two sessions of one user's are two clients, and keep apart over a restart.
+    /// Two sessions of one user are two clients, also after a restart.
     @Test func oneUsersSessionsHaveAnAddressEach() throws {
         try DaemonHost.withLeases(DaemonHost.leasePolicy + "\nsessions: {unit: sessionScope}") { host in
             let server = try host.dnsmasq()
@@ -335,7 +337,7 @@ struct LeaseTests {
             try host.start()
             #expect(try host.event("lease_released").address == addresses[0])
             #expect(try host.sessions().map(\.virtualIps) == [[addresses[1]]])
-            // The slot that is free again, and with it the address.
+            // The new session gets the free slot, and with it the address.
             let third = try host.process(in: "\(DaemonHost.slice(1001))/session-9.scope")
             try host.logind("login 9 1001 ann")
             #expect(try host.event("address_given").address == addresses[0])
@@ -390,7 +392,7 @@ struct LeaseTests {
         }
     }
 
-    // MARK: What comes later, by whatever source
+    // MARK: Addresses that arrive later, from any source
 
     @Test func aPoolThatHasOneAgainGivesIt() throws {
         let policy = """
@@ -418,8 +420,8 @@ struct LeaseTests {
         }
     }
 
-    /// What a command was at when it was killed is taken back by the next change, and given anew.
-    @Test func aKillWhileGivingIsMended() throws {
+    /// If a command was killed while giving an address, the next change takes the address back and gives it again.
+    @Test func aKillWhileGivingIsRepaired() throws {
         let policy = """
             virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: [198.51.100.16], restSeconds: 0}}
             """

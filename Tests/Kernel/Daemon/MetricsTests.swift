@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-/// What Prometheus gets: the page, its file, the answer by HTTP, and the rules and the dashboard over them.
+/// What Prometheus gets: the page, its file, the answer by HTTP; and the rules and the dashboard.
 @Suite(.requiresRoot)
 struct MetricsTests {
     private static let policy = """
@@ -35,7 +35,7 @@ struct MetricsTests {
             .flatMap { Double($0.dropFirst(sample.count + 1)) }
     }
 
-    /// What promtool finds wrong with a page: nothing.
+    /// Checks a page with promtool, which must find no problem.
     private func check(_ page: String, _ sandbox: Sandbox) throws {
         let file = try sandbox.policyFile(page, named: "page.prom")
         _ = try sandbox.sh("promtool check metrics <'\(file)' >&2")
@@ -68,7 +68,7 @@ struct MetricsTests {
         }
     }
 
-    /// Replaced in one step, readable by the collector; what cannot be written leaves nothing.
+    /// The file is replaced in one step and readable by the collector. If it cannot be written, nothing is left.
     @Test func theFileOfTheCollector() throws {
         try attached { sandbox in
             let file = "\(sandbox.directory)/vip-bpf.prom"
@@ -101,7 +101,7 @@ struct MetricsTests {
         }
     }
 
-    /// The page's service has this capability alone, and no more rights to files than any user has to root's.
+    /// The page's service has only this capability, and its access to files is that of an ordinary user.
     @Test func aPageNeedsNoMoreThanItsUnitHas() throws {
         try attached { sandbox in
             let unit = try String(contentsOf: SourceTree.url("packaging/vip-bpf-page.service.in"), encoding: .utf8)
@@ -130,7 +130,7 @@ struct MetricsTests {
         }
     }
 
-    /// The daemon's own counters are in the page while it runs, and when it is dead: with its last turn.
+    /// The daemon's own counters are in the page while it runs, and also when it is dead, with its last turn.
     @Test func thePageHasTheDaemonsCounters() throws {
         try attached { sandbox in
             let host = try DaemonHost(sandbox)
@@ -162,7 +162,7 @@ struct MetricsTests {
             #expect(value("vip_bpf_daemon_up", in: after) == 0)
             #expect(value("vip_bpf_attached_cgroups", in: after) == 1)
             #expect(value(opened, in: after) == 1, "\(after)")
-            // The time since then is what the alert is about.
+            // The alert uses the time since then.
             let age = try #require(value("vip_bpf_page_timestamp_seconds", in: after))
             #expect(age >= (value("vip_bpf_daemon_last_turn_timestamp_seconds", in: after) ?? .infinity))
 
@@ -174,14 +174,14 @@ struct MetricsTests {
         }
     }
 
-    /// A process for each connection, as the socket unit starts it: as nobody, without a capability.
+    /// A process for each connection, started like that of the socket unit: as user nobody, without capabilities.
     @Test(arguments: ["port", "unix"]) func aPageIsServedByHTTP(kind: String) throws {
         try attached { sandbox in
             let directory = "\(sandbox.directory)/public"
             let (file, socket) = ("\(directory)/metrics.prom", "\(directory)/metrics.sock")
             try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
             let curl = kind == "port" ? "http://127.0.0.1:9464" : "--unix-socket '\(socket)' http://localhost"
-            // Its output is the socket, and its other ends are closed: what the listener says goes to a file.
+            // Its output is the socket. The other copies are closed: messages of the listener go to a file.
             let listener = try sandbox.start(
                 [
                     "/bin/sh", "-c", "exec \"$@\" 2>'\(directory)/log'", "sh", "systemd-socket-activate", "--accept",
@@ -193,7 +193,7 @@ struct MetricsTests {
             func status(_ request: String) throws -> String {
                 try sandbox.sh("curl -s -o /dev/null -w '%{http_code}' \(request)")
             }
-            // No page yet, and a request that comes before the listener.
+            // There is no page yet, and the request arrives before the listener starts.
             var code = ""
             repeat {
                 code = (try? status("\(curl)/metrics")) ?? ""
@@ -216,7 +216,7 @@ struct MetricsTests {
                 #expect(try status(request) == code, "\(request)")
             }
 
-            // Readers who connect and send nothing keep nobody from anything, and have no place for ever.
+            // Clients that connect and send nothing do not block others, and are disconnected after some time.
             let silent = try sandbox.start(
                 [
                     "python3", "-c",
@@ -251,7 +251,7 @@ struct MetricsTests {
         }
     }
 
-    /// What is no request has no answer, or one that says so.
+    /// Input that is not a request gets no answer, or an error.
     @Test(arguments: [
         ("", ""), ("GET /metrics HTTP/1.0\\r\\n", ""), ("\\r\\n\\r\\n", "405"), ("GET\\r\\n\\r\\n", "405"),
         ("GET /metrics\\n\\n", "503"), ("\\000\\377 \\000 \\r\\n\\r\\n", "405"),
@@ -265,7 +265,7 @@ struct MetricsTests {
         }
     }
 
-    /// Each alert fires when it should and is silent when it should be: promtool runs the cases beside the rules.
+    /// Each alert fires when it should and only then: promtool runs the cases beside the rules.
     @Test func alertsFire() throws {
         let directory = SourceTree.url("packaging/prometheus").path
         let program = try Program(
@@ -296,7 +296,7 @@ struct MetricsTests {
             #expect(try host.stop() == 0)
             let page = try sandbox.mustCtl("metrics").stdout
             let known = Set(page.matches(of: /# TYPE (\w+)/).map { String($0.1) })
-                // Of listeners, while there are some.
+                // The metrics of listeners, which exist only while there are some.
                 .union(["vip_bpf_listener_events_lost", "vip_bpf_listener_events_written"])
             let dashboard = try Data(contentsOf: SourceTree.url("packaging/grafana/vip-bpf.json"))
             #expect(throws: Never.self) { try JSONSerialization.jsonObject(with: dashboard) }

@@ -27,7 +27,7 @@ struct PAMTests {
         }
     }
 
-    /// The installed line, with this sandbox's program, pins and state, and with what it says kept in `log`.
+    /// The installed line, with this sandbox's program, pins and state. Its output is kept in `log`.
     private func writePAM(_ sandbox: Sandbox, control: String) throws {
         let text = try String(contentsOf: SourceTree.url("packaging/pam-snippet.in"), encoding: .utf8)
         let line = try #require(text.split(separator: "\n").first { !$0.hasPrefix("#") })
@@ -44,7 +44,7 @@ struct PAMTests {
                 toFile: "\(sandbox.directory)/pam.d/viptest", atomically: true, encoding: .utf8)
     }
 
-    /// Calls PAM as a login would, in a cgroup.
+    /// Calls PAM like a login, in a cgroup.
     private func pam(_ sandbox: Sandbox, _ user: String, in cgroup: String, _ operations: [String]) throws
         -> ControlResult
     {
@@ -73,7 +73,7 @@ struct PAMTests {
     @Test func aLoginHasItsSessionBeforeItsFirstProgram() throws {
         try host { (sandbox) throws in
             let scope = "\(DaemonHost.slice(1001))/session-1.scope"
-            // Only the opening of a session opens one.
+            // Only open_session opens a session.
             #expect(try pam(sandbox, "ann", in: scope, ["authenticate", "acct_mgmt", "close_session"]).status == 0)
             #expect(try sessions(sandbox).isEmpty)
             #expect(try pam(sandbox, "ann", in: scope, ["open_session"]).status == 0, "\(log(sandbox))")
@@ -81,7 +81,7 @@ struct PAMTests {
             #expect(session.user == "ann" && session.cgroup == "\(sandbox.attached)/user-1001.slice")
             #expect(session.virtualIps.first == "198.51.100.16")
             #expect(log(sandbox).contains("\"event\":\"session_opened\""))
-            // Another login of the same user's; and its end.
+            // A second login of the same user, and its end.
             let second = "\(DaemonHost.slice(1001))/session-2.scope"
             #expect(try pam(sandbox, "ann", in: second, ["open_session", "close_session"]).status == 0)
             #expect(try sessions(sandbox) == [session])
@@ -116,11 +116,12 @@ struct PAMTests {
         }
     }
 
-    /// Leased by the daemon: the login waits for it, so that the first program has it; and not for long where none comes.
+    /// The daemon leases the address. The login waits for it, so that the first program has it, but only for a limited
+    /// time.
     @Test func aLoginWaitsForTheDaemonsLease() throws {
         try host(DaemonHost.leasePolicy) { (sandbox) throws in
             let scopes = (1...3).map { "\(DaemonHost.slice($0 == 3 ? 1006 : 1001))/session-\($0).scope" }
-            // Without a daemon: in, and denied.
+            // Without a daemon, the login succeeds and has no address.
             let shell = try sandbox.start(["sleep", "600"], in: scopes[0])
             #expect(try pam(sandbox, "ann", in: scopes[0], ["open_session"]).status == 0)
             #expect(try sessions(sandbox).map(\.virtualIps) == [[]])
@@ -131,7 +132,7 @@ struct PAMTests {
             try host.start()
             let given = try host.event("address_given")
             #expect(given.user == "ann")
-            // A second login of hers has nothing to wait for.
+            // Her second login has nothing to wait for.
             #expect(try pam(sandbox, "ann", in: scopes[1], ["open_session"]).status == 0)
             let ben = try sandbox.start(["sleep", "600"], in: scopes[2])
             #expect(try pam(sandbox, "ben", in: scopes[2], ["open_session"]).status == 0)
@@ -158,14 +159,14 @@ struct PAMTests {
         try host { (sandbox) throws in
             for (name, uid) in Self.users.dropFirst() {
                 let result = try pam(sandbox, name, in: "\(DaemonHost.slice(uid))/session-1.scope", ["open_session"])
-                // A name like an option pamtester itself may not take; what matters is what comes of it.
+                // pamtester itself may refuse a name that resembles an option. Only the result matters.
                 #expect(result.status == 0 || name.hasPrefix("-"), "\(name): \(result)")
             }
             for name in ["ann\nben", "../../ann", "nobody-knows", String(repeating: "x", count: 4000)] {
                 let result = try pam(sandbox, name, in: "\(DaemonHost.slice(1001))/session-1.scope", ["open_session"])
                 #expect(result.status == 0, "\(name): \(result)")
             }
-            // Nobody is in another one's session, and a name that no record may hold is none.
+            // Users are only in their own sessions, and no session has an invalid name.
             for session in try sessions(sandbox) {
                 let user = try #require(Self.users.first { $0.0 == session.user || "\($0.1)" == session.user })
                 #expect(session.cgroup.hasSuffix("/user-\(user.1).slice"))
@@ -178,7 +179,8 @@ struct PAMTests {
 
     @Test func aCallersCgroupIsNotTheUsersSession() throws {
         try host { (sandbox) throws in
-            // su and sudo: ann becomes ben, in ann's cgroup. cron, or no logind: in none of a user's.
+            // With su and sudo, ann becomes ben in ann's cgroup. With cron, or without logind, the cgroup is not a
+            // user's.
             for cgroup in ["\(DaemonHost.slice(1001))/session-1.scope", "attached/cron.service"] {
                 #expect(try pam(sandbox, "ben", in: cgroup, ["open_session"]).status == 0)
             }

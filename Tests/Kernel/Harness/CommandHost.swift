@@ -26,7 +26,7 @@ extension CommandHost {
         }
     }
 
-    /// Everything that a refused command must leave as it was: links, maps, registry, interface, cgroups.
+    /// The state that a refused command must not change: links, maps, registry, interface, cgroups.
     func snapshot(_ sandbox: Sandbox) throws -> [String] {
         let status = try sandbox.ctl("status", "--json")
         let isLoaded = status.stdout.contains("\"is_loaded\" : true")
@@ -37,7 +37,7 @@ extension CommandHost {
         ]
     }
 
-    /// What an attach does for the IPv6 loopbacks: the local routes of unique local prefixes, and the sysctl's value.
+    /// The state of the IPv6 loopbacks: the local routes of unique local prefixes, and the value of the sysctl.
     func loopbackState(_ sandbox: Sandbox) throws -> String {
         try sandbox.sh(
             """
@@ -46,7 +46,7 @@ extension CommandHost {
             """)
     }
 
-    /// Commands that must each fail in one line and change nothing.
+    /// Commands that must each fail with one line and change nothing.
     func refuses(
         _ sandbox: Sandbox, _ commands: [(arguments: [String], code: Int32, fragments: [String])], input: String = "",
         location: SourceLocation = #_sourceLocation
@@ -72,7 +72,8 @@ extension CommandHost {
         try refuses(sandbox, [(arguments, code, fragments)], input: input, location: location)
     }
 
-    /// Registry, interface and maps agree: as many sessions as rows, every virtual IP on the interface, none besides.
+    /// Checks that registry, interface and maps agree: as many sessions as rows, and exactly the virtual IPs on the
+    /// interface.
     func expectAgreement(_ sandbox: Sandbox, location: SourceLocation = #_sourceLocation) throws {
         let sessions: [OpenSession] = try sandbox.mustCtl("session", "list", "--json").decode(OpenSessionList.self)
             .sessions

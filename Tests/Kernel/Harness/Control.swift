@@ -3,7 +3,7 @@
 import Foundation
 import TestSupport
 
-/// What a run of vip-bpfctl came to.
+/// The result of a run of vip-bpfctl.
 struct ControlResult: CustomStringConvertible {
     let arguments: [String]
     /// The exit code.
@@ -11,7 +11,7 @@ struct ControlResult: CustomStringConvertible {
     let stdout: String
     let stderr: String
 
-    /// The document on standard output, decoded; keys are in snake_case there.
+    /// The document on standard output, decoded; its keys are in snake_case.
     func decode<T: Decodable>(_ type: T.Type = T.self) throws -> T {
         do {
             return try JSONDecoder.snake.decode(T.self, from: Data(stdout.utf8))
@@ -31,7 +31,7 @@ struct ControlResult: CustomStringConvertible {
 }
 
 extension JSONDecoder {
-    /// For what vip-bpfctl prints.
+    /// A decoder for the output of vip-bpfctl.
     static var snake: JSONDecoder {
         let decoder = JSONDecoder()
         decoder.keyDecodingStrategy = .convertFromSnakeCase
@@ -52,13 +52,13 @@ struct OpenSession: Decodable, Sendable, Hashable {
 }
 
 extension Sandbox {
-    /// The directory of pins: like the default, a directory in a BPF file system that is not there at first.
+    /// The directory of pins. Like the default, it is a directory in a BPF file system and does not exist at first.
     var bpffs: String { "\(directory)/bpf/vip" }
     var stateDirectory: String { "\(directory)/state" }
-    /// What tests attach the hooks to.
+    /// The cgroup to which tests attach the hooks.
     var attached: String { "\(cgroup)/attached" }
 
-    /// What tells vip-bpfctl that it is this sandbox's.
+    /// The environment that makes vip-bpfctl use this sandbox.
     var controlEnvironment: [String: String] { ["VIP_BPF_BPFFS": bpffs, "VIP_BPF_STATE": stateDirectory] }
 
     /// Runs vip-bpfctl on the inner host, with pins and state of this sandbox's own.
@@ -68,7 +68,7 @@ extension Sandbox {
     ) throws -> ControlResult {
         let own = controlEnvironment.merging(environment) { _, new in new }
         let program = try start([Build.controller.path] + arguments, in: "control", environment: own, errorOutput: true)
-        // What it does not read, it does not want: an early error is told by exit code and standard error.
+        // It need not read its input: an early error is seen by the exit code and standard error.
         if !input.isEmpty { try? program.write(input) }
         program.closeInput()
         let status = try program.wait(within: patience)
@@ -78,7 +78,7 @@ extension Sandbox {
 
     func ctl(_ arguments: String...) throws -> ControlResult { try ctl(arguments) }
 
-    /// The same, where anything but success is no answer.
+    /// The same; any failure is an error.
     @discardableResult
     func mustCtl(_ arguments: String...) throws -> ControlResult {
         let result = try ctl(arguments)

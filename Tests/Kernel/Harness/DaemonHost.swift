@@ -4,18 +4,18 @@ import Foundation
 import Glibc
 import TestSupport
 
-/// A sandbox with a D-Bus of its own, a logind on it that says what it is told, and `vip-bpfctl daemon` following that.
+/// A sandbox with its own D-Bus, a mock of logind on it, and `vip-bpfctl daemon` that follows the mock.
 ///
-/// The users' slices are in `attached`. What it starts ends with the sandbox's cgroup.
+/// The users' slices are in `attached`. All processes end with the sandbox's cgroup.
 final class DaemonHost {
     let sandbox: Sandbox
     private var bus: Program
     private var logind: Program
     private(set) var daemon: Program?
-    /// Events that were read and not asked for, for messages.
+    /// Events that were read and skipped, for messages.
     private(set) var seen: [Event] = []
 
-    /// One line of the daemon's.
+    /// A line of the daemon's output.
     struct Event: Decodable, CustomStringConvertible {
         let time: String
         let event: String
@@ -68,7 +68,7 @@ final class DaemonHost {
 
     func startBus() throws { (bus, logind) = try Self.startBus(sandbox) }
 
-    /// Tells the mock: `user 1001 ann`, `login -3`.
+    /// Sends the mock a command: `user 1001 ann`, `login -3`.
     func logind(_ command: String) throws {
         try logind.write(command + "\n")
         guard try logind.readLine() == "ok" else { throw HarnessError("the mock of logind did not \(command)") }
@@ -77,7 +77,7 @@ final class DaemonHost {
     /// The name of a user's slice, relative to the sandbox's cgroup.
     static func slice(_ uid: Int) -> String { "attached/user-\(uid).slice" }
 
-    /// A process in a cgroup, until it is ended. It is there when this returns.
+    /// Starts a process in a cgroup, which runs until it is ended. It is in the cgroup when this returns.
     func process(in cgroup: String) throws -> Program {
         let program = try sandbox.start(["sleep", "600"], in: cgroup)
         let procs = "\(sandbox.cgroup)/\(cgroup)/cgroup.procs"
@@ -92,9 +92,10 @@ final class DaemonHost {
         try program.wait()
     }
 
-    /// What lets the wall clock of a program be what a file says (libfaketime), and leaves it all other clocks.
+    /// The environment with which a program takes the wall clock, and no other clock, from a file (libfaketime).
     func fakeClock(from file: String) throws -> [String: String] {
-        // libfaketime moves absolute timers of every clock, also of those that it does not fake: those are the kernel's here.
+        // libfaketime moves absolute timers of every clock, also of those that it does not fake. Those must be the
+        // kernel's here.
         let source = """
             #include <sys/syscall.h>
             #include <unistd.h>
@@ -114,7 +115,7 @@ final class DaemonHost {
 
     /// Starts the daemon and waits until it runs.
     ///
-    /// - Parameter wrapper: a command that runs the daemon's, `unshare …`.
+    /// - Parameter wrapper: a command that runs the daemon: `unshare …`.
     func start(
         _ arguments: [String] = [], wrapper: [String] = [], environment: [String: String] = [:],
         events: [String] = ["--events", "stderr"], waiting: Bool = true
@@ -128,7 +129,7 @@ final class DaemonHost {
         if waiting { _ = try event("started") }
     }
 
-    /// Runs what follows with the capabilities that its unit leaves the daemon, and no others.
+    /// Runs a command with exactly the capabilities of the daemon's unit.
     private static func leastPrivileges() throws -> [String] {
         let unit = try String(contentsOf: SourceTree.url("packaging/vip-bpfd.service.in"), encoding: .utf8)
         let key = "CapabilityBoundingSet="
@@ -150,7 +151,7 @@ final class DaemonHost {
         return try daemon.wait()
     }
 
-    /// The next event of a kind, for which `condition` holds; others are passed over.
+    /// The next event of a kind that satisfies `condition`; others are skipped.
     @discardableResult
     func event(
         _ kind: String, within patience: Duration = hang, where condition: (Event) -> Bool = { _ in true }
@@ -172,7 +173,7 @@ final class DaemonHost {
         }
     }
 
-    /// The sessions that are registered, by rising ID.
+    /// The registered sessions by ascending ID.
     func sessions() throws -> [ListedSession] {
         struct List: Decodable { let sessions: [ListedSession] }
         return try sandbox.mustCtl("session", "list", "--json").decode(List.self).sessions

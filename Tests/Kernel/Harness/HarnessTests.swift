@@ -5,7 +5,7 @@ import Glibc
 import TestSupport
 import Testing
 
-/// The harness itself, with nothing attached: what the other suites take for granted.
+/// Tests the harness itself, on which the other suites rely, with nothing attached.
 @Suite(.serialized, .requiresRoot)
 struct HarnessTests {
     @Test func sandboxLeavesNothingBehind() throws {
@@ -20,16 +20,16 @@ struct HarnessTests {
         try Sandbox.expectNothingLeft(of: name)
     }
 
-    /// A test process that is killed takes nothing down itself; its janitor does.
+    /// A killed test process cannot clean up; its janitor does.
     @Test func janitorCleansAfterAKilledTest() async throws {
-        // The janitor inherits standard error, so this returns only when the janitor has ended, too.
+        // The janitor inherits standard error, so this returns only when the janitor has ended as well.
         let result = try await #require(
             processExitsWith: .signal(SIGKILL), observing: [\.standardOutputContent, \.standardErrorContent]
         ) {
             let sandbox = try Sandbox()
             let program = try sandbox.start(["/bin/sh", "-c", "echo up; exec sleep 1000"], in: "attached/a")
             #expect(try program.readLine() == "up")
-            // Between marks: the testing library may write to standard output as well.
+            // The line is marked, because the testing library may write to standard output as well.
             print("<<\(sandbox.name) \(program.pid)>>")
             fflush(nil)
             kill(getpid(), SIGKILL)
@@ -37,7 +37,7 @@ struct HarnessTests {
         let output = String(decoding: result.standardOutputContent, as: UTF8.self)
         let mark = try #require(output.firstMatch(of: /<<(\S+) (\d+)>>/))
         try Sandbox.expectNothingLeft(of: String(mark.1))
-        // Gone, or dead and not yet reaped by whoever adopted it: "PID (NAME) STATE …", proc(5).
+        // The process no longer exists, or is a zombie: "PID (NAME) STATE …", proc(5).
         let stat = (try? KernelFile.read("/proc/\(mark.2)/stat")) ?? ") Z"
         #expect(stat.contains(") Z"), "\(stat)")
     }
@@ -74,7 +74,7 @@ struct HarnessTests {
         }
     }
 
-    /// Nothing is attached, so every call gets what it asks for; each command of the probe has its turn.
+    /// Nothing is attached, so every call gets what it requests. Each command of the probe is used.
     @Test(arguments: ["tcp", "mptcp"]) func streamCommands(protocol kind: String) throws {
         try Sandbox.with { sandbox in
             let server = try sandbox.probe(in: "outside")
@@ -107,7 +107,7 @@ struct HarnessTests {
             try client.must("connect d 127.0.0.1 9000")
             #expect(try server.must("accept-noaddr l t").address == nil)
 
-            // What must fail does, and says why.
+            // Calls that must fail do so, with the right errno.
             try client.must("socket e \(kind)")
             #expect(try client("bind e 192.0.2.1 0").errno == "EADDRNOTAVAIL")
             #expect(try client("connect e 127.0.0.1 1").errno == "ECONNREFUSED")
@@ -128,7 +128,7 @@ struct HarnessTests {
             for command in ["socket l tcp", "setsockopt l fastopen 8", "bind l 127.0.0.1 9000", "listen l"] {
                 try server.must(command)
             }
-            // The first brings the cookie home (RFC 7413), the second is the real thing.
+            // The first connection fetches the cookie (RFC 7413), the second one uses it.
             for name in ["first", "second"] {
                 try client.must("socket \(name) tcp")
                 #expect(try client.must("fastopen \(name) 127.0.0.1 9000 hello").count == 5)
@@ -176,7 +176,7 @@ struct HarnessTests {
             try client.must("disconnect c")
             #expect(try client("getpeername c").errno == "ENOTCONN")
 
-            // A refused datagram comes back as an error of the connected socket's next call.
+            // The error of a refused datagram is returned by the connected socket's next call.
             try client.must("connect c 127.0.0.1 1")
             try client.must("send c lost")
             #expect(try client("recv c").errno == "ECONNREFUSED")

@@ -5,14 +5,14 @@ import Glibc
 import TestSupport
 import Testing
 
-/// What leases addresses to the daemon's sessions: DHCP servers on the host outside.
+/// DHCP servers on the host outside, which lease addresses to the daemon's sessions.
 extension DaemonHost {
     static let leasePolicy = """
         virtualIP: {enabled: true, mode: perSession, addresses: {source: dhcp, interface: eth0}}
         virtualLoopback: {enabled: true, programs: []}
         """
 
-    /// A host with the hooks attached and a policy that leases; the daemon is to be started.
+    /// A host with the hooks attached and a policy that leases. The daemon is not started yet.
     static func withLeases(_ policy: String = leasePolicy, _ body: (DaemonHost) throws -> Void) throws {
         try Sandbox.with { sandbox in
             let path = try sandbox.cgroup("attached")
@@ -24,7 +24,7 @@ extension DaemonHost {
         }
     }
 
-    /// Lends 198.51.100.100 and up, for 120 s: dnsmasq does not for less.
+    /// Leases 198.51.100.100 and up for 120 s, dnsmasq's shortest time.
     func dnsmasq(_ more: String..., to last: Int = 150) throws -> Program {
         let server = try serve(
             DHCPServer.dnsmasq(
@@ -42,7 +42,7 @@ extension DaemonHost {
         return server
     }
 
-    /// The server of the tests of leases that does as it is told: `Tests/System/dhcp/hostile.py`.
+    /// The hostile server of the lease tests, which follows commands: `Tests/System/dhcp/hostile.py`.
     func hostile(_ behaviour: String) throws -> Program {
         let server = try serve(["python3", SourceTree.url("Tests/System/dhcp/hostile.py").path], logsOutput: false)
         guard try server.readLine() == "ready" else { throw HarnessError("hostile.py: \(text("server.log"))") }
@@ -51,7 +51,7 @@ extension DaemonHost {
         return server
     }
 
-    /// - Returns: what came at the server before it changed its behaviour.
+    /// - Returns: the messages that the server got before it changed its behaviour.
     @discardableResult
     func tell(_ server: Program, _ behaviour: String) throws -> [String] {
         try server.write(behaviour + "\n")
@@ -88,7 +88,7 @@ extension DaemonHost {
             })
     }
 
-    /// A user logs in; the address that the session gets, by its event.
+    /// Logs a user in. Returns the address that the session gets, from its event.
     func login(_ uid: Int, _ name: String, within patience: Duration = hang) throws -> (
         shell: Program, session: UInt32, address: String
     ) {
@@ -107,7 +107,7 @@ extension DaemonHost {
             })
     }
 
-    /// Why each holding of an address ended, by the history: `nil` where it has not.
+    /// Why each use of an address ended, from the history; `nil` if it has not ended.
     func endings(of address: String) throws -> [String?] {
         try sandbox.sh(
             """

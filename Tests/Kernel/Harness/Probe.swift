@@ -4,7 +4,7 @@ import Foundation
 import Glibc
 import TestSupport
 
-/// A running vip-probe (Tests/Tools/probe/main.c): say what it shall call, get what came back.
+/// A running vip-probe (Tests/Tools/probe/main.c), which makes the calls that it is told to and returns their results.
 ///
 ///     let probe = try sandbox.probe("redis-like", in: "attached/ann")
 ///     try probe("socket a tcp")
@@ -27,7 +27,7 @@ final class Probe {
         let pid: Int32?
         let tid: Int32?
         let name: String?
-        /// Of IP_PKTINFO: where the datagram was sent to, and what an answer would leave from.
+        /// From IP_PKTINFO: the datagram's destination, and the address from which an answer would be sent.
         let destinationAddress: String?
         let localAddress: String?
 
@@ -44,7 +44,7 @@ final class Probe {
     }
 
     let program: Program
-    /// By the names of the sockets: the inode, by which the kernel's own tables know them.
+    /// The inodes of the sockets by name. The kernel's tables have sockets by inode.
     private var inodes: [String: UInt64] = [:]
 
     init(_ program: Program) {
@@ -53,21 +53,21 @@ final class Probe {
 
     var pid: Int32 { program.pid }
 
-    /// Runs a command and waits for its answer. An errno is an answer; a misunderstood command throws.
+    /// Runs a command and waits for its result. An errno is a result; a command that is not understood throws.
     @discardableResult
     func callAsFunction(_ command: String, within patience: Duration = hang) throws -> Answer {
         try send(command)
         return try receive(within: patience)
     }
 
-    /// Gives the command without waiting for its answer, for a call that waits for what another probe does.
+    /// Sends a command without waiting for the result, for a call that waits for another probe.
     func send(_ command: String) throws {
         try program.write(command + "\n")
         pending.append(command)
     }
     private var pending: [String] = []
 
-    /// The answer to the earliest command that was sent and not answered.
+    /// The result of the earliest command that was sent and not received.
     func receive(within patience: Duration = hang) throws -> Answer {
         let command = pending.removeFirst()
         let line = try program.readLine(within: patience)
@@ -82,7 +82,7 @@ final class Probe {
         return answer
     }
 
-    /// The same, where an errno is not expected: it throws.
+    /// The same; an errno throws.
     @discardableResult
     func must(_ command: String) throws -> Answer {
         let answer = try self(command)
@@ -90,10 +90,10 @@ final class Probe {
         return answer
     }
 
-    /// The kernel's own view of a socket, which no hook translates (/proc/PID/net/tcp, udp, tcp6, udp6; proc_net_tcp.rst).
+    /// The kernel's own view of a socket, which no hook changes (/proc/PID/net/tcp, udp, tcp6, udp6; proc_net_tcp.rst).
     ///
-    /// - Returns: `ADDRESS:PORT` of both ends; `nil` for a socket that is not in a table, which a TCP socket is
-    ///   once it listens or is connected, a UDP socket once it is bound.
+    /// - Returns: `ADDRESS:PORT` of both ends; `nil` if the socket is not in a table. A TCP socket is in one once it
+    ///   listens or is connected, a UDP socket once it is bound.
     func kernelView(_ socket: String) throws -> (local: String, remote: String)? {
         guard let inode = inodes[socket] else { throw HarnessError("no socket named \(socket)") }
         for table in ["tcp", "udp", "tcp6", "udp6"] {
@@ -109,7 +109,7 @@ final class Probe {
         return nil
     }
 
-    /// `0100007F:2328` → `127.0.0.1:9000`. An address is one or four numbers as they stand in memory, the port is in host
+    /// `0100007F:2328` → `127.0.0.1:9000`. An address is one or four numbers as they are in memory; the port is in host
     /// order.
     private static func endpoint(_ text: Substring) -> String? {
         let parts = text.split(separator: ":")
@@ -131,7 +131,7 @@ final class Probe {
 }
 
 extension Probe {
-    /// A part of the same, as a script. It is the process's name, not the executable's, that is the script's.
+    /// A part of the same as a script. The name of the process is the script's, the name of the executable is not.
     static let script = #"""
         #!/usr/bin/python3
         # SPDX-License-Identifier: Apache-2.0

@@ -6,13 +6,13 @@ import Synchronization
 import TestSupport
 import Testing
 
-/// A host of its own for a test: network namespaces, cgroups, a BPF file system, a state directory.
+/// A simulated host for a test: network namespaces, cgroups, a BPF file system, a state directory.
 ///
-/// Inside, the host has 198.51.100.1/24 on eth0; 198.51.100.2 is another host, `.outside`, and the default route.
-/// The two have 2001:db8:51::1/64 and 2001:db8:51::2/64 as well.
-/// `janitor.sh` makes all of it and takes it down again when this process lets go, also by being killed.
+/// Inside, the host has 198.51.100.1/24 on eth0. 198.51.100.2 is another host, `.outside`, and the default route. They
+/// also have 2001:db8:51::1/64 and 2001:db8:51::2/64. `janitor.sh` makes all of this and removes it when this process
+/// ends, also if it is killed.
 final class Sandbox: Sendable {
-    /// Unique on this machine; the network namespace and the cgroup have it, too.
+    /// The sandbox's name, unique on this machine. The network namespace and the cgroup have it as well.
     let name: String
     let directory: String
     /// The topmost cgroup of the test: an absolute path.
@@ -25,7 +25,7 @@ final class Sandbox: Sendable {
     private let state: Mutex<State>
     private static let count = Atomic(0)
 
-    /// The host's own address inside, that of the host outside.
+    /// The address of the host inside, and that of the host outside.
     static let hostAddress = "198.51.100.1"
     static let outsideAddress = "198.51.100.2"
     static let hostAddress6 = "2001:db8:51::1"
@@ -41,14 +41,14 @@ final class Sandbox: Sendable {
         directory = "/tmp/\(name)"
         cgroup = "\(mount)/\(name)"
         let script = SourceTree.url("Tests/Support/janitor.sh").path
-        // setsid: a signal to the test run's process group, Ctrl-C say, must not reach it.
+        // setsid, so that a signal to the test's process group, such as Ctrl-C, does not reach it.
         let janitor = try Program(
             ["setsid", "/bin/sh", script, name, cgroup, directory, Build.probe.path], name: "janitor of \(name)")
         guard try janitor.readLine() == "ready" else { throw HarnessError("the janitor of \(name) said nonsense") }
         state = Mutex(State(janitor: janitor))
     }
 
-    /// Ends what is still running, takes all down, and throws where something is left.
+    /// Ends all processes, removes everything, and throws if anything is left.
     func tearDown() throws {
         let code: Int32? = try state.withLock { state in
             guard let janitor = state.janitor else { return nil }
@@ -62,7 +62,7 @@ final class Sandbox: Sendable {
         try Self.expectNothingLeft(of: name)
     }
 
-    /// Looks for what a sandbox of this name had made.
+    /// Checks that nothing of a sandbox with this name is left.
     static func expectNothingLeft(of name: String) throws {
         let places = [
             "\(CgroupMount.path ?? "")/\(name)", "/run/netns/\(name)", "/run/netns/\(name)-out", "/tmp/\(name)",
@@ -73,7 +73,7 @@ final class Sandbox: Sendable {
         guard !mounts.contains("/tmp/\(name)/") else { throw HarnessError("left behind: a mount in /tmp/\(name)") }
     }
 
-    /// Runs `body` in a fresh sandbox and takes it down, whatever happened.
+    /// Runs `body` in a new sandbox, and removes it in any case.
     static func with<R>(_ body: (Sandbox) throws -> R) throws -> R {
         let sandbox = try Sandbox()
         do {
@@ -88,7 +88,7 @@ final class Sandbox: Sendable {
 
     // MARK: Cgroups
 
-    /// The absolute path of a cgroup below this sandbox's own, made where it is not there yet.
+    /// The absolute path of a cgroup below this sandbox's, which is created if it does not exist.
     func cgroup(_ relative: String) throws -> String {
         let path = "\(cgroup)/\(relative)"
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
@@ -102,7 +102,7 @@ final class Sandbox: Sendable {
         _ command: [String], in cgroup: String, at place: Place = .inside, environment: [String: String] = [:],
         errorOutput: Bool = false
     ) throws -> Program {
-        // nsenter, not `ip netns exec`: the latter mounts a new /sys, and hides cgroups and the BPF file system.
+        // nsenter, because `ip netns exec` mounts a new /sys, which hides cgroups and the BPF file system.
         let enter = #"echo $$ >"$0/cgroup.procs" && net=$1 && shift && exec nsenter --net="$net" -- "$@""#
         let namespace = "/run/netns/\(place == .inside ? name : "\(name)-out")"
         return try Program(
@@ -110,7 +110,7 @@ final class Sandbox: Sendable {
             name: "\(command.joined(separator: " ")) in \(cgroup)", environment: environment, errorOutput: errorOutput)
     }
 
-    /// Runs a command to its end in `control`, on the inner host, and returns what it wrote to standard output.
+    /// Runs a command in `control` on the inner host until it ends, and returns its standard output.
     @discardableResult
     func sh(_ script: String, at place: Place = .inside) throws -> String {
         let program = try start(["/bin/sh", "-ec", script], in: "control", at: place, errorOutput: true)
@@ -120,15 +120,15 @@ final class Sandbox: Sendable {
         return program.outputText
     }
 
-    /// Starts a probe that looks like the program `name` to a program list: a copy of its own at bin/`name`,
-    /// or at the absolute or relative (to the sandbox's directory) path that `name` is.
+    /// Starts a probe whose program matches `name` on a program list: a copy at bin/`name`, or at the path `name`,
+    /// which is absolute or relative to the sandbox's directory.
     func probe(_ name: String = "vip-probe", in cgroup: String, at place: Place = .inside) throws -> Probe {
         let path = name.hasPrefix("/") ? name : "\(directory)/\(name.contains("/") ? name : "bin/\(name)")"
         try install(copyOf: Build.probe.path, at: path)
         return try Probe(start([path], in: cgroup, at: place))
     }
 
-    /// Starts a script of that name which answers like a probe: the kernel runs its interpreter, python3.
+    /// Starts a script of that name which works like a probe: the kernel runs its interpreter, python3.
     func script(_ name: String, in cgroup: String) throws -> Probe {
         let path = "\(directory)/bin/\(name)"
         try Probe.script.write(toFile: "\(path).text", atomically: true, encoding: .utf8)
@@ -138,13 +138,13 @@ final class Sandbox: Sendable {
 
     private func install(copyOf source: String, at path: String) throws {
         guard !FileManager.default.fileExists(atPath: path) else { return }
-        // By a process of its own: a child that another test forks just then would inherit this process's descriptor, and
-        // executing a file that somebody has open for writing fails (ETXTBSY).
+        // By another process: a child that another test forks at the same time would inherit this process's descriptor,
+        // and executing a file that is open for writing fails (ETXTBSY).
         try sh("install -D -m 755 '\(source)' '\(path)'")
     }
 }
 
-/// What the build made, beside the test bundle.
+/// The products of the build, beside the test bundle.
 enum Build {
     private static let directory = URL(filePath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent()
 

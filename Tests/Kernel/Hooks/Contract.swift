@@ -4,9 +4,9 @@ import Synchronization
 import TestSupport
 import Testing
 
-// The words in which ContractTests.swift states the contract: policies, places, actors, and the stage they act on.
+// The vocabulary of ContractTests.swift: policies, places, actors, and the stage that they use.
 
-/// A policy by what differs from the defaults. `app` is on every list that is in force, `tool` on none.
+/// A policy, by its differences from the defaults. `app` is on every list that is in force, `tool` on none.
 struct ContractPolicy: Hashable, Sendable, CustomStringConvertible {
     /// Virtual IP, virtual loopback, preferred loopback.
     enum Part: String, Sendable, CaseIterable {
@@ -90,7 +90,7 @@ extension ContractSuite {
     static var all: [Transport] { Transport.allCases }
 }
 
-/// Who calls: the processes of a session, or those of none.
+/// The callers: processes of a session, or of none.
 enum Party: Sendable, CaseIterable {
     /// Session 7: 198.51.100.17, 127.0.0.8, 2001:db8:51::17, PREFIX::8.
     case ann
@@ -102,17 +102,17 @@ enum Party: Sendable, CaseIterable {
     case four
     /// Session 60, with an IPv6 virtual IP alone: 2001:db8:51::20, 127.0.0.61, PREFIX::3d.
     case six
-    /// In no session, where hooks are attached.
+    /// In no session, in a cgroup with hooks.
     case nobody
-    /// In no session, where none are.
+    /// In no session, in a cgroup without hooks.
     case unhooked
     /// On another host.
     case remote
 
-    /// Of the virtual loopbacks, where the policy gives none.
+    /// The prefix of the virtual loopbacks, if the policy gives none.
     static let prefix = "fdd2:9088:43af:"
 
-    /// Without a session, nothing.
+    /// The addresses of a party; outside sessions, there are none.
     private struct Addresses {
         var id: UInt32?
         var virtualIP, virtualIP6, virtualLoopback, virtualLoopback6: String?
@@ -154,10 +154,10 @@ enum Party: Sendable, CaseIterable {
     }
 }
 
-/// An address by what it is to a party.
+/// An address, by its role for a party.
 indirect enum Place: Hashable, Sendable, CustomStringConvertible {
     case wildcard, localhost, host, remote
-    /// systemd-resolved's stub: in 127/8, of no session.
+    /// The stub of systemd-resolved: in 127/8, but no session's.
     case stub
     case multicast
     case virtualIP(of: Party)
@@ -207,7 +207,7 @@ indirect enum Place: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
-    /// Whether it takes an AF_INET6 socket.
+    /// Whether it needs an AF_INET6 socket.
     var isIPv6: Bool {
         switch self {
         case .wildcard, .localhost, .host, .remote, .stub, .multicast, .virtualIP, .loopback: false
@@ -220,31 +220,31 @@ extension Place {
     var description: String { address }
 }
 
-/// Compares, and says what it was about.
+/// Compares, and reports the case.
 func expect(_ got: String?, is wanted: String, _ what: String, sourceLocation: SourceLocation = #_sourceLocation) {
     #expect(got == wanted, "\(what): \(got ?? "none"), not \(wanted)", sourceLocation: sourceLocation)
 }
 
-/// A program that is run by a party. What is in `first` it does before all else.
+/// A program that a party runs. It first makes the calls in `first`.
 struct Actor: Sendable, CustomStringConvertible {
     var party: Party
     var program: String
-    /// Below the party's cgroup.
+    /// The cgroup, relative to the party's.
     var below = ""
     var first: [String] = []
     /// Whether its AF_INET6 sockets are IPV6_V6ONLY.
     var isV6Only = false
 
-    /// On the lists of the policy.
+    /// A program on the lists of the policy.
     static let app = Actor(party: .ann, program: "app")
     static let benApp = Actor(party: .ben, program: "app")
     static let poorApp = Actor(party: .poor, program: "app")
-    /// On none.
+    /// A program on no list.
     static let tool = Actor(party: .ann, program: "tool")
     static let poorTool = Actor(party: .poor, program: "tool")
     static let fourApp = Actor(party: .four, program: "app")
     static let sixApp = Actor(party: .six, program: "app")
-    /// By its name on the lists, but in no session.
+    /// A program whose name is on the lists, but in no session.
     static let nobody = Actor(party: .nobody, program: "app")
     static let unhooked = Actor(party: .unhooked, program: "app")
     static let remote = Actor(party: .remote, program: "app")
@@ -281,7 +281,7 @@ enum Transport: String, Sendable, CaseIterable {
     static let plainStreams: [Transport] = [.tcp, .fastOpen]
 
     var isStream: Bool { Self.streams.contains(self) }
-    /// As the probe's `socket` has it.
+    /// The word for it in the probe's `socket`.
     var socket: String {
         switch self {
         case .tcp, .fastOpen: "tcp"
@@ -296,12 +296,12 @@ final class Stage: Sendable {
     let sandbox: Sandbox
     private struct State {
         var inForce: ContractPolicy?
-        /// A port of its own for each case, below the ephemeral ones: nothing waits for TIME_WAIT to pass.
+        /// Each case has its own port below the ephemeral range, so no case waits for TIME_WAIT.
         var port: UInt16 = 10000
     }
     private let state = Mutex(State())
 
-    /// - Parameter ipv6: whether sessions have IPv6 addresses besides.
+    /// - Parameter ipv6: whether sessions also have IPv6 addresses.
     init(_ sandbox: Sandbox, ipv6: Bool = false) throws {
         self.sandbox = sandbox
         let policy = try sandbox.policyFile(ContractPolicy().yaml)
@@ -361,6 +361,6 @@ struct StageTrait: SuiteTrait, TestScoping {
 
 extension Trait where Self == StageTrait {
     static var stage: Self { Self() }
-    /// With IPv6 addresses besides.
+    /// The same with IPv6 addresses.
     static var stage6: Self { Self(ipv6: true) }
 }

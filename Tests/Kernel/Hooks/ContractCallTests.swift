@@ -4,7 +4,8 @@ import Foundation
 import TestSupport
 import Testing
 
-/// docs/behaviour.md, what takes more than one call and so is no row of the tables: for sockets of each family.
+/// The parts of docs/behaviour.md that need more than one call, and so are not in the tables: for sockets of each
+/// family.
 @Suite(.serialized, .requiresRoot, .stage6)
 struct ContractCallTests: ContractSuite {
     let stage: Stage
@@ -36,7 +37,7 @@ struct ContractCallTests: ContractSuite {
         [family.wildcard, family.localhost, family.host].map { (family: family, asks: $0) }
     }
 
-    /// The point of it all.
+    /// The main purpose of the project.
     @Test("gives each session the port that it asks for, and each of them once", arguments: Transport.binds, places)
     func onePortForEverySession(transport: Transport, at place: (family: Family, asks: Place)) throws {
         try stage.enforce(Self.vl)
@@ -49,7 +50,7 @@ struct ContractCallTests: ContractSuite {
         for program in [ann, ben] { try program.must("close a") }
     }
 
-    /// Bound to what is no source, a socket would take the host's address.
+    /// With a bound address that is not used as a source, a socket would use the host's address.
     @Test(
         "refuses to connect a socket that is bound to what is no source",
         arguments: [
@@ -64,7 +65,7 @@ struct ContractCallTests: ContractSuite {
         }
     }
 
-    /// Isolation, whatever the policy says of sessions without an address.
+    /// Isolation applies, whatever the policy has for sessions without an address.
     @Test(
         "refuses the address of another session, in which a socket was bound", arguments: ["deny", "useHostAddress"],
         [
@@ -85,7 +86,7 @@ struct ContractCallTests: ContractSuite {
 
     // MARK: datagrams
 
-    /// After connect(AF_UNSPEC) a socket is as free as before; the source of the last peer must not stick.
+    /// After connect(AF_UNSPEC), a socket is unconnected again; the source for the last peer must not remain.
     @Test(
         "gives a datagram socket that is connected again the source for its new peer", arguments: [Family.four, .dual])
     func reconnectedDatagrams(family: Family) throws {
@@ -129,7 +130,7 @@ struct ContractCallTests: ContractSuite {
         }
     }
 
-    /// Control messages on a connected socket reach the hook without a destination.
+    /// For control messages on a connected socket, the hook gets no destination.
     @Test(
         "keeps the session's source where a connected socket's datagram names another", arguments: [Family.four, .dual])
     func sourcesByPacketInfoWhereConnected(family: Family) throws {

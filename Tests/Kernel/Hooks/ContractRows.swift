@@ -3,7 +3,7 @@
 import TestSupport
 import Testing
 
-// The rows of the contract's tables, and what is done to check one.
+// The rows of the contract's tables, and how each is checked.
 
 // MARK: bind, getsockname
 
@@ -18,10 +18,10 @@ struct BindRow: Sendable, CustomTestStringConvertible {
     var asks: Place
     var outcome: Outcome
     var transport: Transport = .tcp
-    /// 0: whichever the kernel gives.
+    /// The port; 0 for one that the kernel chooses.
     var port: UInt16?
 
-    /// One row of the table, for each transport.
+    /// One row of the table for each transport.
     static func rows(
         _ policy: ContractPolicy, _ actor: Actor, _ asks: Place, at place: Place, named: Place? = nil,
         port: UInt16? = nil,
@@ -43,12 +43,13 @@ struct BindRow: Sendable, CustomTestStringConvertible {
         }
     }
 
-    /// An IPv4 row on an AF_INET6 socket.
+    /// The IPv4 row on an AF_INET6 socket.
     var mapped: BindRow {
         var row = self
         row.asks = .mapped(asks)
         if case .at(let place, let named) = outcome {
-            // (a limit: nothing tells an MPTCP socket that asked for ::ffff:0.0.0.0 from one that asked for ::)
+            // (a limit: an MPTCP socket that asked for ::ffff:0.0.0.0 cannot be distinguished from one that asked for
+            // ::)
             let isGuess = transport == .mptcp && named == .wildcard && place != .wildcard
             row.outcome = .at(.mapped(place), named: isGuess ? .wildcard6 : .mapped(named))
         }
@@ -81,14 +82,14 @@ extension Stage {
 
 // MARK: connect, sendto, accept, recvfrom, getpeername
 
-/// What a client and its server come to know of each other, and what the kernel knows. `nil` is not looked at.
+/// What a client and its server know about each other, and what the kernel knows. `nil` is not checked.
 struct Meeting: Sendable, CustomStringConvertible {
-    /// Which of the servers it is.
+    /// The index of the server that is reached.
     var server = 0
     /// The addresses on the wire.
     var source: Place?
     var destination: Place?
-    /// getsockname and getpeername of the client; the latter is what an answer to a datagram comes from, too.
+    /// getsockname and getpeername of the client. The latter is also the source of an answer to a datagram.
     var clientName: Place?
     var clientPeer: Place
     /// accept and getpeername of the server, or recvfrom.
@@ -102,7 +103,7 @@ struct Meeting: Sendable, CustomStringConvertible {
             "server \(server) at \(text(destination)), named \(serverName), from \(text(source)), seen as \(text(serverPeer)); the client is \(text(clientName)), its peer \(clientPeer)"
     }
 
-    /// Both sides believe in 127.0.0.1.
+    /// Both sides see 127.0.0.1.
     static func local(_ destination: Place, from source: Place?, server: Int = 0)
         -> Meeting
     {
@@ -112,14 +113,14 @@ struct Meeting: Sendable, CustomStringConvertible {
             serverPeer: .localhost, serverName: .localhost)
     }
 
-    /// Both sides believe in ::1.
+    /// Both sides see ::1.
     static func local6(_ destination: Place?, from source: Place?, server: Int = 0) -> Meeting {
         Meeting(
             server: server, source: source, destination: destination, clientName: .localhost6, clientPeer: .localhost6,
             serverPeer: .localhost6, serverName: .localhost6)
     }
 
-    /// The client believes in ::1, and IPv4 is what carries it: to the server it is ::ffff:127.0.0.1.
+    /// The client sees ::1, but the connection uses IPv4: the server sees ::ffff:127.0.0.1.
     static func byIPv4(_ destination: Place, from source: Place?, server: Int = 0) -> Meeting {
         Meeting(
             server: server, source: source.map(Place.mapped), destination: .mapped(destination),
@@ -127,7 +128,7 @@ struct Meeting: Sendable, CustomStringConvertible {
             serverName: .mapped(.localhost))
     }
 
-    /// Both sides see what is on the wire.
+    /// Both sides see the real addresses.
     static func plain(_ destination: Place, from source: Place, server: Int = 0) -> Meeting {
         Meeting(
             server: server, source: source, destination: destination, clientName: source, clientPeer: destination,
@@ -155,7 +156,7 @@ struct ConnectRow: Sendable, CustomTestStringConvertible {
     enum Outcome: Sendable {
         case meets(Meeting)
         case refused(String)
-        /// A datagram goes, and no server gets it.
+        /// The datagram is sent, and no server gets it.
         case lost
     }
     typealias Server = (actor: Actor, binds: Place)
@@ -163,7 +164,7 @@ struct ConnectRow: Sendable, CustomTestStringConvertible {
     let policy: ContractPolicy
     var servers: [Server]
     let client: Actor
-    /// What the client binds before, with port 0.
+    /// What the client binds first, with port 0.
     var clientBinds: Place?
     var asks: Place
     var outcome: Outcome
@@ -183,7 +184,7 @@ struct ConnectRow: Sendable, CustomTestStringConvertible {
         }
     }
 
-    /// Datagrams are refused by a hook alone: where nobody is, they are lost.
+    /// Only a hook can refuse a datagram: without a server, it is lost.
     static func rows(
         _ policy: ContractPolicy, _ servers: [Server], _ client: Actor, bound clientBinds: Place? = nil,
         _ asks: Place, refused errno: String, _ transports: [Transport]
@@ -196,7 +197,7 @@ struct ConnectRow: Sendable, CustomTestStringConvertible {
         }
     }
 
-    /// Nobody is where it leads: streams are refused, datagrams get lost.
+    /// There is no server: streams are refused, datagrams are lost.
     static func rows(
         _ policy: ContractPolicy, unheard servers: [Server], _ client: Actor, _ asks: Place,
         _ transports: [Transport] = Transport.allCases
@@ -208,7 +209,7 @@ struct ConnectRow: Sendable, CustomTestStringConvertible {
         }
     }
 
-    /// An IPv4 row on AF_INET6 sockets, of the client, the servers or both.
+    /// The IPv4 row on AF_INET6 sockets, of the client, the servers or both.
     func mapped(client: Bool = false, servers: Bool = false) -> ConnectRow {
         var row = self
         if client {
@@ -237,7 +238,7 @@ extension Stage {
         let servers = try row.servers.map { actor, place in
             let server = try start(actor)
             for command in actor.socket("l", row.transport, for: place) { try server.must(command) }
-            // Only a port that the policy fixes comes twice.
+            // Only a port that the policy fixes is used twice.
             if row.port != nil { try server.must("setsockopt l reuseaddr 1") }
             if row.transport == .fastOpen { try server.must("setsockopt l fastopen 8") }
             try server.must("bind l \(place.address) \(port)")
@@ -324,7 +325,8 @@ extension Stage {
                 try client.must("getpeername c").endpoint, is: "\(meeting.clientPeer):\(port)",
                 "the client's getpeername")
         }
-        // The server answers whom it saw, and the client must see whom it asked: resolvers check that.
+        // The server answers the address that it saw, and the client must see the address that it used: resolvers check
+        // that.
         try server.must("sendto l \(received.address ?? "?") \(source) back")
         let answer = try client.must("recvfrom c")
         #expect(answer.data == "back")

@@ -4,8 +4,8 @@ import Foundation
 import TestSupport
 import Testing
 
-/// Random sequences of socket calls, in a session and in a network namespace with nothing attached: what comes back must
-/// be the same. `scripts/differential` makes the surroundings, Tests/Tools/differential the sequences.
+/// Random sequences of socket calls, in a session and in a network namespace with nothing attached. The results must be
+/// the same. `scripts/differential` makes the environment, Tests/Tools/differential the sequences.
 @Suite(.serialized, .requiresRoot)
 struct DifferentialTests {
     private static let script = SourceTree.url("scripts/differential").path
@@ -19,7 +19,7 @@ struct DifferentialTests {
         return (status, program.outputText + program.errorText)
     }
 
-    /// Seeds for all times: a run that nobody has had belongs to `make differential`, which may find what is new.
+    /// Fixed seeds. Runs with new seeds, which may find new differences, are for `make differential`.
     @Test("finds no difference between a session and outside that is not known")
     func noDifference() throws {
         let result = try differential("--seed", "1", "--seed", "2", "--seconds", "1.5")
@@ -27,7 +27,7 @@ struct DifferentialTests {
         #expect(result.status == 0, "\(result.output)")
     }
 
-    /// The test of the test: without a hook, or with the features off, it fails, and what it prints is short.
+    /// Tests the test: without a hook, or with the features off, it must fail, with a short report.
     @Test("finds the difference that a missing hook makes", arguments: ["bind4", "connect6", "sendmsg4", "features"])
     func missingHookIsFound(hook: String) throws {
         let result = try differential("--break", hook, "--mode", "loopback", "--seed", "1", "--seconds", "100")

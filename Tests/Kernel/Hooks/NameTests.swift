@@ -4,9 +4,10 @@ import Foundation
 import TestSupport
 import Testing
 
-/// The name service module in sessions and outside: what unmodified programs are told when they ask by name.
+/// The name service module in sessions and outside, with unmodified programs.
 ///
-/// The host is called crm, crm.example.com in full; its hosts file has an address of each family, so that a leak shows.
+/// The host is called crm, in full crm.example.com. Its hosts file has an address of each family, so that a leak is
+/// noticed.
 @Suite(.serialized, .requiresRoot, .stage6)
 struct NameTests {
     let stage: Stage
@@ -41,7 +42,7 @@ struct NameTests {
         for (name, text) in files { try text.write(toFile: "\(etc)/\(name)", atomically: false, encoding: .utf8) }
     }
 
-    /// Starts a command on the host called crm.
+    /// Starts a command on the host crm.
     private func start(_ command: [String], as party: Party, node: String = "crm") throws -> Program {
         let world = SourceTree.url("nss/tests/world").path
         return try sandbox.start(
@@ -49,7 +50,7 @@ struct NameTests {
             errorOutput: true)
     }
 
-    /// Runs it to its end; what it wrote, its lines and words parted by single blanks.
+    /// Runs a command to its end. Returns its output, with lines and words separated by single spaces.
     private func run(
         _ command: [String], as party: Party, node: String = "crm", code: Int32 = 0,
         location: SourceLocation = #_sourceLocation
@@ -67,7 +68,7 @@ struct NameTests {
 
     // MARK: Policies
 
-    /// For every program.
+    /// The feature for every program.
     private static let v = ContractPolicy(.virtualIP).with { $0.programs = ["*"] }
     private static let l = ContractPolicy(.loopback).with { $0.programs = ["*"] }
     private static let vl = ContractPolicy(.virtualIP, .loopback).with { $0.programs = ["*"] }
@@ -108,17 +109,17 @@ struct NameTests {
         // No virtual IP applies.
         hosts(l, .ann), hosts(v.with { $0.programs = ["crm"] }, .ann), hosts(vl, .nobody), hosts(vl, .unhooked),
         hosts(ContractPolicy(), .ann), hosts(l, .poor),
-        // One family alone: nothing of the host's in the other.
+        // One family alone: no address of the host for the other family.
         Row(policy: v, party: .four, any: four.0, v4: four.0, v6: four.1),
         Row(policy: vl, party: .four, any: four.0, v4: four.0, v6: four.1),
         Row(policy: useHostAddress, party: .four, any: four.0, v4: four.0, v6: four.1),
         Row(policy: vl, party: .six, any: "2001:db8:51::20", v4: "", v6: "2001:db8:51::20"),
         Row(
             policy: useHostAddress, party: .six, any: "2001:db8:51::20", v4: Sandbox.hostAddress, v6: "2001:db8:51::20"),
-        // None at all.
+        // No address at all.
         Row(policy: v, party: .poor, any: "", v4: "", v6: ""), Row(policy: vl, party: .poor, any: "", v4: "", v6: ""),
         hosts(useHostAddress, .poor),
-        // Those that prefer the loopback are at home there.
+        // Programs that prefer the loopback get it.
         loopback(vlp, .ann), loopback(vlp, .four), loopback(vlp.with { $0.wildcardName = "asRequested" }, .ann),
         Row(policy: vlp, party: .poor, any: "", v4: "", v6: ""), hosts(vlp, .nobody),
     ]
@@ -126,7 +127,7 @@ struct NameTests {
     @Test("names the session's addresses for the host's own name", arguments: rows)
     func ownName(_ row: Row) throws {
         try stage.enforce(row.policy)
-        // A dot at the end is more than `files` understands.
+        // `files` does not understand a dot at the end.
         let isHosts = [row.any, row.v4].contains { $0.contains(Sandbox.hostAddress + " ") || $0 == Sandbox.hostAddress }
         for name in ["crm", "CRM", "crm.example.com"] + (isHosts ? [] : ["crm.", "Crm.Example.Com."]) {
             let answers = try sh(
@@ -141,7 +142,7 @@ struct NameTests {
         }
     }
 
-    /// What is not the host's own name is left to the other sources.
+    /// Other names than the host's own are left to the other sources.
     @Test("leaves other names to the next source")
     func otherNames() throws {
         try stage.enforce(Self.vl)
@@ -163,7 +164,7 @@ struct NameTests {
         for address in ["198.51.100.17", "2001:db8:51::17"] {
             let answer = try run(["getent", "hosts", address], as: .ann)
             expect(answer, is: "\(address) crm.example.com crm", "reverse")
-            // Another session's is nobody's to name.
+            // The address of another session gets no name.
             expect(try run(["getent", "hosts", address], as: .ben, code: 2), is: "", "reverse of another's")
             expect(try run(["getent", "hosts", address], as: .unhooked, code: 2), is: "", "reverse outside")
         }
@@ -172,7 +173,7 @@ struct NameTests {
         }
     }
 
-    /// A virtual IP that was taken off the interface behind our back is not replaced by the host's.
+    /// If another program removes a virtual IP from the interface, the host's address does not replace it.
     @Test("names no address that was taken off the interface")
     func addressTakenAway() throws {
         try stage.enforce(Self.vl)
@@ -185,7 +186,7 @@ struct NameTests {
 
     // MARK: Callers
 
-    /// Outside a session, for the callers below.
+    /// The addresses outside a session, for the callers below.
     private static let outside = (v4: Sandbox.hostAddress, v6: Sandbox.hostAddress6)
     private static let parties: [(party: Party, v4: String, v6: String)] = [
         (.ann, "198.51.100.17", "2001:db8:51::17"), (.ben, "198.51.100.18", "2001:db8:51::18"),
@@ -201,7 +202,7 @@ struct NameTests {
             expect(try run(["hostname", "-f"], as: party), is: "crm.example.com", "\(party)")
             expect(try run(["hostname", "-s"], as: party), is: "crm", "\(party)")
             expect(try run(["hostname", "-d"], as: party), is: "example.com", "\(party)")
-            // A limit: it lists the interfaces' addresses.
+            // A limit: it lists the addresses of the interfaces.
             let all = try run(["hostname", "-I"], as: party).split(separator: " ")
             #expect(all.contains(Substring(Sandbox.hostAddress)) && all.contains("198.51.100.17"), "\(party)")
         }
@@ -240,7 +241,7 @@ struct NameTests {
                     True
                     """, "\(party)")
         }
-        // Where there is none to be told, it is no error of a name that does not exist.
+        // If there is no address to return, it is not the error of a name that does not exist.
         let failing = """
             from socket import *
             for call in (lambda: gethostbyname("crm"), lambda: getaddrinfo("crm", 9), lambda: getaddrinfo("crm", 9, AF_INET6)):
@@ -272,7 +273,8 @@ struct NameTests {
         }
     }
 
-    /// Without the action, the sources after it are asked where it has no address to tell; `check` warns of that.
+    /// Without the action, libc asks the later sources if the module has no address to return; `check` warns about
+    /// that.
     @Test("leaves the host's address in the answer without [TRYAGAIN=return]")
     func withoutTheAction() throws {
         try stage.enforce(Self.vl)
@@ -281,7 +283,7 @@ struct NameTests {
         #expect(try run(["getent", "ahostsv4", "crm"], as: .ann).hasPrefix("198.51.100.17 "))
     }
 
-    /// A host whose name is a full one, and one that is called localhost.
+    /// A host whose name is fully qualified, and one that is called localhost.
     @Test func nodeNames() throws {
         try stage.enforce(Self.vl)
         for name in ["crm", "crm.a.example"] {
@@ -294,7 +296,7 @@ struct NameTests {
 
     // MARK: Commands
 
-    /// Runs vip-bpfctl on the host called crm, whose /etc/nsswitch.conf is a mount of its own.
+    /// Runs vip-bpfctl on the host crm, whose /etc/nsswitch.conf is a mount of its own.
     private func check(_ arguments: [String] = [], subject: String = "names") throws -> [[String: String]] {
         let world = SourceTree.url("nss/tests/world").path
         let program = try sandbox.start(
@@ -327,14 +329,14 @@ struct NameTests {
             #expect(facts.first?["fact"]?.contains(fragment) == true, "\(facts)")
             #expect(facts.first?["fix"]?.contains(fix) == true, "\(facts)")
         }
-        // On this host itself the module is not installed, as a rule.
+        // On the test's host itself, the module is usually not installed.
         let here = try sandbox.ctl("check")
         #expect(here.stdout.contains("libnss_vip.so.2"), "\(here)")
     }
 
     @Test("asks by name in the self-test")
     func selfTestAsksByName() throws {
-        // So that the policy that comes next is not thought to be in force.
+        // So that the next policy is not taken for the one in force.
         try stage.enforce(Self.l)
         let pool = "[198.51.100.40-198.51.100.47, \"2001:db8:51::40-2001:db8:51::47\"]"
         let yaml = "virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: \(pool)}}\n"
@@ -368,7 +370,7 @@ struct NameTests {
         #expect(try content() == before)
         #expect(try left() == "nsswitch.conf\n")
 
-        // Refused, in one line, and nothing is left.
+        // It is refused with one line, and nothing is left.
         let enable =
             "VIP_BPF_STATE='\(sandbox.stateDirectory)' '\(Build.controller.path)' names enable --file '\(file)'"
         let refusals = [
@@ -389,10 +391,10 @@ struct NameTests {
         #expect(try sandbox.ctl("names", "enable", "--file", "\(file).none").status == 1)
     }
 
-    // MARK: A whole round
+    // MARK: A server and its client
 
-    /// In each of two sessions a Java server asks for the local host and binds the answer, on one and the same port; a client
-    /// finds it by the host's name.
+    /// In each of two sessions, a Java server looks up the local host and binds that address, on the same port. A
+    /// client finds it by the host's name.
     @Test(arguments: [v, vl, vl.with { $0.mode = "perSession" }]) func javaRound(_ policy: ContractPolicy) throws {
         let classes = "\(sandbox.directory)/java"
         if !FileManager.default.fileExists(atPath: classes) {

@@ -5,10 +5,10 @@ import Glibc
 import TestSupport
 import Testing
 
-/// The places of a family, as programs with sockets of one kind name them.
+/// The places of a family, as programs with one kind of socket name them.
 struct Family: Sendable, CustomTestStringConvertible {
     let testDescription: String
-    /// AF_INET6 with IPV6_V6ONLY, so that `::` is a place of IPv6 alone.
+    /// AF_INET6 with IPV6_V6ONLY, so that `::` is IPv6 only.
     var isV6Only = false
     let wildcard, localhost, host, remote, vip, lo, benVIP, benLO: Place
 
@@ -42,7 +42,7 @@ struct Family: Sendable, CustomTestStringConvertible {
 }
 
 extension Stage {
-    /// A program that has done what it should.
+    /// Starts a program that has made these calls successfully.
     func start(_ actor: Actor, doing commands: [String]) throws -> Probe {
         let program = try start(actor)
         for command in commands { try program.must(command) }
@@ -51,15 +51,15 @@ extension Stage {
 }
 
 extension Probe {
-    /// What has come, without waiting for what has not.
+    /// Checks that nothing has arrived, without waiting.
     func expectNothing(_ socket: String, _ what: String, sourceLocation: SourceLocation = #_sourceLocation) throws {
         try must("setsockopt \(socket) nonblock 1")
         expect(try self("recvfrom \(socket)").errno, is: "EAGAIN", what, sourceLocation: sourceLocation)
     }
 }
 
-/// Every path to a socket: whichever way a call is made and a socket was come by, the contract holds. Where the kernel
-/// has no hook on the way, a test says what comes out instead; each of these begins with "limit".
+/// Every way to make a call and to get a socket must follow the contract. If the kernel has no hook for one, a test has
+/// the result; its name begins with "limit".
 @Suite(.serialized, .requiresRoot, .stage6)
 struct PathTests: ContractSuite {
     let stage: Stage
@@ -70,11 +70,11 @@ struct PathTests: ContractSuite {
 
     // MARK: io_uring
 
-    /// In the calling thread; in a worker of the kernel's; in the kernel's thread that polls the queue.
+    /// In the calling thread; in a worker of the kernel; in the kernel's thread that polls the queue.
     static let rings = ["uring", "uring-async", "uring-sqpoll"]
 
     static var hasRing: Bool {
-        // 2: nobody may. Before Linux 6.6 there is no such file.
+        // 2: no process may use it. Before Linux 6.6 there is no such file.
         ((try? KernelFile.read("/proc/sys/kernel/io_uring_disabled")) ?? "0").first != "2"
     }
 
@@ -144,7 +144,7 @@ struct PathTests: ContractSuite {
                 client: Self.by(ring, row.client), asks: row.asks, outcome: row.outcome, transport: row.transport))
     }
 
-    /// A datagram with a source of its own, by all three.
+    /// A datagram with its own source, in all three ways.
     @Test(
         "decides a datagram by io_uring with a source as one by sendmsg(2)", .enabled(if: hasRing), arguments: rings,
         Family.all)
@@ -180,7 +180,7 @@ struct PathTests: ContractSuite {
         #expect(try client("sendmmsg c 3 \(family.benLO) \(port) text").errno == "ECONNREFUSED")
     }
 
-    /// TCP_FASTOPEN_CONNECT: connect chooses the address; with the cookie of the first connection, send connects.
+    /// TCP_FASTOPEN_CONNECT: connect chooses the address; with the first connection's cookie, send connects.
     @Test("decides a TCP_FASTOPEN_CONNECT", arguments: Family.all, [true, false])
     func fastOpenByConnect(family: Family, onLocalhost: Bool) throws {
         try stage.enforce(Self.vl)
@@ -208,7 +208,7 @@ struct PathTests: ContractSuite {
 
     // MARK: inherited sockets
 
-    /// A child goes on with its parent's sockets, and the parent's peer is its own.
+    /// A child uses its parent's sockets, and the parent's peer is the same.
     @Test("decides for a child as for its parent", arguments: Family.all)
     func forked(family: Family) throws {
         try stage.enforce(Self.vl)
@@ -228,11 +228,12 @@ struct PathTests: ContractSuite {
         expect(try server.kernelView("u")?.remote, is: "\(family.vip):\(port)", "a connect of the child")
     }
 
-    /// The program that makes the call decides, not the one that made the socket; names are the session's for all.
+    /// The program that makes the call decides, not the one that created the socket. Names are the session's for all
+    /// programs.
     @Test("decides by the program that runs, after exec", arguments: Family.all)
     func executed(family: Family) throws {
         try stage.enforce(Self.vl)
-        // Installed by being started once.
+        // The first start installs the program.
         for actor in [Actor.app, .tool] { _ = try stage.start(actor) }
         let bin = "\(stage.sandbox.directory)/bin"
         let port = stage.newPort()
@@ -265,7 +266,7 @@ struct PathTests: ContractSuite {
         try taker.must("take \(name)")
     }
 
-    /// Who makes the socket, and whether what becomes of it in the session is the session's.
+    /// Who creates the socket, and whether hooks run for it when a session uses it.
     struct Owner: Sendable, CustomTestStringConvertible {
         let actor: Actor
         let isHooked: Bool
@@ -274,12 +275,12 @@ struct PathTests: ContractSuite {
         static let all = [
             Owner(actor: .app, isHooked: true), Owner(actor: .benApp, isHooked: true),
             Owner(actor: .nobody, isHooked: true),
-            // A limit: hooks run for the cgroup in which a socket was made.
+            // A limit: hooks run for the cgroup in which a socket was created.
             Owner(actor: .unhooked, isHooked: false),
         ]
     }
 
-    @Test("decides for whoever calls, of a socket that was passed", arguments: Owner.all, Family.all)
+    @Test("decides by the calling program for a passed socket", arguments: Owner.all, Family.all)
     func passedFresh(owner: Owner, family: Family) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
@@ -287,7 +288,7 @@ struct PathTests: ContractSuite {
         let maker = try stage.start(
             owner.actor, doing: ["w", "h", "c"].flatMap { family.socket($0, "tcp") } + family.socket("u", "udp"))
         let taker = try stage.start(.app)
-        // One mailbox for all: a probe has but one.
+        // One mailbox for all, because a probe has only one.
         let path = "\(stage.sandbox.directory)/mailbox-\(port)"
         try taker.must("mailbox \(path)")
         for socket in ["w", "h", "c", "u"] {
@@ -315,7 +316,7 @@ struct PathTests: ContractSuite {
         }
     }
 
-    /// A socket that another session has bound is not a way to that one's addresses.
+    /// A socket that another session has bound must not reach that session's addresses.
     @Test(arguments: Family.all, ["wildcard", "localhost"]) func passedBoundByAnotherSession(
         family: Family, place: String
     ) throws {
@@ -338,7 +339,7 @@ struct PathTests: ContractSuite {
         #expect(try taker("bind tcp \(family.wildcard) \(port)").errno == "EINVAL")
     }
 
-    /// A listener of the host's (socket activation) serves in a session what comes to the host's address.
+    /// A listener of the host (socket activation) in a session serves clients of the host's address.
     @Test(arguments: [Actor.nobody, .unhooked], Family.all) func passedListening(owner: Actor, family: Family) throws {
         try stage.enforce(Self.vl)
         let port = stage.newPort()
@@ -354,7 +355,7 @@ struct PathTests: ContractSuite {
         #expect(try far.must("recv c").data == "hello")
     }
 
-    /// A bound socket of the host's would leave from the host's address: refused, where a hook sees it.
+    /// A bound socket of the host would send from the host's address: it is refused, if there is a hook.
     @Test(arguments: [vl, useHostAddress], [Actor.nobody, .unhooked])
     func passedBoundByNobody(policy: ContractPolicy, owner: Actor) throws {
         try stage.enforce(policy)
@@ -378,7 +379,7 @@ struct PathTests: ContractSuite {
         }
     }
 
-    /// A socket of the session in the hands of a program outside: what it sees is what is.
+    /// A program outside that gets a socket of the session sees the real addresses.
     @Test("leaves a socket alone that was passed out of the session", arguments: [Actor.nobody, .unhooked], Family.all)
     func passedOut(taker: Actor, family: Family) throws {
         try stage.enforce(Self.vl)
@@ -398,7 +399,7 @@ struct PathTests: ContractSuite {
         expect(try outsider.kernelView("u")?.local, is: "\(family.localhost):\(other)", "bind")
     }
 
-    // MARK: connecting, in more than one way
+    // MARK: connecting in several ways
 
     @Test("decides a connect that does not block", arguments: Family.all)
     func withoutBlocking(family: Family) throws {
@@ -412,14 +413,14 @@ struct PathTests: ContractSuite {
         expect(try client.must("getpeername c").endpoint, is: "\(family.localhost):\(port)", "getpeername")
         expect(try client.must("getsockname c").address, is: "\(family.localhost)", "getsockname")
         expect(try server.must("accept l s").address, is: "\(family.localhost)", "accept")
-        // The second call is answered by the socket, as outside.
+        // The socket returns the second result, as outside.
         #expect(try client("connect c \(family.localhost) \(port)").errno == nil)
         #expect(try client("connect c \(family.localhost) \(port)").errno == "EISCONN")
 
         for command in family.socket("n", "tcp") + ["setsockopt n nonblock 1"] { try client.must(command) }
         #expect(try client("connect n \(family.localhost) \(stage.newPort())").errno == "EINPROGRESS")
         #expect(try client("poll n out").errno == "ECONNREFUSED")
-        // And by the hook, where it refuses.
+        // The hook returns it, if it refuses.
         for command in family.socket("r", "tcp") + ["setsockopt r nonblock 1"] { try client.must(command) }
         #expect(try client("connect r \(family.benLO) \(port)").errno == "ECONNREFUSED")
     }
@@ -447,7 +448,7 @@ struct PathTests: ContractSuite {
         }
     }
 
-    /// A stream that was undone connects anew.
+    /// A stream whose connection was undone connects again.
     @Test("lets a stream connect again", arguments: Family.all)
     func reconnectedStreams(family: Family) throws {
         try stage.enforce(Self.vl)
@@ -465,8 +466,8 @@ struct PathTests: ContractSuite {
         }
     }
 
-    /// A limit: one AF_INET6 socket with a mapped peer, an IPv6 one, and back. By connect it gets a source in a session, and
-    /// the kernel makes a socket on an IPv6 source IPV6_V6ONLY for good.
+    /// A limit: one AF_INET6 socket with a mapped peer, then an IPv6 one, and back. In a session, connect gives it a
+    /// source, and the kernel makes a socket with an IPv6 source IPV6_V6ONLY for good.
     @Test func limitReconnectedInTheOtherFamily() throws {
         try stage.enforce(Self.vl)
         func steps(_ actor: Actor) throws -> String {
@@ -490,7 +491,7 @@ struct PathTests: ContractSuite {
 
     // MARK: one port, several sockets
 
-    /// What one session shares among its own is shared with no other.
+    /// What one session shares among its own sockets is not shared with other sessions.
     @Test(arguments: Family.all, ["tcp", "udp"])
     func reused(family: Family, kind: String) throws {
         for option in ["reuseport", "reuseaddr"] { try reused(family: family, kind: kind, option: option) }
@@ -503,14 +504,14 @@ struct PathTests: ContractSuite {
             let commands = family.server("l", kind, on: place, port, options: [option])
             let first = try stage.start(.app, doing: commands)
             let second = try stage.start(.app, doing: Array(commands.prefix(while: { !$0.hasPrefix("bind") })))
-            // Two listeners take SO_REUSEPORT.
+            // Two listeners need SO_REUSEPORT.
             if kind == "udp" || option == "reuseport" {
                 for command in commands.drop(while: { !$0.hasPrefix("bind") }) { try second.must(command) }
             } else {
                 #expect(try second("bind l \(place) \(port)").errno == "EADDRINUSE")
             }
             let other = try stage.start(.benApp, doing: commands)
-            // Enough of them to come to every socket that might have them.
+            // Enough datagrams to reach every socket that might get them.
             for round in 0..<8 {
                 let client = try stage.start(.app, doing: family.socket("c", kind))
                 try client.must("connect c \(family.localhost) \(port)")
@@ -607,7 +608,7 @@ struct PathTests: ContractSuite {
 
     // MARK: groups
 
-    /// What a program sends to a group or to all leaves from the virtual IP.
+    /// What a program sends to a group or broadcast address leaves from the virtual IP.
     @Test(
         "sends to groups from the virtual IP", arguments: [Family.four, .mapped, .six],
         ["239.1.2.3", "198.51.100.255", "255.255.255.255", "ff02::1:3", "ff05::1:3"])
@@ -640,7 +641,7 @@ struct PathTests: ContractSuite {
         expect(try client.must("getpeername c").endpoint, is: "\(address):\(port)", "getpeername")
     }
 
-    /// Joining is no matter of addresses: a socket that is bound to the group hears it, in each session.
+    /// Joining does not depend on addresses: a socket that is bound to the group receives from it, in each session.
     @Test("lets each session hear a group that it is bound to", arguments: [Family.four, .six])
     func fromAGroup(family: Family) throws {
         try stage.enforce(Self.vl)
@@ -658,12 +659,13 @@ struct PathTests: ContractSuite {
             #expect(received.data == "news")
             expect(received.endpoint, is: "\(family.remote):\(port)", "the sender")
         }
-        // The answer does not come from the group.
+        // The answer does not come from the group's address.
         try listeners[0].must("sendto l \(family.remote) \(port) back")
         expect(try far.must("recvfrom c").address, is: "\(family.vip)", "the answer's source")
     }
 
-    /// A limit: the wildcard is the virtual IP, and what comes to a group or to all is not addressed to that.
+    /// A limit: the wildcard becomes the virtual IP, and packets to a group or broadcast address are not addressed to
+    /// that.
     @Test(arguments: ["239.1.2.3", "198.51.100.255", "255.255.255.255", "ff05::1:3"])
     func limitGroupsAtTheWildcard(group: String) throws {
         try stage.enforce(Self.vl)
@@ -711,14 +713,14 @@ struct PathTests: ContractSuite {
 
     // MARK: where no hook is
 
-    /// A limit: listen binds by itself, and tells nobody.
+    /// A limit: listen binds by itself, without a hook.
     @Test(arguments: Family.all, ["tcp", "mptcp"]) func limitListenWithoutBind(family: Family, kind: String) throws {
         try stage.enforce(Self.vl)
         let server = try stage.start(.app, doing: family.socket("l", kind) + ["listen l"])
         let port = try #require(try server.must("getsockname l").port)
         let wildcard = family.wildcard.isIPv6 ? Place.wildcard6 : .wildcard
         expect(try server.kernelView("l")?.local, is: "\(wildcard):\(port)", "where it is bound")
-        // Its own clients find it all the same, at the host's loopback, where it alone listens: not by 127.0.0.1.
+        // Its own clients still find it at the host's loopback, where it is the only listener: not at 127.0.0.1.
         let client = try stage.start(.app, doing: family.socket("c", kind))
         let answer = try client("connect c \(family.localhost) \(port)")
         #expect(answer.ok, "\(answer)")
@@ -726,7 +728,7 @@ struct PathTests: ContractSuite {
 
     // MARK: bad input
 
-    /// Calls that must fail, or not, as they do where no hook is.
+    /// Calls that must fail, or succeed, as they do without hooks.
     struct Crooked: Sendable, CustomTestStringConvertible {
         let testDescription: String
         let kind: String
@@ -744,7 +746,7 @@ struct PathTests: ContractSuite {
             }
         }
 
-        /// A call with families that are no Internet socket's, whatever address stands there.
+        /// A call with families of other sockets than Internet sockets, with any address.
         private static func families(_ call: String, _ family: Family) -> [String] {
             [unix, 99, 65535].flatMap { wrong in
                 [family.wildcard, family.remote, family.benLO, family.benVIP].map { place in
@@ -767,7 +769,8 @@ struct PathTests: ContractSuite {
             all("families of connect", ["tcp", "mptcp"]) { family in
                 families("connect", family) + ["connect a \(family.remote) PORT", "getpeername a"]
             },
-            // (a limit: a datagram socket on which that failed has a port and no address, and gets none by connect)
+            // (a limit: a datagram socket on which that failed has a port but no address, and connect does not give it
+            // one)
             all("families of connect", ["udp"]) { families("connect", $0) },
             all("families of sendto", ["tcp", "udp", "mptcp"]) { families("sendto", $0) },
             all("families of fastopen", ["tcp", "mptcp"]) { family in
@@ -840,12 +843,12 @@ struct PathTests: ContractSuite {
             doing: row.family.server("l", row.kind, on: row.family.wildcard, port))
         func answers(_ actor: Actor) throws -> [String] {
             let program = try stage.start(actor)
-            // Gone at once, and not when the program is.
+            // Closed at once, and not when the program ends.
             defer { _ = try? program("close a") }
             return try row.commands.map { command in
                 let command = command.replacing("PORT", with: "\(port)")
                 let answer = try program(command)
-                // Of a name, the bytes: a name is the contract's, and the same where these ask for it.
+                // For a name, compare the bytes: the contract decides the name, and it is the same for these calls.
                 let words = [answer.errno ?? "ok", answer.data, answer.count.map(String.init)]
                 return "\(command): \(words.compactMap(\.self).joined(separator: " "))"
             }

@@ -94,7 +94,7 @@ import Testing
         #expect(try Cgroup(path: inner.path.removingLastComponent()).relation(to: beside) == .unrelated)
     }
 
-    /// name_to_handle_at(2) gives what the kernel calls the cgroup's ID, as bpf_get_current_cgroup_id() does.
+    /// name_to_handle_at(2) returns what the kernel uses as the cgroup's ID, as bpf_get_current_cgroup_id() does.
     @Test func idIsTheHandle() throws {
         typealias NameToHandle =
             @convention(c) (CInt, UnsafePointer<CChar>, UnsafeMutableRawPointer, UnsafeMutablePointer<CInt>, CInt) ->
@@ -139,7 +139,7 @@ import Testing
         }
     }
 
-    /// In a cgroup namespace `/` is a cgroup further down, and depths below it are not those that the kernel counts.
+    /// In a cgroup namespace, `/` is a cgroup further down, so depths below it differ from the kernel's.
     @Test("finds the cgroup from inside a cgroup namespace")
     func inACgroupNamespace() throws {
         try own.add(process: getpid())
@@ -156,7 +156,7 @@ import Testing
         }
         let mounts = try MountTable(text: text)
         #expect(mounts.cgroup2.map(\.root) == ["/"])
-        // Its table, with the mount at a path by which this process, too, gets to the directory that is mounted there.
+        // The mount table of the namespace, with the mount at a path by which this process reaches the same directory.
         let mount = try #require(text.split(separator: "\n").first { $0.contains(" - cgroup2 ") })
         let moved = try MountTable(text: mount.replacingOccurrences(of: " \(directory.path) ", with: " \(own.path) "))
         #expect(moved.cgroup2.map(\.mountPoint) == [own.path])
@@ -166,7 +166,7 @@ import Testing
     }
 
     @Test("tells a cgroup that was created again from the former")
-    func removedAndMadeAnew() throws {
+    func removedAndCreatedAgain() throws {
         let first = try own.makeChild(named: "again")
         #expect(first.exists && first.isSame)
         try first.remove()
@@ -208,7 +208,7 @@ import Testing
         #expect(!inner.exists && !own.exists)
     }
 
-    /// The wait is woken, not polled: it is under way when the last process ends.
+    /// The wait does not poll: it is already waiting when the last process ends.
     @Test("wakes up when the last process ends")
     func wokenByTheLastExit() async throws {
         let child = try Child("sh", "-c", "read x")
@@ -223,7 +223,7 @@ import Testing
         #expect(try await result == .empty)
     }
 
-    /// The processes of a threaded cgroup are its domain's.
+    /// The processes of a threaded cgroup are listed at its domain.
     @Test("lists the processes of a threaded cgroup at its domain")
     func threaded() throws {
         let child = try Child("sleep", "1000")

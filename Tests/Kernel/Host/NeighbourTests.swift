@@ -13,7 +13,7 @@ import Testing
 /// A host on the other end of eth0: `Tests/Tools/neighbour/neighbour.py` in a network namespace of its own.
 private final class OtherHost {
     private let program: Child
-    /// Of the two ends.
+    /// The hardware addresses of the two ends.
     let own: HardwareAddress
     let other: HardwareAddress
 
@@ -60,7 +60,7 @@ private final class OtherHost {
             Child("nsenter", "--target", "\(program.pid)", "--net", "sh", "-ec", script).wait() == 0, "\(script)")
     }
 
-    /// Tells it what to do.
+    /// Sends it a command.
     ///
     /// - Returns: what it received before.
     @discardableResult
@@ -75,12 +75,12 @@ private final class OtherHost {
         }
     }
 
-    /// What it has received, but IPv4's own business between the two hosts.
+    /// What it has received, without the IPv4 traffic between the two hosts themselves.
     func seen() throws -> [String] {
         try tell("nothing").filter { !$0.hasSuffix("192.0.2.1") && !$0.hasSuffix("192.0.2.2") }
     }
 
-    /// The same, once it has received so many.
+    /// The same, after this many packets.
     func seen(count: Int) throws -> [String] {
         var lines: [String] = []
         try wait(for: "the neighbour to see \(count) frames") {
@@ -113,9 +113,9 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
             let taken = ContinuousClock().measure { answers = AddressProbe().ask([question("192.0.2.7")], seconds: 2) }
             #expect(answers.taken.isEmpty && answers.failures.isEmpty, "\(answers)")
             #expect(taken >= .seconds(2))
-            // One question a second, without a sender's address.
+            // One question a second, without a sender address.
             #expect(try host.seen() == [String](repeating: "arp 1 \(host.own) 0.0.0.0 192.0.2.7", count: 2))
-            // It is no entry of anybody's table.
+            // It is not in any table of the other host.
             try host.sh("! ip neigh show | grep 192.0.2.7")
         }
     }
@@ -131,7 +131,7 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
         }
     }
 
-    /// A probe of another host for the same address, a question of its own from that address, and a reply to somebody else.
+    /// A probe of another host for the same address, a question from that address, and a reply to a third host.
     @Test(arguments: [
         "arp 1 02:00:00:00:00:99 0.0.0.0 PROBED", "arp 1 02:00:00:00:00:99 PROBED 192.0.2.200",
         "arp 2 02:00:00:00:00:99 PROBED 192.0.2.200",
@@ -144,8 +144,9 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
         }
     }
 
-    /// What is no claim: our own packet that comes back, one of another interface of this host, a question about the address
-    /// by a host that has another one, claims of other addresses; and frames that are truncated or no ARP for IPv4.
+    /// Packets that claim nothing: the host's own packet that comes back, one of another interface of this host, a
+    /// question about the address by a host that has another one, claims of other addresses; and frames that are
+    /// truncated or not ARP for IPv4.
     @Test func hostileOnesAreNotHeard() async throws {
         try await inNetworkNamespace {
             let host = try OtherHost()
@@ -170,7 +171,7 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
             { try host.tell("respond \(line)") }
             let answers = AddressProbe().ask([question("192.0.2.7")], seconds: 1)
             #expect(answers.taken.isEmpty && answers.failures.isEmpty, "\(answers)")
-            // The same claim, whole.
+            // The same claim, complete.
             try host.tell("respond frame \(header)\(claim)")
             #expect(AddressProbe().ask([question("192.0.2.7")], seconds: 1).taken.count == 1)
         }
@@ -190,7 +191,7 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
         }
     }
 
-    /// All at once, and none of the answers lost.
+    /// All at the same time; no answer is lost.
     @Test func manyAtOnce() async throws {
         try await inNetworkNamespace {
             let host = try OtherHost()
@@ -220,7 +221,7 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
                     "ask on nothing0 who has 192.0.2.7: no such device; see ip link, or set "
                         + "virtualIP.addresses.probeSeconds to 0"
                 ])
-            // Set down while it waits.
+            // The interface is set down during the wait.
             let down = try Child("sh", "-c", "sleep 0.5; ip link set eth0 down")
             let lost = AddressProbe().ask((7...9).map { question("192.0.2.\($0)") }, seconds: 9)
             down.wait()
@@ -268,7 +269,7 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
             }
             #expect(taken >= .milliseconds(300))
             #expect(try host.seen(count: 2) == [String](repeating: "arp 1 \(host.own) 192.0.2.8 192.0.2.8", count: 2))
-            // Not on a link without neighbours, and not without the capability: no failure of either.
+            // Links without neighbours and a missing capability are no errors of announcements.
             AddressProbe().announce([question("192.0.2.7", on: "lo"), question("192.0.2.7", on: "nothing0")])
             try dropCapabilities()
             AddressProbe().announce([question("192.0.2.7")])
@@ -278,7 +279,7 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
 }
 
 @Suite(.requiresRoot) struct ConflictWatchTests {
-    /// What a watch reports within a time.
+    /// The conflicts that a watch reports within a time.
     private static func conflicts(_ watch: ConflictWatch, within milliseconds: CInt = 300_000) -> [ConflictWatch
         .Conflict]
     {
@@ -302,16 +303,16 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
             let found = Self.conflicts(watch)
             #expect(found.map(\.question) == [question("192.0.2.7")])
             #expect(found.map(\.hardwareAddress.description) == ["02:00:00:00:00:99"])
-            // Defended once.
+            // The address is defended once.
             try host.waitFor("arp 1 \(host.own) 192.0.2.7 192.0.2.7")
 
-            // The same conflict, as long as it lasts.
+            // The same conflict, as long as it continues.
             for _ in 0..<4 {
                 try host.tell("arp 2 02:00:00:00:00:98 192.0.2.7 192.0.2.200")
                 #expect(Self.conflicts(watch, within: 400).isEmpty)
             }
             #expect(try !host.seen().contains { $0.contains("192.0.2.7 192.0.2.7") })
-            // And a new one afterwards; another address is another one anyway.
+            // Afterwards there is a new conflict. Another address is another conflict in any case.
             try host.tell("arp 2 02:00:00:00:00:98 192.0.2.8 192.0.2.200")
             #expect(Self.conflicts(watch).map(\.question) == [question("192.0.2.8")])
             usleep(5_100_000)
@@ -320,8 +321,8 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
         }
     }
 
-    /// Other hosts' probes and questions, what this host sends by another interface, addresses that are not watched (any more),
-    /// malformed packets.
+    /// Probes and questions of other hosts, packets that this host sends on another interface, addresses that are not
+    /// or no longer watched, malformed packets.
     @Test func whatIsNoConflict() async throws {
         try await inNetworkNamespace {
             let host = try OtherHost()
@@ -342,7 +343,7 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
         }
     }
 
-    /// Set down and up, and made again: another interface of the same name.
+    /// The interface is set down and up, and created again with the same name.
     @Test func theInterfaceGoesAndComes() async throws {
         try await inNetworkNamespace {
             let watch = try ConflictWatch(quietInterval: .zero)
@@ -350,7 +351,7 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
                 let host = try OtherHost()
                 #expect(watch.watch([question("192.0.2.7")]).isEmpty)
                 for _ in 0..<2 {
-                    // Told again until a frame arrives: the other end may not be up yet.
+                    // Repeated until a frame arrives, because the other end may not be up yet.
                     var seen: [ConflictWatch.Conflict] = []
                     for _ in 0..<300 where seen.isEmpty {
                         try host.tell("arp 1 02:00:00:00:00:99 192.0.2.7 192.0.2.7")
@@ -365,7 +366,7 @@ private func question(_ address: String, on interface: String = "eth0") -> Addre
                 }
                 try shell("ip link del eth0")
                 #expect(Self.conflicts(watch, within: 100).isEmpty)
-                // Quiet, not readable for ever.
+                // The descriptor is no longer readable.
                 var file = pollfd(fd: watch.descriptor, events: Int16(POLLIN), revents: 0)
                 #expect(poll(&file, 1, 0) == 0)
                 #expect(watch.watch([question("192.0.2.7")]).isEmpty)

@@ -44,7 +44,7 @@ import Testing
         }
     }
 
-    /// A host's own address with its prefix is not ours to take off.
+    /// The host's own address with its prefix is not removed.
     @Test("leaves the host's own address")
     func hostsOwnAddressStays() async throws {
         try await inNetworkNamespace {
@@ -95,7 +95,7 @@ import Testing
             #expect(results.map { try? $0.get() } == [.added, .alreadyThere, .added, nil, .added])
             guard case .failure(let error) = results[3] else { return }
             #expect(error.operation == "place ff02::1 on lo")
-            // The socket is as good as new afterwards.
+            // The socket still works afterwards.
             #expect(try netlink.hostAddresses().filter { $0.address.family == .v4 }.count == 4)
         }
     }
@@ -148,7 +148,7 @@ import Testing
             )
             #expect(try !netlink.routes(.v6).contains { $0.isInTheWay(of: prefix) }, "it is our own")
             try netlink.removeLocalRoute(prefix)
-            try netlink.removeLocalRoute(prefix)  // gone already: fine
+            try netlink.removeLocalRoute(prefix)  // it no longer exists, which is no error
             #expect(try !netlink.routes(.v6).contains { $0.isLocal(prefix.local) })
             try shell("ip -6 route add blackhole fd00:1::/48")
             #expect(try netlink.routes(.v6).contains { $0.isInTheWay(of: prefix) })
@@ -167,7 +167,7 @@ import Testing
             let route = try #require(try netlink.routes(prefix.family).first { $0.isLocal(prefix) })
             #expect(!route.isInTheWay(of: prefix))
             try netlink.removeLocalRoute(prefix)
-            try netlink.removeLocalRoute(prefix)  // gone already: fine
+            try netlink.removeLocalRoute(prefix)  // it no longer exists, which is no error
             #expect(try !netlink.routes(prefix.family).contains { $0.isLocal(prefix) })
             try shell("ip route add blackhole '\(text)' && ip route add unreachable '\(text)' metric 9")
             #expect(try !netlink.routes(prefix.family).contains { $0.isInTheWay(of: prefix) })
@@ -178,8 +178,8 @@ import Testing
         }
     }
 
-    /// No answer is lost among many, and each is that of its address. Fewer of IPv6: there the kernel's time to remove
-    /// one grows with how many there are.
+    /// No answer is lost among many, and each belongs to its address. There are fewer IPv6 addresses, because the
+    /// kernel's time to remove one grows with their number.
     @Test(
         "adds and removes many addresses at once",
         arguments: [(IPAddress("10.30.0.0")!, 10_000), (IPAddress("2001:db8:30::1")!, 1000)])

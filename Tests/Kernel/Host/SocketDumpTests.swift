@@ -9,7 +9,7 @@ import TestSupport
 import Testing
 
 @Suite(.requiresRoot) struct SocketDumpTests {
-    /// Opens sockets, says their inodes in one line, and keeps them until its input ends.
+    /// Opens sockets, prints their inodes on one line, and keeps them open until its input ends.
     static let opener = """
         import os, socket as s, sys
         lo = os.system("ip link set lo up")
@@ -61,11 +61,11 @@ import Testing
             }
             #expect(try socket(7).remote.description == "127.0.0.1:9001")
             #expect(try socket(1).isDualStack && !socket(2).isDualStack)
-            // The table of TCP has the MPTCP listener, too.
+            // The MPTCP listener is in the table of TCP as well.
             #expect(all.count { $0.local.port == 9007 } == 1, "\(all.filter { $0.local.port == 9007 })")
             #expect(try SocketDump.sockets(connections: false).allSatisfy { $0.inode != inodes[7] })
 
-            // Kernels without the diagnostics tell the same, but for what their tables do not have.
+            // Without the diagnostics, the result is the same except for what the tables lack.
             let tables = try #require(ProcNetTables.sockets(connections: true))
             for index in inodes.indices where index != 6 {
                 let (row, found) = (try #require(tables.first { $0.inode == inodes[index] }), try socket(index))
@@ -85,7 +85,7 @@ import Testing
         }
     }
 
-    /// More than one part of a dump, each in its own 32 KiB.
+    /// A dump of several parts of 32 KiB.
     @Test("finds all of many sockets")
     func manySockets() async throws {
         try await inNetworkNamespace {
@@ -186,7 +186,8 @@ import Testing
     func executableThatWasReplaced() throws {
         let directory = try TemporaryDirectory()
         let path = "\(directory.path)/name\u{1b}\n (deleted)"
-        // By a process of its own: one that another test forks just then would have the file open for writing (ETXTBSY).
+        // By another process: a child that another test forks at the same time would have the file open for writing
+        // (ETXTBSY).
         try #require(Child("install", "-m", "755", "/bin/sleep", path).wait() == 0)
         let child = try Child(path, "60")
         defer { child.kill() }

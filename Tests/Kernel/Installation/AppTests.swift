@@ -4,16 +4,16 @@ import Foundation
 import TestSupport
 import Testing
 
-/// Real programs, unmodified, in two sessions: quick ones, by the driver of `make test-apps`, which has all of them.
+/// Real, unmodified programs in two sessions: the quick ones of `make test-apps`.
 @Suite(.serialized, .requiresRoot)
 struct AppTests {
-    /// Each with one of its variants or two: both families on a socket each and on one, by name, TCP and UDP.
+    /// Some variants of each: a socket for each family and one for both, by name, TCP and UDP.
     static let programs = [
         "redis/open", "redis/protected", "python/::", "nginx/separate", "nginx/proxy", "socat/tcp6", "socat/udp4",
         "socat/udp6only",
     ]
 
-    /// What the driver prints is a line for each check; where one fails, all of it is the message.
+    /// The driver prints a line for each check. If one fails, the message has all lines.
     @Test("serves real programs in two sessions as outside")
     func twoSessionsAsOutside() throws {
         let program = try Program(

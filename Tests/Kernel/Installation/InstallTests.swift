@@ -4,7 +4,7 @@ import Foundation
 import TestSupport
 import Testing
 
-/// `make install` into a directory of its own, and what is there then. Needs no root.
+/// `make install` into a directory of its own, and the installed files. Needs no root.
 @Suite struct InstallTests {
     /// Runs a command to its end.
     @discardableResult
@@ -58,11 +58,11 @@ import Testing
                 "644 \(below)/share/zsh/\(zsh)/_vip-bpfctl",
             ]
             #expect(files.map(String.init).sorted() == expected.sorted())
-            // Users look for programs there alone.
+            // Users look for programs only in bin.
             #expect(
                 try FileManager.default.destinationOfSymbolicLink(atPath: "\(directory)\(prefix)/bin/vip-bpfctl")
                     == "../sbin/vip-bpfctl")
-            // DESTDIR is where the files are now, not where they will be.
+            // DESTDIR is where the files are now; their paths contain it nowhere.
             let text = try run([
                 "grep", "-rIh", "vip-bpfctl \\|policy.yaml", "\(directory)\(prefix)/lib",
                 "\(directory)\(prefix)/share/pam-configs",
@@ -76,7 +76,7 @@ import Testing
             try run([
                 "\(directory)\(prefix)/sbin/vip-bpfctl", "policy", "check", "\(directory)/etc/vip-bpf/policy.yaml",
             ])
-            // The commented parts are a policy, too.
+            // The commented parts are a valid policy, too.
             let policy = try String(contentsOfFile: "\(directory)/etc/vip-bpf/policy.yaml", encoding: .utf8)
             let all = policy.split(separator: "\n").filter { !$0.hasPrefix("# ") && $0 != "#" }
                 .map { $0.hasPrefix("#") ? $0.dropFirst() : $0 }
@@ -107,7 +107,7 @@ import Testing
 
     @Test func systemdTakesTheUnits() throws {
         try inDirectory { directory in
-            // Where the units say that it is; a DESTDIR, so that this host's libraries are left alone.
+            // The files are at the paths in the units; with a DESTDIR, so that this host's libraries do not change.
             try install(["DESTDIR=/", "PREFIX=\(directory)/usr", "SYSCONFDIR=\(directory)/etc"], directory)
             let names = [
                 "vip-bpf.service", "vip-bpfd.service", "vip-bpf-page.timer", "vip-bpf-page.service",
@@ -115,7 +115,7 @@ import Testing
             ]
             let units = names.map { "\(directory)/usr/lib/systemd/system/\($0)" }
             #expect(try run(["systemd-analyze", "--man=no", "verify"] + units).isEmpty)
-            // In tenths of what systemd calls exposure: 4.0 is where its "OK" ends.
+            // In tenths of systemd's exposure level, whose "OK" ends at 4.0.
             for (unit, exposure) in [(1, 35), (3, 30), (5, 10)] {
                 try run([
                     "systemd-analyze", "security", "--no-pager", "--offline=yes", "--threshold=\(exposure)",

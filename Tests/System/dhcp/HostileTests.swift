@@ -10,7 +10,7 @@ import Testing
 
 @testable import Leases
 
-/// A server that errs, lies or is not there (`hostile.py`): what becomes of the lease, and what is said of it.
+/// A hostile or silent server (`hostile.py`): the effect on the lease, and what is reported.
 @Suite(.serialized, .needs("udhcpc", "python3", "nsenter"))
 struct HostileTests {
     private static let ann = LeaseHolder(user: "ann")
@@ -18,7 +18,7 @@ struct HostileTests {
 
     private func address(_ text: String) -> IPAddress { IPAddress(text)! }
 
-    @Test("loses the address when a renewal is refused, and asks anew")
+    @Test("loses the address when a renewal is refused, and asks again")
     func refusedRenewalTakesTheAddress() async throws {
         try await Link.with { link in
             let server = try link.hostile(#"{"offer": "198.18.7.1", "seconds": 15}"#)
@@ -28,7 +28,7 @@ struct HostileTests {
             _ = try events.await { $0.renewed }
             try link.tell(server, #"{"renew": "nak", "offer": "198.18.7.2"}"#)
             #expect(try events.await { $0.lost }.0 == .refusedByServer)
-            // It goes on by itself, and does not insist on what was refused.
+            // The source goes on by itself, and does not request the refused address again.
             #expect(try events.await { $0.bound }.0.address == address("198.18.7.2"))
             #expect(source.held.map(\.address) == [address("198.18.7.2")])
             let shown = try link.sh("ip -4 address show dev eth0")
@@ -38,7 +38,7 @@ struct HostileTests {
         }
     }
 
-    /// The address is the holder's for as long as was granted, whatever the client thinks, and not longer.
+    /// The holder keeps the address for exactly the granted time, whatever the client does.
     @Test("keeps the address until the lease expires when the server is silent")
     func silentServerTakesItWhenItExpires() async throws {
         try await Link.with { link in
@@ -57,12 +57,12 @@ struct HostileTests {
             #expect(try !link.sh("ip -4 address show dev eth0").contains("198.18.7.1"))
             try link.tell(server, #"{"silent": false}"#)
             #expect(try events.await { $0.bound }.0.address == address("198.18.7.1"))
-            // It had asked for the same one.
+            // It has requested the same address.
             #expect(try link.tell(server, "{}").contains { $0.hasPrefix("DISCOVER 198.18.7.1 ") })
         }
     }
 
-    /// A client that is stopped neither renews nor says anything: another one takes over while there is time.
+    /// A stopped client neither renews nor reports anything: another one replaces it while there is time.
     @Test func stoppedClientIsReplaced() async throws {
         try await Link.with { link in
             let server = try link.hostile(#"{"offer": "198.18.7.1", "seconds": 20}"#)
@@ -79,7 +79,7 @@ struct HostileTests {
         }
     }
 
-    /// The link goes down and comes back before the time is over: nothing is lost.
+    /// The link goes down and comes back in time: nothing is lost.
     @Test("keeps the lease while the link is down")
     func linkMayGoDownForAWhile() async throws {
         try await Link.with { link in
@@ -88,7 +88,7 @@ struct HostileTests {
             let source = try link.source(events)
             _ = try source.acquire(Self.ann)
             try link.sh("ip link set eth0 down")
-            usleep(15_000_000)  // past the first try to renew, of which nobody hears
+            usleep(15_000_000)  // past the first attempt to renew, which gets no answer
             #expect(source.held.count == 1 && events.count { $0.renewed != nil } == 0)
             try link.sh("ip link set eth0 up")
             #expect(try events.await { $0.renewed }.0.address == address("198.18.7.1"))
@@ -114,7 +114,7 @@ struct HostileTests {
         }
     }
 
-    /// A bad address at renewal takes nothing from the holder before its time.
+    /// A bad address at renewal does not end the lease early.
     @Test func renewalWithABadAddressIsRefused() async throws {
         try await Link.with { link in
             let server = try link.hostile(#"{"offer": "198.18.7.1", "seconds": 20, "renew": "10.0.0.1"}"#)
@@ -141,7 +141,7 @@ struct HostileTests {
                     == "lease an address for ann on eth0: no DHCP server answered 2 times in 2 s; check that a DHCP server answers there, and try again"
             )
             #expect(LeaseClock.now - start < 40)
-            // What the caller allows is less: then that counts.
+            // The caller's limit is lower, so it applies.
             let short = try #require(throws: Failure.self) {
                 _ = try source.acquire(Self.ann, timeout: .milliseconds(500))
             }
@@ -164,7 +164,7 @@ struct HostileTests {
             #expect(failure.reason.contains("ann has it") && failure.hint?.contains("option 61") == true)
             #expect(try events.await { $0.refused }.0.why.contains("ann has it"))
             #expect(source.held.map(\.holder) == [Self.ann])
-            // To give it back would take it from the first.
+            // A release would take the address from the first holder.
             #expect(try !link.tell(server, "{}").contains { $0.hasPrefix("RELEASE") })
             #expect(try link.clients().count == 1)
         }
@@ -199,7 +199,7 @@ struct HostileTests {
                 let refused = try events.await { $0.refused }.0
                 #expect(refused.0 == text && refused.why.contains(why))
             }
-            // Answers without what every answer has.
+            // Answers that lack a required part.
             for (part, why) in [
                 (#""seconds": null"#, "lease time"), (#""seconds": 0"#, "lease time is 0 s"),
                 (#""seconds": 60, "server": null"#, "server identifier"),
@@ -211,7 +211,7 @@ struct HostileTests {
             #expect(source.held.isEmpty)
             #expect(events.count { $0.refused != nil } == Self.bad.count + 3)
             #expect(events.count { $0.refused == nil } == 0)
-            // The server can do better, so it was not for another reason.
+            // With a good answer it works, so it did not fail for another reason.
             try link.tell(server, #"{"server": "198.18.0.1", "seconds": 4294967295}"#)
             #expect(try source.acquire(Self.ann).address == address("198.18.7.1"))
         }
@@ -230,7 +230,7 @@ struct HostileTests {
         }
     }
 
-    /// Truncated, of another transaction, for another client, without what makes it an answer.
+    /// Answers that are truncated, of another transaction, for another client, or malformed.
     @Test("ignores spoiled answers")
     func spoiledAnswersAreNotTaken() async throws {
         try await Link.with { link in
@@ -240,7 +240,7 @@ struct HostileTests {
             let failure = try #require(throws: Failure.self) { _ = try source.acquire(Self.ann) }
             #expect(failure.reason.contains("no DHCP server answered"))
             #expect(events.list.isEmpty)
-            // At renewal as well: none of them is taken for a yes or a no.
+            // At renewal, none of them counts as an answer either.
             try link.tell(server, #"{"garbage": false, "seconds": 20}"#)
             _ = try source.acquire(Self.ann)
             let granted = try events.await { $0.bound }.at

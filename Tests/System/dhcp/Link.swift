@@ -11,7 +11,7 @@ import Testing
 @testable import Leases
 
 extension Trait where Self == ConditionTrait {
-    /// Runs as root where the programs are installed; elsewhere it is skipped, but in CI a failure.
+    /// The test needs root and these programs. Without them it is skipped; in CI it fails.
     static func needs(_ programs: String...) -> Self {
         .enabled("needs root and \(programs.joined(separator: ", "))") {
             let missing = programs.filter { name in
@@ -27,18 +27,18 @@ extension Trait where Self == ConditionTrait {
 extension Program {
     func send(_ line: String) throws { try write(line + "\n") }
 
-    /// The next line; `nil` where none came in time, or it has ended.
+    /// The next line; `nil` if none arrived in time or the output has ended.
     func line() -> String? { try? readLine() }
 
-    /// Ends its input and waits; the exit code, or 128 + the signal.
+    /// Closes its input and waits. Returns the exit code, or 128 plus the signal.
     func finish() -> Int32 {
         closeInput()
         return (try? reap()) ?? -1
     }
 }
 
-/// The network of a test: clients here, a server there, `link.sh` between them and what is left behind.
-final class Link: @unchecked Sendable {  // of the test's one thread
+/// The network of a test: clients on this side, a server on the other side. `link.sh` makes and removes it.
+final class Link: @unchecked Sendable {  // used only on the test's thread
     let name: String
     let directory: String
     private let janitor: Program
@@ -54,7 +54,7 @@ final class Link: @unchecked Sendable {  // of the test's one thread
 
     static func file(_ name: String) -> String { SourceTree.url("Tests/System/dhcp/\(name)").path }
 
-    /// Runs the body on a thread of its own that is in the clients' network namespace, and takes everything down.
+    /// Runs the body on a new thread in the clients' network namespace, and removes everything afterwards.
     static func with(_ body: @Sendable @escaping (Link) throws -> Void) async throws {
         try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<Void, any Error>) in
             Thread.detachNewThread {
@@ -65,7 +65,7 @@ final class Link: @unchecked Sendable {  // of the test's one thread
                         let result = Result {
                             try enter("/run/netns/\(link.name)")
                             try body(link)
-                            // Those that run on are killed by link.sh, and this process is to reap them all the same.
+                            // link.sh kills those that still run; this process must reap them.
                             left = try zombies().union(link.clients())
                         }
                         guard link.janitor.finish() == 0 else { throw HarnessError("link.sh left something") }
@@ -76,7 +76,7 @@ final class Link: @unchecked Sendable {  // of the test's one thread
         }
     }
 
-    /// Children of this process that have ended, and that nobody has waited for.
+    /// Children of this process that have ended and were not reaped.
     private static func zombies() throws -> Set<pid_t> {
         Set(
             try FileManager.default.contentsOfDirectory(atPath: "/proc").compactMap { pid_t($0) }.filter { pid in
@@ -89,14 +89,14 @@ final class Link: @unchecked Sendable {  // of the test's one thread
 
     private static func enter(_ path: String) throws {
         typealias SetNS = @convention(c) (CInt, CInt) -> CInt
-        // setns(2) is hidden from Swift: it wants _GNU_SOURCE.
+        // setns(2) needs _GNU_SOURCE, so Swift does not import it.
         let setns = unsafeBitCast(try #require(dlsym(nil, "setns")), to: SetNS.self)
         let file = open(path, O_RDONLY | O_CLOEXEC)
         defer { close(file) }
         try #require(setns(file, 0x4000_0000) == 0, "CLONE_NEWNET, linux/sched.h")
     }
 
-    /// Runs a shell command on the server's side, or here.
+    /// Runs a shell command on the server's side, or on this side.
     @discardableResult
     func sh(_ script: String, atServer: Bool = false) throws -> String {
         let program = try Program(
@@ -113,7 +113,7 @@ final class Link: @unchecked Sendable {  // of the test's one thread
         try Program(["nsenter", "--net=/run/netns/\(name)-s"] + command, errorsTo: "\(directory)/\(log)")
     }
 
-    /// dnsmasq does not lend for less than 120 s.
+    /// dnsmasq, whose leases last at least 120 s.
     func dnsmasq(_ more: String..., from first: String = "198.18.1.10", to last: String = "198.18.1.100") throws
         -> Program
     {
@@ -123,7 +123,7 @@ final class Link: @unchecked Sendable {  // of the test's one thread
         return server
     }
 
-    /// - Parameter seconds: what it lends for.
+    /// - Parameter seconds: the time of the leases.
     func kea(seconds: Int, pool: String = "198.18.1.10 - 198.18.1.100") throws -> Program {
         let server = try serve(
             DHCPServer.kea(in: directory, seconds: seconds, pool: pool, subnet: "198.18.0.0/16"))
@@ -138,7 +138,7 @@ final class Link: @unchecked Sendable {  // of the test's one thread
         return server
     }
 
-    /// - Returns: what came at the server before it changed its behaviour.
+    /// - Returns: the messages that the server got before it changed its behaviour.
     @discardableResult
     func tell(_ server: Program, _ behaviour: String) throws -> [String] {
         try server.send(behaviour)
@@ -183,7 +183,7 @@ final class Link: @unchecked Sendable {  // of the test's one thread
     }
 }
 
-/// The events that came, in order; puts addresses on eth0 and takes them off, as a session's would be.
+/// The events in order. It places addresses on eth0 and removes them, as for a session.
 final class Events: Sendable {
     private let all = Mutex<[(at: Double, event: LeaseEvent)]>([])
     private let next = Mutex(0)
@@ -217,7 +217,7 @@ final class Events: Sendable {
 
     func count(_ isIt: (LeaseEvent) -> Bool) -> Int { list.filter(isIt).count }
 
-    /// The next event that is such a one, those before it skipped; and when it came.
+    /// The next event that matches, with the time of its arrival. Events before it are skipped.
     func await<T>(within patience: Double = hang / .seconds(1), _ pick: (LeaseEvent) -> T?) throws -> (T, at: Double) {
         let deadline = LeaseClock.now + patience
         while true {

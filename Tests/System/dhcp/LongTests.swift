@@ -8,12 +8,12 @@ import Testing
 
 @testable import Leases
 
-/// As many sessions as a host has, for as long as it takes to see whether their leases hold: `make test-dhcp`.
+/// As many sessions as a host may have, for several lease times: `make test-dhcp`.
 @Suite(
     .needs("udhcpc", "dnsmasq", "kea-dhcp4", "nsenter"),
     .enabled(if: getenv("VIP_TEST_DHCP") != nil, "takes ten minutes: make test-dhcp"))
 struct LongTests {
-    /// How many leases, and through how many lease times.
+    /// The number of leases, and of lease times.
     private static let count = getenv("VIP_TEST_DHCP").flatMap { Int(String(cString: $0)) } ?? 64
     private static let times = getenv("VIP_TEST_DHCP_TIMES").flatMap { Int(String(cString: $0)) } ?? 5
 

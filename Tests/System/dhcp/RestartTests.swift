@@ -10,7 +10,7 @@ import Testing
 
 @testable import Leases
 
-/// What outlives what: clients that are killed or missing, a source that comes back, a boot.
+/// Restarts: clients that were killed or are missing, a source that starts again, a boot.
 @Suite(.serialized, .needs("udhcpc", "kea-dhcp4", "python3", "nsenter"))
 struct RestartTests {
     private static let ann = LeaseHolder(user: "ann")
@@ -43,7 +43,7 @@ struct RestartTests {
                     == "lease an address for ann on eth0: udhcpc is not installed; apt-get install udhcpc")
             #expect(failure.code == .unavailable)
             missing.close()
-            // A busybox without it.
+            // A busybox without udhcpc.
             let other = try link.source {
                 $0.client = ["/bin/sh", "-c", "echo 'udhcpc: applet not found' >&2; exit 127"]
             }
@@ -83,7 +83,7 @@ struct RestartTests {
             first.close()
             let closed = try #require(throws: Failure.self) { _ = try first.acquire(Self.ben) }
             #expect(closed.reason == "the lease source is closed")
-            // The client renews by itself, at half the time that it knows of, and nobody looks.
+            // The client renews by itself at half of the time that it knows, and no source runs.
             try link.tell(server, "{}")
             kill(try #require(clients.first), SIGUSR1)
             try link.waitFor("a renewal") { try link.tell(server, "{}").contains { $0.contains(" 198.18.7.1 0001") } }
@@ -95,7 +95,7 @@ struct RestartTests {
             #expect(try events.await { $0.renewed }.0.address == lease.address)
             #expect(try second.acquire(Self.ann).address == lease.address)
             #expect(try link.clients() == clients)
-            // It is supervised as ever.
+            // It is supervised again.
             let at = try events.await { $0.renewed }.at
             #expect(try events.await { $0.renewed }.at - at < 30)
             #expect(events.count { $0.lost != nil || $0.troubled != nil } == 0)
@@ -112,7 +112,7 @@ struct RestartTests {
             let holder = URL(filePath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent()
                 .appending(path: "vip-lease-holder").path
             func hold() throws -> (Program, [String]) {
-                // Standard output is a pipe, which C's library would fill before it writes.
+                // Standard output is a pipe, which the C library would buffer.
                 let program = try Program(
                     ["nsenter", "--net=/run/netns/\(link.name)", "stdbuf", "-oL", holder, "eth0"]
                         + ["\(link.directory)/state", "\(link.directory)/run", "ann", "ben", "eve"])
@@ -133,7 +133,7 @@ struct RestartTests {
         }
     }
 
-    @Test func nextSourceReplacesClientsThatEndedMeanwhile() async throws {
+    @Test func nextSourceReplacesClientsThatEnded() async throws {
         try await Link.with { link in
             let server = try link.hostile(#"{"offer": "198.18.7.1", "seconds": 60}"#)
             let first = try link.source()
@@ -152,7 +152,7 @@ struct RestartTests {
         }
     }
 
-    /// A file that names a process which is no client of that lease: the process is left alone.
+    /// A file that names a process which is not that lease's client: the process is left alone.
     @Test("takes no other process for its client")
     func strangerIsNotTakenForAClient() async throws {
         try await Link.with { link in
@@ -165,7 +165,7 @@ struct RestartTests {
                 "\(link.directory)/state/\(ClientIdentifier(host: Link.host, holder: Self.ann)).json")
             var file = try #require(LeaseFile.read(path))
             let client = try #require(file.pid)
-            // The same PID with another start time; then another process altogether.
+            // The same PID with another start time; then another process.
             var before = client
             for (pid, startTime) in [
                 (client, (file.startTime ?? 0) + 1),
@@ -176,7 +176,7 @@ struct RestartTests {
                 try file.write(path)
                 let events = Events(places: false)
                 let second = try link.source(events)
-                // What looks like a client of ours, and is in no file, ends.
+                // A process that looks like a client and is in no file is ended.
                 _ = try events.await { $0.renewed }
                 let now = try link.clients()
                 #expect(now.count == 1 && now != [before])
@@ -188,7 +188,7 @@ struct RestartTests {
         }
     }
 
-    /// After a reboot nobody holds anything, and the same address is asked for.
+    /// After a reboot no lease is held, and the same address is requested.
     @Test func leasesOfAnEarlierBootAreAskedForAgain() async throws {
         try await Link.with { link in
             let server = try link.hostile(#"{"offer": "198.18.7.1", "seconds": 60}"#)

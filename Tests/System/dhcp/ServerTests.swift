@@ -10,7 +10,7 @@ import Testing
 
 @testable import Leases
 
-/// What the server's side sees and does: the two servers that most networks have.
+/// The view of the servers, with the two most common ones.
 @Suite(.serialized, .needs("udhcpc", "dnsmasq", "kea-dhcp4", "nsenter"))
 struct ServerTests {
     @Test("gets each holder an address of its own from dnsmasq")
@@ -38,7 +38,7 @@ struct ServerTests {
                         $0.contains(" \(lease.address) ") && $0.hasSuffix(colons)
                     })
             }
-            // One is there already, and the other comes back to what it had.
+            // One is still held, and the other gets its former address.
             #expect(try source.acquire(holders[0]).address == leases[0].address)
             source.release(holders[0])
             #expect(try events.await { $0.released }.0 == leases[0].address)
@@ -57,7 +57,7 @@ struct ServerTests {
         }
     }
 
-    /// Nothing of an answer is used but the address.
+    /// Only the address of an answer is used.
     @Test("changes nothing else of the host")
     func nothingElseOfTheHostChanges() async throws {
         try await Link.with { link in
@@ -72,8 +72,8 @@ struct ServerTests {
         }
     }
 
-    /// Kea lends for as short as is wanted: 8 leases through two lease times, with and without their addresses on the
-    /// interface. Without, a renewal cannot be sent by unicast.
+    /// Kea, which grants leases of any time: 8 leases through two lease times, with and without their addresses on the
+    /// interface. Without them, renewals cannot be sent by unicast.
     @Test("renews leases at Kea", arguments: [true, false])
     func leasesAreHeldAtKea(places: Bool) async throws {
         try await Link.with { link in
@@ -88,7 +88,7 @@ struct ServerTests {
                 let renewals = Dictionary(grouping: events.list.compactMap(\.renewed), by: \.holder)
                 return renewals.count == 8 && renewals.values.allSatisfy { $0.count >= 3 }
             }
-            // A machine that is busy for some seconds is trouble for a lease of twenty, but no loss.
+            // If the machine is busy for some seconds, a lease of 20 s is in trouble, but not lost.
             #expect(events.count { $0.lost != nil || $0.changed != nil || $0.refused != nil } == 0)
             for lease in leases { source.release(lease.holder) }
             #expect(try link.clients().isEmpty)
@@ -117,7 +117,7 @@ struct ServerTests {
                 try events.await { $0.refused }.0 == (
                     "\(ann.address)", why: "ann has it: the server does not tell clients apart by their identifiers"
                 ))
-            // A release by the second would have been the end of the first one's.
+            // A release by the second one would have ended the first one's lease.
             #expect(source.held.map(\.address) == [ann.address])
             #expect(link.text("dnsmasq.leases").contains(" \(ann.address) "))
             #expect(!link.text("server.log").contains("DHCPRELEASE"))

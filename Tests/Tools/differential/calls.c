@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The tables of calls, and what they are made of. */
+/* The tables of calls and of their parts. */
 #include "differential.h"
 
 const struct kind_words kinds[KINDS] = {
@@ -69,7 +69,7 @@ void fail(const char *format, ...)
 	vfprintf(stderr, format, arguments);
 	fputc('\n', stderr);
 	va_end(arguments);
-	exit(70); /* EX_SOFTWARE: the test itself, not what it tests */
+	exit(70); /* EX_SOFTWARE: the test itself has failed */
 }
 
 const char *const modes[] = { "loopback", "virtual", "requested" };

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Compares what the calls gave back on both sides, after the renaming that docs/behaviour.md promises. */
+/*
+ * Compares the results of the calls on both sides, after the renaming that docs/behaviour.md
+ * describes.
+ */
 #include "differential.h"
 
 void begin(struct world *world)
@@ -19,7 +22,7 @@ bool is_localhost(uint8_t address)
 	return address == LOCALHOST4 || address == LOCALHOST6 || address == MAPPED_LOCALHOST;
 }
 
-/* The call with what its references came to: address and port are in the words of the tables, or NONE. */
+/* The call with its references resolved: address and port are those of the tables, or NONE. */
 struct call resolved(const struct call *call, const struct result *result)
 {
 	struct call plain = *call;
@@ -28,7 +31,7 @@ struct call resolved(const struct call *call, const struct result *result)
 	struct in_addr address4;
 	unsigned int port;
 
-	/* IPv4 takes AF_UNSPEC for AF_INET, and finds zeroes where IPv6 has its flow label. */
+	/* IPv4 accepts AF_UNSPEC for AF_INET, and finds zeroes where IPv6 has its flow label. */
 	if (call->form == UNSPEC)
 		endpoint.any.sa_family = AF_INET;
 	asked = plain_address(&endpoint);
@@ -56,7 +59,7 @@ struct call resolved(const struct call *call, const struct result *result)
 	return plain;
 }
 
-/* A server that comes or goes. */
+/* Notes a server that is created or closed. */
 static void note_server(struct world *world, const struct socket_state *server, uint8_t port)
 {
 	for (uint32_t i = 0; i < world->count; i++)
@@ -76,7 +79,7 @@ void follow(struct world *world, const struct call *literal, const struct result
 	if (literal->address == NAME_OF && world->of[literal->other]->transport == MPTCP)
 		world->uses_mptcp_name = true;
 	if (call->kind == CONNECT && call->form == UNSPEC)
-		plain.kind = DISCONNECT; /* by another name */
+		plain.kind = DISCONNECT; /* another name for it */
 	if (call->kind == CONNECT || call->kind == FASTOPEN) {
 		s->connects++;
 		s->was_given_source6 |= call->address == LOCALHOST6 || call->address == ANY6 ||
@@ -90,8 +93,10 @@ void follow(struct world *world, const struct call *literal, const struct result
 		s->has_failed_again = result->error && s->is_connected;
 	}
 	if (call->kind == SEND || call->kind == SENDTO || call->kind == SENDMSG_PKTINFO)
-		s->is_autobound |= !s->is_bound && !s->is_connected; /* by one that fails, too */
-	/* The kernel takes the address away from one that had no port (IP_BIND_ADDRESS_NO_PORT). */
+		s->is_autobound |= !s->is_bound && !s->is_connected; /* also by a call that fails */
+	/*
+	 * The kernel removes the address from a socket that had no port (IP_BIND_ADDRESS_NO_PORT).
+	 */
 	if (call->kind == BIND && result->error == EADDRINUSE)
 		s->is_bound = s->is_bound_any = s->is_left_on_any = false;
 	if (result->error)
@@ -147,7 +152,7 @@ void follow(struct world *world, const struct call *literal, const struct result
 	}
 }
 
-/* The ports that appeared, in order, of one side. */
+/* The ports of one side in the order of their appearance. */
 struct ports {
 	unsigned int seen[CALLS_MAX], count;
 };
@@ -187,7 +192,7 @@ static void show(char *text, size_t size, const struct result *result,
 			 result->data);
 }
 
-/* The session's address by the name that it has outside. */
+/* The session's address under the name that it has outside. */
 static union endpoint renamed(const struct call *call, const struct socket_state *state,
 			      const struct result *outside, const struct result *session)
 {
@@ -197,7 +202,7 @@ static union endpoint renamed(const struct call *call, const struct socket_state
 	if (mode == LOOPBACK || !session->address_length)
 		return address;
 	shown = plain_address(&address);
-	/* getsockname of the wildcard names the virtual IP under `wildcardName: virtual`. */
+	/* Under `wildcardName: virtual`, getsockname of the wildcard is the virtual IP. */
 	if (mode == VIRTUAL && call->kind == GETSOCKNAME && !outside->error &&
 	    state->is_bound_any && !state->is_left_on_any) {
 		expected = plain_address(&outside->address);
@@ -206,8 +211,7 @@ static union endpoint renamed(const struct call *call, const struct socket_state
 			    (has_vip6 && state->v6 && is_same(&shown, &vip6)))
 				set_address(&address, &expected);
 			else
-				address.any.sa_family =
-					AF_UNSPEC; /* must have been the virtual IP */
+				address.any.sa_family = AF_UNSPEC; /* must be the virtual IP */
 			return address;
 		}
 	}

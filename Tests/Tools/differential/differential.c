@@ -27,7 +27,7 @@ static double now(void)
 	return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
-/* The shrunk sequences of this run, so that each is told once. */
+/* The shrunk sequences of this run, so that each is reported once. */
 static struct {
 	struct sequence sequence;
 	unsigned int times;
@@ -83,7 +83,9 @@ static int run(uint64_t seed, double seconds, unsigned int most)
 			shrink(&sequence, &signature);
 			if (!differs(&sequence, false, &outcome) ||
 			    !differs(&sequence, true, &outcome)) {
-				/* What is left shows only fast; all of it shows slowly, too. */
+				/*
+				 * The rest differs only in fast runs; the whole sequence differs in slow runs as well.
+				 */
 				sequence = whole;
 				differs(&sequence, false, &outcome);
 				if (!differs(&sequence, true, &outcome)) {

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the parts of vip-differential share; differential.c says what it does. */
+/*
+ * The declarations that the parts of vip-differential share; differential.c describes the program.
+ */
 #ifndef DIFFERENTIAL_H
 #define DIFFERENTIAL_H
 
@@ -31,18 +33,18 @@
 
 #define SLOTS 8	      /* sockets of one sequence: a to h */
 #define CALLS_MAX 48  /* calls of one sequence */
-#define RANDOM_MAX 26 /* of them, those that are drawn; then every socket is asked what it knows */
-#define DATA_MAX 8    /* bytes of a datagram that are looked at; what we send is shorter */
+#define RANDOM_MAX 26 /* those among them that are random; afterwards all sockets are queried */
+#define DATA_MAX 8    /* bytes of a datagram that are compared; the sent ones are shorter */
 #define SETTLE_MS \
 	20 /* slow runs: between two calls, for what the kernel does on its own (MPTCP's worker) */
-#define ARRIVAL_MS 300	/* slow runs: the longest that something on its way is waited for */
-#define FOUND_MAX 64	/* differences of one run that are told apart */
-#define PORT_SHOWN 9001 /* to 9003: what a script calls the three ports */
+#define ARRIVAL_MS 300	/* slow runs: the longest wait for something that is under way */
+#define FOUND_MAX 64	/* different differences of one run */
+#define PORT_SHOWN 9001 /* to 9003: the names of the three ports in scripts */
 #define PORT_FIRST \
 	2000 /* the real ones move with each sequence: what closes slowly is in nobody's way */
 #define PORT_BLOCKS 9000 /* of three; below ip_local_port_range as scripts/differential sets it */
 
-/* ---- calls.c: a call in words, in numbers and what came back ---- */
+/* ---- calls.c: a call as text, as numbers, and its result ---- */
 
 enum kind {
 	SOCKET,
@@ -68,7 +70,10 @@ enum kind {
 	KINDS
 };
 
-/* What follows the socket's name: o option, a address and port, s source, b another socket's name, t text, d direction. */
+/*
+ * The words after the socket's name: o option, a address and port, s source, b another socket's
+ * name, t text, d direction.
+ */
 struct kind_words {
 	const char *name, *arguments;
 };
@@ -94,7 +99,9 @@ struct option_words {
 };
 extern const struct option_words options[OPTIONS];
 
-/* The interesting addresses. The first of each family is the plainest one, to which others shrink. */
+/*
+ * The interesting addresses. The first of each family is the simplest one, to which others shrink.
+ */
 enum address {
 	LOCALHOST4,
 	ANY4,
@@ -113,9 +120,9 @@ enum address {
 	MAPPED_HOST,
 	MAPPED_FAR,
 	ADDRESSES,
-	NAME_OF, /* what getsockname says of call.other */
-	PEER_OF, /* what call.other was last told of a peer */
-	NONE,	 /* of sendmsg-pktinfo: to where the socket is connected */
+	NAME_OF, /* the result of getsockname of call.other */
+	PEER_OF, /* the peer that a call of call.other last returned */
+	NONE,	 /* for sendmsg-pktinfo: the peer of the connected socket */
 };
 extern const char *const addresses[ADDRESSES];
 
@@ -127,11 +134,11 @@ enum { PORT_ANY = 0, PORT_OF_OTHER = 4 }; /* 1 to 3: the fixed ones */
 
 struct call {
 	uint8_t kind, slot;
-	uint8_t other;	       /* a socket: that accept or dup makes, or whose address is meant */
+	uint8_t other;	       /* the socket that accept or dup makes, or whose address is used */
 	uint8_t transport, v6; /* socket */
 	uint8_t address, port, form;
 	uint8_t source;	       /* sendmsg-pktinfo */
-	uint8_t option, value; /* setsockopt; shutdown's direction is a value, too */
+	uint8_t option, value; /* setsockopt; shutdown's direction is a value as well */
 	uint8_t text;	       /* send: "m" and this number */
 };
 
@@ -146,11 +153,11 @@ union endpoint {
 	struct sockaddr_in6 v6;
 };
 
-/* What came back of one call. */
+/* The result of one call. */
 struct result {
 	int32_t value, error;
 	uint32_t address_length, data_length;
-	union endpoint address, asked; /* told, and what the call was given */
+	union endpoint address, asked; /* the returned address, and that of the call */
 	char data[DATA_MAX];
 };
 
@@ -170,58 +177,59 @@ void set_address(union endpoint *endpoint, const struct in6_addr *address);
 
 /* ---- runner.c: the processes that make the calls, one in a session and one outside ---- */
 
-/* The neighbour is another session, which does the same just before, and keeps what it has. */
+/*
+ * The neighbour is another session, which makes the same calls just before, and keeps its sockets.
+ */
 enum { OUTSIDE, SESSION, SIDES, NEIGHBOUR = SIDES, PROCESSES };
 extern int channels[PROCESSES];
 
 struct outcome {
 	struct result results[SIDES][CALLS_MAX];
 	char shown[SIDES][CALLS_MAX][96];
-	int differs; /* the first call that does and is not excused; −1: none */
-	int excuse;  /* −1, or the row of `known` by which the comparison ended */
+	int differs; /* the first call that differs without an excuse; −1: none */
+	int excuse;  /* −1, or the row of `known` that ended the comparison */
 	uint32_t compared;
 };
 
 int start_side(bool in_session, const char *cgroup, const char *netns);
 void perform(const struct sequence *sequence, bool slow, struct outcome *outcome);
 
-/* ---- compare.c: what came back, after the contract's renaming ---- */
+/* ---- compare.c: the results, after the contract's renaming ---- */
 
-/* What is known of a socket from how the calls came out outside of the session. */
+/* What is known about a socket, from the results outside of the session. */
 struct socket_state {
 	uint8_t id; /* 0: none */
 	bool is_connected, is_listening, is_accepted;
 	bool is_bound;	       /* by bind */
 	bool is_bound_any;     /* by bind, to a wildcard */
-	bool is_autobound;     /* UDP: has a port because it has sent, or has been connected */
+	bool is_autobound;     /* UDP: has a port because it has sent or was connected */
 	bool was_undone;       /* connect with AF_UNSPEC */
-	bool has_failed_again; /* is connected, and its last connect failed */
-	bool was_left;	       /* not bound by bind, and a connect of it failed or was undone */
-	bool is_left_on_any; /* a dual-stack UDP socket that is bound to :: and asked for no port */
+	bool has_failed_again; /* is connected, and its last connect has failed */
+	bool was_left;	       /* not bound by bind, and a connect has failed or was undone */
+	bool is_left_on_any;   /* a dual-stack UDP socket that is bound to :: without a port */
 	uint8_t transport, v6;
 	uint8_t bound_address, bound_port;
 	uint8_t peer_address, peer_port; /* of the last connect */
-	uint8_t connects;		 /* how many */
-	uint8_t peer_ports;		 /* all of them: 1 << port */
-	bool was_given_source6; /* a connect of it was to an IPv6 address that has us bind its source */
-	uint8_t set;		/* options that are on: 1 << enum option */
+	uint8_t connects;		 /* the number of connects */
+	uint8_t peer_ports;		 /* of all connects: 1 << port */
+	bool was_given_source6; /* a connect to an IPv6 address made the hook bind its source */
+	uint8_t set;		/* the options that are on: 1 << enum option */
 };
 
 struct world {
-	struct socket_state
-		sockets[CALLS_MAX + 1]; /* the last is that of a slot with nothing in it */
-	struct socket_state *of[SLOTS]; /* two names, after dup, may mean one socket */
+	struct socket_state sockets[CALLS_MAX + 1]; /* the last one is for empty slots */
+	struct socket_state *of[SLOTS];		    /* after dup, two names may mean one socket */
 	uint32_t count;
-	/* A call was given the name of a socket that was left, or of an MPTCP socket. */
+	/* A call used the name of a socket that was left, or of an MPTCP socket. */
 	bool uses_left_name, uses_mptcp_name;
-	bool has_other_server; /* a UDP server came, or went, after a client of its port was connected */
+	bool has_other_server; /* a UDP server changed after its client was connected */
 };
 
 struct difference {
 	const struct sequence *sequence;
 	uint32_t at;				   /* the call that differs */
 	const struct call *call;		   /* resolved */
-	const struct world *before;		   /* the call */
+	const struct world *before;		   /* the state before the call */
 	const struct socket_state *socket, *other; /* of the call */
 	const struct result *outside, *session;
 	const struct outcome *outcome;
@@ -234,7 +242,7 @@ void begin(struct world *world);
 void follow(struct world *world, const struct call *literal, const struct result *result);
 bool differs(const struct sequence *sequence, bool slow, struct outcome *outcome);
 
-/* ---- known.c: what is known to differ ---- */
+/* ---- known.c: known differences ---- */
 
 enum { LIMIT, OPEN_DEFECT };
 
@@ -254,9 +262,9 @@ extern uint64_t random_state;
 uint64_t next_random(void);
 void generate(struct sequence *sequence);
 
-/* ---- shrink.c: the fewest and plainest calls that still differ ---- */
+/* ---- shrink.c: the fewest and simplest calls that still differ ---- */
 
-/* Two differences are the same where the same kind of call came out the same on both sides. */
+/* Two differences are the same if the same kind of call has the same results on both sides. */
 struct signature {
 	uint8_t kind;
 	char shown[SIDES][96];

@@ -4,7 +4,7 @@
 
 uint64_t random_state;
 
-/* splitmix64: every seed is as good as any other */
+/* splitmix64: every seed is equally good */
 uint64_t next_random(void)
 {
 	uint64_t z = random_state += 0x9e3779b97f4a7c15;
@@ -24,7 +24,9 @@ static bool chance(unsigned int percent)
 	return below(100) < percent;
 }
 
-/* What the generator believes of a socket; it need not be right, only make the calls worth making. */
+/*
+ * What the generator assumes about a socket. It need not be right, but makes useful calls likely.
+ */
 struct draft {
 	bool is_open, is_bound, is_listening, is_connected;
 	uint8_t transport, v6, port;
@@ -124,7 +126,7 @@ static void add(struct sequence *sequence, struct call call)
 		sequence->calls[sequence->count++] = call;
 }
 
-/* Where a server may be, and where its client may look for it; of both families. */
+/* Addresses where a server may be, and where its client may look for it, of both families. */
 static uint8_t draw_meeting(bool v6)
 {
 	static const uint8_t for_v4[] = { LOCALHOST4, ANY4, HOST4 };
@@ -139,7 +141,10 @@ static bool draw_family(void)
 	return families[0] && families[1] ? below(2) : families[1];
 }
 
-/* A server and its client, which do what most programs do: a is the server, b the client, c what a accepts. */
+/*
+ * A server and its client, which make the calls of most programs: a is the server, b the client, c
+ * the accepted socket.
+ */
 static void generate_meeting(struct sequence *sequence, struct draft *sockets)
 {
 	uint8_t transport = (uint8_t)(chance(8) ? MPTCP : chance(50) ? UDP : TCP);
@@ -315,7 +320,7 @@ void generate(struct sequence *sequence)
 			call.text = text++;
 		sequence->calls[sequence->count++] = call;
 	}
-	/* What everyone knows at the end. */
+	/* Finally, every socket is queried. */
 	for (uint8_t i = 0; i < SLOTS; i++) {
 		static const uint8_t last[] = { GETSOCKNAME, GETPEERNAME, RECVFROM };
 

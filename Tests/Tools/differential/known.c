@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What is known to differ between a session and outside of one, and why. A sequence is compared no further
- * than the first call that such a row explains: what follows may be its consequence.
+ * The known differences between a session and outside, with their reasons. A sequence is compared
+ * up to the first call that such a row explains, because later differences may follow from it.
  *
- * A row looks at the call, at its sockets' history and at both results, and is as narrow as it can be:
- * what it lets pass is no longer tested. An open defect is a row that goes when the defect does.
+ * A row tests the call, the history of its sockets and both results. It is as narrow as possible,
+ * because whatever it accepts is no longer tested. The row of an open defect must be removed with
+ * the defect.
  */
 
 #include "differential.h"
@@ -28,13 +29,13 @@ static bool is_group(uint8_t address)
 	return address == GROUP4 || address == BROADCAST4 || address == GROUP6;
 }
 
-/* What the kernel takes for the loopback as a destination. */
+/* Whether the kernel treats the destination as the loopback. */
 static bool is_local(uint8_t address)
 {
 	return is_localhost(address) || is_any_address(address);
 }
 
-/* Of IPv6 itself, not a mapped address. */
+/* Whether it is an IPv6 address and not a mapped one. */
 static bool is_6(uint8_t address)
 {
 	return address >= LOCALHOST6 && address < MAPPED_LOCALHOST;
@@ -61,7 +62,7 @@ static bool is_connect(const struct call *call)
 	return call->kind == CONNECT || call->kind == FASTOPEN;
 }
 
-/* A call that tells of an error, or of data, that an earlier datagram was the cause of. */
+/* Whether the call may return an error or data that an earlier datagram caused. */
 static bool tells_later(const struct call *call)
 {
 	return is_receive(call) || is_send(call) || call->kind == SO_ERROR_OF ||
@@ -77,7 +78,7 @@ static bool has_destination(const struct call *call)
 typedef bool fact(const struct difference *d, const struct call *call,
 		  const struct socket_state *socket);
 
-/* Was there a call of which this holds, on whatever socket, this one or an earlier? */
+/* Whether this holds for any call up to this one, on any socket. */
 static bool happened(const struct difference *d, fact *holds)
 {
 	struct world world;
@@ -94,23 +95,24 @@ static bool happened(const struct difference *d, fact *holds)
 	return false;
 }
 
-/* A port, and no address of one's own. */
+/* Whether it has a port and no address. */
 static bool has_port_alone(const struct socket_state *socket)
 {
 	return socket->is_autobound || socket->is_bound_any ||
 	       (socket->is_bound && is_group(socket->bound_address));
 }
 
-/* ---- what a connect leaves behind ---- */
+/* ---- what remains after a connect ---- */
 
 /*
- * bpf_bind is a bind like the program's own: the kernel undoes neither when the connect fails or is undone.
+ * bpf_bind acts like a bind of the program: the kernel does not undo it if the connect fails or is
+ * undone.
  */
 static bool connects_left(const struct difference *d, const struct call *call,
 			  const struct socket_state *socket)
 {
 	(void)d;
-	/* From a mapped source :: is ::ffff:127.0.0.1. */
+	/* From a mapped source, :: is ::ffff:127.0.0.1. */
 	if (has_destination(call) && (call->address == ANY6 || is_host(call->address)) &&
 	    socket->was_left)
 		return socket->transport == UDP;
@@ -130,7 +132,7 @@ static bool keeps_source(const struct difference *d)
 	return d->call->kind == GETSOCKNAME && (is_any_name(d->outside) || d->socket->connects > 1);
 }
 
-/* Nor what we remember of the peer. */
+/* The hooks' note of the peer remains as well. */
 static bool forgets_peer(const struct difference *d)
 {
 	return d->socket->transport == UDP &&
@@ -138,12 +140,10 @@ static bool forgets_peer(const struct difference *d)
 		(mode != LOOPBACK && d->call->kind == RECVFROM && d->socket->connects > 1));
 }
 
-/*
- * And bpf_bind of an IPv6 address makes the socket V6ONLY, as bind of one does.
- */
+/* bpf_bind of an IPv6 address makes the socket V6ONLY, as bind of one does. */
 static bool is_v6only_now(const struct difference *d)
 {
-	/* Then it is in nobody's way on IPv4. */
+	/* Then it does not conflict on IPv4. */
 	if ((d->call->kind == BIND || d->call->kind == LISTEN) && d->outside->error == EADDRINUSE) {
 		for (uint32_t i = 0; i < d->before->count; i++) {
 			if (d->before->sockets[i].was_given_source6)
@@ -157,7 +157,10 @@ static bool is_v6only_now(const struct difference *d)
 		d->session->error == EAFNOSUPPORT);
 }
 
-/* What its listener asked for is not known of it, and an address without a port looks as a source that was left. */
+/*
+ * It is not known what its listener asked for, and an address without a port looks like a source
+ * that was left.
+ */
 static bool is_accepted_undone(const struct difference *d)
 {
 	return d->socket->is_accepted && d->socket->was_undone &&
@@ -175,8 +178,8 @@ static bool gives_left_name(const struct difference *d)
 /* ---- datagrams from the loopback ---- */
 
 /*
- * From 127.0.0.1 nothing leaves the host. A session's loopback may be left over from an earlier connect, so such
- * a datagram gets another source.
+ * Nothing leaves the host from 127.0.0.1. A session's loopback may remain from an earlier connect,
+ * so such a datagram gets another source.
  */
 static bool leaves_loopback(const struct difference *d)
 {
@@ -186,7 +189,7 @@ static bool leaves_loopback(const struct difference *d)
 				      d->socket->connects || d->call->kind == SENDMSG_PKTINFO);
 }
 
-/* IP_PKTINFO with 127.0.0.1 on a socket that is connected, and not to the loopback. */
+/* IP_PKTINFO with 127.0.0.1 on a socket that is connected, but not to the loopback. */
 static bool answers_from_elsewhere(const struct difference *d, const struct call *call,
 				   const struct socket_state *socket)
 {
@@ -201,7 +204,7 @@ static bool answers_from_connected(const struct difference *d)
 	return tells_later(d->call) && happened(d, answers_from_elsewhere);
 }
 
-/* And 0.0.0.0 there is the address that the socket has, where outside it is the route's. */
+/* 0.0.0.0 there means the address of the socket; outside, it means that of the route. */
 static bool answers_from_any(const struct difference *d, const struct call *call,
 			     const struct socket_state *socket)
 {
@@ -233,19 +236,22 @@ static bool is_answer_from_localhost(const struct difference *d)
 
 /* ---- sockets that have a port, and no address that could be replaced ---- */
 
-/* Its source is 127.0.0.1, where its peer is on the session's loopback. */
+/* Its source is 127.0.0.1, but its peer is on the session's loopback. */
 static bool connects_with_port(const struct difference *d, const struct call *call,
 			       const struct socket_state *socket)
 {
 	(void)d;
 	if (is_connect(call) && call->address == REST4 && !socket->is_bound)
-		return true; /* from 127.0.0.1, as outside, but 127.0.0.1 is the session's loopback here */
+		return true; /* as outside, but in the session it is the session's loopback */
 	return is_connect(call) && (is_local(call->address) || call->address == REST4) &&
 	       (has_port_alone(socket) ||
 		(socket->connects && (socket->peer_address == REST4 || socket->was_left)));
 }
 
-/* Under asRequested, an address without a port may be a source of ours, so it is told as it is. */
+/*
+ * Under asRequested, an address without a port may be a source that a hook has set, so it is
+ * returned as it is.
+ */
 static bool is_any_without_port(const struct difference *d)
 {
 	return mode == REQUESTED && d->call->kind == GETSOCKNAME && is_any_name(d->outside) &&
@@ -270,7 +276,10 @@ static bool sends_v6_from_mapped(const struct difference *d)
 	return d->outside->error == EAFNOSUPPORT;
 }
 
-/* net.ipv6.ip_nonlocal_bind, without which no program could bind LO6, lets all bind what the host does not have. */
+/*
+ * Programs can bind LO6 only with net.ipv6.ip_nonlocal_bind, which lets all programs bind addresses
+ * of other hosts.
+ */
 static bool binds_what_is_not_local(const struct difference *d)
 {
 	if (d->call->kind == BIND)
@@ -280,14 +289,14 @@ static bool binds_what_is_not_local(const struct difference *d)
 	       d->outside->error == EINVAL;
 }
 
-/* From ::1 the kernel sends to an address of another interface, and drops it there. */
+/* From ::1, the kernel sends to an address of another interface, and drops the packet there. */
 static bool goes_from_localhost6(const struct difference *d, const struct call *call,
 				 const struct socket_state *socket)
 {
 	(void)d;
 	if (!has_destination(call))
 		return false;
-	if (call->address == LOCALHOST6 || call->address == ANY6) /* and the other way round */
+	if (call->address == LOCALHOST6 || call->address == ANY6) /* and in the other direction */
 		return socket->is_bound && socket->bound_address == HOST6;
 	return call->address == HOST6 &&
 	       ((socket->is_bound && socket->bound_address == LOCALHOST6) ||
@@ -320,7 +329,7 @@ static bool names_localhost_for_host(const struct difference *d)
 
 /* ---- connected to port 0 ---- */
 
-/* ---- virtual IP: what the wildcard was, is one address ---- */
+/* ---- virtual IP: the wildcard becomes one address ---- */
 
 static bool binds_unspec(const struct difference *d)
 {
@@ -328,7 +337,7 @@ static bool binds_unspec(const struct difference *d)
 	       d->session->error == EAFNOSUPPORT;
 }
 
-/* Bound to a group or the broadcast address, or has sent already. README, Limits. */
+/* It is bound to a group or the broadcast address, or has sent already: docs/limits.md. */
 static bool cannot_be_given_source(const struct difference *d)
 {
 	return mode != LOOPBACK && is_connect(d->call) && d->session->error == EADDRNOTAVAIL &&
@@ -342,7 +351,7 @@ static bool is_free_beside_wildcard(const struct difference *d)
 	       d->outside->error == EADDRINUSE && !d->session->error;
 }
 
-/* On the host's address because it asked for it: as one that is there by the wildcard. */
+/* On the host's address because it asked for that, or on the wildcard. */
 static bool is_on_host(const struct socket_state *socket)
 {
 	return (socket->is_bound && is_host(socket->bound_address)) ||
@@ -352,7 +361,7 @@ static bool is_on_host(const struct socket_state *socket)
 static bool mixes_host_and_loopback(const struct difference *d, const struct call *call,
 				    const struct socket_state *socket)
 {
-	/* In the session the name of a server there is not the host's address. */
+	/* In the session, the name of a server there is not the host's address. */
 	if (call->kind == SENDTO && is_host(call->address) && socket->is_connected &&
 	    is_host(socket->peer_address))
 		return true;
@@ -360,7 +369,7 @@ static bool mixes_host_and_loopback(const struct difference *d, const struct cal
 		return false;
 	if (is_on_host(socket))
 		return true;
-	/* To a port where some socket has asked for the host's address. */
+	/* To a port for which some socket has asked for the host's address. */
 	for (uint32_t i = 0; i < d->before->count; i++) {
 		const struct socket_state *other = &d->before->sockets[i];
 
@@ -422,13 +431,13 @@ static bool hears_no_broadcast(const struct difference *d)
 	       d->session->error == EAGAIN && happened(d, broadcasts);
 }
 
-/* Where a UDP connect leads is decided when it is made, also where its server comes later or goes. */
+/* Where a UDP connect leads is decided once, even if its server is created or closed later. */
 static bool was_connected_before_server(const struct difference *d)
 {
 	return mode != LOOPBACK && tells_later(d->call) && d->before->has_other_server;
 }
 
-/* Its subflow keeps what bpf_bind or the listener had. */
+/* Its subflow keeps the address of bpf_bind or of the listener. */
 static bool is_mptcp_undone(const struct difference *d)
 {
 	return d->socket->transport == MPTCP && is_connect(d->call) &&
@@ -436,7 +445,7 @@ static bool is_mptcp_undone(const struct difference *d)
 	       d->session->error == EHOSTUNREACH;
 }
 
-/* The kernel itself keeps half of the first peer's family. */
+/* The kernel itself keeps a part of the first peer's family. */
 static bool changes_family(const struct difference *d, const struct call *call,
 			   const struct socket_state *socket)
 {
@@ -450,7 +459,7 @@ static bool was_of_other_family(const struct difference *d)
 	return tells_later(d->call) && happened(d, changes_family);
 }
 
-/* What is connected to port 0, or is a server that connects, is not found where its clients look. */
+/* A socket that is connected to port 0, or a server that connects, is not found by its clients. */
 static bool hides_from_look_up(const struct difference *d, const struct call *call,
 			       const struct socket_state *socket)
 {
@@ -476,7 +485,7 @@ static bool is_mptcp_named(const struct difference *d)
 	       is_any_name(d->session);
 }
 
-/* ---- dual-stack sockets on the virtual IP: that is ::ffff:VIP4 ---- */
+/* ---- dual-stack sockets on the virtual IP, ::ffff:VIP4 ---- */
 
 static bool is_dual_on_address(const struct socket_state *socket)
 {
@@ -518,7 +527,10 @@ static bool is_not_reached_by_v6(const struct difference *d)
 	return mode != LOOPBACK && happened(d, goes_to_dual_by_v6);
 }
 
-/* The kernel keeps a mapped source where it undoes an AF_INET6 socket's connect, and we show what was bound. */
+/*
+ * When the kernel undoes the connect of an AF_INET6 socket, it keeps a mapped source; the hook
+ * returns what was bound.
+ */
 static bool is_undone_on_mapped_any(const struct difference *d)
 {
 	return mode == REQUESTED && d->call->kind == GETSOCKNAME && d->socket->v6 &&
@@ -526,7 +538,7 @@ static bool is_undone_on_mapped_any(const struct difference *d)
 	       (!d->socket->is_connected || d->outside->error || d->socket->connects > 1);
 }
 
-/* A listener in a socket map has that map's recvmsg. */
+/* A listener in a socket map has the recvmsg of that map. */
 static bool receives_on_listener(const struct difference *d)
 {
 	return mode != LOOPBACK && is_receive(d->call) && d->socket->is_listening &&
@@ -559,7 +571,7 @@ static bool connects_to_no_port(const struct difference *d, const struct call *c
 	return is_connect(call) && call->port == PORT_ANY && socket->id == d->socket->id;
 }
 
-/* A TCP socket whose connect failed has no peer's port, and one that connects to port 0 neither. */
+/* A TCP socket has no peer port if its connect failed, or if it connects to port 0. */
 static bool is_refused_at_no_port(const struct difference *d)
 {
 	return mode == REQUESTED && d->call->kind == GETSOCKNAME && d->socket->transport != UDP &&
@@ -632,7 +644,7 @@ const struct known known[] = {
 };
 const unsigned int known_count = sizeof(known) / sizeof(known[0]);
 
-/* The row that explains the difference; −1: none does. */
+/* The index of the row that explains the difference; −1 if none does. */
 int excuse_of(const struct difference *difference)
 {
 	for (unsigned int i = 0; i < known_count; i++) {

@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The processes that make the calls: in a session, outside, and in a session beside. */
+/* The processes that make the calls: in a session, outside, and in a neighbouring session. */
 #include "differential.h"
 #include "../control_message.h"
 
 struct request {
-	uint32_t port_base; /* what 9001 stands for */
+	uint32_t port_base; /* the port that 9001 stands for */
 	uint32_t is_slow;
-	uint32_t is_held;	     /* until a byte more comes, its sockets stay open */
-	uint8_t expected[CALLS_MAX]; /* slow: something came of this call on either side before */
+	uint32_t is_held;	     /* keep its sockets open until another byte arrives */
+	uint8_t expected[CALLS_MAX]; /* slow: something arrived for this call before */
 	struct sequence sequence;
 };
 
 static struct {
 	int fd;
 	uint8_t v6;
-	union endpoint peer; /* last told */
+	union endpoint peer; /* the last one returned */
 	socklen_t peer_length;
-	uint8_t file; /* the same for those that dup made of one */
+	uint8_t file; /* the same for all copies that dup made */
 } slots[SLOTS];
 static bool is_bound_any[CALLS_MAX +
 			 1]; /* by file: and the session says that it is on the virtual IP */
@@ -60,7 +60,10 @@ static socklen_t make_endpoint(const struct call *call, union endpoint *endpoint
 		getsockname(slots[call->other].fd, &endpoint->any, &length);
 		if (endpoint->any.sa_family == AF_UNSPEC)
 			endpoint->any.sa_family = AF_INET;
-		/* In the session such a name is the virtual IP, so here it must be what stands for that. */
+		/*
+		 * In the session such a name is the virtual IP, so here it must be the address that corresponds
+		 * to it.
+		 */
 		if (mode == VIRTUAL && !is_session && is_bound_any[slots[call->other].file]) {
 			struct in6_addr name = plain_address(endpoint);
 
@@ -81,7 +84,7 @@ static socklen_t make_endpoint(const struct call *call, union endpoint *endpoint
 		endpoint->any.sa_family = AF_INET6;
 		inet_pton(AF_INET6, addresses[call->address], &endpoint->v6.sin6_addr);
 	}
-	other_port = endpoint->v4.sin_port; /* at the same place in both */
+	other_port = endpoint->v4.sin_port; /* at the same offset in both */
 	if (call->port == PORT_OF_OTHER)
 		port = other_port;
 	else if (call->port)
@@ -111,7 +114,7 @@ static void call_connect(int fd, const union endpoint *peer, socklen_t length,
 	result->value = connect(fd, &peer->any, length);
 	if (!result->value || errno != EINPROGRESS)
 		return;
-	/* As connect(2) of a blocking socket would say it, where it is said at once. */
+	/* The result that connect(2) of a blocking socket would return, if it is known at once. */
 	if (poll(&wait, 1, is_slow ? is_expected ? ARRIVAL_MS : SETTLE_MS : 0) == 1 &&
 	    !getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size)) {
 		result->value = error ? -1 : 0;
@@ -204,7 +207,7 @@ static void make_call(const struct call *call, struct result *result)
 		if (!result->value) {
 			struct in6_addr bound = plain_address(&endpoint);
 
-			/* The contract leaves a dual-stack UDP socket on :: where it asked for no port. */
+			/* The contract leaves a dual-stack UDP socket without a port on ::. */
 			is_bound_any[slots[call->slot].file] =
 				is_any(&bound) &&
 				!(endpoint.any.sa_family == AF_INET6 && !endpoint.v6.sin6_port &&
@@ -299,7 +302,7 @@ static void make_call(const struct call *call, struct result *result)
 		result->value = -1;
 	} else if (call->kind == SOCKET || call->kind == ACCEPT || call->kind == ACCEPT_NOADDR ||
 		   call->kind == DUP) {
-		result->value = 0; /* not which descriptor it is */
+		result->value = 0; /* not the number of the descriptor */
 	}
 	if (with_address && !result->error) {
 		result->address = endpoint;
@@ -357,7 +360,7 @@ static void serve(int channel)
 		for (int i = 0; i < SLOTS; i++) {
 			if (slots[i].fd < 0)
 				continue;
-			/* Reset, so that nothing of this sequence lingers into the next. */
+			/* Reset it, so that nothing of this sequence remains for the next one. */
 			setsockopt(slots[i].fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
 			close(slots[i].fd);
 			memset(&slots[i], 0, sizeof(slots[i]));
@@ -413,7 +416,7 @@ int start_side(bool in_session, const char *cgroup, const char *netns)
 
 static uint32_t port_block;
 
-/* The real ports are of this run alone. */
+/* Replaces the real ports, which differ in each run. */
 static void show_port(union endpoint *endpoint, uint32_t base)
 {
 	uint32_t port = ntohs(endpoint->v4.sin_port);
@@ -423,8 +426,9 @@ static void show_port(union endpoint *endpoint, uint32_t base)
 }
 
 /*
- * What the other session does: all but what both cannot do on one host. Without virtual IP that is any
- * wildcard, with it what stays as asked: groups, the rest of 127/8.
+ * The calls that the other session makes: all except those that cannot be made twice on one host.
+ * Without virtual IP, these are calls with wildcards; with it, those with addresses that are not
+ * replaced: groups, and the rest of 127/8.
  */
 static bool for_neighbour(const struct sequence *sequence, struct sequence *neighbours)
 {

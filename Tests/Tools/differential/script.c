@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Sequences as scripts that are printed and read. */
+/* Prints and reads sequences as scripts. */
 #include "differential.h"
 
 static int print_call(char *text, size_t size, const struct call *call)

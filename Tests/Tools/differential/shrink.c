@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shrinks a sequence that differs. */
+/* Shrinks a sequence with a difference. */
 #include "differential.h"
 
-/* Results without what shrinking changes: ports and texts. */
+/* The results, without ports and texts, which shrinking changes. */
 void sign(const struct sequence *sequence, const struct outcome *outcome,
 	  struct signature *signature)
 {
@@ -25,7 +25,7 @@ bool still_differs(const struct sequence *sequence, const struct signature *want
 	static struct outcome outcome;
 	struct signature signature;
 
-	/* Twice: on a busy machine once may be chance. */
+	/* Run it twice, because on a busy machine one result may be chance. */
 	for (int i = 0; i < 2; i++) {
 		if (!sequence->count || !differs(sequence, false, &outcome))
 			return false;
@@ -67,7 +67,7 @@ static bool drop_calls(struct sequence *sequence, const struct signature *wanted
 	return changed;
 }
 
-/* Of all calls at once: one port for another, one socket for another. */
+/* Changes all calls at the same time: replaces one port by another, one socket by another. */
 static bool simplify_all(struct sequence *sequence, const struct signature *wanted)
 {
 	bool changed = false;
@@ -109,7 +109,7 @@ static bool simplify_all(struct sequence *sequence, const struct signature *want
 	return changed;
 }
 
-/* One argument after the other to the plainest value that still shows the difference. */
+/* Replaces one argument after the other by the simplest value that still shows the difference. */
 static bool simplify_calls(struct sequence *sequence, const struct signature *wanted)
 {
 	bool changed = false, v6[SLOTS] = {};
@@ -130,7 +130,7 @@ static bool simplify_calls(struct sequence *sequence, const struct signature *wa
 
 			before = *call;
 			switch (step) {
-			case 0: /* AF_INET6 is the less plain: all of it at once */
+			case 0: /* AF_INET is simpler than AF_INET6: change all at the same time */
 				for (uint32_t k = 0; k < candidate.count; k++) {
 					struct call *c = &candidate.calls[k];
 
@@ -206,7 +206,7 @@ static bool simplify_calls(struct sequence *sequence, const struct signature *wa
 	return changed;
 }
 
-/* Sockets by the names a, b, c … in the order of their appearance. */
+/* Renames the sockets to a, b, c … in the order of their appearance. */
 static void rename_sockets(struct sequence *sequence)
 {
 	uint8_t names[SLOTS], count = 0;

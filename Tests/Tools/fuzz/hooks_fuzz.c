@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * libFuzzer over the hooks themselves, compiled for the host: sequences of socket calls of any program in any session,
- * with any policy, any addresses and anything that listens; what must hold for all of them.
+ * libFuzzer over the hooks, compiled for the host: sequences of socket calls of any program in any
+ * session, with any policy, addresses and listeners. It tests what must hold for all of them.
  */
 #include "../../../Sources/CVipHooks/hooks.c"
 #include "../../../Sources/CVipHooks/live.c"
@@ -12,7 +12,7 @@
 
 #define CGROUP 8121
 
-/* An input that is shorter has zeros for the rest. */
+/* A shorter input is filled with zeros. */
 struct input {
 	__u32 id, flags;
 	__be32 vip4;
@@ -117,7 +117,7 @@ static struct vip_address pick(const struct vip_own *own4, const struct vip_own 
 	}
 }
 
-/* What the kernel keeps of an address in a socket of this family. */
+/* The form in which the kernel keeps an address in a socket of this family. */
 static struct vip_address kept(const struct vip_host_socket *socket, struct vip_address address)
 {
 	return socket->is_inet6 || vip_is_mapped(address) ? address : vip_wildcard(VIP_INET4);
@@ -153,7 +153,7 @@ static void run_calls(struct vip_host *made, const struct vip_host_session *sess
 			asked = socket.local;
 		if (call == 4)
 			asked = socket.remote;
-		/* The kernel hands the datagrams of mapped destinations to sendmsg4. */
+		/* The kernel passes datagrams to mapped destinations to sendmsg4. */
 		if (is_ipv6 && !(call == 2 && vip_is_mapped(asked)))
 			hook += VIP_HOOK_BIND6 - VIP_HOOK_BIND4;
 		source = in.calls[i].source & 1 ?
@@ -170,18 +170,21 @@ static void run_calls(struct vip_host *made, const struct vip_host_session *sess
 		REQUIRE(!answer.error == !(answer.is_counted && vip_is_refused(answer.outcome)));
 		if (answer.error) {
 			REQUIRE(call < 3);
-			/* connect may have stored what :: means, which is no answer. */
+			/* connect may have stored the meaning of ::, which is no result. */
 			REQUIRE(vip_equal(answer.address, asked) ||
 				(call == 1 && vip_is_wildcard(VIP_INET6, asked)));
 			continue;
 		}
 		if (!answer.is_counted && call != 1)
 			REQUIRE(vip_equal(answer.address, asked));
-		/* No hook stores an address that this family's socket cannot have. */
+		/* No hook stores an address that a socket of this family cannot have. */
 		if (!socket.is_inet6)
 			REQUIRE(vip_is_mapped(answer.address));
 		if (call == 0 && !socket.local_port) {
-			/* A V-program holds neither the wildcard nor a host address after bind, but see vip_decide_bind. */
+			/*
+			 * After bind, a V-program has neither the wildcard nor a host address; see vip_decide_bind for
+			 * exceptions.
+			 */
 			if ((features & VIP_V) && vip_equal(asked, vip_wildcard(VIP_INET4)) &&
 			    answer.is_counted && (session->own4.has & VIP_HAS_ADDRESS))
 				REQUIRE(!vip_is_wildcard(VIP_INET4, answer.address));
@@ -193,7 +196,7 @@ static void run_calls(struct vip_host *made, const struct vip_host_session *sess
 					(socket.is_inet6 && vip_is_mapped(socket.local)));
 			}
 		} else if (call == 1) {
-			/* Another session's loopback is not reached. */
+			/* The loopback of another session is not reached. */
 			if (is_isolated && (session->own6.has & VIP_HAS_LOOPBACK) &&
 			    socket.is_inet6 &&
 			    vip_is_loopback6(session->config.loopback6, answer.address))
@@ -216,12 +219,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memset(&in, 0, sizeof(in));
 	memcpy(&in, data, size < sizeof(in) ? size : sizeof(in));
 	in.id = 1 + in.id % VIP_ID_LAST;
-	/* fc00::/7, or none. */
+	/* In fc00::/7, or none. */
 	if (in.prefix[0])
 		in.prefix[0] = vip_swap32((vip_swap32(in.prefix[0]) >> 7) | 0xfc000000u);
 	else
 		memset(in.prefix, 0, sizeof(in.prefix));
-	/* Refused at session open. */
+	/* `session open` refuses these. */
 	if (vip_is_127(in.vip4) || vip_is_multicast(VIP_INET4, vip_mapped(in.vip4)))
 		in.vip4 = 0;
 	if (vip_is_mapped(in.vip6) || vip_is_localhost(VIP_INET6, in.vip6) ||

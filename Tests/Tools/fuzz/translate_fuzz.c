@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * libFuzzer over translate.h: any session, policy, program and address; what must hold for all of them,
- * and the same in each of the three families. scripts/fuzz builds it with -fsanitize=fuzzer,undefined and
- * runs it for a bounded time.
+ * libFuzzer over translate.h, with any session, policy, program and address, in each of the three
+ * families. It tests what must hold for all of them. scripts/fuzz builds it with
+ * -fsanitize=fuzzer,undefined and runs it for a limited time.
  */
 #include <stdint.h>
 #include <string.h>
@@ -10,7 +10,7 @@
 #include "../../../bpf/translate.h"
 #include "require.h"
 
-/* An input that is shorter has zeros for the rest. */
+/* A shorter input is filled with zeros. */
 struct input {
 	__u8 address_is, other_is; /* enum special */
 	__u8 owner, excluded, found, answered, is_v6only, reserved;
@@ -20,7 +20,7 @@ struct input {
 	__be32 prefix[3];
 };
 
-/* Half the time an address that matters. */
+/* Half of the inputs use an address with a meaning. */
 enum special {
 	ANY,
 	OWN_ADDRESS,
@@ -29,14 +29,14 @@ enum special {
 	WILDCARD,
 	NEXT_TO_ADDRESS,
 	NEXT_TO_LOOPBACK,
-	MAPPED_OWN_ADDRESS, /* of IPv6: a dual-stack socket's end, which is no IPv6 place of the session's */
+	MAPPED_OWN_ADDRESS, /* of IPv6: an end of a dual-stack socket */
 	SPECIALS = 16,
 };
 
 struct session {
 	enum vip_family family;
 	struct vip_own own;
-	enum vip_owner owner; /* of the address that is asked for, where it is no other place */
+	enum vip_owner owner; /* of the requested address, if it has no other meaning */
 };
 
 static struct vip_address special(const struct session *session, const struct input *in, __u8 which,
@@ -104,7 +104,7 @@ static struct vip_facts facts_of(const struct session *session, const struct inp
 				   .is_excluded = in->excluded };
 }
 
-/* As the hook does, which knows whether there is a VIP4 to look at. */
+/* As in the hook, which knows whether there is a VIP4. */
 static enum vip_action carry_out(struct vip_plan plan, __u32 has, __u8 found, __u8 answered)
 {
 	__u32 hit = plan.probes & found;
@@ -188,7 +188,7 @@ static void check_bind(const struct session *session, const struct input *in,
 		REQUIRE(vip_equal(bind.decision.address, in->address));
 		REQUIRE(!(bind.decision.remember | bind.on_loopback | bind.on_address));
 	}
-	/* An answer in another form is remembered, and of a dual-stack socket. */
+	/* An address in another form is noted, and only for a dual-stack socket. */
 	if (vip_is_mapped(bind.decision.address) && !vip_is_mapped(in->address))
 		REQUIRE(asked == VIP_DUAL_WILDCARD && bind.is_dual &&
 			(bind.decision.remember & VIP_SOCKET_DUAL));
@@ -204,7 +204,7 @@ static void check_bind(const struct session *session, const struct input *in,
 		REQUIRE(own->has & VIP_HAS_LOOPBACK);
 	if (answer == VIP_REFUSE_BIND || answer == VIP_UNAVAILABLE)
 		return;
-	/* A V-program holds neither the wildcard nor a host address after bind. */
+	/* After bind, a V-program has neither the wildcard nor a host address. */
 	if ((features & VIP_V) && (is_wildcard || asked == VIP_HOST_ADDRESS))
 		REQUIRE(answer != VIP_AS_ASKED);
 	if (!(features & (VIP_V | VIP_L)))
@@ -219,7 +219,7 @@ static void check_bind(const struct session *session, const struct input *in,
 	if (features & VIP_V)
 		REQUIRE(!vip_is_wildcard(session->family, granted) &&
 			(asked != VIP_HOST_ADDRESS || is_own(session, granted)));
-	/* Binding what one got gives the same again: nothing is translated twice. */
+	/* Binding the granted address gives the same again: nothing is translated twice. */
 	asked = place_of(session, granted);
 	answer = vip_bind_action(asked, features, in->flags, own->has, in->excluded);
 	REQUIRE(answer == VIP_AS_ASKED ||
@@ -227,7 +227,7 @@ static void check_bind(const struct session *session, const struct input *in,
 		same(session, granted, in->address));
 }
 
-/* Both ends of a connection that asked for localhost are localhost by name. */
+/* Both ends of a connection to localhost have the name localhost. */
 static void check_local_names(const struct session *session, enum vip_addr_class asked,
 			      enum vip_action to, __u32 features)
 {
@@ -239,12 +239,15 @@ static void check_local_names(const struct session *session, enum vip_addr_class
 	source = vip_address_of(family, vip_source_action(asked, to, features), none, own);
 	REQUIRE(vip_is_localhost(family, vip_name(family, own, peer, source)));
 	REQUIRE(vip_is_localhost(family, vip_name(family, own, source, peer)));
-	if (family == VIP_MAPPED) /* which the hook may have to make ::1 of */
+	if (family == VIP_MAPPED) /* which the hook may have to translate to ::1 */
 		REQUIRE(!vip_name_is_plain(family, peer, source) &&
 			!vip_name_is_plain(family, source, peer));
 }
 
-/* Whatever is known of a socket, a connection of a V-program never leaves from the host's address unnoticed. */
+/*
+ * Whatever is known about a socket, a connection of a V-program never leaves from the host's
+ * address unnoticed.
+ */
 static void check_route(const struct session *session, const struct input *in,
 			enum vip_addr_class asked, __u32 features, enum vip_action to)
 {
@@ -283,7 +286,9 @@ static void check_route(const struct session *session, const struct input *in,
 		REQUIRE(vip_is_refused_source(bound.class, features, in->flags));
 	REQUIRE(vip_equal(datagram.source, in->other) || vip_is_wildcard(form, datagram.source) ||
 		vip_is_localhost(form, datagram.source) || is_own(session, datagram.source));
-	/* A V-program's datagram to elsewhere leaves from its address, unless it has named another. */
+	/*
+	 * A V-program's datagram to other hosts leaves from its address, unless it has set another one.
+	 */
 	if (asked == VIP_ELSEWHERE && (features & VIP_V) && bound.class == VIP_WILDCARD)
 		REQUIRE(same(session, datagram.source, session->own.address));
 	datagram = vip_decide_connected_datagram(form, &facts, in->address, bound.class);
@@ -301,7 +306,7 @@ static void check_connect(const struct session *session, const struct session *m
 	struct vip_plan plan;
 	enum vip_action answer, from;
 
-	/* As the hook does: where it matters, and the socket is not V6ONLY. */
+	/* As in the hook: if it matters, and the socket is not V6ONLY. */
 	if (session->family == VIP_INET6 && is_local && !in->is_v6only)
 		has |= VIP_HAS_MAPPED;
 	plan = vip_connect_plan(asked, features, in->flags, has, in->excluded);
@@ -314,7 +319,7 @@ static void check_connect(const struct session *session, const struct session *m
 	REQUIRE(!plan.probes || !is_local || !in->excluded);
 	answer = carry_out(plan, has, in->found, in->answered);
 
-	/* No answer to connect names an address that the session does not have. */
+	/* No result of connect is an address that the session does not have. */
 	REQUIRE(answer != VIP_REFUSE_BIND);
 	REQUIRE(answer != VIP_TO_ADDRESS || (has & VIP_HAS_ADDRESS));
 	REQUIRE(answer != VIP_UNAVAILABLE || ((features & VIP_V) && !(has & VIP_HAS_ADDRESS)));
@@ -326,7 +331,7 @@ static void check_connect(const struct session *session, const struct session *m
 			answer == VIP_UNAVAILABLE);
 	REQUIRE(!is_local || answer != VIP_UNAVAILABLE);
 
-	/* Never the host's address: a V-program leaves from its own, or not at all. */
+	/* Never the host's address: a V-program uses its own, or fails. */
 	if (!is_on_host && (features & VIP_V) && !(has & VIP_HAS_ADDRESS))
 		REQUIRE(answer == VIP_UNAVAILABLE);
 	if (answer == VIP_REFUSE_PEER || answer == VIP_UNAVAILABLE)
@@ -350,7 +355,10 @@ static void check_connect(const struct session *session, const struct session *m
 		check_local_names(session, asked, answer, features);
 }
 
-/* Whatever is remembered, a name is itself, localhost or the wildcard, and only of the session's own addresses. */
+/*
+ * Whatever is noted, a name is the address itself, localhost or the wildcard, and only for the
+ * session's own addresses.
+ */
 static void check_decided_names(const struct session *session, const struct input *in)
 {
 	struct vip_facts facts = facts_of(session, in, VIP_ELSEWHERE, 0);
@@ -359,7 +367,7 @@ static void check_decided_names(const struct session *session, const struct inpu
 			    peer = vip_decide_peer_name(family, &facts, in->other);
 	struct vip_address shown[] = { own.address, peer.address };
 
-	if (vip_is_wildcard(family, in->address)) /* which is no end's name */
+	if (vip_is_wildcard(family, in->address)) /* which is not the name of an end */
 		return;
 	for (int i = 0; i < 2; i++) {
 		int is_one = family == VIP_MAPPED && (facts.state & VIP_SOCKET_MAPPED_PEER);
@@ -374,7 +382,10 @@ static void check_decided_names(const struct session *session, const struct inpu
 	REQUIRE(own.outcome == VIP_SEEN && peer.outcome == VIP_SEEN);
 }
 
-/* A name is itself or localhost; localhost for nobody else's; and plain ones are left alone. */
+/*
+ * A name is the address itself or localhost. Other addresses are never localhost, and plain ones do
+ * not change.
+ */
 static void check_names(const struct session *session, const struct input *in)
 {
 	enum vip_family family = session->family;
@@ -389,7 +400,7 @@ static void check_names(const struct session *session, const struct input *in)
 	REQUIRE(same(session, vip_name(family, own, name, in->other), name));
 	REQUIRE(vip_is_localhost(family, vip_name(family, own, own->loopback, in->other)));
 	check_decided_names(session, in);
-	/* The address by its own name, but to a local peer. */
+	/* The address is shown as it is, except to a local peer. */
 	if (is_kept && (own->has & VIP_HAS_ADDRESS) && same(session, in->address, own->address))
 		REQUIRE(!same(session, in->other, own->loopback) &&
 			!vip_is_localhost(family, in->other));
@@ -425,15 +436,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct input in = {};
 
 	memcpy(&in, data, size < sizeof(in) ? size : sizeof(in));
-	in.id = 1 + in.id % VIP_ID_LAST; /* 0 would be 127.0.0.1 itself, and is nobody's */
+	in.id = 1 + in.id % VIP_ID_LAST; /* 0 would be 127.0.0.1 itself, and is no session's */
 	in.excluded &= 1;
 	in.is_v6only &= 1;
-	/* fc00::/7, or none. */
+	/* In fc00::/7, or none. */
 	if (in.prefix[0])
 		in.prefix[0] = vip_swap32((vip_swap32(in.prefix[0]) >> 7) | 0xfc000000u);
 	else
 		memset(in.prefix, 0, sizeof(in.prefix));
-	/* Refused at session open: loopbacks, and an IPv6 address that is mapped or of the prefix. */
+	/*
+	 * `session open` refuses these: loopbacks, and an IPv6 address that is mapped or in the prefix.
+	 */
 	if (vip_is_127(in.vip4))
 		in.vip4 = 0;
 	if (vip_is_mapped(in.vip6) || vip_is_localhost(VIP_INET6, in.vip6) ||

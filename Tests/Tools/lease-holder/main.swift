@@ -3,7 +3,7 @@
 import Leases
 import SystemPackage
 
-// A process to be killed: leases an address for each user, says which, and holds them until its input ends.
+// A process for tests to kill: it leases an address for each user, prints them, and holds them until its input ends.
 //
 //   vip-lease-holder INTERFACE STATE RUNTIME USER…
 let arguments = CommandLine.arguments

@@ -30,7 +30,7 @@ struct entry {
 static struct entry users[MOST], logins[MOST];
 static int user_count, login_count, quiet;
 
-/* The answer to a call, with a list of rows that is to be filled. */
+/* Begins the answer to a call, with a list of rows. */
 static int begin_list(sd_bus_message *call, sd_bus_message **reply, const char *row)
 {
 	int result = sd_bus_message_new_method_return(call, reply);
@@ -38,7 +38,7 @@ static int begin_list(sd_bus_message *call, sd_bus_message **reply, const char *
 	return result < 0 ? result : sd_bus_message_open_container(*reply, 'a', row);
 }
 
-/* Sends the answer, unless something has failed before. */
+/* Sends the answer, unless an earlier step has failed. */
 static int end_list(sd_bus_message *reply, int result)
 {
 	if (result >= 0)
@@ -93,7 +93,7 @@ static void removed(struct entry *list, int *count, const char *id)
 			list[i--] = list[--*count];
 }
 
-/* The rest of the line is the name, blanks and all; "\n" in it stands for a line feed. */
+/* The rest of the line is the name, with its blanks; "\n" in it stands for a line feed. */
 static void take_name(char *to, const char *from)
 {
 	while (*from && *from != '\n') {
@@ -183,13 +183,13 @@ int main(int count, char **arguments)
 		while (check(sd_bus_process(bus, NULL), "process") > 0)
 			;
 		ready[1].events = (short)check(sd_bus_get_events(bus), "events");
-		/* Nothing here waits for a time, but for the library itself. */
+		/* Only the library itself waits for a time. */
 		check(sd_bus_get_timeout(bus, &until), "timeout");
 		if (poll(ready, 2, until == UINT64_MAX ? -1 : 10) < 0 && errno != EINTR)
 			check(-errno, "wait");
 		if (!ready[0].revents)
 			continue;
-		/* Commands come one at a time: each waits for the answer before. */
+		/* Commands arrive one at a time, because each waits for the previous answer. */
 		if (!fgets(line, sizeof(line), stdin))
 			break;
 		check(obey(bus, line), line);

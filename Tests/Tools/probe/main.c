@@ -76,7 +76,7 @@ static int mailbox = -1;
 static int exit_code;
 static const char *command_name;
 
-/* ---- answers ---- */
+/* ---- results ---- */
 
 static void print_string(const char *text, size_t length)
 {
@@ -114,7 +114,7 @@ static void answer_end(void)
 	fflush(stdout);
 }
 
-/* For calls that give back nothing but success. */
+/* For calls that return only success or failure. */
 static void answer(int result)
 {
 	answer_begin(result < 0 ? errno : 0);
@@ -125,7 +125,10 @@ static void print_address(const char *prefix, const union address *address, sock
 {
 	char text[INET6_ADDRSTRLEN];
 
-	/* A connected TCP socket leaves recvfrom's address alone; the kernel then says length 0. */
+	/*
+	 * For a connected TCP socket, recvfrom does not change the address; the kernel then returns length
+	 * 0.
+	 */
 	if (length < sizeof(sa_family_t) || address->any.sa_family == AF_UNSPEC)
 		return;
 	if (address->any.sa_family == AF_INET) {
@@ -166,7 +169,7 @@ static struct named_socket *find(const char *name)
 	return NULL;
 }
 
-/* The descriptor of a socket that must exist: −1 and an answer where it does not. */
+/* The descriptor of a socket that must exist; if it does not, −1, after a result with an error. */
 static int descriptor(const char *name)
 {
 	struct named_socket *found = find(name);
@@ -208,7 +211,7 @@ static bool number(const char *text, long least, long most, long *value)
 	return false;
 }
 
-/* The family is that of the text: 127.0.0.1 on an AF_INET6 socket is a sockaddr_in all the same. */
+/* The family is that of the text: 127.0.0.1 on an AF_INET6 socket is a sockaddr_in. */
 static bool parse_address(const char *text, const char *port_text, union address *address,
 			  socklen_t *length)
 {
@@ -245,7 +248,10 @@ static int set_timeout(int fd, long milliseconds)
 
 /* ---- commands; words[0] is the command's name ---- */
 
-/* A new descriptor's answer carries its inode: by that a test finds it in /proc/PID/net/tcp and udp. */
+/*
+ * The result for a new descriptor has its inode, by which a test finds it in /proc/PID/net/tcp and
+ * udp.
+ */
 static void answer_new(int fd, const char *name, const union address *peer, socklen_t length)
 {
 	struct stat status;
@@ -254,7 +260,7 @@ static void answer_new(int fd, const char *name, const union address *peer, sock
 		answer(-1);
 		return;
 	}
-	/* Neither may fail on a fresh socket, and a test that hangs is worse than one that fails. */
+	/* Neither can fail on a new socket, and a failing test is better than a hanging one. */
 	if (set_timeout(fd, TIMEOUT_MS) || fstat(fd, &status)) {
 		answer(-1);
 		close(fd);
@@ -297,7 +303,9 @@ static void do_bind(char **words, int count)
 	(void)count;
 	if (fd < 0 || !parse_address(words[2], words[3], &address, &length))
 		return;
-	/* bind(2) takes AF_UNSPEC for AF_INET where the address is 0.0.0.0, and refuses it elsewhere. */
+	/*
+	 * bind(2) accepts AF_UNSPEC for AF_INET if the address is 0.0.0.0, and refuses it for others.
+	 */
 	if (!strcmp(words[0], "bind-unspec"))
 		address.any.sa_family = AF_UNSPEC;
 	answer(path_bind(fd, &address.any, length));
@@ -346,7 +354,10 @@ static void do_accept(char **words, int count)
 	if (fd < 0)
 		return;
 	memset(&peer, 0, sizeof(peer));
-	/* Not left to SO_RCVTIMEO: accept on an MPTCP listener heeds that of its hidden subflow. */
+	/*
+	 * SO_RCVTIMEO does not suffice: for accept on an MPTCP listener, that of its hidden subflow
+	 * counts.
+	 */
 	if (poll(&wait, 1, fcntl(fd, F_GETFL) & O_NONBLOCK ? 0 : TIMEOUT_MS) == 0) {
 		errno = EAGAIN;
 		answer(-1);
@@ -400,7 +411,7 @@ static void do_send(char **words, int count)
 		answer_sent(path_send(fd, words[2], strlen(words[2]), MSG_NOSIGNAL));
 }
 
-/* sendto, and fastopen: the same with MSG_FASTOPEN, which is connect and send in one. */
+/* sendto, and fastopen: the same with MSG_FASTOPEN, which connects and sends. */
 static void do_sendto(char **words, int count)
 {
 	int flags = MSG_NOSIGNAL | (!strcmp(words[0], "fastopen") ? MSG_FASTOPEN : 0);
@@ -414,7 +425,7 @@ static void do_sendto(char **words, int count)
 	answer_sent(path_sendto(fd, words[4], strlen(words[4]), flags, &address.any, length));
 }
 
-/* Binds over and over, as fast as it can be, and says how often that failed. */
+/* Binds again and again, as fast as possible, and reports how often that failed. */
 static void do_burst(char **words, int count)
 {
 	union address address;
@@ -431,7 +442,7 @@ static void do_burst(char **words, int count)
 	answer_sent(failed);
 }
 
-/* sendmsg with an address, or to the connected peer where only a text is given. */
+/* sendmsg with an address, or to the connected peer if there is only a text. */
 static void do_sendmsg(char **words, int count)
 {
 	union address address;
@@ -492,7 +503,10 @@ static void do_sendmsg_pktinfo(char **words, int count)
 	answer_sent(path_sendmsg(fd, &message, MSG_NOSIGNAL));
 }
 
-/* So many copies of one text to one address; "count" is how many the kernel took. */
+/*
+ * Sends this many copies of one text to one address; "count" is the number that the kernel
+ * accepted.
+ */
 static void do_sendmmsg(char **words, int count)
 {
 	struct mmsghdr messages[MESSAGES_MAX];
@@ -550,8 +564,8 @@ static void do_recv(char **words, int count)
 }
 
 /*
- * With an address buffer, and what IP_PKTINFO says where it was switched on: "destination_" is where
- * the datagram was sent to, "local_" the address that an answer would leave from (ip(7)).
+ * With an address buffer, and the contents of IP_PKTINFO if it is enabled: "destination_" is the
+ * datagram's destination, "local_" the address from which an answer would be sent (ip(7)).
  */
 static void do_recvmsg(char **words, int count)
 {
@@ -609,7 +623,7 @@ static void do_recvmsg(char **words, int count)
 	answer_end();
 }
 
-/* Up to so many datagrams that are there or come within the timeout: the addresses of all, in order. */
+/* Receives up to this many datagrams within the timeout; returns all addresses in order. */
 static void do_recvmmsg(char **words, int count)
 {
 	static char data[MESSAGES_MAX][2048];
@@ -698,7 +712,9 @@ static void do_setsockopt(char **words, int count)
 	misunderstood("%s is no socket option that is known here", words[2]);
 }
 
-/* Waits until a socket can be written ("out": a connect without blocking is over) or read ("in"). */
+/*
+ * Waits until a socket is writable ("out": a nonblocking connect has finished) or readable ("in").
+ */
 static void do_poll(char **words, int count)
 {
 	int fd = descriptor(words[1]), result, error = 0;
@@ -729,7 +745,7 @@ static void do_close(char **words, int count)
 		return;
 	}
 	answer(close(found->fd));
-	/* close-fd: what the name stands for is now no open descriptor. */
+	/* close-fd: the name then stands for a closed descriptor. */
 	if (strcmp(words[0], "close-fd") != 0)
 		found->name[0] = 0;
 }
@@ -829,7 +845,7 @@ static void do_take(char **words, int count)
 
 /* ---- the process itself ---- */
 
-/* The calling thread's name, which in the first thread is what /proc/PID/comm says. */
+/* Sets the calling thread's name. In the first thread, /proc/PID/comm shows it. */
 static void do_rename(char **words, int count)
 {
 	(void)count;
@@ -849,7 +865,10 @@ static void do_pid(char **words, int count)
 	answer_end();
 }
 
-/* Types a line into the terminal that one of the standard descriptors is, as if it came from its keyboard: tty_ioctl(4). */
+/*
+ * Types a line into the terminal of a standard descriptor, as if it came from the keyboard:
+ * tty_ioctl(4).
+ */
 static void do_type(char **words, int count)
 {
 	const char newline = '\n';
@@ -869,7 +888,7 @@ static void do_type(char **words, int count)
 }
 
 /*
- * Waits until no process is left in a cgroup or below it. The kernel says so by POLLPRI on
+ * Waits until no process is in a cgroup or below it. The kernel reports that by POLLPRI on
  * cgroup.events (Documentation/admin-guide/cgroup-v2.rst, "[Un]populated Notification").
  */
 static void do_await_empty(char **words, int count)
@@ -907,16 +926,16 @@ static void do_await_empty(char **words, int count)
 	close(wait.fd);
 }
 
-/* By which way the calls go from now on: path_choose, uring.h. */
+/* Sets in which way the next calls are made: path_choose, uring.h. */
 static void do_path(char **words, int count)
 {
 	(void)count;
 	answer(path_choose(words[1]));
 }
 
-/* ---- calls as nobody should make them ---- */
+/* ---- malformed calls ---- */
 
-/* The call with a family and a length of address that need not be those of the address. */
+/* The call with a family and a length of the address that may be wrong. */
 static void do_crooked(char **words, int count)
 {
 	union address address;
@@ -944,7 +963,10 @@ static void do_crooked(char **words, int count)
 		misunderstood("%s is none of bind, connect, sendto, fastopen", words[1]);
 }
 
-/* A name into a buffer of so many bytes; "count" is the length that the kernel says, "data" the bytes. */
+/*
+ * A name in a buffer of this many bytes; "count" is the length that the kernel returns, "data" the
+ * bytes.
+ */
 static void do_short_name(char **words, int count)
 {
 	unsigned char bytes[sizeof(union address)] = "";
@@ -1002,7 +1024,10 @@ static void do_join(char **words, int count)
 
 /* ---- inherited sockets ---- */
 
-/* All that follows runs in a child, which has all sockets; this process waits for its end and ends likewise. */
+/*
+ * All later commands run in a child, which has all sockets. This process waits for its end and
+ * exits likewise.
+ */
 static void do_fork(char **words, int count)
 {
 	pid_t child;
@@ -1022,7 +1047,10 @@ static void do_fork(char **words, int count)
 
 #define INHERITED "VIP_PROBE_SOCKETS" /* NAME=DESCRIPTOR,… */
 
-/* Becomes another program, that is a probe as well, with all sockets: its main answers. */
+/*
+ * Executes another program, which is a probe as well and keeps all sockets: its main prints the
+ * result.
+ */
 static void do_exec(char **words, int count)
 {
 	char text[SOCKETS_MAX * (sizeof(sockets[0].name) + 12)] = "";
@@ -1067,7 +1095,7 @@ static void inherit(void)
 
 static void *worker(void *name);
 
-/* All that follows runs in a thread of its own, until `quit` or the end of the commands. */
+/* All later commands run in a new thread, until `quit` or the end of the commands. */
 static bool do_thread(char **words, int count)
 {
 	pthread_t thread;
@@ -1085,7 +1113,7 @@ static bool do_thread(char **words, int count)
 
 static const struct command {
 	const char *name, *usage;
-	int least, most; /* words, the command's own among them */
+	int least, most; /* words, including the command's own */
 	void (*run)(char **words, int count);
 } commands[] = {
 	{ "socket", "NAME tcp|udp|udplite|mptcp [4|6]", 3, 4, do_socket },
@@ -1128,7 +1156,7 @@ static const struct command {
 	{ "exec", "PATH", 2, 2, do_exec },
 };
 
-/* Runs one command; false where there is nothing more to do after it. */
+/* Runs one command; false if it is the last one. */
 static bool run(char *line)
 {
 	char *words[WORDS_MAX], *rest = line, *word;
@@ -1162,7 +1190,7 @@ static bool run(char *line)
 	return true;
 }
 
-/* Commands of the argument list, put together by main; NULL where they come from standard input. */
+/* The commands of the argument list, joined by main; NULL to read them from standard input. */
 static char *script;
 
 static bool next(char **line, size_t *size)
@@ -1172,7 +1200,7 @@ static bool next(char **line, size_t *size)
 	if (!script)
 		return getline(line, size, stdin) > 0;
 	command = strsep(&script, ",");
-	/* An empty string, not NULL, is what is left after the last comma: NULL would mean stdin. */
+	/* After the last comma this is an empty string, because NULL would mean standard input. */
 	if (!script)
 		script = "";
 	if (!*command)
@@ -1192,7 +1220,9 @@ static void serve(void)
 	free(line);
 }
 
-/* Started by `thread`, with the new thread's name or NULL; the thread that asked waits for its end. */
+/*
+ * The new thread of `thread`, with its name or NULL. The thread that started it waits for its end.
+ */
 static void *worker(void *name)
 {
 	int result = name ? prctl(PR_SET_NAME, name, 0, 0, 0) : 0;

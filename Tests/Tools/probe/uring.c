@@ -14,7 +14,7 @@ enum { OP_BIND = 56, OP_LISTEN = 57 };
 
 #define ENTRIES 8
 #define SQPOLL_IDLE_MS 1000
-#define TIMEOUT_S 100 /* as main.c's; io_uring heeds no SO_RCVTIMEO */
+#define TIMEOUT_S 100 /* as in main.c; io_uring ignores SO_RCVTIMEO */
 
 static struct io_uring ring;
 static bool is_ring, is_op_bind;
@@ -44,7 +44,7 @@ int path_choose(const char *path)
 		return -1;
 	}
 	is_ring = true;
-	/* An older kernel's programs bind by the system call, too. */
+	/* Programs on an older kernel use the system call. */
 	probe = io_uring_get_probe_ring(&ring);
 	is_op_bind = probe && io_uring_opcode_supported(probe, OP_BIND) &&
 		     io_uring_opcode_supported(probe, OP_LISTEN);
@@ -53,7 +53,7 @@ int path_choose(const char *path)
 	return 0;
 }
 
-/* The result of the one completion that is under way, whose time is bounded. */
+/* The result of the one request, whose time is limited. */
 static int complete(struct io_uring_sqe *sqe)
 {
 	struct __kernel_timespec time = { .tv_sec = TIMEOUT_S };
@@ -70,7 +70,9 @@ static int complete(struct io_uring_sqe *sqe)
 		io_uring_prep_cancel64(sqe, 1, 0);
 		io_uring_sqe_set_data64(sqe, 2);
 		io_uring_submit(&ring);
-		/* Two completions, the cancelling one's and the cancelled one's, in this order or the other. */
+		/*
+		 * Two completions, that of the cancellation and that of the cancelled request, in any order.
+		 */
 		for (int i = 0; i < 2 && !io_uring_wait_cqe_timeout(&ring, &cqe, &time); i++)
 			io_uring_cqe_seen(&ring, cqe);
 		result = -EAGAIN;
@@ -150,7 +152,7 @@ ssize_t path_sendmsg(int fd, const struct msghdr *message, int flags)
 	return complete(sqe);
 }
 
-/* Waits for a connection that is under way; −1 and errno where it fails. */
+/* Waits for a connection to be established; −1 and errno if it fails. */
 static int finish_connect(int fd)
 {
 	struct pollfd wait = { .fd = fd, .events = POLLOUT };
@@ -180,13 +182,16 @@ ssize_t path_sendto(int fd, const void *data, size_t length, int flags,
 	result = path_sendmsg(fd, &message, flags);
 	if (!(flags & MSG_FASTOPEN) || (result < 0 && errno != EINPROGRESS))
 		return result;
-	/* io_uring does not wait for the connection, which the system call does; without a cookie nothing is sent. */
+	/*
+	 * io_uring does not wait for the connection, but the system call does. Without a cookie nothing is
+	 * sent.
+	 */
 	if (finish_connect(fd))
 		return -1;
 	return result < 0 ? path_send(fd, data, length, flags & ~MSG_FASTOPEN) : result;
 }
 
-/* io_uring waits on an O_NONBLOCK descriptor as on any other, unless the call itself says not to. */
+/* io_uring waits even on an O_NONBLOCK descriptor, unless the request forbids it. */
 static int without_waiting(int fd)
 {
 	return fcntl(fd, F_GETFL) & O_NONBLOCK ? MSG_DONTWAIT : 0;

@@ -5,14 +5,14 @@
 #include <sys/types.h>
 
 /*
- * Socket calls that go the way that `path` chose: by system calls, which is how a program starts, or by
- * io_uring. They return and set errno as the system calls do.
+ * Socket calls in the way that `path_choose` set: by system calls, the default, or by io_uring.
+ * They return and set errno like the system calls.
  */
 
 /*
- * `syscall`, or io_uring: `uring` in the calling thread, `uring-async` in a worker of the kernel's
- * (IOSQE_ASYNC), `uring-sqpoll` in the kernel thread that polls the queue (IORING_SETUP_SQPOLL). −1 and
- * EINVAL for any other word.
+ * `syscall`, or io_uring: `uring` in the calling thread, `uring-async` in a worker of the kernel
+ * (IOSQE_ASYNC), `uring-sqpoll` in the kernel thread that polls the queue (IORING_SETUP_SQPOLL).
+ * Any other word returns −1 and EINVAL.
  */
 int path_choose(const char *path);
 
@@ -24,7 +24,7 @@ ssize_t path_send(int fd, const void *data, size_t length, int flags);
 ssize_t path_sendto(int fd, const void *data, size_t length, int flags,
 		    const struct sockaddr *address, socklen_t address_length);
 ssize_t path_sendmsg(int fd, const struct msghdr *message, int flags);
-/* With an address buffer or, where `address` is NULL, without one. */
+/* With an address buffer or, if `address` is NULL, without one. */
 ssize_t path_recvfrom(int fd, void *data, size_t length, int flags, struct sockaddr *address,
 		      socklen_t *address_length);
 ssize_t path_recvmsg(int fd, struct msghdr *message, int flags);

@@ -7,7 +7,7 @@ import Testing
 
 @testable import VipCommands
 
-/// What `check` makes of what the host says, where that cannot be had on the host of the test.
+/// Facts of `check` about hosts that differ from the test's.
 @Suite struct CheckFactTests {
     static let lockdowns: [(text: String?, verdict: CheckedFact.Verdict, says: String)] = [
         ("[none] integrity confidentiality\n", CheckedFact.Verdict.good, "none"),

@@ -5,7 +5,7 @@ import Testing
 
 @testable import Host
 
-/// Which code and which hint a failed call gets.
+/// The code and the hint of a failed call.
 @Suite struct FailureTests {
     private static let all = UInt64.max
     private static let root = Privileges(isRoot: true, effective: all)
@@ -18,7 +18,7 @@ import Testing
     }
 
     @Test(arguments: [Errno.notPermitted, .permissionDenied])
-    func onlyWhoeverIsNotRootIsToldToRunAsRoot(errno: Errno) {
+    func onlyOtherUsersAreToldToRunAsRoot(errno: Errno) {
         let refused = failure(errno, Self.user)
         #expect(refused.code == .notPermitted && refused.hint == "run as root" && refused.errno == errno)
         let root = failure(errno, Self.root)
@@ -30,7 +30,7 @@ import Testing
             isRoot: true, effective: Self.all & ~(1 << Capability.bpf.bit | 1 << Capability.sysAdmin.bit))
         let refused = failure(.notPermitted, needs: Capability.bpfPrograms, lacking)
         #expect(refused.code == .notPermitted && refused.hint == "grant CAP_BPF, which root lacks here")
-        // CAP_SYS_ADMIN will do for CAP_BPF and CAP_PERFMON: capabilities(7).
+        // CAP_SYS_ADMIN includes CAP_BPF and CAP_PERFMON: capabilities(7).
         let administrator = Privileges(isRoot: true, effective: 1 << Capability.sysAdmin.bit)
         #expect(failure(.notPermitted, needs: [.bpf, .perfmon], administrator).code == .failed)
         let none = failure(.notPermitted, needs: Capability.bpfPrograms, Privileges(isRoot: true, effective: 0))
@@ -45,7 +45,7 @@ import Testing
         let half = Privileges(isRoot: false, effective: 1 << Capability.bpf.bit)
         #expect(
             failure(.permissionDenied, needs: [.bpf, .perfmon], half).hint == "run as root, or grant CAP_PERFMON")
-        // Whoever has all that the operation takes was stopped by something else.
+        // If all needed capabilities are there, the failure has another reason.
         let granted = failure(.notPermitted, needs: [.bpf], half)
         #expect(granted.code == .failed && granted.hint == "see there")
         #expect(failure(.permissionDenied, needs: [.bpf], half).hint == "run as root, or grant CAP_DAC_OVERRIDE")

@@ -8,7 +8,7 @@ import Testing
 @testable import Host
 @testable import VipCommands
 
-/// The hosts line of nsswitch.conf: what it says, and the two edits.
+/// The hosts line of nsswitch.conf: how it is read, and the two edits.
 @Suite struct HostsLineTests {
     private static func line(_ text: String) throws(Failure) -> HostsLine {
         try HostsLine(in: Array(text.utf8), "read the file")
@@ -53,7 +53,7 @@ import Testing
         }
     }
 
-    /// Lines that somebody edited by hand, and what becomes of them.
+    /// Lines that were edited by hand, and the results.
     static let byHand: [(before: String, after: String, removed: String)] = [
         ("hosts: vip files", "hosts: vip [TRYAGAIN=return] files", "hosts: files"),
         ("hosts: files vip", "hosts: vip [TRYAGAIN=return] files", "hosts: files"),
@@ -132,8 +132,8 @@ import Testing
         #expect(try names == ["nsswitch.conf"])
     }
 
-    /// What was edited after `enable` stays, and then the backup, too.
-    @Test func editsMeanwhile() throws {
+    /// Edits after `enable` stay, and then the backup stays as well.
+    @Test func laterEditsStay() throws {
         try write(Self.plain)
         _ = try subject.enable()
         try write(Self.enabled + "networks: files\n")
@@ -142,7 +142,7 @@ import Testing
         #expect(try text(file + ".vip-bpf") == Self.plain)
     }
 
-    /// A line that was half right comes back as it was.
+    /// A line that contained the module before is restored as it was.
     @Test func backOfALineByHand() throws {
         let byHand = "hosts: files vip dns\n"
         try write(byHand)
@@ -162,7 +162,7 @@ import Testing
         tool.arguments = ["python3", "-c", "import os, sys; os.setxattr(sys.argv[1], 'user.note', b'kept')", file]
         try tool.run()
         tool.waitUntilExit()
-        // A file system may have none.
+        // A file system may not support attributes.
         let hasAttributes = tool.terminationStatus == 0
         _ = try subject.enable()
         for path in [file, file + ".vip-bpf"] {
@@ -211,7 +211,7 @@ import Testing
         #expect(try text("\(directory)/target") == Self.plain)
     }
 
-    /// Its only source is the module: without it, libc would fall back to its own idea of a line.
+    /// If its only source is the module, the line is removed with it: libc would otherwise use a default line.
     @Test func nothingElseOnTheLine() throws {
         try write("hosts: vip [TRYAGAIN=return]\n")
         let failure = #expect(throws: Failure.self) { _ = try subject.disable() }
@@ -219,7 +219,7 @@ import Testing
         #expect(try names == ["nsswitch.conf"])
     }
 
-    /// Root may write anywhere; NameTests has what stops it.
+    /// Root may write anywhere; NameTests tests what prevents a write.
     @Test func unwritable() throws {
         guard geteuid() != 0 else { return }
         try write(Self.plain)

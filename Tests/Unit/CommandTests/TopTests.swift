@@ -45,7 +45,7 @@ import Testing
             ])
     }
 
-    /// What is not known comes last; equal ones keep the order of their IDs, either way.
+    /// Unknown values come last; equal ones keep the order of their IDs in both directions.
     @Test func orders() {
         let rows = [
             Self.row(1, user: "ben", rewritten: 5, sockets: 1), Self.row(2, rewritten: 5),

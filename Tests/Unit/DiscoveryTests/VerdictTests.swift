@@ -7,7 +7,7 @@ import Testing
 
 @testable import Discovery
 
-/// What `discover` makes of what it has seen.
+/// The conclusions of `discover` from what it has observed.
 struct VerdictTests {
     private static let hosts = HostAddresses(
         own: [IPAddress("192.0.2.1")!], virtualIPs: [IPAddress("10.20.0.17")!],
@@ -60,7 +60,7 @@ struct VerdictTests {
     }
 
     @Test func portsOfTheEphemeralRange() {
-        // One that was only seen on it: the kernel's choice. One that was asked for: the next instance asks, too.
+        // A port that was only seen is the kernel's choice. A requested one is requested by the next instance as well.
         #expect(Self.verdict(Self.program("a", Self.use(.bind, .udp, "0.0.0.0", 40000, asked: false))).need == .neither)
         #expect(Self.verdict(Self.program("b", Self.use(.bind, .udp, "0.0.0.0", 40000))).need == .virtualIP)
         var random = Self.program("c")

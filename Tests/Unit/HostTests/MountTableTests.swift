@@ -115,7 +115,7 @@ import Testing
         #expect(error.description.contains("line 2"))
     }
 
-    /// What stat(1) says of this host's own paths.
+    /// The results of stat(1) for this host's own paths.
     @Test("finds the mounts of this host as stat(1) does", arguments: ["/", "/proc", "/sys"])
     func thisHost(path: FilePath) throws {
         let mount = try #require(try MountTable.current().mount(containing: path))

@@ -6,7 +6,7 @@ import TestSupport
 import Testing
 
 @Suite struct SystemUsersTests {
-    /// Groups whose name has a space would be cut by the comparison; root and daemon have none such.
+    /// The comparison would cut names of groups at a space; root and daemon have no such groups.
     @Test("lists a user's groups as id(1)", arguments: ["root", "daemon"])
     func groups(user: String) throws {
         let id = try Child("id", "-Gn", user).line().split(separator: " ").map(String.init)

@@ -31,7 +31,7 @@ struct AddressCheckTests {
     @Test func whatMayBeASessions() {
         #expect(refusal("10.1.0.6") == nil)
         #expect(refusal("10.1.255.254") == nil)
-        // On the interface, since this holder had it before.
+        // It is on the interface because this holder had it before.
         #expect(refusal("10.1.7.7", before: "10.1.7.7") == nil)
         // A prefix of 31 bits has neither a network nor a broadcast address (RFC 3021).
         #expect(refusal("10.3.0.1", on: "eth2") == nil)
@@ -49,12 +49,12 @@ struct AddressCheckTests {
         #expect(refusal(address)?.contains(why) == true, "\(refusal(address) ?? "taken")")
     }
 
-    /// Its own from before is no excuse for what is the host's.
+    /// An address of the host is refused, even if the holder had it before.
     @Test func hostsOwnStaysTheHosts() {
         #expect(refusal("10.1.0.5", before: "10.1.0.5")?.contains("own, on eth0") == true)
     }
 
-    /// Without a prefix there is nothing to check by: refused, and not let through.
+    /// Without a prefix, the address cannot be checked, and is refused.
     @Test func interfaceWithoutAPrefix() throws {
         #expect(refusal("10.4.0.2", on: "eth3")?.contains("no IPv4 prefix") == true)
         let within = AddressCheck(networks: .within([try AddressRange("10.4.0.0/24")]))

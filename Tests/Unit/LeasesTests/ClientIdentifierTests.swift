@@ -9,7 +9,7 @@ struct ClientIdentifierTests {
         bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
     }
 
-    /// The examples of FIPS 180-4's test vectors, and one of more than a block.
+    /// The examples of FIPS 180-4, and one longer than a block.
     @Test func digestIsSHA256() {
         #expect(
             hex(SHA256.digest([])) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
@@ -38,7 +38,7 @@ struct ClientIdentifierTests {
             [0, 1, .max].map { ClientIdentifier(host: host, holder: LeaseHolder(user: name, slot: $0)) }
         }
         #expect(Set(all).count == all.count)
-        // An option holds 255 bytes; a file's name, in hexadecimal and with its ending, too.
+        // An option has at most 255 bytes; so has a file's name, which is in hexadecimal with an ending.
         #expect(all.allSatisfy { $0.description.count + ".events.old".count <= 255 })
     }
 }

@@ -4,7 +4,7 @@ import Testing
 
 @testable import Network
 
-/// What an ARP packet says, by its bytes.
+/// How the bytes of an ARP packet are read.
 struct ARPPacketTests {
     /// A reply: 192.0.2.7 is at 02:00:00:00:00:07, to 192.0.2.1 at 02:00:00:00:00:01.
     private let reply: [UInt8] = [
@@ -18,7 +18,7 @@ struct ARPPacketTests {
     }
 
     @Test func isRead() throws {
-        // Ethernet fills frames up to 46 bytes after its header.
+        // Ethernet pads frames to 46 bytes after the header.
         for packet in [reply, reply + [UInt8](repeating: 0xff, count: 18)] {
             let read = try #require(ARPPacket(bytes: packet))
             #expect(read.hardwareAddress.description == "02:00:00:00:00:07")
@@ -31,7 +31,7 @@ struct ARPPacketTests {
         for count in 0..<reply.count { #expect(ARPPacket(bytes: Array(reply[..<count])) == nil, "\(count) bytes") }
     }
 
-    /// Other hardware, protocols, lengths and operations (RARP is 3 and 4).
+    /// Other hardware, protocols, lengths and operations (RARP is 3 and 4) are not read.
     @Test func othersAreNone() {
         for packet in [
             changed(0, 0, 32), changed(2, 0x86, 0xdd), changed(4, 8), changed(4, 0), changed(5, 16), changed(5, 0),
@@ -39,16 +39,16 @@ struct ARPPacketTests {
         ] {
             #expect(ARPPacket(bytes: packet) == nil, "\(packet)")
         }
-        // IEEE 802 networks, which Linux takes for Ethernet too.
+        // IEEE 802 networks, which Linux treats like Ethernet.
         #expect(ARPPacket(bytes: changed(0, 0, 6)) != nil)
     }
 
     @Test func whatIsProbed() {
-        // Whoever has an address of its own and asks for another one has its own.
+        // A host that asks for another address with a sender address uses the sender address.
         #expect(ARPPacket(bytes: changed(6, 0, 1))?.probed == IPAddress("192.0.2.7"))
         let probe: [UInt8] = Array(changed(6, 0, 1)[..<14]) + [0, 0, 0, 0] + reply[18...]
         #expect(ARPPacket(bytes: probe)?.probed == IPAddress("192.0.2.1"))
-        // A reply without a sender claims nothing.
+        // A reply without a sender address claims nothing.
         #expect(ARPPacket(bytes: changed(14, 0, 0, 0, 0))?.probed == nil)
     }
 

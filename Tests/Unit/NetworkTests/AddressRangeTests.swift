@@ -91,7 +91,7 @@ import Testing
         ("10.0.0.1-10.0.0.5", "10.0.0.5-10.0.0.9", true),
         ("10.0.0.1-10.0.0.5", "10.0.0.6-10.0.0.9", false),
         ("10.0.0.1-10.0.0.9", "10.0.0.4", true),
-        ("10.0.0.0/24", "10.0.0.0", false),  // the network's address is not in it
+        ("10.0.0.0/24", "10.0.0.0", false),  // the network's address is left out
         ("10.0.0.0/24", "10.0.0.255", false),
         ("10.0.0.0/24", "10.0.0.254", true),
         ("::10.0.0.1", "10.0.0.1", false),  // the same number in the other family

@@ -11,7 +11,7 @@ import Testing
 @testable import PolicyMaps
 
 @Suite struct MapLayoutTests {
-    /// The sizes of bpf/abi.h, asserted on this side too: a padded type would shift every row of a batch.
+    /// Asserts the sizes of bpf/abi.h for Swift: a padded type would shift every row of a batch.
     @Test func everyTypeHasTheSizeOfTheHeader() {
         for type in MapLayout.sizes {
             #expect(type.size == type.expected, "\(type.name)")
@@ -64,7 +64,7 @@ import Testing
         #expect(!vip_policy(Policy().rules(for: nil)).hasExcludedPorts)
     }
 
-    /// A hook reads the slots one by one; what stays must not move meanwhile.
+    /// A hook reads the slots one by one, so a depth that stays must not move.
     @Test func aDepthKeepsItsSlot() {
         func slots(_ config: vip_config) -> [UInt32] {
             withUnsafeBytes(of: config.levels) { Array($0.bindMemory(to: UInt32.self).prefix(Int(config.level_count))) }
@@ -151,7 +151,7 @@ import Testing
             flags { $0.virtualIP.whenUnavailable = .useHostAddress } == [
                 isolation, VIP_POLICY_USE_HOST_ADDRESS.rawValue,
             ])
-        // A list of a feature that is off must not make the kernel look for the program's name.
+        // The list of a feature that is off must not make the hooks look up the program's name.
         #expect(flags { $0.virtualLoopback.programs = [.name("java")] } == [isolation])
     }
 }
@@ -182,7 +182,7 @@ import Testing
         ]
         let rows = try rows(policy)
         let java = try #require(rows.names[vip_program_name(Array("java".utf8))!])
-        #expect(java.virtualIP == 0b111)  // the base's list holds where an override names none
+        #expect(java.virtualIP == 0b111)  // the base's list applies if an override names none
         #expect(java.loopback == 0b100)
         let crm = try #require(rows.scripts[vip_program_script(Array("crm".utf8))])
         #expect(crm.loopback == 0b100)
@@ -227,7 +227,7 @@ import Testing
                 == vip_address_owner(owner: VIP_OWNER_HOST.rawValue, id: 0))
         #expect(rows.hostIPv4 == [0xc000_0201])
         #expect(rows.hostIPv6.map(\.description) == ["fe80::1"])
-        #expect(rows.addresses.count == 3)  // the loopback is nobody's row
+        #expect(rows.addresses.count == 3)  // the loopback has no row
         #expect(rows.levels == [3])
     }
 

@@ -4,7 +4,7 @@ import Foundation
 import Policy
 import Testing
 
-/// The reader's table of keys, against what it writes and against the reference for users.
+/// Compares the reader's table of keys with the writer and with the reference for users.
 @Suite struct PolicyKeyTests {
     @Test func namesEachKeyOnce() {
         #expect(Set(PolicyKey.all.map(\.path)).count == PolicyKey.all.count)
@@ -33,7 +33,7 @@ import Testing
         }
     }
 
-    /// docs/policy.md has a row for each key, whose first cell is the key's path and whose third is its default.
+    /// docs/policy.md has a row for each key: the first cell is the key's path, and the third one its default.
     @Test func isInTheReference() throws {
         let file = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../../../docs/policy.md")
         let text = try String(contentsOf: file, encoding: .utf8)
@@ -56,7 +56,7 @@ import Testing
                 Issue.record("docs/policy.md has no row for \(key.path)")
                 continue
             }
-            // A table of sections has no column for it.
+            // The table of sections has no column for it.
             guard let value = key.defaultValue, cells.count > 3 else { continue }
             #expect(cells[2].contains("`\(value)`"), "docs/policy.md has another default for \(key.path): \(cells[2])")
         }

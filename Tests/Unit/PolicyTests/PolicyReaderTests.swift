@@ -11,7 +11,7 @@ import Testing
 @Suite struct PolicyReaderTests {
     static let file = "/etc/vip-bpf/policy.yaml"
 
-    // MARK: - What is right
+    // MARK: - Valid files
 
     @Test func readsTheWholeDocument() throws {
         let policy = try Policy.read(
@@ -92,7 +92,7 @@ import Testing
         #expect(try Policy.read(yaml: yaml, file: Self.file) == Policy())
     }
 
-    /// YAML 1.2's core schema: all of these are texts.
+    /// In YAML 1.2's core schema, all of these are texts.
     @Test(arguments: [
         ("yes", "yes"), ("on", "on"), ("off", "off"), ("n", "n"), ("7z", "7z"), ("2to3", "2to3"), ("1.2.3", "1.2.3"),
         ("'true'", "true"), ("\"null\"", "null"), ("'42'", "42"), ("!!str 42", "42"), ("! 42", "42"),
@@ -149,7 +149,7 @@ import Testing
         #expect(try Policy.read(yaml: yaml, file: Self.file).overrides[0].preferLoopback?.enabled == true)
     }
 
-    /// What belongs to a pool goes with it; the rest's length is the base's where an override says nothing.
+    /// The settings of a pool belong to it; the rest time is the base's if an override has none.
     @Test func reservationsGoWithTheirPool() throws {
         let policy = try Policy.read(
             yaml: """
@@ -168,18 +168,18 @@ import Testing
         #expect(Policy().rules(for: nil).virtualIP.addresses.restSeconds == 60)
     }
 
-    // MARK: - What is wrong
+    // MARK: - Problems
 
     struct Wrong: Sendable, CustomTestStringConvertible {
         let name: String
         let yaml: String
-        /// Of the error, counted from 1.
+        /// The line of the error, counted from 1.
         let line: Int?
-        /// The key's path; empty for none.
+        /// The path of the key; empty for none.
         let key: String
-        /// What the reason and the remedy say.
+        /// A part of the reason or the hint.
         let fragment: String
-        /// How many problems the text has beside this one.
+        /// The number of other problems in the text.
         let others: Int
 
         init(_ name: String, _ yaml: String, _ line: Int?, _ key: String, _ fragment: String, others: Int = 0) {
@@ -621,7 +621,7 @@ import Testing
         #expect(!failure.description.contains { $0.isNewline })
     }
 
-    /// Each problem of a file, with its place and what to do.
+    /// Each problem of a file has its place and what to do.
     @Test(arguments: [
         (
             """
@@ -667,7 +667,7 @@ import Testing
                 "6:58: overrides[1].virtualLoopback.excludedPorts[0]: '0' is not a port, 1 to 65535",
             ]
         ),
-        // What a part that cannot be read would make of the others is not reported.
+        // Problems that would only follow from an unreadable part are not reported.
         (
             "virtualIP: {enabled: yes}\nvirtualLoopback: {enabled: true}\npreferLoopback: {enabled: true}",
             ["1:22: virtualIP.enabled: expected true or false, found the text 'yes'; write true"]
@@ -676,7 +676,7 @@ import Testing
             "virtualIP: {addresses: {pool: [x], placement: route, reservations: [{user: a, addresses: [10.0.0.1]}]}}",
             ["1:32: virtualIP.addresses.pool[0]: 'x' is not an IP address"]
         ),
-        // Columns are characters.
+        // Columns count characters.
         (
             "overrides: [{name: ö\u{1F600}, isolation: 1}]",
             [
@@ -697,7 +697,7 @@ import Testing
         #expect(failure.contains("and \(lines.count - 1) more: vip-bpfctl policy check") == (lines.count > 1))
     }
 
-    /// Beyond the limit of problems, those of a large file cost little: no hint is sought for them.
+    /// Beyond the limit, the problems of a large file cost little, because no hints are made for them.
     @Test(.timeLimit(.minutes(1))) func stopsCollecting() {
         let yaml = (0..<90_000).map { "k\($0): 1\n" }.joined()
         guard case .failure(let problems) = Policy.check(yaml: yaml, file: Self.file) else {
@@ -724,7 +724,7 @@ import Testing
         "virtualLoopback:\n  excludedPorts: [\(ports)]"
     }
 
-    /// Each would keep a reader busy for ever that follows its aliases: 10 to the power of 30 nodes.
+    /// A reader that follows aliases would take forever for each of these: 10 to the power of 30 nodes.
     @Test(
         .timeLimit(.minutes(1)),
         arguments: [
@@ -739,12 +739,12 @@ import Testing
                 "l\(level): &l\(level) [\([String](repeating: "*l\(level - 1)", count: 10).joined(separator: ","))]\n"
         }
         #expect(throws: Failure.self) { try Policy.read(yaml: levels + use, file: Self.file) }
-        // The same without a line break or space before any mark.
+        // The same without a line break or space before a mark.
         let tight = levels.replacing(": &", with: ": !!seq\t&")
         #expect(throws: Failure.self) { try Policy.read(yaml: tight + use, file: Self.file) }
     }
 
-    /// A reader with a small stack, as threads of a pool have, gets as deep as the YAML library goes.
+    /// With a small stack, like that of a pool's threads, the reader works to the depth limit of the YAML library.
     @Test func needsLittleStack() async throws {
         let deep = String(repeating: "[", count: 999) + String(repeating: "]", count: 999)
         let said = try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<String, any Error>) in
@@ -760,7 +760,7 @@ import Testing
         #expect(said.contains("found a list"))
     }
 
-    /// Cutting a good policy anywhere, or changing any byte of it, gives a policy or one line.
+    /// A good policy that is cut anywhere, or has any byte changed, gives a policy or an error of one line.
     @Test func survivesDamage() throws {
         let whole = Self.sample.yaml()
         var random = SplitMix64(seed: 7)
@@ -871,7 +871,7 @@ import Testing
         }
     }
 
-    /// Any bytes at all give a policy or problems: those of YAML's own signs, and of a policy's words.
+    /// Any bytes give a policy or problems, also those of YAML's own signs and of a policy's words.
     @Test func survivesRandomText() throws {
         let words = [
             "virtualIP", "enabled", "true", "overrides", "name", ":", ": ", "- ", "\n", "\n  ", "[", "]", "{", "}", ",",
@@ -912,7 +912,7 @@ import Testing
     }
 
     @Test func saysWhatTheKernelSays() throws {
-        // Nothing is mapped at address 0, root or not.
+        // Address 0 is not mapped, for root either.
         let failure = try #require(throws: Failure.self) { try Policy.read(contentsOf: "/proc/self/mem") }
         #expect(failure.description == "read policy /proc/self/mem: input/output error")
     }

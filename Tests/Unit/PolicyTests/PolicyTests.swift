@@ -31,7 +31,7 @@ import Testing
         (Match(), SessionTraits(user: "ann", groups: ["cti"], unit: "app-crm.slice"), false),
         (Match(users: ["ann"]), SessionTraits(user: "ann"), true),
         (Match(users: ["ann"]), SessionTraits(user: "anna"), false),
-        (Match(users: ["ann*"]), SessionTraits(user: "anna"), false),  // users are no patterns
+        (Match(users: ["ann*"]), SessionTraits(user: "anna"), false),  // user names are not patterns
         (Match(users: ["ann"]), SessionTraits(), false),
         (Match(groups: ["cti", "web"]), SessionTraits(user: "bob", groups: ["bob", "web"]), true),
         (Match(groups: ["cti"]), SessionTraits(user: "cti", groups: ["bob"]), false),
@@ -84,7 +84,7 @@ import Testing
         #expect(!base.rules(for: open).isolation)
     }
 
-    /// Where an override's addresses come from: its own pool, its own `source: dhcp`, else where the base policy's do.
+    /// The source of an override's addresses: its own pool, its own `source: dhcp`, or else that of the base policy.
     @Test func anOverridesAddresses() throws {
         func virtualIP(_ source: Policy.Addresses.Source, _ interface: String?, _ pool: String?) throws
             -> Policy.VirtualIP

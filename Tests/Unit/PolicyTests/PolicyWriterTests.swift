@@ -107,7 +107,7 @@ import Testing
         #expect(try Policy.read(yaml: policy.yaml(), file: "x") == policy)
     }
 
-    /// Texts that YAML would take for something else, or that need an escape.
+    /// Texts that YAML would read as another type, or that need an escape.
     @Test(arguments: [
         "true", "Yes", "no", "on", "off", "y", "null", "NULL", "~", "1", "0x1f", "0o17", "1e3", ".inf", "-1", "1:30",
         "2020-01-01",
@@ -132,7 +132,7 @@ import Testing
             let yaml = policy.yaml()
             #expect(try Policy.read(yaml: yaml, file: "x") == policy, "round \(round):\n\(yaml)")
             #expect(try Policy.read(yaml: yaml, file: "x").yaml() == yaml)
-            // The JSON document has the file's keys, and JSON is YAML but for a line separator, which has to be escaped.
+            // The JSON document has the file's keys. JSON is YAML, except that a line separator must be escaped.
             let json = String(decoding: try JSONEncoder().encode(policy), as: UTF8.self)
                 .replacing("\u{2028}", with: "\\u2028")
             #expect(try Policy.read(yaml: json, file: "x") == policy, "round \(round):\n\(json)")
@@ -156,10 +156,10 @@ import Testing
                 """)
     }
 
-    // MARK: - Random policies that a file may hold
+    // MARK: - Random policies that a file may contain
 
     static func policy(using random: inout SplitMix64) -> Policy {
-        // Each range from a /24 or /112 of its own, so that none overlap.
+        // Each range is from its own /24 or /112, so that none overlap.
         var nextBlock: UInt128 = 0
         var policy = Policy(
             virtualIP: virtualIP(using: &random, &nextBlock), virtualLoopback: virtualLoopback(using: &random),
@@ -254,7 +254,7 @@ import Testing
         return entries
     }
 
-    /// No two of them equal.
+    /// Distinct texts.
     private static func texts(using random: inout SplitMix64) -> [String] {
         var texts: [String] = []
         for _ in 0..<Int.random(in: 0...12, using: &random) {

@@ -84,7 +84,7 @@ import Testing
         #expect(try ProgramEntry("/opt/crm").processName == nil)
     }
 
-    /// What the kernel itself calls the process of a script, so that the 15 bytes are its and not ours.
+    /// Compares with the kernel's own name of a script's process, so that the 15 bytes are the kernel's.
     @Test func agreesWithTheKernel() throws {
         let directory = FileManager.default.temporaryDirectory.appending(path: "vip-\(UUID().uuidString)")
         try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
@@ -100,7 +100,7 @@ import Testing
         try process.run()
         let said = try #require(try output.fileHandleForReading.readToEnd())
         process.waitUntilExit()
-        // cat prints its own name, then the script, which the kernel gave it as an argument.
+        // cat prints its own name, then the script, which is its argument.
         let expected = try ProgramEntry(name).processName
         #expect(Array(said.prefix { $0 != 0x0a }) == expected)
     }

@@ -34,7 +34,7 @@ import Testing
         #expect(pool.has(.v4) && !pool.has(.v6))
     }
 
-    /// The last address there is has none after it.
+    /// The last address of a family has no successor.
     @Test("gives the last address of the space")
     func ends() throws {
         var pool = try AddressPool([

@@ -7,7 +7,7 @@ import Synchronization
 import SystemPackage
 import Testing
 
-/// The loop that the daemon and the lease supervisor run on, and what other threads reach it by.
+/// The loop of the daemon and the lease supervisor, and how other threads reach it.
 @Suite struct EventLoopTests {
     @Test func deadlinesComeInTheirOrder() throws {
         let loop = try EventLoop()
@@ -30,7 +30,7 @@ import Testing
         #expect(order == [1, 2, 3])
     }
 
-    /// One that is set while it is handled is due again.
+    /// A deadline that is set in its own handler is due again.
     @Test func aDeadlineMayBeSetAgain() throws {
         let loop = try EventLoop()
         var count = 0
@@ -104,7 +104,7 @@ import Testing
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
         defer { try? FileManager.default.removeItem(atPath: directory) }
         let path = FilePath("\(directory)/file")
-        // A pipe in the way of the new file would be waited for.
+        // Opening an existing pipe at the new file's path would block.
         #expect(mkfifo("\(path).\(getpid()).new", 0o600) == 0)
         try replaceFile(path, with: Array("one".utf8))
         let old = try openFile(path, O_RDONLY)

@@ -9,7 +9,7 @@ import Testing
 
 @testable import Sessions
 
-/// What the registry says of an address that comes and goes while its session stays open.
+/// The registry's records of an address that is given and taken while its session stays open.
 @Suite struct GivenAddressTests {
     private let directory: TemporaryDirectory
     private let registry: Registry
@@ -42,7 +42,7 @@ import Testing
         try registry.beginTaking(Self.address)
         try registry.beginTaking(Self.address)
         #expect(try registry.unsettledAddresses().count == 1)
-        // Another session's is not meant.
+        // The address of another session is not removed.
         try registry.remove(Self.address, from: 8, because: .leaseLost, at: HistoryTests.moment(15))
         #expect(try registry.session(id: 7)?.addresses == [Self.leased])
         try registry.remove(Self.address, from: 7, because: .leaseLost, at: HistoryTests.moment(20))
@@ -69,7 +69,7 @@ import Testing
         #expect(try registry.history(ofID: 8)[0].addresses.isEmpty)
     }
 
-    /// One that could not be given was nobody's: it does not rest, and there is no record of it.
+    /// An address that could not be given had no user: it does not rest, and is not in the history.
     @Test("remembers no user of an address that was not given")
     func whatWasNotGivenLeavesNoUser() throws {
         try registry.add(Self.leased, to: 7, at: HistoryTests.moment(10))
@@ -78,7 +78,7 @@ import Testing
         #expect(try registry.history(ofID: 7)[0].addresses.isEmpty)
     }
 
-    /// What is left unsettled goes with its session.
+    /// An unsettled address is removed with its session.
     @Test("ends a given address with its session")
     func theSessionsEndEndsIt() throws {
         try registry.add(Self.leased, to: 7, at: HistoryTests.moment(10))

@@ -12,7 +12,7 @@ import Testing
 @testable import Sessions
 
 @Suite struct PeriodTests {
-    /// Seconds after some moment, by the wall clock and by the boot's.
+    /// A moment, in seconds of the wall clock and of the boot clock.
     private static func at(_ wall: Int, _ boot: String = "a", _ uptime: Int?) -> Moment {
         Moment(
             date: Date(timeIntervalSince1970: 1_700_000_000 + Double(wall)), bootID: boot,
@@ -20,16 +20,16 @@ import Testing
     }
 
     @Test(arguments: [
-        // Start, end, what the clock did, times at which it was the case, times at which it was not.
+        // Start, end, what the clock did, times in the period, times outside it.
         (at(0, 100), at(60, 160), Period.Clock.steady, [0, 30, 60], [-1, 61]),
         (at(0, 100), at(61, 159), .steady, [0, 61], [-1, 62]),
-        // Set back by two hours after ten minutes, and ended fifty minutes later.
+        // Set back by two hours after ten minutes; the end is fifty minutes later.
         (at(0, 100), at(-3600, 3700), .set, [0, 600, -6600, -3600, 3600], [3601, -7201]),
         // Set forward.
         (at(0, 100), at(7200, 700), .set, [0, 600, 6600, 7200], [-1, 7201]),
-        // Set, and the end is where the start was.
+        // Set so that the end equals the start.
         (at(0, 100), at(0, 3700), .set, [0, 3600, -3600], [3601, -3601]),
-        // Another boot: only the two times are known, in whatever order.
+        // Another boot: only the two times are known, in any order.
         (at(0, 100), at(60, "b", 0), .unknown, [0, 60], [-1, 61]),
         (at(0, 100), at(-60, "b", 0), .set, [0, -60, -30], [1, -61]),
         (at(0, nil), at(60, 160), .unknown, [0, 60], [-1, 61]),
@@ -47,7 +47,7 @@ import Testing
         }
     }
 
-    /// The end is noted to the second before.
+    /// The end is in whole seconds, rounded down.
     @Test func fractionsOfASecond() {
         let period = Period(start: Self.at(0, 100), end: Self.at(5, 105))
         #expect(period.mayInclude(Self.at(5, nil).date.addingTimeInterval(0.75), now: Self.at(9, 109)))
@@ -115,7 +115,7 @@ import Testing
         #expect(try registry.history().map(\.id) == [7])
     }
 
-    /// What was open when the system went down ended before this boot; no earlier than that is known.
+    /// Sessions that were open when the system stopped ended before this boot; the exact time is not known.
     @Test("ends sessions of an earlier boot at the start of this one")
     func anEarlierBootEndsWithTheStartOfThisOne() throws {
         let registry = try Registry(file, access: .readWrite)
@@ -157,7 +157,7 @@ import Testing
         }
         #expect(try known(at: Self.moment(89 * day)) == [10, 11, 12])
         #expect(try known(at: Self.moment(90 * day)) == [11, 12])
-        // Set forward by ten years: in the same boot, what has ended is as old as before.
+        // Set forward by ten years: in the same boot, the age of ended sessions does not change.
         let wrong = Moment(
             date: Self.start.addingTimeInterval(3650 * day), bootID: Self.boot, uptime: Self.moment(90 * day).uptime)
         #expect(try known(at: wrong) == [11, 12])
@@ -167,12 +167,12 @@ import Testing
         #expect(try addresses == "\(registry.history().count)", "addresses go with their sessions")
     }
 
-    @Test("keeps as long as the setting says")
+    @Test("keeps the history for the configured time")
     func theSettingCounts() throws {
         let registry = try Registry(file, access: .readWrite)
         try registry.open((10..<3010).map { Self.record($0) }, at: Self.moment(0))
         try registry.remove((10..<3009).map { ($0, .closed) }, at: Self.moment(0))
-        // All that is too old, however much.
+        // All that are too old, however many.
         try registry.set(Policy(history: Policy.History(retentionDays: 1)), at: Self.moment(86400))
         #expect(try registry.history().map(\.id) == [3009])
         try registry.set(Policy(history: Policy.History(retentionDays: 0)), at: Self.moment(86400))
@@ -191,7 +191,7 @@ import Testing
 
     // MARK: Older registries
 
-    /// A registry as the first version made it.
+    /// A registry in the form of the first version.
     private func makeFirstVersion() throws {
         do {
             let registry = try Registry(file, access: .readWrite)
@@ -226,7 +226,7 @@ import Testing
     @Test("changes nothing when a migration fails")
     func aMigrationThatIsRefusedChangesNothing() throws {
         try makeFirstVersion()
-        // A table in the way stands for whatever may fail half-way.
+        // An existing table stands for any failure during the migration.
         try shell("sqlite3 '\(file)' 'CREATE TABLE address_history (x)'")
         let before = try Data(contentsOf: URL(filePath: file.string))
         #expect(throws: Failure.self) { try Registry(file, access: .readWrite) }

@@ -17,13 +17,13 @@ import Testing
         let parts = route.split(separator: "/")
         let found = HostRoute(
             network: try #require(IPAddress(parts[0])), length: try #require(Int(parts[1])), isLocalOnLoopback: false)
-        // However much of the site's network the policy names.
+        // For any length of the policy's prefix.
         for prefix in ["fd00:1::/96", "fd00:1::/48"] {
             #expect(try found.isInTheWay(of: LoopbackPrefix(prefix)) == isInTheWay, "\(prefix)")
         }
     }
 
-    @Test func ourOwnRouteIsInNobodysWay() throws {
+    @Test func ourOwnRouteIsNoConflict() throws {
         let prefix = try LoopbackPrefix("fd00:1::/64")
         let network = try #require(IPAddress("fd00:1::"))
         let own = HostRoute(network: network, length: 96, isLocalOnLoopback: true)

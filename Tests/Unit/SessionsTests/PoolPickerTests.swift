@@ -10,7 +10,7 @@ import Testing
 
 @testable import Sessions
 
-/// A registry, and logins and logouts as time goes by.
+/// A registry with logins and logouts over time.
 private final class Host {
     let directory: TemporaryDirectory
     let registry: Registry
@@ -40,7 +40,7 @@ private final class Host {
             date: now.date.addingTimeInterval(Double(clock)), bootID: now.bootID + "+", uptime: Int64(seconds) * 1000)
     }
 
-    /// The addresses that sessions of these users get, opened as one change; they are open then.
+    /// The addresses that sessions of these users get, in one change. The sessions are open afterwards.
     @discardableResult
     func login(_ users: String?..., family: IPAddress.Family = .v4, hosts: Set<String> = []) throws -> [String] {
         var picker = try PoolPicker(addresses, override: nil, now: now)
@@ -81,7 +81,7 @@ private final class Host {
         let host = try Host("10.0.0.1-10.0.0.9")
         #expect(try host.login("ann", "bob", nil) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"])
         try host.logout("10.0.0.1", "10.0.0.2", "10.0.0.3")
-        // At once, in another order, with somebody new between them.
+        // At the same time, in another order, with a new user among them.
         #expect(try host.login("eve", "bob", nil, "ann") == ["10.0.0.4", "10.0.0.2", "10.0.0.3", "10.0.0.1"])
         #expect(try host.login("ann") == ["10.0.0.5"], "a second session")
         try host.logout("10.0.0.1", "10.0.0.5")
@@ -111,7 +111,7 @@ private final class Host {
         #expect(try host.login("eve") == ["10.0.0.1"], "it is hers now")
     }
 
-    /// Whatever the wall clock says.
+    /// The wall clock does not matter.
     @Test("measures rest by the clock since boot")
     func theBootsClockCounts() throws {
         let host = try Host("10.0.0.1")
@@ -135,7 +135,7 @@ private final class Host {
         #expect(throws: Failure.self) { try host.login("bob") }
         host.wait(1)
         #expect(try host.login("bob") == ["10.0.0.1"])
-        // The clock is years behind after this boot: what was before it is as old as the boot at least.
+        // After this boot the clock is years behind: what was before it is at least as old as the boot.
         try host.logout("10.0.0.1")
         host.boot(30, clock: -365 * 86400)
         #expect(throws: Failure.self) { try host.login("eve") }
@@ -151,7 +151,7 @@ private final class Host {
         #expect(try host.login("bob") == ["10.0.0.1"])
     }
 
-    /// Nobody has used it.
+    /// The address was not used.
     @Test("lets no address rest that was not used")
     func whatWasNotOpenedDoesNotRest() throws {
         let host = try Host("10.0.0.1")
@@ -180,7 +180,7 @@ private final class Host {
         #expect(try host.login("bob") == ["10.0.0.4"])
     }
 
-    /// A reservation that is new, for an address that another had a moment ago.
+    /// A new reservation for an address that another user had a moment ago.
     @Test("lets a reserved address rest as well")
     func aReservedAddressRestsToo() throws {
         let host = try Host("10.0.0.1-10.0.0.2", reservations: ["ann": ["10.0.0.1"]])
@@ -227,7 +227,7 @@ private final class Host {
         #expect(try host.login("ann", hosts: ["10.0.0.1", "10.0.0.2"]) == ["10.0.0.3"])
     }
 
-    /// A prefix of 2^64 addresses is as quick as one of a few.
+    /// A prefix of 2^64 addresses is as fast as a small one.
     @Test("picks from large prefixes")
     func largePrefixes() throws {
         let host = try Host("2001:db8::/64", "10.0.0.0/8")
@@ -241,7 +241,7 @@ private final class Host {
         }
     }
 
-    /// What is remembered of users goes with the history, and not before an address has rested.
+    /// The former addresses of users are removed with the history, but not before they have rested.
     @Test("forgets old users")
     func whatIsOldIsForgotten() throws {
         let host = try Host("10.0.0.1-10.0.0.9")

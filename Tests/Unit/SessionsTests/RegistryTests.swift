@@ -22,7 +22,7 @@ import Testing
 
     static let boot = "0b0e8a1c-2f6b-4c47-9f3e-5a1d8c7e6f10"
 
-    /// Session `id` on a cgroup of its own with one IPv4 address.
+    /// Session `id` with its own cgroup and one IPv4 address.
     static func record(_ id: UInt32, cgroupID: UInt64? = nil, address: String? = nil, boot: String = boot)
         -> SessionRecord
     {
@@ -84,7 +84,7 @@ import Testing
         #expect(text == "2023-11-14T22:13:20Z")
     }
 
-    /// What another command sees after a crash at each point.
+    /// What another command finds after a crash at each point.
     @Test func aCrashIsSeen() throws {
         func seen() throws -> [SessionRecord.State] { try Registry(file, access: .readOnly).sessions().map(\.state) }
         let registry = try Registry(file, access: .readWrite)
@@ -101,11 +101,11 @@ import Testing
         try registry.remove([(7, .closed)], at: .now(bootID: Self.boot))
     }
 
-    /// A writer that is killed in the middle of a transaction leaves nothing of it.
+    /// A writer that is killed during a transaction leaves nothing of it.
     @Test func killedWriter() throws {
         try Registry(file, access: .readWrite).open(Self.record(7))
         let writer = try Child("sqlite3", file.string)
-        // A cache of one page, so that what is not committed is in the file already when it is killed.
+        // With a cache of one page, uncommitted rows are already in the file when it is killed.
         try writer.send(
             """
             PRAGMA cache_size = 1; BEGIN; UPDATE sessions SET state = 'closing';
@@ -140,7 +140,7 @@ import Testing
         let registry = try Registry(file, access: .readWrite)
         try registry.open(Self.record(7))
         let before = try registry.sessions()
-        // In a batch, the ones before it are not registered either.
+        // In a batch, the sessions before it are not registered either.
         let error = try failure { try registry.open([Self.record(20), record, Self.record(21)]) }
         #expect(error.operation == "register session \(record.id)")
         #expect(error.reason == why)
@@ -154,7 +154,7 @@ import Testing
         #expect(try registry.session(cgroupID: 8007, bootID: Self.boot)?.id == 8)
     }
 
-    /// Asking for one path reads less and answers the same.
+    /// With one path it reads less, and gives the same result.
     @Test(
         arguments: [
             "/sys/fs/cgroup/a", "/sys/fs/cgroup/a/b", "/sys/fs/cgroup/a/b/c/d", "/sys/fs/cgroup", "/",
@@ -250,7 +250,7 @@ import Testing
         #expect(try registry.pendingPolicy() == nil)
     }
 
-    /// A registry has the policy as an earlier version wrote it: a new key is optional, or comes with a migration.
+    /// The policy in a registry of an earlier version is readable: a new key is optional, or has a migration.
     @Test func readsThePolicyOfVersion5() throws {
         let registry = try Registry(file, access: .readWrite)
         try registry.set(
@@ -273,7 +273,7 @@ import Testing
 
     // MARK: Earlier versions
 
-    /// `registry-4.sql` was made by the last release that kept policies as text.
+    /// The last release that kept policies as text made `registry-4.sql`.
     @Test func migratesVersion4() throws {
         let sql = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "registry-4.sql").path
         try shell("sqlite3 '\(file)' < '\(sql)'")
@@ -299,7 +299,7 @@ import Testing
         #expect(try registry.attachments().map(\.cgroupID) == [10285])
         let version = try Child("sqlite3", file.string, "PRAGMA user_version; SELECT count(*) FROM sqlite_master")
         #expect(try version.line() == "\(Registry.version)")
-        // The same tables and indexes as a new registry has.
+        // The tables and indexes are those of a new registry.
         let new = directory.path.appending("new.sqlite")
         _ = try Registry(new, access: .readWrite)
         let fresh = try Child("sqlite3", new.string, "SELECT count(*) FROM sqlite_master")
@@ -396,14 +396,14 @@ import Testing
             let registry = try Registry(file, access: .readWrite)
             try registry.open((10..<1000).map { Self.record($0) })
         }
-        // The header stays: what opens it finds out as it reads.
+        // The header stays, so the damage is found while reading.
         try shell("dd if=/dev/urandom of='\(file)' bs=4096 seek=1 count=20 conv=notrunc status=none")
         let error = try failure { _ = try Registry(file, access: .readWrite).sessions() }
         #expect(error.reason == "\(file) is damaged")
         #expect(!error.description.contains("\n") && error.detail != nil)
     }
 
-    /// A value that fits the column's type and not ours is no reason to crash.
+    /// A value of the column's type that is no valid value must not crash the program.
     @Test(arguments: [
         "UPDATE sessions SET id = -7", "UPDATE sessions SET opened_at = 'yesterday'",
         "UPDATE sessions SET cgroup_level = 1 << 40",
@@ -430,7 +430,7 @@ import Testing
         #expect(try registry.sessions().count == 1)
     }
 
-    /// Readers go on while another process is in the middle of a write.
+    /// Readers can read while another process is writing.
     @Test func readersBesideAWriter() throws {
         let registry = try Registry(file, access: .readWrite)
         try registry.open(Self.record(7))

@@ -76,7 +76,7 @@ import Testing
         #expect(error.operation == "lock \(directory.lockFile)")
         #expect(error.reason.contains("process \(holder.pid) (sh)"))
 
-        // A holder that is killed lets go; who waits meanwhile gets it.
+        // A killed holder releases the lock, and a waiting process gets it.
         async let result: Void = withCheckedThrowingContinuation { continuation in
             Thread.detachNewThread {
                 continuation.resume(with: Result { _ = try directory.lock() })
@@ -98,7 +98,7 @@ import Testing
         #expect(try String(contentsOfFile: directory.lockFile.string, encoding: .utf8) == "")
     }
 
-    /// A child that is started meanwhile does not keep it.
+    /// A child that is started while the lock is held does not keep it.
     @Test("lets no child keep the lock")
     func notInherited() throws {
         let child: Child
@@ -108,7 +108,7 @@ import Testing
             #expect(try child.line() == "started")
             _ = consume lock
         }
-        // Not at once: between its fork and its exec, any child of this process has it, another test's as well.
+        // Wait: between its fork and its exec, any child of this process has the lock, also one of another test.
         _ = try directory.lock(timeout: hang)
         child.kill()
     }
@@ -141,8 +141,8 @@ import Testing
         #expect(try String(contentsOfFile: counter, encoding: .utf8) == "40")
     }
 
-    /// The file that others lock now is another one.
-    @Test("locks anew when the lock file was removed")
+    /// The lock file that other processes use now is another one.
+    @Test("takes a new lock after the lock file was removed")
     func lockFileRemovedByWhomeverHeldIt() async throws {
         try directory.create()
         let holder = try Child(

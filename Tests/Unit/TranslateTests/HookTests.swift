@@ -5,13 +5,12 @@ import CVipHooks
 import Glibc
 import Testing
 
-/// The hooks themselves, compiled for the host, over maps that are made up: the order of what they ask, and what they do
-/// with the answers.
+/// The hooks, compiled for the host, over simulated maps: the order of their look-ups, and how they use the results.
 @Suite struct HookTests {
     /// Session 7, which has 10.20.0.17, 2001:db8::17 and the prefix fdd2:9088:43af::; the host has 192.0.2.1.
     private final class World {
         var flags: UInt32 = 0
-        /// Bit 1 << `enum vip_list`, by the map in which the program is found.
+        /// The lists, bit 1 << `enum vip_list`, by the map in which the program is found.
         var lists: [vip_host_map: UInt32] = [:]
         private(set) var host: OpaquePointer?
 
@@ -102,7 +101,7 @@ import Testing
     private static let excluded = [VIP_POLICY_EXCLUDED_PORTS]
     private static let lo6 = "fdd2:9088:43af::8"
 
-    /// Where connect looks, in which order, where nothing listens anywhere; and where it goes then, from where.
+    /// Which look-ups connect makes, in which order, if there is no listener; and the resulting address and source.
     @Test(
         arguments: [
             (
@@ -112,7 +111,7 @@ import Testing
             (ip + loopback, true, "127.0.0.1", 9000, ["127.0.0.8", "10.20.0.17"], "127.0.0.8", "127.0.0.8"),
             (ip, false, "127.0.0.1", 9000, ["127.0.0.1", "10.20.0.17"], "127.0.0.1", "0.0.0.0"),
             (ip, true, "0.0.0.0", 9000, ["10.20.0.17"], "0.0.0.0", "0.0.0.0"),
-            // On no list, in a session that has servers.
+            // A program on no list, in a session that has servers.
             (
                 [VIP_POLICY_VIRTUAL_IP], false, "127.0.0.1", 9000,
                 ["127.0.0.1", "127.0.0.8", "127.0.0.1", "10.20.0.17"], "127.0.0.1", "0.0.0.0"
@@ -140,7 +139,7 @@ import Testing
         #expect(text(socket.local) == (asked.contains(":") && from == "0.0.0.0" ? "::" : from))
     }
 
-    /// What each look-up has to find, so that connect goes there: only this kind of socket, and those after it.
+    /// What each look-up must find so that connect goes there: only this kind of socket, and the later ones.
     @Test(
         arguments: [
             ("127.0.0.1", 0, [VIP_HOST_ON_WILDCARD, VIP_HOST_ON_ADDRESS], "127.0.0.8"),
@@ -166,13 +165,13 @@ import Testing
         #expect((world.questions.count == number + 1 && number == 0) == listeners.contains(VIP_HOST_ON_WILDCARD))
     }
 
-    /// A server that asks for ::, from bind by getsockname and listen to those who look for it.
+    /// A server that asks for ::, from bind through getsockname and listen to its clients.
     @Test func dualStackServer() throws {
         let world = try World(Self.ip + Self.loopback + [VIP_POLICY_ISOLATION])
         var server = world.socket("::", isStream: true)
         let bound = vip_host_call(world.host, &server, VIP_HOOK_BIND6, address("::"), 9000, nil)
         #expect(vip_is_mapped(bound.address) != 0 && text(bound.address) == "10.20.0.17")
-        // It asks where else another server of the session could be.
+        // The hook looks for other servers of the session.
         #expect(world.questions == [Self.lo6, "2001:db8::17"])
         server.local = bound.address
         server.local_port = 9000
@@ -187,7 +186,7 @@ import Testing
         }
         // Packets from outside for the loopbacks are dropped: SK_DROP.
         #expect(vip_host_packet(world.host, address(Self.lo6), 9000, 1, 2) == 0)
-        // Another server of the session is there already.
+        // Another server of the session already exists.
         vip_host_set_listener(world.host, 0, VIP_HOST_ON_ADDRESS)
         var second = world.socket("::", isStream: true)
         #expect(vip_host_call(world.host, &second, VIP_HOOK_BIND6, address("::"), 9000, nil).error == EADDRINUSE)
@@ -210,7 +209,7 @@ import Testing
         #expect(answer.error == error && answer.outcome == outcome && text(answer.address) == asked)
     }
 
-    /// A source that cannot be bound: under deny the connect fails, and never leaves from the host's address.
+    /// The source cannot be bound: under deny, the connect fails, and never leaves from the host's address.
     @Test func sourceThatIsGone() throws {
         for (flags, error, outcome) in [
             ([], EADDRNOTAVAIL, VIP_REFUSED_UNAVAILABLE), ([VIP_POLICY_USE_HOST_ADDRESS], 0, VIP_UNADDRESSED),
@@ -223,7 +222,7 @@ import Testing
         }
     }
 
-    /// A program is found by three ways, and each can be asked alone.
+    /// A program is found in three ways, and each can be tested alone.
     @Test func programLists() throws {
         let world = try World([VIP_POLICY_VIRTUAL_IP, VIP_POLICY_LOOPBACK, VIP_POLICY_LISTS])
         #expect(vip_host_features(world.host) == 0)
@@ -238,7 +237,7 @@ import Testing
         var session = vip_host_session()
         #expect(vip_host_find_session(world.host, &session) == 1)
         #expect(session.cgroup == World.cgroup && session.row.id == 7 && text(session.own6.loopback) == Self.lo6)
-        // Not as deep as sessions are; and as deep, in another cgroup.
+        // At a smaller depth than the sessions', and at the same depth in another cgroup.
         for cgroups: [UInt64] in [[1, 20], [1, 20, 30, 40], []] {
             #expect(vip_host_set_cgroups(world.host, cgroups, UInt32(cgroups.count)) == 1)
             #expect(vip_host_find_session(world.host, &session) == 0)

@@ -6,8 +6,8 @@ import Testing
 
 /// The tables of the behaviour contract, row by row, against bpf/translate.h compiled for the host.
 ///
-/// What the tests expect is written down here a second time and in other words, as tables: it shares no code with
-/// translate.h. Addresses are text, which the C library turns into numbers and back.
+/// The expectations are written here a second time in another way, as tables, and share no code with translate.h.
+/// Addresses are text, which the C library converts to numbers and back.
 
 // MARK: Shorthand
 
@@ -19,10 +19,10 @@ private let hasLoopback = VIP_HAS_LOOPBACK.rawValue
 private let hasIPv4 = VIP_HAS_IPV4.rawValue
 private let hasMapped = VIP_HAS_MAPPED.rawValue
 
-/// The type, where the function of that name could be meant as well.
+/// The type; there is a function with the same name.
 typealias Place = vip_addr_class
 
-/// Those that an address can be found to be, for any call but bind.
+/// The classes that an address can have, for any call but bind.
 private let places: [Place] = [
     VIP_ELSEWHERE, VIP_WILDCARD, VIP_LOCALHOST, VIP_OWN_LOOPBACK, VIP_OWN_ADDRESS, VIP_HOST_ADDRESS,
     VIP_OTHER_LOOPBACK, VIP_OTHER_ADDRESS, VIP_LOOPBACK_REST, VIP_NOT_LOCAL,
@@ -33,7 +33,7 @@ private let everyFeatureSet: [UInt32] = [0, v, l, v | l, v | l | p]
 private let everyHas = 0..<UInt32(16)
 private let bools = [false, true]
 
-/// The short names that the tables below are written in.
+/// The short names in the tables below.
 private func name(_ answer: vip_action) -> String {
     switch answer {
     case VIP_AS_ASKED: "asked"
@@ -69,7 +69,7 @@ private func name(_ place: Place) -> String {
     }
 }
 
-/// An IPv4 address comes in mapped form, as everywhere in translate.h.
+/// An address, IPv4 in mapped form, as everywhere in translate.h.
 func address(_ text: String) -> vip_address {
     var result = vip_address()
     let isRead = inet_pton(AF_INET6, text.contains(":") ? text : "::ffff:" + text, &result)
@@ -82,7 +82,7 @@ func text(_ address: vip_address) -> String {
     var buffer = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
     inet_ntop(AF_INET6, &address, &buffer, socklen_t(buffer.count))
     let text = String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    // As a call of the family would write it.
+    // In the form of a call of the family.
     return text.hasPrefix("::ffff:") && text.contains(".") ? String(text.dropFirst(7)) : text
 }
 
@@ -99,7 +99,7 @@ private struct Session {
     var vip6: String? = "2001:db8::17"
     var prefix: String? = "fdd2:9088:43af::"
 
-    /// What vip_own_of() is to make of a row of `sessions`, written out.
+    /// The expected result of vip_own_of() for a row of `sessions`.
     func own(_ family: vip_family) -> vip_own {
         var own = vip_own()
         own.id = id
@@ -117,7 +117,7 @@ private struct Session {
         return own
     }
 
-    /// LO4 or LO6 written out: for the IDs below 254 that the tests use this for.
+    /// LO4 or LO6 as text, for the IDs below 254 of these tests.
     func loopback(_ family: vip_family) -> String {
         precondition(id < 254)
         if family != VIP_INET6 { return "127.0.0.\(id + 1)" }
@@ -126,7 +126,7 @@ private struct Session {
 
     func virtualIP(_ family: vip_family) -> String? { family == VIP_INET6 ? vip6 : vip4 }
 
-    /// With and without each of what a session may lack.
+    /// With and without each of the addresses that a session may lack.
     static var every: [Session] {
         [Session(), Session(vip6: nil), Session(vip4: nil), Session(vip4: nil, vip6: nil)].flatMap { session in
             [session, Session(id: session.id, vip4: session.vip4, vip6: session.vip6, prefix: nil)]
@@ -156,7 +156,7 @@ private func isPlain(_ family: vip_family, _ name: String, _ other: String) -> B
     vip_name_is_plain(family, address(name), address(other)) != 0
 }
 
-/// The first few of what went wrong, for one expectation after millions of cases: each #expect costs more than a case.
+/// Collects the first few errors, for one expectation after millions of cases: each #expect costs more than a case.
 private struct Wrong {
     var cases: [String] = []
 
@@ -184,7 +184,7 @@ private struct Wrong {
     }
 
     @Test func everyIDHasItsOwnAndComesBack() {
-        // Rising by one from 127.0.0.1 and PREFIX::1 on, so distinct and all within 127/8 and the prefix. One
+        // They rise by one from 127.0.0.1 and PREFIX::1, so they are distinct and within 127/8 and the prefix. One
         // expectation for the 16.7 million of them: each #expect costs more than the formula.
         let prefix = prefixWords("fdd2:9088:43af:1:2:3::")
         var firstWrong: UInt32?
@@ -247,7 +247,7 @@ private struct Wrong {
         #expect(vip_is_localhost(family, address(wildcard(family))) == 0)
     }
 
-    /// One bit is enough to make another address of it, wherever it is.
+    /// One bit, anywhere, makes another address of it.
     @Test func everyBitCounts() {
         for start in ["::", "::1", "2001:db8::17"] {
             for word in 0..<4 {
@@ -301,7 +301,7 @@ private struct Wrong {
     }
 }
 
-// MARK: What an address is
+// MARK: Classes of addresses
 
 @Suite struct Places {
     /// IPv4 by itself and on an AF_INET6 socket: the same row.
@@ -316,14 +316,14 @@ private struct Wrong {
     func ofSession7(asked: String, expected: Place) {
         for family in [VIP_INET4, VIP_MAPPED] {
             #expect(place(family, Session(), asked) == expected)
-            // What it has of IPv6 is nothing to IPv4.
+            // The session's IPv6 addresses do not matter for IPv4.
             #expect(place(family, Session(vip6: nil, prefix: nil), asked) == expected)
         }
     }
 
     @Test(
         arguments: [
-            // asked, with LO6, without a prefix
+            // requested, with LO6, without a prefix
             ("::", VIP_WILDCARD, VIP_WILDCARD), ("::1", VIP_LOCALHOST, VIP_LOCALHOST),
             ("fdd2:9088:43af::8", VIP_OWN_LOOPBACK, VIP_SOME_ADDRESS),
             ("2001:db8::17", VIP_OWN_ADDRESS, VIP_OWN_ADDRESS),
@@ -332,11 +332,11 @@ private struct Wrong {
             ("fdd2:9088:43af::9", VIP_SOME_LOOPBACK, VIP_SOME_ADDRESS),
             ("fdd2:9088:43af::1:8", VIP_SOME_LOOPBACK, VIP_SOME_ADDRESS),
             ("fdd2:9088:43af::ffff:ffff", VIP_SOME_LOOPBACK, VIP_SOME_ADDRESS),
-            // One bit beside the prefix, in each of its words, with LO6's last one.
+            // One bit outside the prefix, in each of its words, with LO6's last word.
             ("fdd2:9089:43af::8", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS),
             ("fdd2:9088:43ae::8", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS),
             ("fdd2:9088:43af::1:0:8", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS),
-            // The same of VIP6.
+            // The same for VIP6.
             ("2001:db9::17", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS),
             ("2001:db8:0:1::17", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS),
             ("2001:db8::1:0:17", VIP_SOME_ADDRESS, VIP_SOME_ADDRESS),
@@ -428,7 +428,7 @@ private struct Wrong {
         }
     }
 
-    /// :: and ::1 take a session with VIP4 alone for one that has an address; whatever else is asked for, does not.
+    /// For :: and ::1, a session with VIP4 alone has an address; for all other requested addresses it has none.
     @Test func whetherThereIsAnAddress() {
         for has in everyHas {
             let ofFamily = has & hasAddress != 0
@@ -445,7 +445,7 @@ private struct Wrong {
         }
     }
 
-    /// Both together, for a session with VIP4 alone: `whenUnavailable` decides for IPv6 alone.
+    /// With both features and a session with VIP4 alone, `whenUnavailable` applies to IPv6 alone.
     @Test func useHostAddressIsOfOneFamily() {
         let flags = VIP_POLICY_VIRTUAL_IP.rawValue | VIP_POLICY_VIRTUAL_IP_ALL.rawValue
         let useHost = flags | VIP_POLICY_USE_HOST_ADDRESS.rawValue
@@ -467,10 +467,10 @@ private struct Wrong {
 @Suite struct Bind {
     struct Row {
         let asked: String
-        /// What the session has, of all that the row depends on: the call's own VIP, VIP4 where that is another, the
-        /// loopback. "*": whether or not.
+        /// The addresses of the session on which the row depends: the call's own VIP, VIP4 if that is another one, the
+        /// loopback. "*": with or without it.
         let session: [Character]
-        /// What a program gets: of no list, of V, of L, of V and L, and of all three.
+        /// The results for a program on no list, with V, with L, with V and L, and with all three.
         let gets: [String]
 
         init(_ text: String) {
@@ -487,8 +487,8 @@ private struct Wrong {
         }
     }
 
-    /// Isolation on, the port not excluded. IPv4 by itself has a loopback always, and never "VIP4 where that is
-    /// another".
+    /// Isolation is on, and the port is not excluded. IPv4 by itself always has a loopback, and never "VIP4 if that is
+    /// another one".
     static let rows: [Row] = [
         //   asked for        | has | no list     V           L           V, L        V, L, P
         Row("wildcard         | +*+ | asked       VIP         asked       VIP         LO"),
@@ -515,7 +515,7 @@ private struct Wrong {
     ]
 
     @Test func everyRow() {
-        // Any flag that bind does not ask for must change nothing, so each is tried.
+        // A flag that bind does not use must change nothing, so each is tried.
         let flags = (0..<12).map { UInt32(1) << $0 }
         for asked in bindPlaces {
             for has in everyHas {
@@ -547,8 +547,8 @@ private struct Wrong {
         }
     }
 
-    /// The rows again from one end to the other: what is asked for in the contract's own words, for sessions that
-    /// have both families, one, or none.
+    /// The same rows from end to end: the requested address in the contract's own words, for sessions with both
+    /// families, one, or none.
     @Test(
         arguments: [
             // family, asked, V6ONLY, VIP4?, VIP6?, with V, with V, L and P
@@ -590,19 +590,19 @@ private struct Wrong {
 
 // MARK: connect and sendto
 
-/// What listens on the asked port, as far as the decision cares.
+/// The listeners on the requested port, as far as the decision uses them.
 private struct Listeners {
     var onLocalhost = false
     /// Bound to the loopback itself.
     var onLoopback = false
     /// Bound to the VIP itself.
     var onAddress = false
-    /// Bound to the wildcard by someone outside: reachable at every address.
+    /// Bound to the wildcard by a socket outside: reachable at every address.
     var onWildcard = false
-    /// A dual-stack server of the session, as P has it and as V has it.
+    /// A dual-stack server of the session, as with P and as with V.
     var onMappedLoopback = false
     var onMappedAddress = false
-    /// UDP: a peer that is connected to the sender, and where it is.
+    /// UDP: a peer that is connected to the sender, and its address.
     var answered: vip_action?
 
     static let all: [Listeners] = [nil, VIP_TO_LOOPBACK, VIP_TO_LOCALHOST].flatMap { answered in
@@ -613,8 +613,8 @@ private struct Listeners {
         }
     }
 
-    /// Carries out a plan as the hook does: the first probe that finds something. A session without VIP4 has no
-    /// listener on ::ffff:VIP4, which the hook knows; all else is up to the plan.
+    /// Carries out a plan as the hook does: the first probe that finds a listener. A session without VIP4 has no
+    /// listener on ::ffff:VIP4, which the hook knows; everything else is the plan's.
     func carryOut(_ plan: vip_plan, _ has: UInt32) -> vip_action {
         func looks(_ probe: vip_probe) -> Bool { plan.probes & probe.rawValue != 0 }
         if looks(VIP_PROBE_LOCALHOST), onLocalhost || onWildcard { return VIP_AS_ASKED }
@@ -627,8 +627,8 @@ private struct Listeners {
         return vip_action(plan.otherwise)
     }
 
-    /// The contract for 127.0.0.1 and ::1: the answers in the order in which they are preferred, and nil for those
-    /// that are not to be had.
+    /// The contract for 127.0.0.1 and ::1: the results in the order of preference, and nil for those that are not
+    /// possible.
     func preferred(_ features: UInt32, _ has: UInt32, isOn: Bool, fallbackHost: Bool) -> vip_action {
         let address = onAddress && has & hasAddress != 0 ? VIP_TO_ADDRESS : nil
         let mapped: [vip_action?] =
@@ -643,7 +643,7 @@ private struct Listeners {
             order = [onLoopback || onWildcard ? VIP_TO_LOOPBACK : nil, answered, address] + mapped
             order.append(fallbackHost ? VIP_TO_LOCALHOST : VIP_TO_LOOPBACK)
         } else if features & v != 0 {
-            // An IPv6 server of a session that has VIP4 alone is on LO6.
+            // An IPv6 server of a session with VIP4 alone is on LO6.
             let isServerOnLoopback = onLoopback && has & hasAddress == 0 && has & hasIPv4 != 0
             order = [isServerOnLoopback ? VIP_TO_LOOPBACK : nil, answered, address] + mapped
         } else if isOn, !onLocalhost, !onWildcard {
@@ -656,13 +656,13 @@ private struct Listeners {
 }
 
 @Suite struct Connect {
-    /// Whether a program of no list belongs to a session that has servers somewhere, by the policy.
+    /// Whether a program on no list may connect to servers of its session, by the policy.
     private static let policies: [(flags: UInt32, isOn: Bool)] = [
         (0, false), (VIP_POLICY_VIRTUAL_IP.rawValue, true), (VIP_POLICY_LOOPBACK.rawValue, true),
         (VIP_POLICY_VIRTUAL_IP.rawValue | VIP_POLICY_LOOPBACK.rawValue, true),
     ]
 
-    /// The contract in the order of its rows, over what listens where.
+    /// The contract in the order of its rows, for all listeners.
     private func expected(
         _ asked: Place, _ features: UInt32, _ has: UInt32, _ listeners: Listeners, isolation: Bool,
         fallbackHost: Bool, excluded: Bool, isOn: Bool
@@ -719,7 +719,7 @@ private struct Listeners {
     }
 
     @Test func aProgramWithNothingToDoLooksNowhere() {
-        // A policy with both features off must not cost a listener look-up on any connect.
+        // With both features off, no connect may make a listener look-up.
         for asked in places {
             for has in everyHas {
                 // What another session has on the wildcard is found at the session's own addresses, whatever the program.
@@ -731,8 +731,8 @@ private struct Listeners {
         }
     }
 
-    /// Every other probe is a look-up for nothing: an excluded port's, one for an address that is not there, one for
-    /// mapped addresses by a socket that cannot reach them, and any that is not for localhost or a host address.
+    /// All other probes are useless look-ups: with an excluded port, for an address that the session lacks, for mapped
+    /// addresses by a socket that cannot reach them, and for addresses other than localhost and the host's.
     @Test func nothingIsLookedForThatCannotBe() {
         let flags = VIP_POLICY_VIRTUAL_IP.rawValue | VIP_POLICY_LOOPBACK.rawValue
         for asked in places {
@@ -758,7 +758,7 @@ private struct Listeners {
 }
 
 @Suite struct Source {
-    /// What a source is, by the destination's place; "local": of a connection of the session with itself.
+    /// The source, by the destination's class; "local": for a connection of the session with itself.
     private static let rows: [(Place, toAnother: String, toLoopback: String, toAddress: String)] = [
         (VIP_LOCALHOST, "kernel's", "local", "local"),
         (VIP_WILDCARD, "kernel's", "local", "local"),
@@ -803,7 +803,7 @@ private struct Listeners {
         }
     }
 
-    /// Its client is on localhost itself, and is connected to the loopback: it hears nobody else.
+    /// Its client is on localhost itself, and is connected to the loopback: it receives from no other address.
     @Test(arguments: everyFeatureSet)
     func anAnswerToLocalhostComesFromTheLoopback(features: UInt32) {
         for asked in [VIP_LOCALHOST, VIP_WILDCARD] {
@@ -829,7 +829,7 @@ private struct Listeners {
 
     private func ends(_ family: vip_family) -> [String] { family == VIP_INET6 ? Self.ends6 : Self.ends4 }
 
-    /// The loopbacks of these, once more written out.
+    /// The loopbacks of these IDs, written out.
     private static let ids: [(UInt32, String, String)] = [
         (7, "127.0.0.8", "fdd2:9088:43af::8"), (254, "127.0.0.255", "fdd2:9088:43af::ff"),
         (255, "127.0.1.0", "fdd2:9088:43af::100"),
@@ -855,7 +855,7 @@ private struct Listeners {
         }
     }
 
-    /// The early way out must never swallow a name that needs translation.
+    /// The shortcut must never skip a name that needs translation.
     @Test(arguments: families)
     func plainNamesNeedNoTranslation(family: vip_family) {
         for session in Session.every {
@@ -867,7 +867,7 @@ private struct Listeners {
         }
     }
 
-    /// And it takes all that a host's ordinary connections have for names, which cost no look-up then.
+    /// The shortcut applies to all names of a host's ordinary connections, which then cost no look-up.
     @Test(arguments: families)
     func whichNamesArePlain(family: vip_family) {
         func mayBeLoopback(_ end: String) -> Bool {
@@ -876,7 +876,7 @@ private struct Listeners {
         }
         for name in ends(family) {
             for other in ends(family) {
-                // On an AF_INET6 socket it may have to be ::1.
+                // On an AF_INET6 socket, it may have to become ::1.
                 let isLocalhost = family != VIP_MAPPED && name == localhost(family)
                 let expected = isLocalhost || !mayBeLoopback(name) && !mayBeLoopback(other) && name != other
                 #expect(isPlain(family, name, other) == expected, "\(name) from \(other)")
@@ -885,12 +885,12 @@ private struct Listeners {
     }
 }
 
-// MARK: There and back
+// MARK: Translation and back
 
 @Suite struct RoundTrip {
     static let ids: [UInt32] = [2, 7, 254, 255, 65535, UInt32(VIP_ID_LAST)]
 
-    /// Whatever stands in for 127.0.0.1 or ::1 at connect is that again by name, at both ends.
+    /// Whatever replaces 127.0.0.1 or ::1 at connect has that name again at both ends.
     @Test(arguments: families)
     func connectThenNames(family: vip_family) {
         for id in Self.ids {
@@ -913,8 +913,7 @@ private struct Listeners {
         }
     }
 
-    /// ::1 by way of ::ffff:LO4 or ::ffff:VIP4: IPv4 in all but its name, which no early way out may keep from
-    /// becoming ::1 again.
+    /// ::1 by way of ::ffff:LO4 or ::ffff:VIP4: it is an IPv4 connection, but no shortcut may prevent the name ::1.
     @Test func mappedAnswersThenNames() {
         for id in Self.ids {
             let session = Session(id: id)
@@ -926,14 +925,14 @@ private struct Listeners {
                     #expect(!isPlain(VIP_MAPPED, peer, own) && !isPlain(VIP_MAPPED, own, peer))
                     #expect(shown(VIP_MAPPED, session, peer, own) == "127.0.0.1")
                     #expect(shown(VIP_MAPPED, session, own, peer) == "127.0.0.1")
-                    // What a connection by IPv4 that asked for no localhost has for names stays what it is.
+                    // The names of a connection by IPv4 that did not ask for localhost do not change.
                     #expect(shown(VIP_MAPPED, session, "10.20.0.17", "10.20.0.17") == "10.20.0.17")
                 }
             }
         }
     }
 
-    /// A server on what it was given for localhost or the wildcard is found there, and named so.
+    /// A server on the address that it got for localhost or the wildcard is found there, and has that name.
     @Test(arguments: families)
     func bindThenNames(family: vip_family) {
         for session in Session.every {
@@ -953,7 +952,7 @@ private struct Listeners {
                     default:
                         #expect(bound == asked && shown == asked)
                     }
-                    // Binding what one was given, as after getsockname, gives the same.
+                    // Binding the granted address, as after getsockname, gives the same.
                     let again = vip_bind_action(place(family, session, bound), features, 0, own.has, 0)
                     #expect(granted(family, session, again, asked: bound) == bound)
                 }
@@ -1015,7 +1014,7 @@ private struct Listeners {
         }
     }
 
-    /// What each action refuses, and with which outcome.
+    /// Which actions refuse, and with which outcome.
     @Test func refusals() {
         let rows = [
             VIP_REFUSE_BIND: VIP_REFUSED_ISOLATION, VIP_REFUSE_PEER: VIP_REFUSED_PEER,
@@ -1030,7 +1029,7 @@ private struct Listeners {
         #expect(vip_is_refused(VIP_OUTCOME_COUNT) == 0)
     }
 
-    /// bind: the address, what is remembered and where another server must not be, for everything that it depends on.
+    /// bind: the address, what is noted, and where no other server may be, for all that it depends on.
     @Test(arguments: families) func everyBind(family: vip_family) {
         let asked = family == VIP_INET6 ? "2001:db8::99" : "192.0.2.99"
         let own = Self.v4.own(family)
@@ -1079,7 +1078,7 @@ private struct Listeners {
                         let isServer = family == VIP_INET6 && isStream && hasPort
                         let onLoopback =
                             isDual || granted == Self.v4.loopback(VIP_INET6) || place == VIP_OWN_LOOPBACK
-                        // A dual-stack one that prefers the loopback is not at VIP6.
+                        // A dual-stack server that prefers the loopback is not at VIP6.
                         let onAddress =
                             isDual && features & p == 0 || granted == Self.v4.virtualIP(VIP_INET6)
                             || place == VIP_OWN_ADDRESS
@@ -1093,7 +1092,7 @@ private struct Listeners {
         #expect(wrong.cases.isEmpty)
     }
 
-    /// The source of a connection, in the contract's order.
+    /// The source of a connection, in the order of the contract.
     @Test(arguments: families) func everySource(family: vip_family) {
         let isolation = VIP_POLICY_ISOLATION.rawValue
         let owners = [VIP_OWNER_NOBODY, VIP_OWNER_HOST, VIP_OWNER_SESSION, VIP_OWNER_BROADCAST]
@@ -1161,7 +1160,7 @@ private struct Listeners {
             route.form = form
             for v6only: Int32 in [0, 1] {
                 route.source = VIP_TO_ADDRESS
-                let isKernels = form == VIP_MAPPED && v6only == 1  // which says ENETUNREACH
+                let isKernels = form == VIP_MAPPED && v6only == 1  // which returns ENETUNREACH
                 #expect(vip_source_failed(&route, v6only) == (isKernels ? VIP_SOURCE_KEEP : VIP_SOURCE_MISSING))
                 route.source = VIP_TO_LOOPBACK
                 #expect(vip_source_failed(&route, v6only) == VIP_SOURCE_KEEP)
@@ -1171,7 +1170,7 @@ private struct Listeners {
 
     @Test(
         arguments: [
-            // the source, whenUnavailable: useHostAddress, the outcome of a connect to elsewhere
+            // the source, whenUnavailable: useHostAddress, the outcome of a connect to another host
             (VIP_SOURCE_OTHERS, false, VIP_REFUSED_ISOLATION), (VIP_SOURCE_OTHERS, true, VIP_REFUSED_ISOLATION),
             (VIP_SOURCE_MISSING, false, VIP_REFUSED_UNAVAILABLE), (VIP_SOURCE_MISSING, true, VIP_UNADDRESSED),
             (VIP_SOURCE_BIND, false, VIP_REWRITTEN), (VIP_SOURCE_KEEP, false, VIP_REWRITTEN),
@@ -1184,7 +1183,7 @@ private struct Listeners {
                 flags: usesHost ? VIP_POLICY_USE_HOST_ADDRESS.rawValue : 0)
             var route = vip_route_of(family, family, &facts, VIP_AS_ASKED)
             #expect(vip_connect_outcome(&facts, &route, source) == expected)
-            // Without V the kernel chooses the source, and nothing has changed.
+            // Without V, the kernel chooses the source, and nothing changes.
             facts.features = 0
             facts.unchanged = VIP_UNADDRESSED
             route = vip_route_of(family, family, &facts, VIP_AS_ASKED)
@@ -1192,7 +1191,7 @@ private struct Listeners {
         }
     }
 
-    /// ::1 by a mapped address: everything is in that form from there on, and the socket remembers it.
+    /// ::1 by a mapped address: from there on, everything has that form, and it is noted for the socket.
     @Test func routeInAnotherForm() {
         for (action, expected) in [(VIP_TO_MAPPED_LOOPBACK, "127.0.0.8"), (VIP_TO_MAPPED_ADDRESS, "10.20.0.17")] {
             for asked in [VIP_LOCALHOST, VIP_WILDCARD] {
@@ -1209,11 +1208,11 @@ private struct Listeners {
         for family in [VIP_INET4, VIP_MAPPED] { #expect(vip_form_of(family, VIP_TO_MAPPED_LOOPBACK) == family) }
     }
 
-    /// What the peer is called at the client, by what connect has remembered.
+    /// The name of the peer at the client, from what connect has noted.
     @Test(arguments: families) func connectRemembersItsPeer(family: vip_family) {
         let virtualIP = Self.v4.virtualIP(family) ?? ""
         let loopback = Self.v4.loopback(family)
-        // asked for, the class, how it goes, the local address, the peer's name then
+        // requested, the class, the action, the local address, the peer's name
         let rows: [(String, Place, vip_action, String, String)] = [
             (virtualIP, VIP_OWN_ADDRESS, VIP_AS_ASKED, loopback, virtualIP),
             (virtualIP, VIP_OWN_ADDRESS, VIP_AS_ASKED, virtualIP, virtualIP),
@@ -1232,12 +1231,12 @@ private struct Listeners {
         }
     }
 
-    /// The source of a datagram: of its class and destination, with V alone.
+    /// The source of a datagram, by its class and destination, with V alone.
     @Test(arguments: families) func sourceOfADatagram(family: vip_family) {
         let virtualIP = Self.v4.virtualIP(family) ?? ""
         let loopback = Self.v4.loopback(family)
         let host = family == VIP_INET6 ? "2001:db8::1" : "192.0.2.1"
-        // the source before, its class, the destination's class, with V, with V and L; "=": as it was
+        // the source before, its class, the destination's class, with V, with V and L; "=": unchanged
         let rows: [(String, Place, Place, String, String)] = [
             (wildcard(family), VIP_WILDCARD, VIP_ELSEWHERE, virtualIP, virtualIP),
             (wildcard(family), VIP_WILDCARD, VIP_OWN_LOOPBACK, localhost(family), loopback),
@@ -1259,7 +1258,7 @@ private struct Listeners {
                 #expect(
                     text(decision.source) == (expected == "=" ? before : expected),
                     "\(name(place)) to \(name(asked)), features \(features)")
-                // A peer that is connected to VIP must hear from there.
+                // A peer that is connected to VIP must receive from that address.
                 if place == VIP_OWN_ADDRESS {
                     let kept = vip_decide_datagram(family, &facts, &route, place, 1)
                     #expect(text(kept.source) == before)
@@ -1308,7 +1307,7 @@ private struct Listeners {
         }
     }
 
-    /// getsockname without a peer under wildcardName: asRequested, by what bind has remembered.
+    /// getsockname without a peer under wildcardName: asRequested, from what bind has noted.
     @Test func wildcardByName() {
         let rows: [(vip_family, String, vip_socket_flag?, String)] = [
             (VIP_INET4, "10.20.0.17", nil, "0.0.0.0"),
@@ -1326,7 +1325,7 @@ private struct Listeners {
         }
     }
 
-    /// 0.0.0.0 is the socket's own address, where it has one that the program knows of.
+    /// 0.0.0.0 is the socket's own address, if it has one that the program knows.
     @Test func destinationOfTheWildcard() {
         for family in families {
             var own = Self.v4.own(family)
@@ -1342,7 +1341,7 @@ private struct Listeners {
         }
     }
 
-    /// A dual-stack listener that its session has left behind is not led to.
+    /// A dual-stack listener that its session has left is not reached.
     @Test func whichListenerIsTheSessions() {
         let vip4 = address("10.20.0.17").word.3
         #expect(vip_is_served_by(vip4, vip4, 7, 0) != 0 && vip_is_served_by(vip4, vip4, 7, 1) != 0)
