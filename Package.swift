@@ -3,7 +3,7 @@
 
 import PackageDescription
 
-/// The upcoming language features that every module of ours is compiled with.
+/// The upcoming language features with which every module of this project is compiled.
 let features: [SwiftSetting] = [
     .enableUpcomingFeature("ExistentialAny"),
     .enableUpcomingFeature("InternalImportsByDefault"),
@@ -22,7 +22,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
     ],
     targets: [
-        // C libraries of the host, and the C that is ours.
+        // C libraries of the host, and this project's own C code.
         .systemLibrary(name: "CLibBPF", pkgConfig: "libbpf", providers: [.apt(["libbpf-dev", "libelf-dev"])]),
         .systemLibrary(name: "CNcurses", providers: [.apt(["libncurses-dev"])]),
         .systemLibrary(name: "CNetlink", pkgConfig: "libnl-route-3.0", providers: [.apt(["libnl-route-3-dev"])]),
@@ -34,7 +34,7 @@ let package = Package(
         .target(name: "CVipObject"),
         .target(name: "CHost"),
 
-        // Each of these may import those above it, and none below: scripts/check-layers.
+        // Each module may import only modules above it: scripts/check-layers.
         .target(
             name: "Host",
             dependencies: [
@@ -150,27 +150,27 @@ let package = Package(
         ),
         .executableTarget(name: "vip-bpfctl", dependencies: ["VipCommands"], swiftSettings: features),
 
-        // What tests start: a caller of sockets in C, nothing of ours linked in.
+        // Programs that tests start. This one makes socket calls, and links no module of this project.
         .executableTarget(
             name: "vip-probe", path: "Tests/Tools/probe", linkerSettings: [.linkedLibrary("uring")]
         ),
-        // A logind that says what it is told.
+        // A mock of logind, which follows commands.
         .executableTarget(name: "vip-mock-logind", dependencies: ["CSystemd"], path: "Tests/Tools/mock-logind"),
-        // A holder of leases, to be killed.
+        // A holder of leases, for tests to kill.
         .executableTarget(
             name: "vip-lease-holder",
             dependencies: ["Leases", .product(name: "SystemPackage", package: "swift-system")],
             path: "Tests/Tools/lease-holder", swiftSettings: features
         ),
 
-        // What test targets share: privileges, programs that are run, temporary directories.
+        // What the test targets share: privileges, child programs, temporary directories.
         .target(
             name: "TestSupport",
             dependencies: ["Host", .product(name: "SystemPackage", package: "swift-system")],
             path: "Tests/Support", exclude: ["janitor.sh"], swiftSettings: features
         ),
 
-        // Without root: make test-unit.
+        // These tests need no root: make test-unit.
         .testTarget(
             name: "TranslateTests", dependencies: ["CVipABI", "CVipHooks"], path: "Tests/Unit/TranslateTests",
             swiftSettings: features),
@@ -224,7 +224,7 @@ let package = Package(
             ],
             path: "Tests/Unit/CommandTests", swiftSettings: features
         ),
-        // On this kernel, as root.
+        // These tests run on this kernel, as root.
         .testTarget(
             name: "KernelTests",
             dependencies: [
@@ -234,7 +234,7 @@ let package = Package(
             ],
             path: "Tests/Kernel", swiftSettings: features
         ),
-        // As root, with DHCP servers.
+        // These tests run as root, with DHCP servers.
         .testTarget(
             name: "DHCPTests",
             dependencies: [

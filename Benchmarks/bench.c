@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Socket calls, timed. One process per variant, each in its own cgroup, all on one CPU, told over
- * standard input what to run, so that rounds of the variants alternate with no process started in
- * between:
+ * Times socket calls. There is one process per variant, each in its own cgroup and all on one CPU. They
+ * read commands from standard input, so that rounds of the variants alternate without starting processes:
  *
- *   "CASE COUNT\n"   runs COUNT operations of the case after a warm-up; answers nanoseconds per operation
- *   "names\n"        answers what getsockname says of sockets bound to 0.0.0.0 and to ::
+ *   "CASE COUNT\n"   runs COUNT operations of the case after a warm-up; prints nanoseconds per operation
+ *   "names\n"        prints getsockname of sockets bound to 0.0.0.0 and to ::
  *
- * Every round makes its sockets and closes them, so the ports are the same in every variant and the
- * place that a socket happens to have in memory is drawn anew each time.
+ * Every round creates and closes its sockets, so the ports are the same in every variant, and the
+ * sockets' places in memory differ from round to round.
  *
- * Server and client are one thread: on the loopback device a packet is received before the call that
- * sent it returns, so a connection is there to accept when connect comes back, and the scheduler has
- * no say in the figures.
+ * Server and client are one thread. On the loopback device a packet is received before the call that
+ * sent it returns, so a connection can be accepted when connect has returned, and the scheduler does not
+ * affect the figures.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -183,7 +182,7 @@ static void receive(int sink)
 		die("recv");
 }
 
-/* sendto alone is timed. What arrives is read between the batches, and must be all of it. */
+/* Only sendto is timed. All datagrams are read between the batches, and none may be missing. */
 static double run_sendto(const struct target *target, long count)
 {
 	static const char payload[PAYLOAD];
@@ -234,7 +233,7 @@ static double run_sendto_recv(const struct target *target, long count)
 	return (end - start) / count;
 }
 
-/* bind and close alone are timed: a batch of sockets is made before. */
+/* Only bind and close are timed; the sockets of a batch are created before. */
 static double run_bind(const struct target *target, long count)
 {
 	struct address address = address_of(target->server);
@@ -317,7 +316,7 @@ static const struct bench_case {
 	{ "sendto-recv", run_sendto_recv, { ELSEWHERE, ELSEWHERE, 0, 0 } },
 	{ "sendto-loopback", run_sendto, { LOCALHOST, LOCALHOST, 0, 0 } },
 	{ "bind-loopback", run_bind, { LOCALHOST, NULL, 0, 0 } },
-	/* What binding an address costs whoever does it: as asked in a session too. */
+	/* The cost of binding an address that no variant rewrites. */
 	{ "bind-address", run_bind, { ELSEWHERE, NULL, 0, 0 } },
 	{ "socket-bind", run_socket_bind, { WILDCARD, NULL, 0, 0 } },
 	{ "getsockname-loopback", run_getsockname, { LOCALHOST, NULL, 0, 0 } },
@@ -339,7 +338,7 @@ static const struct bench_case {
 	{ "tcp-dual-loopback6", run_tcp, { WILDCARD6, LOCALHOST6, 0, 1 } },
 	{ "tcp-dual-virtual6", run_tcp, { WILDCARD6, virtual6, 0, 1 } },
 
-	/* Outside every session alone: there the server hears what is sent to another host. */
+	/* Only outside sessions: there, the server receives what is sent to another host. */
 	{ "sendto-wildcard", run_sendto, { WILDCARD, ELSEWHERE, 0, 0 } },
 	{ "sendto6-wildcard", run_sendto, { WILDCARD6, ELSEWHERE6, 0, 0 } },
 };
@@ -389,7 +388,7 @@ int main(int argc, char **argv)
 	CPU_SET(atoi(argv[1]), &cpus);
 	if (sched_setaffinity(0, sizeof(cpus), &cpus))
 		die("sched_setaffinity");
-	/* Above whatever else this host does: a round is short, and should not be cut in two. */
+	/* With priority over other work on this host: a round is short and should not be interrupted. */
 	if (setpriority(PRIO_PROCESS, 0, -20))
 		die("setpriority");
 	while (fgets(line, sizeof(line), stdin)) {

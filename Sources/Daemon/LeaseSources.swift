@@ -80,7 +80,7 @@ final class LeaseSources {
         let known = names.filter { all[$0.key] != nil }
         for old in known.keys { all.removeValue(forKey: old)?.close() }
         for new in known.values { broken[new] = nil }
-        // Use temporary names first, because names may be exchanged. If a new name is in use all the same, leases are
+        // Use temporary names first, because names may be exchanged. If a new name is still in use, leases are
         // requested again.
         for parent in [directory, runtime] {
             for (old, new) in known { move(parent.appending(old), to: parent.appending(".\(new)"), new) }

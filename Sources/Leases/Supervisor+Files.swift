@@ -29,7 +29,7 @@ extension Supervisor {
         ).write(path(entry))
     }
 
-    /// Writes the lease file. If that fails, the lease is held all the same, and after a restart the address is asked
+    /// Writes the lease file. If that fails, the lease is still held, and after a restart the address is asked
     /// for again.
     func save(_ entry: LeaseEntry) {
         do throws(Failure) {

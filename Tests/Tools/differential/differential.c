@@ -1,21 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * vip-differential: does a program in a session see what it would see outside of one?
+ * vip-differential: tests whether a program in a session sees what it would see outside of one.
  *
- * Makes random sequences of socket calls, runs each of them in a session and in a network namespace with
- * nothing attached, and compares what every call gave back: result, errno, address, data. What the contract
- * renames is renamed first, and ephemeral ports are numbered as they appear. A sequence that differs is run
- * again, slowly, so that what only came late is not taken for a difference; then it is shrunk to the fewest
- * and plainest calls that still differ, and printed as a script that --replay takes, in the words of vip-probe.
+ * It makes random sequences of socket calls, runs each of them in a session and in a network namespace
+ * with nothing attached, and compares the results of every call: value, errno, address, data. Addresses
+ * are renamed first as the contract describes, and ephemeral ports are numbered in the order of their
+ * appearance. A sequence that differs is run again, slowly, because a late result is no difference. Then
+ * it is shrunk to the fewest and simplest calls that still differ, and printed as a script for --replay,
+ * with the commands of vip-probe.
  *
  *   socket a tcp 4                      bind a 127.0.0.1 9001
  *   listen a                            getsockname a
  *
- * An address may also be @a, what getsockname says of socket a, or ^a, the peer that accept, recvfrom or
- * getpeername last told a; then a port of @ or ^ is that one's. Ports 9001 to 9003 stand for three that nobody has. After
- * ADDRESS PORT may come `short` (a sockaddr that is cut off), `family` (of the wrong family), `unspec` (AF_UNSPEC).
+ * An address may also be @a, the result of getsockname for socket a, or ^a, the peer that accept, recvfrom
+ * or getpeername last returned for a. A port of @ or ^ is that of the same result. Ports 9001 to 9003 stand
+ * for three free ones. ADDRESS PORT may be followed by `short` (a sockaddr that is cut off), `family` (of the
+ * wrong family) or `unspec` (AF_UNSPEC).
  *
- * scripts/differential makes the two places; this program is told where they are.
+ * scripts/differential makes the session and the namespace, and passes their names to this program.
  */
 #include "differential.h"
 

@@ -41,7 +41,7 @@
 #define FOUND_MAX 64	/* different differences of one run */
 #define PORT_SHOWN 9001 /* to 9003: the names of the three ports in scripts */
 #define PORT_FIRST \
-	2000 /* the real ones move with each sequence: what closes slowly is in nobody's way */
+	2000 /* the real ones change with each sequence, so ports that close slowly do not matter */
 #define PORT_BLOCKS 9000 /* of three; below ip_local_port_range as scripts/differential sets it */
 
 /* ---- calls.c: a call as text, as numbers, and its result ---- */

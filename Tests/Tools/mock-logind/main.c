@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A logind that says what it is told: org.freedesktop.login1 on the bus named in the first argument, with the two lists and
- * the four signals that the daemon looks at. It answers each command on standard input with "ok":
+ * A mock of logind: org.freedesktop.login1 on the bus named in the first argument, with the two lists and
+ * the four signals that the daemon uses. It answers each command on standard input with "ok":
  *
- *   user UID NAME        lets a user be, or be no more with "-UID"
- *   login ID UID NAME    the same of a login: "-ID"
- *   quiet / loud         no signals from here on / again
- *   leave / come         gives the name on the bus up / takes it again
+ *   user UID NAME        adds a user; "-UID" removes one
+ *   login ID UID NAME    adds a login; "-ID" removes one
+ *   quiet / loud         stops / starts sending signals
+ *   leave / come         releases the name on the bus / takes it again
  */
 #include <errno.h>
 #include <poll.h>

@@ -1,22 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * vip-probe: a program that makes socket calls as it is told and says what came back.
+ * vip-probe: makes the socket calls that it is told to, and prints their results.
  *
- * It knows nothing of sessions, cgroups or BPF: it is "the unmodified program" of the tests. Commands
- * come line by line from standard input, or from the arguments, parted by commas; each is answered by
- * one JSON object on a line of its own, flushed, so that a test can hold several probes and interleave
- * them without sleeping:
+ * It knows nothing of sessions, cgroups or BPF: it is the unmodified program of the tests. It reads commands
+ * from standard input, one on each line, or from the arguments, separated by commas. The result of each is one
+ * JSON object on a line of its own, which is flushed, so that a test can use several probes without sleeping:
  *
  *   $ vip-probe socket a tcp , bind a 127.0.0.1 9000 , getsockname a
  *   {"cmd":"socket","ok":true,"errno":null,"inode":20911}
  *   {"cmd":"bind","ok":true,"errno":null}
  *   {"cmd":"getsockname","ok":true,"errno":null,"address":"127.0.0.1","port":9000}
  *
- * A call that fails says {"ok":false,"errno":"EADDRNOTAVAIL"}; a command that could not be understood
- * has an "error" besides. The exit code is 0 unless a command was not understood: 64, EX_USAGE.
+ * A call that fails gives {"ok":false,"errno":"EADDRNOTAVAIL"}. A command that was not understood also has
+ * an "error", and the exit code is then 64 (EX_USAGE), otherwise 0.
  *
- * Sockets are known by names of the caller's choice. Nothing waits for ever: every socket has send and
- * receive timeouts, after which connect says EINPROGRESS and everything else EAGAIN.
+ * The caller chooses the names of sockets. No call waits forever: every socket has send and receive timeouts,
+ * after which connect returns EINPROGRESS and every other call EAGAIN.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
