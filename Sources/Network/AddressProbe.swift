@@ -40,8 +40,7 @@ public struct AddressProbe: Sendable {
     public init() {}
 
     /// Asks about addresses: the IPv4 addresses all together, the IPv6 addresses ``neighboursAtOnce`` at a time. Blocks
-    /// for about `seconds`; less if other hosts have all addresses, and as often as there are batches of IPv6
-    /// addresses.
+    /// for about `seconds` for each batch; for IPv4 alone, less if other hosts have all addresses.
     ///
     /// - Parameter seconds: how long to wait for an answer, at least 1. One question is sent each second.
     public func ask(_ questions: [Question], seconds: Int) -> Answers {

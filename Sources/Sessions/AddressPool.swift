@@ -10,7 +10,7 @@ public import Network
 public struct AddressPool: Sendable {
     /// Ascending and disjoint ranges, each of one family.
     private let ranges: [ClosedRange<IPAddress>]
-    /// For each family, the present range and the offset of the next address in it.
+    /// For each family, the present range and the next address in it, as a number.
     private var cursors: [IPAddress.Family: (range: Int, next: UInt128)] = [:]
 
     /// Makes a pool from address ranges, both ends included, in any order. Overlapping parts count once.
