@@ -163,7 +163,7 @@ extension Change {
     /// Removes sessions from maps, interfaces and registry: the reverse order of opening. Missing parts are no error.
     /// Between maps and interfaces, the sockets on their addresses are destroyed.
     ///
-    /// - Returns: how many sockets were destroyed, by session ID.
+    /// - Returns: the number of destroyed sockets by session ID.
     @discardableResult
     func tearDown(
         _ ended: [(record: SessionRecord, ending: SessionEnding)], keepSockets: Bool = false

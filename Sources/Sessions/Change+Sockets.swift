@@ -10,14 +10,14 @@ import Policy
 
 /// A session that was closed.
 public struct ClosedSession: Sendable {
-    /// What it was.
+    /// The last record of the session.
     public let record: SessionRecord
     /// How many sockets on its addresses were destroyed; `nil` if they were kept, or the kernel destroys none.
     public let destroyedSockets: Int?
 }
 
 extension SessionRecord {
-    /// Its virtual IPs and its virtual loopbacks.
+    /// The virtual IPs and virtual loopbacks of the session.
     func allAddresses(_ prefix: LoopbackPrefix?) -> [IPAddress] {
         addresses.map(\.address) + [SessionIDs.loopback(of: id), prefix?.loopback(of: id)].compactMap(\.self)
     }
@@ -33,7 +33,7 @@ extension Change {
         var owners: [IPAddress: UInt32] = [:]
         do throws(Failure) {
             let prefix = try registry.loopbackPrefix()
-            // An address of an earlier boot's session may be the host's own by now.
+            // The address of a session of an earlier boot may be the host's own now.
             let ours = records.filter { $0.bootID == bootID }
             for record in ours {
                 for address in record.allAddresses(prefix) { owners[address] = record.id }
@@ -49,7 +49,7 @@ extension Change {
         }
     }
 
-    /// The same for one address.
+    /// Destroys the sockets on one address. Returns their number, or `nil` on an error.
     func destroySockets(on address: IPAddress) -> Int? {
         do throws(Failure) {
             return try SocketDump.destroy(on: [address]).count

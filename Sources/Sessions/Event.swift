@@ -82,7 +82,7 @@ public struct Event: Sendable, Hashable {
     public var interface: String?
     /// Why it happened, or why it failed.
     public var reason: String?
-    /// How many sockets were destroyed.
+    /// The number of sockets that were destroyed.
     public var sockets: Int?
 
     public init(
@@ -119,7 +119,7 @@ public struct Event: Sendable, Hashable {
         return " (\(count) \(count == 1 ? "socket" : "sockets") destroyed)"
     }
 
-    /// An address that an open session loses.
+    /// The event of an address that an open session loses.
     public init(
         released address: SessionRecord.Address, from record: SessionRecord, because reason: String, sockets: Int?
     ) {

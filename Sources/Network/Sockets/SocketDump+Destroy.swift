@@ -75,7 +75,7 @@ extension SocketDump {
         try sockets(on: addresses).contains { $0.transport == .mptcp }
     }
 
-    /// - Returns: 0, or an error of libnl's.
+    /// - Returns: 0, or an error of libnl.
     private static func destroy(_ entry: Entry, by socket: OpaquePointer, _ what: String) throws(Failure) -> CInt {
         var request = inet_diag_req_v2()
         request.sdiag_family = UInt8(entry.socket.family == .v4 ? AF_INET : AF_INET6)

@@ -28,12 +28,13 @@ public enum SocketDump {
         }
     }
 
-    /// The sockets whose local address is one of these, in every state but TIME_WAIT: no process has such a one any more.
+    /// The sockets with one of these local addresses, in every state except TIME_WAIT, in which no process has the
+    /// socket.
     ///
-    /// TCP sockets that are bound and neither listen nor are connected are among them since Linux 6.8.
+    /// TCP sockets that are bound and neither listen nor are connected are included since Linux 6.8.
     ///
-    /// - Parameter addresses: mapped IPv4 addresses of IPv6 sockets are meant by the IPv4 address.
-    /// - Throws: as ``sockets(connections:)``.
+    /// - Parameter addresses: the addresses. An IPv4 address also selects IPv6 sockets on its mapped form.
+    /// - Throws: ``Failure`` as ``sockets(connections:)``.
     public static func sockets(on addresses: Set<IPAddress>) throws(Failure) -> [InternetSocket] {
         guard !addresses.isEmpty else { return [] }
         do throws(Failure) {
@@ -44,7 +45,7 @@ public enum SocketDump {
         }
     }
 
-    /// idiag_states: a bit for each state.
+    /// The states of idiag_states, a bit for each.
     private static let waiting = [InternetSocket.State.listening, .closed, .boundInactive].reduce(UInt32(0)) {
         $0 | 1 << UInt32($1.rawValue)
     }
@@ -76,15 +77,15 @@ public enum SocketDump {
         }
     }
 
-    /// A socket, and how the kernel is told which one is meant.
+    /// A socket, and its ID for requests to the kernel.
     struct Entry {
         var socket: InternetSocket
         var id: inet_diag_sockid
     }
 
-    /// One dump: the sockets of a transport and family that are in one of the states.
+    /// Makes one dump: the sockets of a transport and family that are in one of the states.
     ///
-    /// - Parameter addresses: those of the local ends; `nil` is all.
+    /// - Parameter addresses: the local addresses; `nil` for all.
     static func entries(
         _ transport: InternetSocket.Transport, _ family: IPAddress.Family, _ states: UInt32,
         on addresses: Set<IPAddress>? = nil

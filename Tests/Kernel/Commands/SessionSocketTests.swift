@@ -5,10 +5,10 @@ import Glibc
 import TestSupport
 import Testing
 
-/// Sockets end with the address of their session, wherever their descriptors are by then.
+/// The sockets of a session end with its addresses, wherever their descriptors are.
 @Suite(.serialized, .requiresRoot)
 struct SessionSocketTests: CommandHost {
-    /// A probe outside of every session that is handed the socket `s` of another one.
+    /// A probe outside of every session that gets the socket `s` of another probe.
     private func hand(_ sandbox: Sandbox, _ socket: String, of owner: Probe) throws -> Probe {
         let thief = try sandbox.probe("thief", in: "outside")
         let path = "\(sandbox.directory)/mailbox-\(thief.pid)"
@@ -23,7 +23,7 @@ struct SessionSocketTests: CommandHost {
         try probe.program.wait()
     }
 
-    /// A listener is passed out of its session, which ends; the next session with its ID has a 127.0.0.1 of its own.
+    /// A listener is passed out of its session, which ends. The next session with the ID has its own 127.0.0.1.
     @Test("ends a listener that was handed out of its session")
     func endsAListenerThatWasHandedOut() throws {
         try attached { sandbox in
@@ -70,7 +70,7 @@ struct SessionSocketTests: CommandHost {
             #expect(try probes[0]("accept m x").errno == "EINVAL")
             #expect(session.virtualIps == ["198.51.100.20"])
 
-            // The other session's are as they were.
+            // The sockets of the other session are unchanged.
             try outside.must("accept l d")
             try probes[1].must("send c text")
             #expect(try outside.must("recv d").data == "text")

@@ -66,7 +66,7 @@ struct DaemonTests {
         }
     }
 
-    /// The user's last program has handed a listener to somebody else before it ended.
+    /// The user's last program has passed a listener to another process before it ended.
     @Test func socketsEndWithTheSession() throws {
         try host(Self.policy(programs: "[\"*\"]")) { host in
             try host.start()

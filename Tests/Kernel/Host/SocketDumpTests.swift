@@ -105,7 +105,8 @@ import Testing
         }
     }
 
-    /// Opens sockets on 127.0.0.4 and elsewhere, says what each gets after a line of input, and what it can do then.
+    /// Opens sockets on 127.0.0.4 and elsewhere. After a line of input, it prints the error of each, and whether it can
+    /// be used.
     static let victims = """
         import errno, os, socket as s, sys
         os.system("ip link set lo up")
@@ -147,7 +148,8 @@ import Testing
             try #require(try child.line() == "ready")
             let address = try #require(IPAddress("127.0.0.4"))
             let six = try #require(IPAddress("::1"))
-            // The kernel's own filter, one condition or several, and the one here tell the same.
+            // The kernel's filter, with one or several conditions, gives the same result as the one in Swift for more
+            // addresses.
             let many = Set((0..<20).map { IPAddress(v4: 0x7f01_0000 + $0) }).union([address])
             func seen(_ addresses: Set<IPAddress>) throws -> Set<UInt64> {
                 let found = try SocketDump.sockets(on: addresses)
@@ -173,7 +175,7 @@ import Testing
                 #expect(!mine.isEmpty && mine.allSatisfy { $0 == "\(name)=\(state)" }, "\(states)")
             }
             #expect(destroyed.count == 22, "\(destroyed)")
-            // Whoever gives the address away has to look: these are still bound.
+            // These are still bound: the caller must check.
             let left = try SocketDump.sockets(on: [address])
             #expect(left.contains { $0.transport == .mptcp && $0.state == .listening })
             #expect(left.contains { $0.transport == .udp } && !left.contains { $0.transport == .tcp && $0.isServing })
