@@ -127,15 +127,16 @@ static __always_inline int vip_is_open_loopback(enum vip_family family, struct v
 __noinline int vip_owner_of_class(enum vip_family family, enum vip_addr_class class,
 				  const struct vip_address *address)
 {
+	struct vip_address key; /* on the stack: 6.1 takes no key from the caller's memory */
 	enum vip_owner owner;
 
 	if (!address)
 		return VIP_OWNER_NOBODY;
+	key = *address;
 	if (class == VIP_SOME_LOOPBACK)
-		return vip_is_open_loopback(family, *address) ? VIP_OWNER_SESSION :
-								vip_governor_of(*address);
-	owner = vip_owner_of(address);
-	return owner == VIP_OWNER_NOBODY ? vip_governor_of(*address) : owner;
+		return vip_is_open_loopback(family, key) ? VIP_OWNER_SESSION : vip_governor_of(key);
+	owner = vip_owner_of(&key);
+	return owner == VIP_OWNER_NOBODY ? vip_governor_of(key) : owner;
 }
 
 /* The same of any class. There is no look-up for the common ones. */

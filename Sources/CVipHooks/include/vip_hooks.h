@@ -27,11 +27,11 @@ enum vip_host_map {
 /* What a look-up of sockets finds. */
 enum vip_host_listener {
 	VIP_HOST_NOTHING,
-	VIP_HOST_ON_WILDCARD, /* a socket on the wildcard, of no session */
+	VIP_HOST_ON_WILDCARD,	   /* a socket on the wildcard, of no session */
 	VIP_HOST_OF_OTHER_SESSION, /* the same, of another session: vip_host_set_other() */
-	VIP_HOST_ON_ADDRESS,  /* a socket that is bound to the address */
-	VIP_HOST_CONNECTED,   /* the same, and connected back to the source of the look-up; UDP */
-	VIP_HOST_DUAL_STACK,  /* a socket of the session that asked for ::, not V6ONLY */
+	VIP_HOST_ON_ADDRESS,	   /* a socket that is bound to the address */
+	VIP_HOST_CONNECTED,  /* the same, and connected back to the source of the look-up; UDP */
+	VIP_HOST_DUAL_STACK, /* a socket of the session that asked for ::, not V6ONLY */
 };
 
 /* A look-up of sockets that a hook has made. */

@@ -55,7 +55,7 @@ struct CheckTests {
             // A sandbox has no module in the linker's path, no daemon and no logind.
             let wrong = facts.filter { $0.verdict != "good" }.map(\.subject)
             #expect(Set(wrong).isSubset(of: ["names", "daemon", "logind", "blockers"]), "\(facts)")
-            #expect(facts.count { $0.subject.hasPrefix("hook ") } == 14)
+            #expect(facts.count { $0.subject.hasPrefix("hook ") } == 16)
             let subjects = [
                 "kernel", "lockdown", "privileges", "cgroup v2", "bpffs", "attached", "other programs", "policy",
                 "IPv6 loopback", "addresses", "sysctl", "blockers", "session cgroups", "names", "logind",

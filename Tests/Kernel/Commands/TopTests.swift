@@ -175,7 +175,7 @@ struct TopTests {
             for _ in 0..<20 { try probes[0].must("sendmmsg v 5 127.0.0.1 9001 x") }
             try probes[0].must("close v")
             try probes[2].must("socket r tcp")
-            try probes[2]("burst r 2000 198.51.100.17 9000")
+            try probes[2]("burst r 2000 127.0.0.8 9000")
             #expect(try document.wait() == 0 && document.errorText.isEmpty)
             let found = try JSONDecoder.snake.decode(TopDocument.self, from: Data(document.outputText.utf8))
             let seconds = try #require(found.measuredSeconds)
@@ -215,7 +215,7 @@ struct TopTests {
             try probes[0].must("socket r tcp")
             try wait(forListeners: 2, in: sandbox)
             for program in [document, table] { program.signal(SIGSTOP) }
-            try probes[0]("burst r 60000 198.51.100.18 9000")  // the ring has room for some 23,000
+            try probes[0]("burst r 60000 127.0.1.45 9000")  // the ring has room for some 23,000
             for program in [document, table] { program.signal(SIGCONT) }
             #expect(try document.wait() == 0)
             let found = try JSONDecoder.snake.decode(TopDocument.self, from: Data(document.outputText.utf8))

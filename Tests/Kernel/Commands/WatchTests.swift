@@ -147,7 +147,7 @@ struct WatchTests {
                     ),
                     ("recvfrom u", ["recvmsg4 rewritten 127.0.0.8:9002 -> 127.0.0.1:9002"]),
                     ("socket r tcp", []),
-                    ("bind r 198.51.100.18 9003", ["bind4 refused 198.51.100.18:9003 -> EADDRNOTAVAIL isolation"]),
+                    ("bind r 127.0.1.45 9003", ["bind4 refused 127.0.1.45:9003 -> EADDRNOTAVAIL isolation"]),
                     ("connect r 127.0.1.45 9003", ["connect4 refused 127.0.1.45:9003 -> ECONNREFUSED peer"]),
                     ("bind r 239.1.2.3 9003", ["bind4 seen 239.1.2.3:9003 -> 239.1.2.3:9003"]),
                     ("socket w udp", []),
@@ -262,19 +262,19 @@ struct WatchTests {
                 for call in ["socket s tcp", "bind s 0.0.0.0 9000", "socket t tcp", "bind t 239.1.2.3 1"] {
                     try probe.must(call)
                 }
-                if name == "tool" { _ = try probe("bind t 198.51.100.18 1") }
+                if name == "tool" { _ = try probe("bind t 127.0.1.45 1") }
                 probe.program.closeInput()
                 try probe.program.wait()
             }
             let probe = try sandbox.probe("app", in: "attached/ann")
-            for call in ["socket r tcp", "bind r 198.51.100.18 9003"] { try probe(call) }
+            for call in ["socket r tcp", "bind r 127.0.1.45 9003"] { try probe(call) }
             #expect(
                 try all.next(4).map { "\($0.session ?? 0) \($0.program ?? "") \($0.verdict ?? "")" }
                     == ["7 app rewritten", "7 tool rewritten", "300 app rewritten", "7 app refused"])
             #expect(try ben.next().session == 300)
             #expect(try app.next(2).map(\.session) == [7, 300])
             #expect(try app.program.wait() == 0)
-            #expect(try "\(refused.next())" == "bind4 refused 198.51.100.18:9003 -> EADDRNOTAVAIL isolation")
+            #expect(try "\(refused.next())" == "bind4 refused 127.0.1.45:9003 -> EADDRNOTAVAIL isolation")
         }
     }
 
@@ -286,13 +286,13 @@ struct WatchTests {
             try probe.must("socket s tcp")
             #expect(try raw(sandbox).until == (0, 0, 0, 0))
             let watcher = try Watcher(sandbox, "--json")
-            try probe("burst s 3 198.51.100.18 9003")
+            try probe("burst s 3 127.0.1.45 9003")
             _ = try watcher.next(3)
             #expect(try raw(sandbox).slots.0.written == 3)
             watcher.program.signal(SIGINT)
             #expect(try watcher.program.wait() == 0)
             #expect(watcher.program.errorText.isEmpty)
-            try probe("burst s 10 198.51.100.18 9003")
+            try probe("burst s 10 127.0.1.45 9003")
             let ended = try raw(sandbox)
             #expect(ended.until == (0, 0, 0, 0) && ended.slots.0.written == 3 && ended.slots.0.dropped == 0)
 
@@ -304,15 +304,15 @@ struct WatchTests {
             // A hook frees the slot once the lease is over; events of earlier calls are still written.
             try wait(for: "the slot to be free") {
                 guard try raw(sandbox).until.0 != 0 else { return true }
-                try probe("burst s 1 198.51.100.18 9003")
+                try probe("burst s 1 127.0.1.45 9003")
                 return false
             }
             let written = try raw(sandbox).slots.0.written
-            try probe("burst s 10 198.51.100.18 9003")
+            try probe("burst s 10 127.0.1.45 9003")
             #expect(try raw(sandbox).slots.0.written == written && raw(sandbox).slots.0.dropped == 0)
             // The next watcher takes the slot.
             let next = try Watcher(sandbox, "--json")
-            try probe("burst s 1 198.51.100.18 9003")
+            try probe("burst s 1 127.0.1.45 9003")
             #expect(try next.next().reason == "isolation")
             #expect(try raw(sandbox).slots.0.written == 1)
         }
@@ -327,7 +327,7 @@ struct WatchTests {
             let watcher = try Watcher(sandbox, "--json")
             watcher.program.signal(SIGSTOP)
             let sent: UInt64 = 60_000  // the ring has room for some 23,000
-            #expect(try probe("burst s \(sent) 198.51.100.18 9003").count == Int(sent))
+            #expect(try probe("burst s \(sent) 127.0.1.45 9003").count == Int(sent))
             watcher.program.signal(SIGCONT)
             var calls: UInt64 = 0
             var lost: UInt64 = 0
@@ -353,14 +353,14 @@ struct WatchTests {
             var written = 0
             try wait(for: "the slot to be free") {
                 guard try raw(sandbox).until.0 != 0 else { return true }
-                try probe("burst s 1 198.51.100.18 9003")
+                try probe("burst s 1 127.0.1.45 9003")
                 written = Int(try raw(sandbox).slots.0.written)
                 return false
             }
             watcher.program.signal(SIGCONT)
             while try watcher.next().event == "call" { written -= 1 }  // the next event is "gap"
             #expect(written == 0)
-            try probe("burst s 1 198.51.100.18 9004")
+            try probe("burst s 1 127.0.1.45 9004")
             #expect(try watcher.next().askedPort == 9004)
             watcher.program.signal(SIGTERM)
             #expect(try watcher.program.wait() == 0)
@@ -380,9 +380,9 @@ struct WatchTests {
                 let line = try #require(status.split(separator: "\n").first { $0.hasPrefix("VmRSS:") })
                 return try #require(Int(line.split(separator: " ")[1]))
             }
-            try probe("burst s 100000 198.51.100.18 9003")
+            try probe("burst s 100000 127.0.1.45 9003")
             let before = try memory()
-            try probe("burst s 1000000 198.51.100.18 9003")
+            try probe("burst s 1000000 127.0.1.45 9003")
             #expect(try memory() - before < 4096, "KiB, after a million events")
             // Its output is full and is not read: it is in write(2).
             watcher.program.signal(SIGTERM)
@@ -399,7 +399,7 @@ struct WatchTests {
             try probe.must("socket s tcp")
             let watcher = try Watcher(sandbox, "--json", "--for", "3")
             watcher.program.signal(SIGSTOP)
-            try probe("burst s 20000 198.51.100.18 9003")
+            try probe("burst s 20000 127.0.1.45 9003")
             watcher.program.signal(SIGCONT)
             #expect(try watcher.program.wait() == 0)
             #expect(watcher.program.outputText.split(separator: "\n").count == 20000)
@@ -418,7 +418,7 @@ struct WatchTests {
                 ["bash", "-c", script, Build.controller.path], in: "control",
                 environment: sandbox.controlEnvironment, errorOutput: true)
             try wait(for: "watch to listen") { try raw(sandbox).slots.0.filter != (0, 0) }
-            try probe("burst s 1 198.51.100.18 9003")
+            try probe("burst s 1 127.0.1.45 9003")
             #expect(try pipe.readLine().contains("\"isolation\""))
             #expect(try pipe.wait() == 0)
             #expect(pipe.errorText.isEmpty)
@@ -446,9 +446,9 @@ struct WatchTests {
             #expect(line.hasSuffix("0.0.0.0:9000           198.51.100.17:9000"), "\(line)")
             // There were no other lines, so each event was on one line.
             let probe = try sandbox.probe("app", in: "attached/ann")
-            for call in ["socket r tcp", "bind r 198.51.100.18 9003"] { try probe(call) }
+            for call in ["socket r tcp", "bind r 127.0.1.45 9003"] { try probe(call) }
             #expect(try json.next().program == "app")
-            #expect(try table.program.readLine().hasSuffix("198.51.100.18:9003     EADDRNOTAVAIL (isolation)"))
+            #expect(try table.program.readLine().hasSuffix("127.0.1.45:9003        EADDRNOTAVAIL (isolation)"))
         }
     }
 
@@ -483,7 +483,7 @@ struct WatchTests {
             try probe.must("socket s tcp")
             try sandbox.mustCtl("detach", "cgroup", sandbox.attached)
             try sandbox.mustCtl("attach", "cgroup", sandbox.attached)
-            try probe("bind s 198.51.100.18 9003")
+            try probe("bind s 127.0.1.45 9003")
             #expect(try watcher.next().verdict == "refused")
             try sandbox.mustCtl("detach", "--all")
             #expect(try watcher.program.wait() == 1)
