@@ -306,7 +306,7 @@ struct TopTests {
 
             // Rates rise with the calls, and the busiest comes first.
             try probes[2].must("socket r tcp")
-            try probes[2].send("burst r 10000000 198.51.100.17 9000")
+            try probes[2].send("burst r 10000000 127.0.0.8 9000")
             try terminal.press("r")
             try terminal.rows("refusals of ann's first") { rows in
                 rows.count == 2 && rows[0, 0] == "300" && rows[0, 3] != "0" && rows[1, 3].hasSuffix("0")

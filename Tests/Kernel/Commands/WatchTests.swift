@@ -184,7 +184,10 @@ struct WatchTests {
                     ("getsockname c", ["getsockname6 rewritten \(loopback):\(port) -> ::1:\(port)"]),
                     ("socket d tcp 6", []),
                     ("bind d :: 9000", ["bind6 refused :::9000 -> EADDRINUSE in_use"]),
-                    ("bind d 2001:db8:51::18 9003", ["bind6 refused 2001:db8:51::18:9003 -> EADDRNOTAVAIL isolation"]),
+                    (
+                        "bind d fdd2:9088:43af::12d 9003",
+                        ["bind6 refused fdd2:9088:43af::12d:9003 -> EADDRNOTAVAIL isolation"]
+                    ),
                     (
                         "connect d fdd2:9088:43af::12d 9003",
                         ["connect6 refused fdd2:9088:43af::12d:9003 -> ECONNREFUSED peer"]
@@ -205,7 +208,7 @@ struct WatchTests {
             let counters = try sandbox.mustCtl("status", "--json").decode(Counted.self).counters
             #expect(
                 counters.first { $0.hook == "bind6" }?.refusedFor
-                    == ["isolation": 1, "unavailable": 0, "peer": 0, "in_use": 1])
+                    == ["isolation": 1, "unavailable": 0, "peer": 0, "in_use": 1, "unsupported": 0])
             #expect(counters.first { $0.hook == "connect6" }?.refusedFor["peer"] == 1)
             #expect(counters.first { $0.hook == "connect6" }?.rewritten == 1)
             #expect(counters.first { $0.hook == "recvmsg6" }?.seen == 1)
@@ -235,7 +238,7 @@ struct WatchTests {
             let status = try sandbox.mustCtl("status", "--json").decode(Counted.self)
             let bind = try #require(status.counters.first { $0.hook == "bind4" })
             #expect(bind.seen == 2 && bind.refused == 1 && bind.unaddressed == 1 && bind.rewritten == 0)
-            #expect(bind.refusedFor == ["isolation": 0, "unavailable": 1, "peer": 0, "in_use": 0])
+            #expect(bind.refusedFor == ["isolation": 0, "unavailable": 1, "peer": 0, "in_use": 0, "unsupported": 0])
         }
     }
 

@@ -127,7 +127,7 @@ struct DaemonTests {
     @Test func aHostWithoutAnAddressOfItsOwn() throws {
         try host { host in
             try host.start()
-            _ = try host.process(in: DaemonHost.slice(1001))
+            let shell = try host.process(in: DaemonHost.slice(1001))
             try host.logind("user 1001 ann")
             try host.event("address_given") { $0.address?.contains(":") == true }
             try host.sandbox.sh("ip route add 2001:db8:51::/64 dev eth0 metric 4000")
@@ -148,6 +148,7 @@ struct DaemonTests {
                 try change("add 2001:db8:51::1/64 nodad")
             }
             #expect(host.seen.count { $0.message.hasPrefix(text) } == 2)
+            try host.end(shell)
         }
     }
 
