@@ -30,7 +30,8 @@ public struct NetworkNamespace: Sendable, Hashable {
     /// - Throws: ``Failure`` on kernels before 5.14.
     public static func currentCookie() throws(Failure) -> UInt64 {
         let what = "read the network namespace's cookie"
-        let raw = socket(AF_INET, CInt(SOCK_DGRAM.rawValue) | CInt(SOCK_CLOEXEC.rawValue), 0)
+        // Any socket has it. The units may not open one of AF_INET (RestrictAddressFamilies=).
+        let raw = socket(AF_UNIX, CInt(SOCK_DGRAM.rawValue) | CInt(SOCK_CLOEXEC.rawValue), 0)
         guard raw >= 0 else { throw Failure(what, errno: .current) }
         let descriptor = Descriptor(owning: raw)
         let netnsCookie: CInt = 71  // SO_NETNS_COOKIE, include/uapi/asm-generic/socket.h

@@ -69,8 +69,10 @@ struct RecordTests: CommandHost {
             let unknown = try sandbox.ctl(attach + ["--group", "no-such-group"])
             #expect(unknown.status == 64 && unknown.stderr.contains("there is no such group"), "\(unknown)")
             #expect(try sandbox.ctl(attach + ["--group", "games", "--no-group"]).status == 64)
+            // As vip-bpf.service does it.
+            let unit = try Build.leastPrivileges(of: "vip-bpf").joined(separator: " ")
             let named = try sandbox.sh(
-                "umask 077; '\(Build.controller.path)' --bpffs '\(sandbox.bpffs)' --state '\(state)' attach cgroup "
+                "umask 077; \(unit) '\(Build.controller.path)' --bpffs '\(sandbox.bpffs)' --state '\(state)' attach cgroup "
                     + "'\(sandbox.attached)' --group \(Self.group.name)")
             #expect(named.contains("programs"))
             #expect(mode(record) == (0o2750, Self.group.number))

@@ -121,25 +121,12 @@ final class DaemonHost {
         events: [String] = ["--events", "stderr"], waiting: Bool = true
     ) throws {
         let command =
-            ["/bin/sh", "-c", #"exec "$@" 2>&1"#, "sh"] + wrapper + (try Self.leastPrivileges())
+            ["/bin/sh", "-c", #"exec "$@" 2>&1"#, "sh"] + wrapper + (try Build.leastPrivileges(of: "vip-bpfd"))
             + [Build.controller.path, "daemon", "--bus", busAddress, "--user-slice", sandbox.attached] + events
             + arguments
         daemon = try sandbox.start(
             command, in: "control", environment: sandbox.controlEnvironment.merging(environment) { _, new in new })
         if waiting { _ = try event("started") }
-    }
-
-    /// Runs a command with exactly the capabilities of the daemon's unit.
-    private static func leastPrivileges() throws -> [String] {
-        let unit = try String(contentsOf: SourceTree.url("packaging/vip-bpfd.service.in"), encoding: .utf8)
-        let key = "CapabilityBoundingSet="
-        guard let line = unit.split(separator: "\n").first(where: { $0.hasPrefix(key) }) else {
-            throw HarnessError("the daemon's unit says nothing of capabilities")
-        }
-        let names = line.dropFirst(key.count).split(separator: " ").map {
-            "+\($0.dropFirst("CAP_".count).lowercased())"
-        }
-        return ["setpriv", "--inh-caps=-all", "--bounding-set=\((["-all"] + names).joined(separator: ","))"]
     }
 
     /// Ends the daemon and returns its exit code.

@@ -151,4 +151,17 @@ enum Build {
     static var probe: URL { directory.appending(path: "vip-probe") }
     static var mockLogind: URL { directory.appending(path: "vip-mock-logind") }
     static var controller: URL { directory.appending(path: "vip-bpfctl") }
+
+    /// What runs a command with exactly the capabilities of a unit in `packaging`.
+    static func leastPrivileges(of unit: String) throws -> [String] {
+        let text = try String(contentsOf: SourceTree.url("packaging/\(unit).service.in"), encoding: .utf8)
+        let key = "CapabilityBoundingSet="
+        guard let line = text.split(separator: "\n").first(where: { $0.hasPrefix(key) }) else {
+            throw HarnessError("\(unit).service says nothing of capabilities")
+        }
+        let names = line.dropFirst(key.count).split(separator: " ").map {
+            "+\($0.dropFirst("CAP_".count).lowercased())"
+        }
+        return ["setpriv", "--inh-caps=-all", "--bounding-set=\((["-all"] + names).joined(separator: ","))"]
+    }
 }
