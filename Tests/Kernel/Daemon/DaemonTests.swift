@@ -566,7 +566,7 @@ struct DaemonTests {
                     assert fields.pop("SYSLOG_IDENTIFIER") == "vip-bpfctl"
                     fields["TIME"] = ""
                     event = {name.removeprefix("VIP_").lower(): value for name, value in fields.items()}
-                    for name in ("priority", "session"):
+                    for name in ("priority", "session", "sockets"):
                         if name in event: event[name] = int(event[name])
                     print(json.dumps(event), flush=True)
                     if event["event"] == "stopped": break

@@ -289,6 +289,15 @@ static bool binds_what_is_not_local(const struct difference *d)
 	       d->outside->error == EINVAL;
 }
 
+/* With IP_FREEBIND, a program outside may take such an address, and send from it. */
+static bool may_not_be_there(const struct difference *d)
+{
+	bool is_far = d->call->kind == BIND ? d->call->address == FAR6 :
+					      d->call->kind == SENDMSG_PKTINFO && d->call->source == FAR6;
+
+	return is_far && d->session->error == EADDRNOTAVAIL && !d->outside->error;
+}
+
 /* From ::1, the kernel sends to an address of another interface, and drops the packet there. */
 static bool goes_from_localhost6(const struct difference *d, const struct call *call,
 				 const struct socket_state *socket)
@@ -597,6 +606,8 @@ const struct known known[] = {
 	{ binds_what_is_not_local, LIMIT,
 	  "an IPv6 address that the host does not have can be bound: net.ipv6.ip_nonlocal_bind, "
 	  "which LO6 needs" },
+	{ may_not_be_there, LIMIT,
+	  "a program with a virtual IP takes no IPv6 address that is neither its own nor the host's" },
 	{ names_localhost_for_host, LIMIT,
 	  "an accepted socket whose peer came from 127.0.0.1 to the host's address says that it "
 	  "is on 127.0.0.1" },
