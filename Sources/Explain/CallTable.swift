@@ -110,6 +110,9 @@ package struct CallTable {
         return asked
     }
 
+    /// What a TCP server gets that binds an address.
+    package func outcome(ofBinding asked: IPAddress) throws(Failure) -> Outcome { try bind(asked, isV6Only: false) }
+
     private func row(_ call: Call, _ asked: IPAddress, _ role: String, isV6Only: Bool) throws(Failure) -> Row {
         let outcomes =
             switch call {

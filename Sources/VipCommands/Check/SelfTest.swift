@@ -120,7 +120,8 @@ struct SelfTest {
         for record in place.records { peers.append(try SelfTestPeer(in: Cgroup(path: record.cgroupPath))) }
         defer { for peer in peers { peer.reap() } }
 
-        var tables: [[CallTable.Row]] = []
+        var tables: [CallTable] = []
+        var programs: [ExplainedProgram] = []
         var sessions: [LiveSession] = []
         var features: UInt32 = 0
         var name = ""
@@ -137,9 +138,15 @@ struct SelfTest {
             (name, features) = (choice.name, choice.features)
             _ = try peer.ask("name \(name)", signals)
             program.processName = Array(name.utf8)
-            host.setProgram(program)
-            tables.append(try CallTable(session: session, host: host, port: nil).rows(maps))
+            programs.append(program)
+            tables.append(CallTable(session: session, host: host, port: nil))
             sessions.append(session)
+        }
+        /// The hooks' results for a program of the test.
+        func asking<T>(_ number: Int, _ body: (CallTable) throws(Failure) -> T) throws(Failure) -> T {
+            host.setCgroup(place.records[number].cgroupID)
+            host.setProgram(programs[number])
+            return try body(tables[number])
         }
         let addresses = place.records.map { record in
             record.addresses.isEmpty
@@ -164,8 +171,19 @@ struct SelfTest {
                 ))
             return facts
         }
+        let foreign = try asking(0) { table throws(Failure) in
+            var foreign: [SelfTestRows.Foreign] = []
+            for address in sessions[1].virtualIPs + sessions[1].loopbacks {
+                foreign.append(.init(address: address, bound: try table.outcome(ofBinding: address)))
+            }
+            return foreign
+        }
         var rows = SelfTestRows(
-            peers: (peers[0], peers[1]), tables: (tables[0], tables[1]), sessions: (sessions[0], sessions[1]))
+            peers: (peers[0], peers[1]),
+            tables: (
+                try asking(0) { table throws(Failure) in try table.rows(maps) },
+                try asking(1) { table throws(Failure) in try table.rows(maps) }
+            ), sessions: (sessions[0], sessions[1]), foreign: foreign)
         facts += try rows.run(signals)
         facts += try rows.names(signals, applies: features & VIP_V.rawValue != 0)
         return facts
