@@ -292,8 +292,9 @@ static bool binds_what_is_not_local(const struct difference *d)
 /* With IP_FREEBIND, a program outside may take such an address, and send from it. */
 static bool may_not_be_there(const struct difference *d)
 {
-	bool is_far = d->call->kind == BIND ? d->call->address == FAR6 :
-					      d->call->kind == SENDMSG_PKTINFO && d->call->source == FAR6;
+	bool is_far = d->call->kind == BIND ?
+			      d->call->address == FAR6 :
+			      d->call->kind == SENDMSG_PKTINFO && d->call->source == FAR6;
 
 	return is_far && d->session->error == EADDRNOTAVAIL && !d->outside->error;
 }
@@ -607,7 +608,8 @@ const struct known known[] = {
 	  "an IPv6 address that the host does not have can be bound: net.ipv6.ip_nonlocal_bind, "
 	  "which LO6 needs" },
 	{ may_not_be_there, LIMIT,
-	  "a program with a virtual IP takes no IPv6 address that is neither its own nor the host's" },
+	  "a program with a virtual IP takes no IPv6 address that is neither its own nor the "
+	  "host's" },
 	{ names_localhost_for_host, LIMIT,
 	  "an accepted socket whose peer came from 127.0.0.1 to the host's address says that it "
 	  "is on 127.0.0.1" },
