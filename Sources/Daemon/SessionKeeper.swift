@@ -167,12 +167,16 @@ final class SessionKeeper {
         let ended = records.filter { $0.end != nil && !isBetweenPrograms($0, desired) }
         for record in records where record.end == nil { emptySince[record.cgroupPath] = nil }
         guard !ended.isEmpty else { return records }
-        let closed = try context.change { change throws(Failure) in try change.closeEnded(ended) }
-        for (session, reason) in closed {
-            for event in Event.closing(of: session, because: reason) { context.log.report(event) }
+        let result = try context.change { change throws(Failure) in
+            let result = try change.closeEnded(ended)
+            for (session, reason) in result.closed {
+                for event in Event.closing(of: session, because: reason) { context.log.report(event) }
+            }
+            report(result.reopened, change)
+            return result
         }
-        let ids = Set(closed.map(\.closed.record.id))
-        return records.filter { !ids.contains($0.id) }
+        let ids = Set(result.closed.map(\.closed.record.id))
+        return records.filter { !ids.contains($0.id) } + result.reopened
     }
 
     /// Whether the cgroup of a user who is logged in was empty only for a short time. When the user's systemd restarts,
@@ -255,14 +259,18 @@ final class SessionKeeper {
     private func open(_ missing: [DesiredSession], _ mounts: MountTable) throws(Failure) -> [SessionRecord] {
         try context.change { change throws(Failure) in
             let records = try change.open(requests(missing, mounts, change))
-            // The change reports the warnings itself.
-            let opened = Opened(
-                records: records, warnings: [], unaddressed: change.unaddressed, squatters: change.squatters)
-            for event in Event.opening(of: opened) { context.log.report(event) }
-            for refused in opened.unaddressed {
-                troubles.note(.noAddress(session: refused.session, family: nil), "\(refused.failure)")
-            }
+            report(records, change)
             return records
+        }
+    }
+
+    /// Reports the opening of sessions. The change reports the warnings itself.
+    private func report(_ records: [SessionRecord], _ change: borrowing Change) {
+        let opened = Opened(
+            records: records, warnings: [], unaddressed: change.unaddressed, squatters: change.squatters)
+        for event in Event.opening(of: opened) { context.log.report(event) }
+        for refused in opened.unaddressed {
+            troubles.note(.noAddress(session: refused.session, family: nil), "\(refused.failure)")
         }
     }
 

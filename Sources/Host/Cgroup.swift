@@ -283,6 +283,40 @@ public struct Cgroup: Sendable, Hashable {
         }
     }
 
+    /// Whether freezing the cgroup was asked for: cgroup.freeze, Linux 5.2. `false` if it no longer exists.
+    ///
+    /// - Throws: ``Failure`` for the root, and if the file cannot be read.
+    public func isFrozen() throws(Failure) -> Bool {
+        let what = "read whether cgroup \(path) is frozen"
+        guard !isRoot else { throw Failure(.failed, what, "it is the root of cgroup v2") }
+        guard isSame else { return false }
+        do throws(Errno) {
+            return try readWholeFile(path.appending("cgroup.freeze")).first == UInt8(ascii: "1")
+        } catch {
+            if Self.isGone(error) { return false }
+            throw Failure(what, errno: error)
+        }
+    }
+
+    /// Freezes or thaws the cgroup and all below it: cgroup.freeze. A process that enters a frozen cgroup does not run
+    /// before it is thawed. Does not wait until the processes in it have stopped. It is no error if the cgroup no longer
+    /// exists.
+    ///
+    /// - Throws: ``Failure`` for the root, and if the file cannot be written.
+    public func setFrozen(_ isFrozen: Bool) throws(Failure) {
+        let what = "\(isFrozen ? "freeze" : "thaw") cgroup \(path)"
+        guard !isRoot else { throw Failure(.failed, what, "it is the root of cgroup v2") }
+        guard isSame else { return }
+        do throws(Errno) {
+            let file = try openFile(path.appending("cgroup.freeze"), O_WRONLY)
+            defer { close(file) }
+            guard write(file, isFrozen ? "1" : "0", 1) == 1 else { throw Errno(rawValue: errno) }
+        } catch {
+            guard isSame else { return }
+            throw Failure(what, errno: error)
+        }
+    }
+
     /// Moves a process, with all its threads, into the cgroup: cgroup.procs.
     ///
     /// - Throws: ``Failure`` if there is no such process or cgroup, and (not permitted) without the privilege.

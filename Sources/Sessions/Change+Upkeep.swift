@@ -3,6 +3,7 @@
 import BPFLoader
 import CVipABI
 public import Host
+import Logging
 public import Network
 public import Policy
 import PolicyMaps
@@ -26,6 +27,19 @@ public struct Upkeep: Sendable {
     public var hasHostChanged = false
 
     public init() {}
+}
+
+/// The result of ``Change/closeEnded(_:)``.
+public struct EndedSessions: Sendable {
+    /// The closed ones, and why each has ended.
+    public var closed: [(closed: ClosedSession, reason: String)] = []
+    /// Those of them that a program has entered meanwhile. They are open again.
+    public var reopened: [SessionRecord] = []
+}
+
+extension Registry.Setting {
+    /// The paths of the cgroups that are frozen while their sessions are closed, a line each.
+    static let frozen = Registry.Setting(rawValue: "frozen")
 }
 
 extension Instance {
@@ -151,18 +165,92 @@ extension Change {
 
     /// Closes those of the sessions that have ended, by ``SessionRecord/end``, and that still exist.
     ///
-    /// - Returns: the closed ones, and why each has ended.
-    public func closeEnded(_ records: [SessionRecord]) throws(Failure) -> [(closed: ClosedSession, reason: String)] {
-        var ended: [(record: SessionRecord, reason: String)] = []
+    /// Their cgroups are frozen for as long as that takes, so that a program that starts there meanwhile does not run
+    /// without a session: it waits until the session is open again.
+    public mutating func closeEnded(_ records: [SessionRecord]) throws(Failure) -> EndedSessions {
+        var ended: [SessionRecord] = []
         for record in records {
             guard let now = try registry.session(id: record.id), now.cgroupID == record.cgroupID,
-                now.bootID == record.bootID, let reason = now.end
+                now.bootID == record.bootID, now.end != nil
             else { continue }
-            ended.append((now, reason))
+            ended.append(now)
         }
-        guard !ended.isEmpty else { return [] }
-        let counts = try tearDown(ended.map { ($0.record, $0.record.isCgroupThere ? .cgroupEmpty : .cgroupGone) })
-        return ended.map { (ClosedSession(record: $0.record, destroyedSockets: counts[$0.record.id]), $0.reason) }
+        guard !ended.isEmpty else { return EndedSessions() }
+        let frozen = try freeze(ended.filter(\.isCgroupThere).map(\.cgroup))
+        var result = EndedSessions()
+        do {
+            defer { thaw(frozen) }
+            var closing: [(record: SessionRecord, reason: String)] = []
+            for record in ended {
+                if let reason = record.end { closing.append((record, reason)) }
+            }
+            let counts = try tearDown(closing.map { ($0.record, $0.record.isCgroupThere ? .cgroupEmpty : .cgroupGone) })
+            result.closed = closing.map {
+                (ClosedSession(record: $0.record, destroyedSockets: counts[$0.record.id]), $0.reason)
+            }
+            reopenEntered(&result)
+        }
+        // A program that came just before the thaw has run for a moment without a session, as any that comes later.
+        reopenEntered(&result)
+        return result
+    }
+
+    /// Opens those of the closed sessions again that programs have entered.
+    private mutating func reopenEntered(_ result: inout EndedSessions) {
+        for record in result.closed.map(\.closed.record)
+        where record.isCgroupThere && !result.reopened.contains(where: { $0.cgroupID == record.cgroupID }) {
+            guard (try? record.cgroup.isPopulated()) == true else { continue }
+            result.reopened += reopen(record)
+        }
+    }
+
+    /// Opens a session again that a program has entered while it was being closed.
+    private mutating func reopen(_ record: SessionRecord) -> [SessionRecord] {
+        var request = SessionRequest(cgroup: record.cgroup)
+        request.id = record.id
+        request.prefersID = true
+        request.allowReserved = true
+        request.user = record.user
+        request.policy = record.policy
+        request.keeper = record.keeper
+        request.opensWithoutAddress = true
+        do throws(Failure) {
+            return try open([request])
+        } catch {
+            warnings.append("a program of \(record.cgroupPath) runs without a session: \(error)")
+            return []
+        }
+    }
+
+    /// Freezes cgroups, but for those that somebody else has frozen. They are noted first, so that they are thawed after
+    /// a kill, too. One that cannot be frozen is a warning.
+    ///
+    /// - Returns: the frozen ones.
+    private mutating func freeze(_ cgroups: [Cgroup]) throws(Failure) -> [Cgroup] {
+        let thawed = cgroups.filter { (try? $0.isFrozen()) == false }
+        guard !thawed.isEmpty else { return [] }
+        try registry.set(.frozen, to: thawed.map(\.path.string).joined(separator: "\n"))
+        for cgroup in thawed {
+            do throws(Failure) { try cgroup.setFrozen(true) } catch { warnings.append("\(error)") }
+        }
+        return thawed
+    }
+
+    private func thaw(_ cgroups: [Cgroup]) {
+        guard !cgroups.isEmpty else { return }
+        do throws(Failure) {
+            for cgroup in cgroups { try cgroup.setFrozen(false) }
+            try registry.set(.frozen, to: nil)
+        } catch {
+            logger.error("\(error); the next change tries again")
+        }
+    }
+
+    /// Thaws the cgroups that a killed ``closeEnded(_:)`` has left frozen.
+    func thawLeftovers() throws(Failure) {
+        guard let noted = try registry.value(of: .frozen) else { return }
+        thaw(noted.split(separator: "\n").compactMap { try? Cgroup(path: FilePath(String($0))) })
+        try registry.set(.frozen, to: nil)
     }
 
     /// The session of a cgroup, or `nil`.

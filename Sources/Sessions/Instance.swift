@@ -154,9 +154,10 @@ public struct Change: ~Copyable {
 
     // MARK: Repair
 
-    /// Completes or undoes what a killed command has left: a policy that is half applied, sessions that are half open
+    /// Completes or undoes what a killed command has left: a cgroup that is frozen, a policy that is half applied, sessions that are half open
     /// or half closed, sessions of an earlier boot, and sessions of a `run` that has ended.
     fileprivate func repair() throws(Failure) {
+        try thawLeftovers()
         try settlePendingPolicy()
         try settleAddresses()
         try removeAbandonedRunCgroups()

@@ -66,6 +66,104 @@ struct DaemonTests {
         }
     }
 
+    /// A user's slice that empties and fills within milliseconds: each program is in the session from its first call on.
+    @Test func noProgramBeginsOutside() throws {
+        try host { host in
+            try host.start()
+            try host.event("logind_followed")
+            let shell = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            #expect(try host.event("address_given").address == "198.51.100.16")
+            let rounds = """
+                import os, socket, sys
+                procs = open(sys.argv[1] + "/cgroup.procs", "w", buffering=1)
+                print("ready", flush=True)
+                sys.stdin.readline()
+                others = []
+                for round in range(1000):
+                    child = os.fork()
+                    if not child:
+                        procs.write(str(os.getpid()))
+                        procs.flush()
+                        s = socket.socket()
+                        s.bind(("0.0.0.0", 0))
+                        os._exit(s.getsockname()[0] != "198.51.100.16")
+                    if os.waitpid(child, 0)[1]: others.append(round)
+                print(others, flush=True)
+                """
+            let filler = try host.sandbox.start(
+                ["python3", "-c", rounds, "\(host.sandbox.cgroup)/\(DaemonHost.slice(1001))"], in: "outside")
+            #expect(try filler.readLine() == "ready")
+            try host.end(shell)
+            try filler.write("go\n")
+            #expect(try filler.readLine() == "[]")
+            try host.event("session_closed")
+        }
+    }
+
+    /// Stops the daemon while it closes a session whose cgroup it has frozen.
+    private func stopWhileClosing(_ host: DaemonHost, _ body: (Int32) throws -> Void) throws {
+        let slice = "\(host.sandbox.cgroup)/\(DaemonHost.slice(1001))"
+        // The cgroup is frozen for some milliseconds, so it is not always seen.
+        for _ in 0..<50 {
+            let shell = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            try host.event("session_opened")
+            try host.logind("user -1001")
+            let daemon = try #require(host.daemon).pid
+            try host.end(shell)
+            // A wait would take longer than the daemon does.
+            let end = ContinuousClock.now + .seconds(1)
+            while try KernelFile.read("\(slice)/cgroup.freeze") != "1\n", ContinuousClock.now < end {}
+            kill(daemon, SIGSTOP)
+            if try KernelFile.read("\(slice)/cgroup.freeze") == "1\n" { return try body(daemon) }
+            kill(daemon, SIGCONT)
+            try host.event("session_closed")
+        }
+        Issue.record("the cgroup was never seen frozen")
+    }
+
+    @Test func aProgramThatComesWhileTheSessionCloses() throws {
+        try host { host in
+            try host.start()
+            try host.event("logind_followed")
+            try stopWhileClosing(host) { daemon in
+                let slice = DaemonHost.slice(1001)
+                let program = try host.sandbox.start([Build.probe.path], in: slice)
+                try wait(for: "\(program.pid) to be in \(slice)") {
+                    try KernelFile.read("\(host.sandbox.cgroup)/\(slice)/cgroup.procs").contains("\(program.pid)\n")
+                }
+                kill(daemon, SIGCONT)
+                try wait(for: "the session to be open") { try host.sessions().map(\.state) == ["open"] }
+                let probe = Probe(program)
+                try probe.must("socket s tcp")
+                try probe.must("bind s 0.0.0.0 5999")
+                #expect(try probe.must("getsockname s").endpoint == "198.51.100.16:5999")
+                #expect(try KernelFile.read("\(host.sandbox.cgroup)/\(slice)/cgroup.freeze") == "0\n")
+                try host.end(program)
+                try wait(for: "the session to be closed") { try host.sessions().isEmpty }
+            }
+        }
+    }
+
+    @Test func aKillWhileTheSessionCloses() throws {
+        try host { host in
+            try host.start()
+            try host.event("logind_followed")
+            try stopWhileClosing(host) { _ in
+                let freeze = "\(host.sandbox.cgroup)/\(DaemonHost.slice(1001))/cgroup.freeze"
+                try host.stop(SIGKILL)
+                #expect(try KernelFile.read(freeze) == "1\n")
+                // The next change of whatever kind.
+                try host.sandbox.mustCtl("policy", "apply", host.sandbox.policyFile(Self.policy()))
+                #expect(try KernelFile.read(freeze) == "0\n")
+                // It may have been killed before it began to close.
+                try host.start()
+                try wait(for: "the session to be closed") { try host.sessions().isEmpty }
+            }
+        }
+    }
+
     /// The user's last program has passed a listener to another process before it ended.
     @Test func socketsEndWithTheSession() throws {
         try host(Self.policy(programs: "[\"*\"]")) { host in
