@@ -8,7 +8,7 @@
  *
  * The maps, and a worked example: cgroup 8121 is session 7, user "ann", virtual IP 10.20.0.17.
  *
- *   config      [0]                    -> { abi 4, generation 6, one level: 4, ... }
+ *   config      [0]                    -> { abi 4, generation 6, one level: 4, one door: user.slice, ... }
  *   sessions    [8121]                 -> { vip4 10.20.0.17, id 7, policy { 0, 2 }, netns 1 }
  *   ids         [7]                    -> 8121
  *   addresses   [::ffff:10.20.0.17]    -> { VIP_OWNER_SESSION, 7 }
@@ -21,6 +21,7 @@
  *   verdicts    [which program this is] -> the result of the three look-ups above, for a generation
  *   sockets     (on the socket)        -> what cannot be computed from its addresses
  *   listeners   [{ 8121, port 9000 }]  -> the session's dual-stack TCP server on that port
+ *   listener_counts [8121]             -> 1: how many of these the session has
  *   counters    [hook]                 -> how many calls had which outcome, on each CPU
  *   watchers    [0]                    -> who watches events: until when, and which
  *   watcher_rings [slot]               -> the ring buffer of struct vip_event that a watcher reads
@@ -47,6 +48,7 @@
 #define VIP_HOST_ADDRESSES_MAX \
 	8 /* of a family that config holds itself; a host with more looks in the map */
 #define VIP_LEVELS_MAX 8 /* how many different depths of the cgroup tree sessions may be at */
+#define VIP_DOORS_MAX 8	 /* attached cgroups that config holds */
 #define VIP_LEVEL_NONE 0xffffffff /* as an int -1: bpf_get_current_ancestor_cgroup_id says 0 */
 #define VIP_LISTENER_SLOTS 4	  /* of servers that share a port, how many are noted */
 #define VIP_NAME_MAX 64	     /* an executable's name with its NUL; longer ones match by path only */
@@ -73,12 +75,26 @@ enum vip_hook {
 	VIP_HOOK_SK_LOOKUP, /* finds them again; of the network namespace, not of a cgroup */
 	VIP_HOOK_SETSOCKOPT,
 	VIP_HOOK_SOCK_CREATE,
+	/* Of programs of no session, below the guarded cgroup. */
+	VIP_HOOK_GUARD_BIND4,
+	VIP_HOOK_GUARD_CONNECT4,
+	VIP_HOOK_GUARD_SENDMSG4,
+	VIP_HOOK_GUARD_BIND6,
+	VIP_HOOK_GUARD_CONNECT6,
+	VIP_HOOK_GUARD_SENDMSG6,
 	VIP_HOOK_COUNT,
 };
 
 /* An address of either family as 16 bytes: IPv4 in mapped form. */
 struct vip_address {
 	__be32 word[4];
+};
+
+/* An attached cgroup: sessions are made below it. */
+struct vip_door {
+	__u64 cgroup;
+	__u32 level; /* its depth below the cgroup root */
+	__u32 reserved;
 };
 
 /* config: ARRAY of one. */
@@ -98,12 +114,15 @@ struct vip_config {
 	struct vip_address
 		host6[VIP_HOST_ADDRESSES_MAX]; /* its IPv6 addresses, link-local ones too */
 	__be32 loopback6[3]; /* the 96 bits before each session's ID + 1; 0: there is no LO6 */
-	__u32 reserved;
+	__u32 door_count;    /* entries of doors in use */
+	__u64 netns;	     /* SO_NETNS_COOKIE of the network namespace of the sessions */
+	struct vip_door doors[VIP_DOORS_MAX];
 	__u8 object_id[VIP_OBJECT_ID_MAX]; /* SHA-256 of the object the pinned programs are from */
 };
 
 enum vip_config_flag {
 	VIP_CONFIG_AS_REQUESTED = 1 << 0, /* some policy in force has wildcardName: asRequested */
+	VIP_CONFIG_DENY_OUTSIDE = 1 << 1, /* the base policy has withoutSession: deny */
 };
 
 /* sessions: HASH by cgroup ID (__u64), the inode number of the cgroup's directory. */
@@ -144,8 +163,8 @@ struct vip_prefix {
 
 /* policies: ARRAY of VIP_BANKS * VIP_POLICIES_PER_BANK. */
 struct vip_policy {
-	__u32 flags; /* enum vip_policy_flag */
-	__u32 reserved;
+	__u32 flags;	      /* enum vip_policy_flag */
+	__u32 listener_limit; /* how many dual-stack TCP servers of a session are noted */
 	__u64 excluded_ports
 		[1024]; /* one bit a port, host order: port p is bit p % 64 of word p / 64 */
 };
@@ -162,8 +181,13 @@ enum vip_policy_flag {
 	VIP_POLICY_ISOLATION = 1 << 8,
 	VIP_POLICY_AS_REQUESTED = 1 << 9,    /* wildcardName: asRequested; else virtual */
 	VIP_POLICY_EXCLUDED_PORTS = 1 << 10, /* excluded_ports has a bit set */
-	VIP_POLICY_LISTS = 1 << 11, /* some list that is in use names programs one by one */
+	VIP_POLICY_LISTS = 1 << 11,	   /* some list that is in use names programs one by one */
+	VIP_POLICY_DENY_OUTSIDE = 1 << 12, /* withoutSession: deny. Of the base policy only */
 };
+
+/* What holds for a program of no session under withoutSession: deny. It is as one of a session without addresses. */
+#define VIP_POLICY_OUTSIDE \
+	(VIP_POLICY_VIRTUAL_IP | VIP_POLICY_VIRTUAL_IP_ALL | VIP_POLICY_ISOLATION)
 
 enum vip_list {
 	VIP_LIST_VIRTUAL_IP,
@@ -234,6 +258,8 @@ enum vip_socket_flag {
 	VIP_SOCKET_MAPPED_PEER = 1 << 5,
 	/* It has the address that bind named, and no port yet. */
 	VIP_SOCKET_NAMED_SOURCE = 1 << 6,
+	/* It is in `listeners`, and counted in `listener_counts`. */
+	VIP_SOCKET_NOTED = 1 << 7,
 };
 
 /*
@@ -246,6 +272,11 @@ struct vip_listener {
 	__u32 slot;   /* 0…VIP_LISTENER_SLOTS - 1: with SO_REUSEPORT there may be several */
 };
 
+/*
+ * listener_counts: HASH by cgroup ID (__u64) -> __u32. How many dual-stack listeners a session has in `listeners`, so that
+ * none takes the room of all.
+ */
+
 /* What became of a call. The first three let it go on; the errno of the others is beside each. */
 enum vip_outcome {
 	VIP_SEEN,	 /* left as it is */
@@ -254,7 +285,7 @@ enum vip_outcome {
 	VIP_REFUSED_ISOLATION,	 /* EADDRNOTAVAIL: the address is another session's */
 	VIP_REFUSED_UNAVAILABLE, /* EADDRNOTAVAIL: no virtual IP, and the policy says deny */
 	VIP_REFUSED_PEER,	 /* ECONNREFUSED: the peer is another session's loopback */
-	VIP_REFUSED_IN_USE,	 /* EADDRINUSE; of sock_ops: no room to note a listener */
+	VIP_REFUSED_IN_USE, /* EADDRINUSE; of sock_ops: a listener is not noted, its session has too many */
 	VIP_REFUSED_UNSUPPORTED, /* ENOPROTOOPT, EPROTONOSUPPORT: it would go around the other hooks */
 	VIP_OUTCOME_COUNT,
 	VIP_OUTCOMES_MAX = 8,
@@ -293,7 +324,7 @@ struct vip_watchers {
 struct vip_event {
 	__u64 time;	/* CLOCK_BOOTTIME, ns */
 	__u64 cgroup;	/* of the session */
-	__u32 session;	/* its ID */
+	__u32 session;	/* its ID; 0 of a program of no session */
 	__u32 tgid;	/* the process, in the initial PID namespace */
 	__u32 uid;	/* its real user, in the initial user namespace */
 	__u16 error;	/* errno of a call that was refused, else 0 */
@@ -314,7 +345,8 @@ struct vip_event {
 
 #define VIP_ASSERT_SIZE(type, size) \
 	_Static_assert(sizeof(type) == (size), #type " changed its size")
-VIP_ASSERT_SIZE(struct vip_config, 264);
+VIP_ASSERT_SIZE(struct vip_door, 16);
+VIP_ASSERT_SIZE(struct vip_config, 400);
 VIP_ASSERT_SIZE(struct vip_session, 40);
 VIP_ASSERT_SIZE(struct vip_address, 16);
 VIP_ASSERT_SIZE(struct vip_address_owner, 8);

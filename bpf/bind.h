@@ -33,7 +33,7 @@ static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_famil
 
 	/* A socket that has a port cannot be bound again; the kernel refuses that itself. */
 	if (vip_is_foreign(ctx, family) || (sk && sk->src_port) ||
-	    !vip_find_session(ctx, &call, &caller) || !vip_find_policy(&call, &caller))
+	    !vip_find_caller(ctx, &call, &caller))
 		return VIP_PROCEED;
 	facts->user_addr = vip_user_addr(ctx, family);
 	facts->asked = vip_class_of(family, &facts->own, facts->user_addr);

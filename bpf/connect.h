@@ -185,8 +185,7 @@ static __always_inline int vip_on_connect(struct bpf_sock_addr *ctx, enum vip_fa
 	struct vip_caller caller;
 	enum vip_action to;
 
-	if (vip_is_foreign(ctx, family) || !vip_find_session(ctx, &call, &caller) ||
-	    !vip_find_policy(&call, &caller))
+	if (vip_is_foreign(ctx, family) || !vip_find_caller(ctx, &call, &caller))
 		return VIP_PROCEED;
 	facts->user_addr = vip_user_addr(ctx, family);
 	facts->local_addr = sk ? vip_local_addr(sk, family) : vip_wildcard(family);

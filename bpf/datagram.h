@@ -55,7 +55,7 @@ static __always_inline int vip_on_sendmsg(struct bpf_sock_addr *ctx, enum vip_fa
 		if (vip_same(family, end, facts->local_addr))
 			return VIP_PROCEED;
 	}
-	if (!vip_find_session(ctx, &call, &caller) || !vip_find_policy(&call, &caller))
+	if (!vip_find_caller(ctx, &call, &caller))
 		return VIP_PROCEED;
 	if (is_to_peer) {
 		source = vip_class_of(family, &facts->own, facts->local_addr);

@@ -7,34 +7,54 @@
 #define VIP_BPF_DUAL_STACK_H
 
 #include "memory.h"
+#include "session.h"
 #include "watch.h"
 
-/*
- * Notes a TCP server that asked for :: as it begins to listen. It runs some nine times in the life of every TCP
- * connection below the attached cgroups (connect, established, and where the kernel asks for initial values), so
- * everything else leaves at the first compare.
- */
-static __always_inline int vip_on_sock_ops(struct bpf_sock_ops *ctx)
+/* Counts a server of the session, and says whether the session may have one more. */
+static __always_inline int vip_count_listener(__u64 cgroup)
 {
-	struct vip_listener key = {};
-	struct vip_socket *row;
-	struct tcp_sock *tcp;
-	struct bpf_sock *sk;
+	const struct vip_session *session = bpf_map_lookup_elem(&sessions, &cgroup);
+	const struct vip_config *in_force = vip_config();
+	const struct vip_policy *policy;
+	__u32 bank, key, none = 0;
+	__u32 *count;
 
-	if (ctx->op != BPF_SOCK_OPS_TCP_LISTEN_CB || ctx->family != AF_INET6)
+	if (!session || !in_force)
+		return 0;
+	bank = in_force->generation & 1;
+	key = bank * VIP_POLICIES_PER_BANK + (session->policy[bank] & (VIP_POLICIES_PER_BANK - 1));
+	policy = bpf_map_lookup_elem(&policies, &key);
+	count = bpf_map_lookup_elem(&listener_counts, &cgroup);
+	if (!count) {
+		bpf_map_update_elem(&listener_counts, &cgroup, &none, BPF_NOEXIST);
+		count = bpf_map_lookup_elem(&listener_counts, &cgroup);
+	}
+	if (!policy || !count)
+		return 0;
+	if (__sync_fetch_and_add(count, 1) < policy->listener_limit)
 		return 1;
-	sk = ctx->sk;
-	if (!sk)
-		return 1;
-	row = vip_sock_row(sk);
-	if (!row || !(row->flags & VIP_SOCKET_DUAL))
-		return 1;
-	/* In a socket map, a subflow of MPTCP breaks (on kernels before the one that refuses it). */
-	tcp = bpf_skc_to_tcp_sock(sk);
-	if (!tcp || (bpf_core_field_exists(tcp->is_mptcp) && tcp->is_mptcp))
-		return 1;
-	key.cgroup = row->cgroup;
-	key.port = ctx->local_port;
+	__sync_fetch_and_add(count, -1);
+	return 0;
+}
+
+static __always_inline void vip_uncount_listener(__u64 cgroup)
+{
+	__u32 *count = bpf_map_lookup_elem(&listener_counts, &cgroup);
+
+	/* The row may have ended with an earlier session of the cgroup. */
+	if (count && *(volatile __u32 *)count)
+		__sync_fetch_and_add(count, -1);
+}
+
+/* Notes a TCP server that asked for ::. */
+static __always_inline void vip_note_listener(struct bpf_sock_ops *ctx, struct vip_socket *row)
+{
+	struct vip_listener key = { .cgroup = row->cgroup, .port = ctx->local_port };
+
+	if (!vip_count_listener(key.cgroup)) {
+		vip_count(VIP_HOOK_SOCK_OPS, VIP_REFUSED_IN_USE);
+		return;
+	}
 	/*
 	 * Several servers may share the port by SO_REUSEPORT. The kernel chooses among all of them when it is led to one;
 	 * a few are noted, so that the end of one does not hide the others.
@@ -43,11 +63,52 @@ static __always_inline int vip_on_sock_ops(struct bpf_sock_ops *ctx)
 	for (__u32 slot = 0; slot < VIP_LISTENER_SLOTS; slot++) {
 		key.slot = slot;
 		if (!bpf_sock_hash_update(ctx, &listeners, &key, BPF_NOEXIST)) {
+			row->flags |= VIP_SOCKET_NOTED;
+			/* For the end of the listener. Its connections have the flag too. */
+			bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags |
+							       BPF_SOCK_OPS_STATE_CB_FLAG);
 			vip_count(VIP_HOOK_SOCK_OPS, VIP_SEEN);
-			return 1;
+			return;
 		}
 	}
+	vip_uncount_listener(key.cgroup);
 	vip_count(VIP_HOOK_SOCK_OPS, VIP_REFUSED_IN_USE);
+}
+
+/*
+ * Sees a TCP server that asked for :: begin to listen, and end. It runs some nine times in the life of every TCP
+ * connection below the attached cgroups (connect, established, and where the kernel asks for initial values), so
+ * everything else leaves at the first compare.
+ */
+static __always_inline int vip_on_sock_ops(struct bpf_sock_ops *ctx)
+{
+	int begins = ctx->op == BPF_SOCK_OPS_TCP_LISTEN_CB;
+	struct vip_socket *row;
+	struct tcp_sock *tcp;
+	struct bpf_sock *sk;
+
+	if ((!begins && ctx->op != BPF_SOCK_OPS_STATE_CB) || ctx->family != AF_INET6)
+		return 1;
+	if (!begins && ctx->args[0] != BPF_TCP_LISTEN)
+		return 1;
+	sk = ctx->sk;
+	if (!sk)
+		return 1;
+	row = vip_sock_row(sk);
+	if (!row || !(row->flags & VIP_SOCKET_DUAL))
+		return 1;
+	if (!begins) {
+		if (row->flags & VIP_SOCKET_NOTED) {
+			row->flags &= ~VIP_SOCKET_NOTED;
+			vip_uncount_listener(row->cgroup);
+		}
+		return 1;
+	}
+	/* In a socket map, a subflow of MPTCP breaks (on kernels before the one that refuses it). */
+	tcp = bpf_skc_to_tcp_sock(sk);
+	if (!tcp || (bpf_core_field_exists(tcp->is_mptcp) && tcp->is_mptcp))
+		return 1;
+	vip_note_listener(ctx, row);
 	return 1;
 }
 

@@ -32,44 +32,52 @@ static __always_inline const struct vip_config *vip_config(void)
 }
 
 /*
- * The calling task's session: the one whose cgroup is the task's or above it. Sessions do not nest, and nearly always
- * they are all at one depth, so this is one helper and one look-up however deep the task is. The task counts, not the
- * socket: a socket that was passed to another session's process is that session's. But a socket of another network
- * namespace, so of a container in the session, is left alone. `ctx` is the program's context.
+ * The row of the calling task's session; NULL if it is in none. The session is the one whose cgroup is the task's or
+ * above it. Sessions do not nest, and nearly always they are all at one depth, so this is one helper and one look-up
+ * however deep the task is. The task counts, not the socket: a socket that was passed to another session's process is
+ * that session's.
+ */
+static __always_inline const struct vip_session *
+vip_session_of_task(const struct vip_config *in_force, __u64 *cgroup)
+{
+	__u32 count = in_force->level_count;
+
+	for (__u32 i = 0; i < VIP_LEVELS_MAX; i++) {
+		const struct vip_session *session;
+
+		if (i >= count)
+			break;
+		*cgroup = bpf_get_current_ancestor_cgroup_id(in_force->levels[i]);
+		if (!*cgroup) /* the task is not that deep, or the slot is free */
+			continue;
+		session = bpf_map_lookup_elem(&sessions, cgroup);
+		if (session)
+			return session;
+	}
+	return 0;
+}
+
+/*
+ * Finds the calling task's session. A socket of another network namespace, so of a container in the session, is left
+ * alone. `ctx` is the program's context.
  */
 static __always_inline int vip_find_session(void *ctx, struct vip_call *call,
 					    struct vip_caller *caller)
 {
-	const struct vip_config *in_force = vip_config();
-	__u32 count;
+	const struct vip_session *session;
 
-	if (!in_force)
+	caller->config = vip_config();
+	if (!caller->config)
 		return 0;
-	caller->config = in_force;
-	caller->generation = *(const volatile __u32 *)&in_force->generation;
-	count = in_force->level_count;
-	for (__u32 i = 0; i < VIP_LEVELS_MAX; i++) {
-		const struct vip_session *session;
-		__u64 cgroup;
-
-		if (i >= count)
-			break;
-		cgroup = bpf_get_current_ancestor_cgroup_id(in_force->levels[i]);
-		if (!cgroup) /* the task is not that deep, or the slot is free */
-			continue;
-		session = bpf_map_lookup_elem(&sessions, &cgroup);
-		if (session) {
-			if (session->netns != bpf_get_netns_cookie(ctx))
-				return 0;
-			/* It is copied: a row that is replaced may be another session's before this program ends. */
-			call->facts.own = vip_own_of(call->family, session->id, session->vip4,
-						     session->vip6, in_force->loopback6);
-			call->cgroup = cgroup;
-			caller->number = session->policy[caller->generation & 1];
-			return 1;
-		}
-	}
-	return 0;
+	caller->generation = *(const volatile __u32 *)&caller->config->generation;
+	session = vip_session_of_task(caller->config, &call->cgroup);
+	if (!session || session->netns != bpf_get_netns_cookie(ctx))
+		return 0;
+	/* It is copied: a row that is replaced may be another session's before this program ends. */
+	call->facts.own = vip_own_of(call->family, session->id, session->vip4, session->vip6,
+				     caller->config->loopback6);
+	caller->number = session->policy[caller->generation & 1];
+	return 1;
 }
 
 static __always_inline int vip_find_policy(struct vip_call *call, struct vip_caller *caller)
@@ -82,6 +90,70 @@ static __always_inline int vip_find_policy(struct vip_call *call, struct vip_cal
 	if (!caller->policy)
 		return 0;
 	call->facts.flags = caller->policy->flags;
+	return 1;
+}
+
+/* Whether the calling task is root of the initial user namespace. */
+static __always_inline int vip_is_root(void)
+{
+	return !(__u32)bpf_get_current_uid_gid();
+}
+
+/*
+ * Whether the calling task is where sessions are made: below an attached cgroup, not in it. A global function, so that
+ * the verifier goes through it once.
+ */
+__noinline int vip_is_at_door(void)
+{
+	const struct vip_config *in_force = vip_config();
+
+	if (!in_force)
+		return 0;
+	for (__u32 i = 0; i < VIP_DOORS_MAX; i++) {
+		const struct vip_door *door = &in_force->doors[i];
+
+		if (i >= in_force->door_count)
+			break;
+		if (bpf_get_current_ancestor_cgroup_id(door->level) == door->cgroup)
+			return bpf_get_current_ancestor_cgroup_id(door->level + 1) != 0;
+	}
+	return 0;
+}
+
+/* Whether withoutSession: deny holds for the calling task, which is in no session. */
+static __always_inline int vip_is_denied_outside(void *ctx, const struct vip_caller *caller)
+{
+	const struct vip_config *in_force = caller->config;
+
+	return in_force && (in_force->flags & VIP_CONFIG_DENY_OUTSIDE) &&
+	       in_force->netns == bpf_get_netns_cookie(ctx) && !vip_is_root() && vip_is_at_door();
+}
+
+/*
+ * The caller's session and its policy. Under withoutSession: deny, a program of no session is as one of a session
+ * without addresses, whose ID is 0.
+ */
+static __always_inline int vip_find_caller(void *ctx, struct vip_call *call,
+					   struct vip_caller *caller)
+{
+	const struct vip_address none = {};
+	int is_outside = 0;
+
+	if (!vip_find_session(ctx, call, caller)) {
+		is_outside = vip_is_denied_outside(ctx, caller);
+		if (!is_outside)
+			return 0;
+		call->facts.own = vip_own_of(call->family, 0, 0, none, caller->config->loopback6);
+		call->cgroup = 0;
+		caller->number = 0;
+	}
+	if (!vip_find_policy(call, caller))
+		return 0;
+	if (!is_outside)
+		return 1;
+	if (!(call->facts.flags & VIP_POLICY_DENY_OUTSIDE)) /* config's flag came first */
+		return 0;
+	call->facts.flags = VIP_POLICY_OUTSIDE;
 	return 1;
 }
 

@@ -3,6 +3,8 @@
  * The hooks: one short program for each. Each gathers facts about the call, asks translate.h, and applies the answer. To
  * add one: a function here, its number in enum vip_hook (abi.h), its row in Hook.swift; CONTRIBUTING.md has the rest.
  *
+ * The guard hooks are of the guarded cgroup, and for programs of no session; all others are of each attached cgroup.
+ *
  * They run on every call below the cgroups that they are attached to, so they leave as soon as nothing is to be done: the
  * name hooks before any look-up, the others if the task has no session.
  *
@@ -13,6 +15,7 @@
 #include "connect.h"
 #include "datagram.h"
 #include "dual_stack.h"
+#include "guard.h"
 #include "names.h"
 #include "socket.h"
 
@@ -110,6 +113,46 @@ SEC("cgroup/setsockopt")
 int vip_setsockopt(struct bpf_sockopt *ctx)
 {
 	return vip_on_setsockopt(ctx);
+}
+
+SEC("cgroup/bind4")
+int vip_guard_bind4(struct bpf_sock_addr *ctx)
+{
+	return vip_guard_bind(ctx, VIP_INET4, VIP_HOOK_GUARD_BIND4);
+}
+
+SEC("cgroup/bind6")
+int vip_guard_bind6(struct bpf_sock_addr *ctx)
+{
+	if (vip_family6(ctx) == VIP_MAPPED)
+		return vip_guard_bind(ctx, VIP_MAPPED, VIP_HOOK_GUARD_BIND6);
+	return vip_guard_bind(ctx, VIP_INET6, VIP_HOOK_GUARD_BIND6);
+}
+
+SEC("cgroup/connect4")
+int vip_guard_connect4(struct bpf_sock_addr *ctx)
+{
+	return vip_guard_connect(ctx, VIP_INET4, VIP_HOOK_GUARD_CONNECT4);
+}
+
+SEC("cgroup/connect6")
+int vip_guard_connect6(struct bpf_sock_addr *ctx)
+{
+	if (vip_family6(ctx) == VIP_MAPPED)
+		return vip_guard_connect(ctx, VIP_MAPPED, VIP_HOOK_GUARD_CONNECT6);
+	return vip_guard_connect(ctx, VIP_INET6, VIP_HOOK_GUARD_CONNECT6);
+}
+
+SEC("cgroup/sendmsg4")
+int vip_guard_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return vip_guard_sendmsg(ctx, VIP_INET4, VIP_HOOK_GUARD_SENDMSG4);
+}
+
+SEC("cgroup/sendmsg6")
+int vip_guard_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return vip_guard_sendmsg(ctx, VIP_INET6, VIP_HOOK_GUARD_SENDMSG6);
 }
 
 SEC("sockops")

@@ -8,7 +8,8 @@
 
 static __always_inline int vip_is_sendmsg(enum vip_hook hook)
 {
-	return hook == VIP_HOOK_SENDMSG4 || hook == VIP_HOOK_SENDMSG6;
+	return hook == VIP_HOOK_SENDMSG4 || hook == VIP_HOOK_SENDMSG6 ||
+	       hook == VIP_HOOK_GUARD_SENDMSG4 || hook == VIP_HOOK_GUARD_SENDMSG6;
 }
 
 static __always_inline int vip_is_bind(enum vip_hook hook)
@@ -18,7 +19,8 @@ static __always_inline int vip_is_bind(enum vip_hook hook)
 
 static __always_inline int vip_is_connect(enum vip_hook hook)
 {
-	return hook == VIP_HOOK_CONNECT4 || hook == VIP_HOOK_CONNECT6;
+	return hook == VIP_HOOK_CONNECT4 || hook == VIP_HOOK_CONNECT6 ||
+	       hook == VIP_HOOK_GUARD_CONNECT4 || hook == VIP_HOOK_GUARD_CONNECT6;
 }
 
 static __always_inline void vip_count(enum vip_hook hook, enum vip_outcome outcome)

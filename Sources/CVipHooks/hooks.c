@@ -28,7 +28,8 @@ struct vip_host {
 	/* The task. */
 	__u64 cgroup;
 	__u64 *cgroups;
-	__u32 cgroup_count;
+	__u32 cgroup_count, user;
+	__u64 netns;
 	struct task_struct task, leader;
 	struct mm_struct mm;
 	struct file exe;
@@ -54,6 +55,7 @@ struct vip_host {
 	int is_noted;
 	struct vip_listener noted_key;
 	struct bpf_sock noted;
+	__u32 noted_count;
 
 	/* The rows that were looked up last. */
 	struct vip_config config;
@@ -77,10 +79,20 @@ static void *look_up(enum vip_host_map map, const void *key, void *row)
 
 static void *bpf_map_lookup_elem(void *map, const void *key)
 {
-	if (map == &config)
-		return look_up(VIP_HOST_MAP_CONFIG, key, &host->config);
-	if (map == &sessions)
-		return look_up(VIP_HOST_MAP_SESSIONS, key, &host->session);
+	void *row;
+
+	if (map == &config) {
+		row = look_up(VIP_HOST_MAP_CONFIG, key, &host->config);
+		if (row)
+			host->netns = host->config.netns;
+		return row;
+	}
+	if (map == &sessions) {
+		row = look_up(VIP_HOST_MAP_SESSIONS, key, &host->session);
+		if (row)
+			host->netns = host->session.netns;
+		return row;
+	}
 	if (map == &ids)
 		return look_up(VIP_HOST_MAP_IDS, key, &host->id);
 	if (map == &addresses)
@@ -97,6 +109,8 @@ static void *bpf_map_lookup_elem(void *map, const void *key)
 		return look_up(VIP_HOST_MAP_PROGRAM_FILES, key, &host->listings[2]);
 	if (map == &counters)
 		return &host->counters;
+	if (map == &listener_counts)
+		return &host->noted_count;
 	if (map == &listeners && host->is_noted &&
 	    !memcmp(key, &host->noted_key, sizeof(host->noted_key)))
 		return &host->noted;
@@ -118,11 +132,16 @@ static __u64 bpf_get_current_ancestor_cgroup_id(int level)
 	return (__u32)level < host->cgroup_count ? host->cgroups[level] : 0;
 }
 
-/* The task is in its session's network namespace. */
+/* The task is in its session's network namespace; without a session, in that of all sessions. */
 static __u64 bpf_get_netns_cookie(void *ctx)
 {
 	(void)ctx;
-	return host->session.netns;
+	return host->netns;
+}
+
+static __u64 bpf_get_current_cgroup_id(void)
+{
+	return host->cgroup_count ? host->cgroups[host->cgroup_count - 1] : host->cgroup;
 }
 
 static struct cgroup *vip_cgroup_of(struct bpf_sock *sk)
@@ -241,6 +260,12 @@ static long bpf_getsockopt(void *ctx, int level, int name, void *value, int size
 
 static __u64 bpf_get_current_uid_gid(void)
 {
+	return host->user;
+}
+
+static int bpf_sock_ops_cb_flags_set(struct bpf_sock_ops *ctx, int flags)
+{
+	(void)ctx, (void)flags;
 	return 0;
 }
 
@@ -386,6 +411,11 @@ void vip_host_set_cgroup(struct vip_host *given, __u64 id)
 	given->cgroup = id;
 }
 
+void vip_host_set_user(struct vip_host *given, __u32 user)
+{
+	given->user = user;
+}
+
 int vip_host_set_program(struct vip_host *given, __u64 inode, __u32 device, const __u8 *name,
 			 __u32 name_length, const __u8 *comm, __u32 comm_length)
 {
@@ -513,9 +543,28 @@ static int run(enum vip_hook hook, struct bpf_sock_addr *ctx)
 		return vip_getsockname6(ctx);
 	case VIP_HOOK_GETPEERNAME6:
 		return vip_getpeername6(ctx);
+	case VIP_HOOK_GUARD_BIND4:
+		return vip_guard_bind4(ctx);
+	case VIP_HOOK_GUARD_CONNECT4:
+		return vip_guard_connect4(ctx);
+	case VIP_HOOK_GUARD_SENDMSG4:
+		return vip_guard_sendmsg4(ctx);
+	case VIP_HOOK_GUARD_BIND6:
+		return vip_guard_bind6(ctx);
+	case VIP_HOOK_GUARD_CONNECT6:
+		return vip_guard_connect6(ctx);
+	case VIP_HOOK_GUARD_SENDMSG6:
+		return vip_guard_sendmsg6(ctx);
 	default:
 		return VIP_PROCEED;
 	}
+}
+
+/* Whether a hook's context has IPv6 addresses. */
+static int is_of_inet6(enum vip_hook hook)
+{
+	return (hook >= VIP_HOOK_BIND6 && hook <= VIP_HOOK_GETPEERNAME6) ||
+	       hook >= VIP_HOOK_GUARD_BIND6;
 }
 
 static void put_socket(struct vip_host *given, struct vip_host_socket *socket)
@@ -544,7 +593,7 @@ struct vip_host_answer vip_host_call(struct vip_host *given, struct vip_host_soc
 				     enum vip_hook hook, struct vip_address address, __u16 port,
 				     const struct vip_address *source)
 {
-	int is_hook6 = hook >= VIP_HOOK_BIND6;
+	int is_hook6 = is_of_inet6(hook);
 	struct vip_host_answer answer = {};
 	struct bpf_sock_addr ctx = {};
 
@@ -580,6 +629,7 @@ void vip_host_listen(struct vip_host *given, struct vip_host_socket *socket)
 
 	put_socket(given, socket);
 	given->is_noted = 0;
+	given->noted_count = 0;
 	ctx.op = BPF_SOCK_OPS_TCP_LISTEN_CB;
 	ctx.family = given->sk.family;
 	ctx.local_port = socket->local_port;

@@ -40,6 +40,8 @@ static struct bpf_sock *bpf_sk_lookup_udp(void *ctx, struct bpf_sock_tuple *tupl
 static long bpf_sk_release(void *sk);
 static long bpf_getsockopt(void *ctx, int level, int name, void *value, int size);
 static __u64 bpf_get_current_uid_gid(void);
+static __u64 bpf_get_current_cgroup_id(void);
+static int bpf_sock_ops_cb_flags_set(struct bpf_sock_ops *ctx, int flags);
 static long bpf_bind(struct bpf_sock_addr *ctx, void *address, int size);
 static int bpf_set_retval(int value);
 static void *bpf_skc_to_tcp6_sock(void *sk);

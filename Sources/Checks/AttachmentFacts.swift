@@ -70,11 +70,34 @@ package enum AttachmentFacts: CheckedSubject {
             let state = network[hook.name] == nil ? "not attached to the" : "attached to another"
             wrong.append(.bad(subject, "hook \(hook.name) is \(state) network namespace", fix: again))
         }
+        let guarded = try guardFact(instance, programs)
+        if guarded.verdict == .bad { wrong.append(guarded) }
         guard wrong.isEmpty else { return wrong }
         return [
             .good(
                 subject,
-                "\(links.count) cgroups, \(Hook.ofCgroups.count) hooks each, policy generation \(config.generation)")
+                "\(links.count) cgroups, \(Hook.ofCgroups.count) hooks each, policy generation \(config.generation)"),
+            guarded,
         ]
+    }
+
+    private static func guardFact(_ instance: Instance, _ programs: [String: UInt32]) throws(Failure) -> CheckedFact {
+        guard let guarded = try instance.guardedCgroup(instance.registry()) else {
+            return .warning(
+                subject, "no cgroup is guarded: a program of no session may take an address of a session to come",
+                fix:
+                    "guard the hierarchy: vip-bpfctl attach cgroup PATH --guard \(try MountTable.current().cgroup2Mount().mountPoint)"
+            )
+        }
+        let links = try instance.pins.guardLinksByHook()
+        let again = "guard it again: vip-bpfctl attach cgroup PATH --guard \(guarded.path)"
+        guard guarded.isWhole else {
+            return .bad(subject, "\(guarded.path) is guarded, and hooks are missing there", fix: again)
+        }
+        let old = Hook.ofGuard.filter { links[$0.name]?.programID != programs[$0.name] }.map(\.name)
+        guard old.isEmpty else {
+            return .bad(subject, "\(guarded.path): \(old.joined(separator: ", ")) run an older program", fix: again)
+        }
+        return .good(subject, "\(guarded.path) is guarded: programs of no session are kept off sessions' addresses")
     }
 }

@@ -31,11 +31,13 @@ package enum NeighbourFacts: CheckedSubject {
             try instance.pins.requireReadable()
             guard instance.pins.isLoaded else { return [] }
             let links = try instance.pins.attachments()
+            let guards = Set(try instance.pins.guardLinksByHook().values.map(\.programID))
             var found: [Neighbour: [String]] = [:]
             for (path, id) in try instance.registry().attachments() where Cgroup.isThere(path, id: id) {
                 guard let ours = links[id] else { continue }
                 for hook in Hook.ofCgroups {
-                    for neighbour in try neighbours(of: path, hook, ours: ours[hook.name]?.programID) {
+                    for neighbour in try neighbours(of: path, hook, ours: ours[hook.name]?.programID)
+                    where !guards.contains(neighbour.id) {
                         found[neighbour, default: []].append(hook.name)
                     }
                 }

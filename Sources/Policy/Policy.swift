@@ -32,6 +32,8 @@ public struct Policy: Hashable, Sendable, Codable {
         overrides: [Override] = []
     ) {
         self.virtualIP = virtualIP
+        self.virtualIP.withoutSession = virtualIP.withoutSession ?? .allow
+        self.virtualIP.dualStackServers = virtualIP.dualStackServers ?? VirtualIP.defaultDualStackServers
         self.virtualIP.addresses.restSeconds =
             virtualIP.addresses.restSeconds ?? Addresses.defaultRestSeconds
         self.virtualIP.addresses.probeSeconds =
@@ -44,6 +46,20 @@ public struct Policy: Hashable, Sendable, Codable {
         self.sessions = sessions
         self.history = history
         self.overrides = overrides
+    }
+
+    /// A policy that an earlier version has stored lacks some keys; it gets their defaults.
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.container(keyedBy: CodingKeys.self)
+        self.init(
+            virtualIP: try container.decode(VirtualIP.self, forKey: .virtualIP),
+            virtualLoopback: try container.decode(VirtualLoopback.self, forKey: .virtualLoopback),
+            preferLoopback: try container.decode(PreferLoopback.self, forKey: .preferLoopback),
+            wildcardName: try container.decode(WildcardName.self, forKey: .wildcardName),
+            isolation: try container.decode(Bool.self, forKey: .isolation),
+            sessions: try container.decode(SessionsSection.self, forKey: .sessions),
+            history: try container.decode(History.self, forKey: .history),
+            overrides: try container.decode([Override].self, forKey: .overrides))
     }
 }
 
@@ -66,20 +82,41 @@ extension Policy {
             case useHostAddress
         }
 
+        /// What a program gets that is not root's, below an attached cgroup and in no session.
+        public enum WithoutSession: String, CaseIterable, Sendable, Codable {
+            /// The host's address, as any program.
+            case allow
+            /// EADDRNOTAVAIL, as in a session without a virtual IP.
+            case deny
+        }
+
         public var enabled: Bool
         public var mode: Mode
         public var programs: [ProgramEntry]
         public var whenUnavailable: WhenUnavailable
+        /// The base policy alone has a value, and always.
+        public var withoutSession: WithoutSession?
+        /// How many TCP servers on `::` without IPV6_V6ONLY a session may have that are reached by IPv6, at most
+        /// `dualStackServerLimit`. The base policy always has a value; `nil` in an override means the base's.
+        public var dualStackServers: Int?
         public var addresses: Addresses
+
+        /// Of 65,536 that the `listeners` map holds for all sessions together.
+        public static let defaultDualStackServers = 256
+        /// All that the map holds.
+        public static let dualStackServerLimit = 65536
 
         public init(
             enabled: Bool = false, mode: Mode = .perProgram, programs: [ProgramEntry] = [],
-            whenUnavailable: WhenUnavailable = .deny, addresses: Addresses = Addresses()
+            whenUnavailable: WhenUnavailable = .deny, withoutSession: WithoutSession? = nil,
+            dualStackServers: Int? = nil, addresses: Addresses = Addresses()
         ) {
             self.enabled = enabled
             self.mode = mode
             self.programs = programs
             self.whenUnavailable = whenUnavailable
+            self.withoutSession = withoutSession
+            self.dualStackServers = dualStackServers
             self.addresses = addresses
         }
     }
@@ -345,6 +382,8 @@ extension Policy {
             virtualIP.addresses.placement = self.virtualIP.addresses.placement
             virtualIP.addresses.reservations = self.virtualIP.addresses.reservations
         }
+        virtualIP.withoutSession = self.virtualIP.withoutSession
+        virtualIP.dualStackServers = virtualIP.dualStackServers ?? self.virtualIP.dualStackServers
         virtualIP.addresses.restSeconds = virtualIP.addresses.restSeconds ?? self.virtualIP.addresses.restSeconds
         virtualIP.addresses.probeSeconds = virtualIP.addresses.probeSeconds ?? self.virtualIP.addresses.probeSeconds
         return Rules(

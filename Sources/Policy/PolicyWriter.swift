@@ -37,6 +37,8 @@ extension Policy.VirtualIP {
             ("mode", .plain(mode.rawValue)),
             ("programs", .texts(programs.map(\.description))),
             ("whenUnavailable", .plain(whenUnavailable.rawValue)),
+            ("withoutSession", withoutSession.map { .plain($0.rawValue) }),
+            ("dualStackServers", dualStackServers.map(Output.plain)),
             ("addresses", addresses.output),
         ])
     }

@@ -74,6 +74,9 @@ public struct DesiredRows: Sendable {
         for (number, override) in overrides.enumerated() {
             let rules = policy.rules(for: override)
             policies.append(vip_policy(rules))
+            if number == 0, policies[0].flags & VIP_POLICY_DENY_OUTSIDE.rawValue != 0 {
+                configFlags |= VIP_CONFIG_DENY_OUTSIDE.rawValue
+            }
             if rules.wildcardName == .asRequested { configFlags |= VIP_CONFIG_AS_REQUESTED.rawValue }
             let lists: [(ProgramList, [ProgramEntry])] = [
                 (.virtualIP, rules.virtualIP.programs), (.loopback, rules.virtualLoopback.programs),

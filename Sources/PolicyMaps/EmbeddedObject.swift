@@ -26,6 +26,7 @@ public struct MapSizes: Sendable, Hashable {
         [
             "sessions": sessions,
             "ids": sessions,
+            "listener_counts": sessions,
             // Two virtual IPs for each session, and 4096 addresses of the host.
             "addresses": 2 * sessions + 4096,
         ]
@@ -109,7 +110,7 @@ extension AttachedPrograms {
     /// namespace.
     public static func own(of cgroup: FilePath, _ hook: Hook) throws(Failure) -> [UInt32] {
         switch hook.place {
-        case .cgroup: try own(of: .cgroup(cgroup), hook.attachType)
+        case .cgroup, .guarded: try own(of: .cgroup(cgroup), hook.attachType)
         case .network: try own(of: .networkNamespace(NetworkNamespace.ownFile), hook.attachType)
         }
     }

@@ -13,6 +13,8 @@ public struct Hook: Sendable, Hashable {
         case cgroup
         /// The network namespace of the sessions' addresses, once for all cgroups.
         case network
+        /// The guarded cgroup, with all below it: for programs of no session.
+        case guarded
     }
 
     /// The kernel's name of the hook, and the name of the pins of its link and its program: `connect4`.
@@ -55,18 +57,27 @@ public struct Hook: Sendable, Hashable {
         // The hooks are older; their programs may ask for the network namespace since then.
         hook("setsockopt", .setsockopt, VIP_HOOK_SETSOCKOPT, "5.15"),
         hook("sock_create", .sockCreate, VIP_HOOK_SOCK_CREATE, "5.7"),
+        hook("guard_bind4", .bind4, VIP_HOOK_GUARD_BIND4, "5.7", place: .guarded),
+        hook("guard_connect4", .connect4, VIP_HOOK_GUARD_CONNECT4, "5.7", place: .guarded),
+        hook("guard_sendmsg4", .sendmsg4, VIP_HOOK_GUARD_SENDMSG4, "5.7", place: .guarded),
+        hook("guard_bind6", .bind6, VIP_HOOK_GUARD_BIND6, "5.7", place: .guarded),
+        hook("guard_connect6", .connect6, VIP_HOOK_GUARD_CONNECT6, "5.7", place: .guarded),
+        hook("guard_sendmsg6", .sendmsg6, VIP_HOOK_GUARD_SENDMSG6, "5.7", place: .guarded),
     ]
 
     /// The hooks for which every attached cgroup has a link.
     public static let ofCgroups: [Hook] = all.filter { $0.place == .cgroup }
     /// The hooks for which there is one link, to a network namespace.
     public static let ofNetwork: [Hook] = all.filter { $0.place == .network }
+    /// The hooks of the guarded cgroup.
+    public static let ofGuard: [Hook] = all.filter { $0.place == .guarded }
 
-    /// The order in which hooks are attached. Detaching uses the reverse order.
+    /// The order in which the hooks of a cgroup and of the network namespace are attached. Detaching uses the reverse
+    /// order.
     ///
     /// The hooks that note servers and translate names back come before those that rewrite addresses, so that no
     /// program gets an untranslated loopback address of its session.
-    public static let attachOrder: [Hook] = all.reversed()
+    public static let attachOrder: [Hook] = all.filter { $0.place != .guarded }.reversed()
 
     private static func hook(
         _ name: String, _ type: AttachType, _ number: vip_hook, _ since: String, place: Place = .cgroup

@@ -42,7 +42,7 @@ extension vip_event: @retroactive Equatable, @retroactive Hashable, MapRow {}
 /// Asserts the sizes of bpf/abi.h for Swift: size and stride are equal, so there is no padding at the end.
 enum MapLayout {
     static let sizes: [(name: String, size: Int, stride: Int, expected: Int)] = [
-        row(vip_config.self, 264), row(vip_session.self, 40), row(vip_address.self, 16),
+        row(vip_config.self, 400), row(vip_session.self, 40), row(vip_address.self, 16),
         row(vip_address_owner.self, 8), row(vip_prefix.self, 20), row(vip_policy.self, 8200),
         row(vip_program_name.self, 64),
         row(vip_program_script.self, 16), row(vip_program_file.self, 80), row(vip_listing.self, 24),
@@ -196,6 +196,7 @@ extension vip_policy {
         set(VIP_POLICY_FALLBACK_HOST, loopback.fallback == .host)
         set(VIP_POLICY_ISOLATION, rules.isolation)
         set(VIP_POLICY_AS_REQUESTED, rules.wildcardName == .asRequested)
+        set(VIP_POLICY_DENY_OUTSIDE, ip.enabled && ip.withoutSession == .deny)
         set(VIP_POLICY_EXCLUDED_PORTS, !loopback.excludedPorts.isEmpty)
         // The hooks need to identify the calling program only if a list decides.
         set(
@@ -204,6 +205,7 @@ extension vip_policy {
                 || loopback.enabled && !loopbackForAll && !loopback.programs.isEmpty
                 || prefer.enabled && !preferForAll && !prefer.programs.isEmpty)
         flags = on
+        listener_limit = UInt32(ip.dualStackServers ?? Policy.VirtualIP.defaultDualStackServers)
         withUnsafeMutableBytes(of: &excluded_ports) { bytes in
             let words = bytes.bindMemory(to: UInt64.self)
             for port in loopback.excludedPorts { words[Int(port) / 64] |= 1 << UInt64(port % 64) }

@@ -13,6 +13,7 @@ public import SystemPackage
 ///     DIR/programs/HOOK           the programs, by hook
 ///     DIR/links/CGROUP-ID/HOOK    a link for each hook of each attached cgroup
 ///     DIR/links/network/HOOK      the links to the network namespace, as long as any cgroup is attached
+///     DIR/links/guard/HOOK        the links to the guarded cgroup, if there is one, for as long
 ///
 /// Pins keep these objects alive without a process. Callers that change them must hold the state lock.
 ///
@@ -25,6 +26,7 @@ public struct PinDirectory: Sendable, Hashable {
     public var programs: FilePath { path.appending("programs") }
     public var links: FilePath { path.appending("links") }
     private var networkLinks: FilePath { links.appending("network") }
+    private var guardLinks: FilePath { links.appending("guard") }
 
     /// Whether this is for `detach`, which must work whoever owns the directories above.
     private var isForRemoval = false
@@ -39,7 +41,9 @@ public struct PinDirectory: Sendable, Hashable {
     /// Throws if another user could remove or replace pins: ``OwnedDirectory/requireSafe()``.
     public func requireOwned() throws(Failure) {
         guard !isForRemoval else { return }
-        for directory in [path, maps, programs, links, networkLinks] { try OwnedDirectory(directory).requireSafe() }
+        for directory in [path, maps, programs, links, networkLinks, guardLinks] {
+            try OwnedDirectory(directory).requireSafe()
+        }
     }
 
     /// The same directory for removing its pins, also if ``requireOwned()`` throws.
@@ -246,6 +250,7 @@ public struct PinDirectory: Sendable, Hashable {
                 switch hook.place {
                 case .cgroup: outcome[hook] = try attach(hook, to: cgroup, at: directory.appending(hook.name))
                 case .network: outcome[hook] = try attachToNetwork(hook)
+                case .guarded: preconditionFailure("the guard is attached by setGuard")
                 }
             }
         } catch {
@@ -317,21 +322,77 @@ public struct PinDirectory: Sendable, Hashable {
         for name in try entries(of: directory) { try unlinkIfThere(directory.appending(name)) }
         // The cgroup's directory is removed last, because it shows what a killed detach has left.
         let others = try entries(of: links).contains { UInt64($0).map { $0 != cgroupID } ?? false }
-        if !others { try removeNetworkLinks() }
+        if !others {
+            try removeLinks(in: guardLinks)
+            try removeLinks(in: networkLinks)
+        }
         guard directory.withPlatformString({ rmdir($0) }) == 0 else {
             throw Failure("remove \(directory)", errno: .current)
         }
         return true
     }
 
-    private func removeNetworkLinks() throws(Failure) {
-        for name in try entries(of: networkLinks) { try unlinkIfThere(networkLinks.appending(name)) }
-        if networkLinks.withPlatformString({ rmdir($0) }) != 0 {
+    /// Removes a directory with the links in it. It is no error if it does not exist.
+    private func removeLinks(in directory: FilePath) throws(Failure) {
+        for name in try entries(of: directory) { try unlinkIfThere(directory.appending(name)) }
+        if directory.withPlatformString({ rmdir($0) }) != 0 {
             let error = Errno.current
             guard error == .noSuchFileOrDirectory else {
-                throw Failure("remove \(networkLinks)", errno: error)
+                throw Failure("remove \(directory)", errno: error)
             }
         }
+    }
+
+    // MARK: Guarding
+
+    /// Attaches the guard's programs to `cgroup`, in place of the cgroup that was guarded before.
+    ///
+    /// A link to the former cgroup stays until the new one exists, so each hook runs at every moment at one of the two. If
+    /// one hook fails and nothing was guarded before, nothing is.
+    public func setGuard(_ cgroup: Cgroup) throws(Failure) {
+        let isFirst = try guardLinksByHook().isEmpty
+        try makeDirectory(links)
+        try makeDirectory(guardLinks)
+        do throws(Failure) {
+            for hook in Hook.ofGuard {
+                let what = "attach \(hook.name) to \(cgroup.path)"
+                let pin = guardLinks.appending(hook.name)
+                let program = try BPFProgram(pinnedAt: programs.appending(hook.name))
+                if let link = try BPFLink.info(pinnedAt: pin), link.cgroupID == cgroup.id {
+                    _ = try update(pin, link, to: program, what)
+                    continue
+                }
+                let link = try BPFLink(
+                    attaching: program, to: .cgroup(cgroup.path), hook.attachType, what,
+                    hint: "see what else is attached there: bpftool cgroup show \(cgroup.path)")
+                try link.pin(replacing: pin, what)
+            }
+        } catch {
+            if isFirst { try? removeGuard() }
+            throw error
+        }
+    }
+
+    /// Makes the links of the guarded cgroup run the pinned programs.
+    public func updateGuard() throws(Failure) {
+        for hook in Hook.ofGuard {
+            let pin = guardLinks.appending(hook.name)
+            guard let link = try BPFLink.info(pinnedAt: pin), link.cgroupID != 0 else { continue }
+            let program = try BPFProgram(pinnedAt: programs.appending(hook.name))
+            _ = try update(pin, link, to: program, "update \(hook.name) of the guarded cgroup")
+        }
+    }
+
+    /// Removes the links of the guarded cgroup. It is no error if there is none.
+    public func removeGuard() throws(Failure) { try removeLinks(in: guardLinks) }
+
+    /// The links of the guarded cgroup by the hook's name, including defunct ones.
+    public func guardLinksByHook() throws(Failure) -> [String: BPFLink.Info] {
+        var hooks: [String: BPFLink.Info] = [:]
+        for hook in try entries(of: guardLinks) where !Pin.isLeftover(hook) {
+            hooks[hook] = try BPFLink.info(pinnedAt: guardLinks.appending(hook))
+        }
+        return hooks
     }
 
     /// Removes the links, programs and maps, and the directory itself.
@@ -339,7 +400,8 @@ public struct PinDirectory: Sendable, Hashable {
         for name in try entries(of: links) {
             if let id = UInt64(name) { try detach(cgroupID: id) }
         }
-        try removeNetworkLinks()
+        try removeLinks(in: guardLinks)
+        try removeLinks(in: networkLinks)
         for directory in [links, programs, maps, path] {
             for name in try entries(of: directory) { try unlinkIfThere(directory.appending(name)) }
             if directory.withPlatformString({ rmdir($0) }) != 0 {

@@ -21,6 +21,7 @@ public struct PolicyMapSet: ~Copyable {
     public let names: BPFMap<vip_program_name, vip_listing>
     public let scripts: BPFMap<vip_program_script, vip_listing>
     public let files: BPFMap<vip_program_file, vip_listing>
+    public let listenerCounts: BPFMap<UInt64, UInt32>
 
     /// Opens the maps pinned in `directory`. Throws unless they exist and have this build's layout.
     public init(_ directory: PinDirectory) throws(Failure) {
@@ -35,6 +36,7 @@ public struct PolicyMapSet: ~Copyable {
         let names: BPFMap<vip_program_name, vip_listing> = try directory.map("program_names")
         let scripts: BPFMap<vip_program_script, vip_listing> = try directory.map("program_scripts")
         let files: BPFMap<vip_program_file, vip_listing> = try directory.map("program_files")
+        let listenerCounts: BPFMap<UInt64, UInt32> = try directory.map("listener_counts")
         self.config = config
         self.sessions = sessions
         self.ids = ids
@@ -44,6 +46,7 @@ public struct PolicyMapSet: ~Copyable {
         self.names = names
         self.scripts = scripts
         self.files = files
+        self.listenerCounts = listenerCounts
     }
 
     /// The configuration in force.
@@ -124,6 +127,7 @@ public struct PolicyMapSet: ~Copyable {
         // 3. The switch. Cached verdicts have the previous generation, so they are no longer used.
         row.generation &+= 1
         row.flags = desired.configFlags
+        row.netns = namespace
         row.loopbackPrefix = desired.loopbackPrefix
         try config.set(0, to: row)
         changes.generation = row.generation
@@ -195,16 +199,17 @@ public struct PolicyMapSet: ~Copyable {
     public func open(
         _ opened: [SessionRow], levels: [UInt32], hostAddresses: [IPAddress], broadcasts: [IPAddress]
     ) throws(Failure) {
+        let namespace = try NetworkNamespace.currentCookie()
         try configure { row in
             row.setLevels(Set(levels))
             row.setHostAddresses(hostAddresses.compactMap(\.hostIPv4), hostAddresses.filter(\.isHostIPv6))
+            row.netns = namespace
         }
         try addresses.set(
             DesiredRows.owners(of: hostAddresses, broadcasts: broadcasts, sessions: opened).map {
                 (key: $0.key, value: $0.value)
             })
         try ids.set(opened.map { (key: $0.id, value: $0.cgroupID) })
-        let namespace = try NetworkNamespace.currentCookie()
         try sessions.set(opened.map { (key: $0.cgroupID, value: $0.value(in: namespace)) })
     }
 
@@ -270,6 +275,15 @@ public struct PolicyMapSet: ~Copyable {
         try configure { $0.loopbackPrefix = prefix }
     }
 
+    /// Sets the attached cgroups, below which sessions are made.
+    public func setDoors(_ doors: [Cgroup]) throws(Failure) {
+        let namespace = try NetworkNamespace.currentCookie()
+        try configure { row in
+            row.netns = namespace
+            row.setDoors(doors)
+        }
+    }
+
     /// Changes the configuration, and writes it only if it differs.
     private func configure(_ change: (inout vip_config) -> Void) throws(Failure) {
         let before = try configuration()
@@ -283,6 +297,7 @@ public struct PolicyMapSet: ~Copyable {
         try sessions.remove(closed.map(\.cgroupID))
         try ids.remove(closed.map(\.id))
         try addresses.remove(closed.flatMap(\.virtualIPs).map { vip_address($0) })
+        try listenerCounts.remove(closed.map(\.cgroupID))
         try configure { $0.setLevels(Set(remainingLevels)) }
     }
 }
@@ -299,6 +314,28 @@ extension vip_config {
     }
 
     public var objectID: [UInt8] { withUnsafeBytes(of: object_id) { Array($0) } }
+
+    /// The attached cgroups, each with its depth.
+    public var doorsInUse: [vip_door] {
+        withUnsafeBytes(of: doors) { Array($0.bindMemory(to: vip_door.self).prefix(Int(door_count))) }
+    }
+
+    /// At most ``doorLimit`` of them.
+    mutating func setDoors(_ cgroups: [Cgroup]) {
+        withUnsafeMutableBytes(of: &doors) { bytes in
+            let rows = bytes.bindMemory(to: vip_door.self)
+            for index in rows.indices {
+                rows[index] = vip_door()
+                if index < cgroups.count {
+                    rows[index] = vip_door(cgroup: cgroups[index].id, level: UInt32(cgroups[index].level), reserved: 0)
+                }
+            }
+        }
+        door_count = UInt32(min(cgroups.count, Self.doorLimit))
+    }
+
+    /// How many attached cgroups the configuration holds.
+    public static var doorLimit: Int { Int(VIP_DOORS_MAX) }
 
     /// Sets which depths are in use. A depth that stays keeps its slot, so that a hook that reads the slots at the same
     /// time does not miss it. A new depth takes a free slot; if there is none, remove unneeded depths first.

@@ -10,11 +10,21 @@ public import PolicyMaps
 public import SystemPackage
 
 extension Change {
-    /// The result of ``attach(_:policy:sizes:)``.
+    /// The result of ``attach(_:policy:sizes:guarding:)``.
     public struct Attached: Sendable {
         public let cgroup: Cgroup
         public let loading: PinDirectory.LoadOutcome
         public let hooks: [Hook: PinDirectory.AttachOutcome]
+        /// The guarded cgroup, if there is one.
+        public let guarded: FilePath?
+    }
+
+    /// What ``attach(_:policy:sizes:guarding:)`` does about the guarded cgroup.
+    public enum Guarding: Sendable {
+        /// It stays as it is.
+        case unchanged
+        case none
+        case cgroup(Cgroup)
     }
 
     /// Loads the programs if they are not loaded, and attaches every hook to a cgroup.
@@ -25,8 +35,9 @@ extension Change {
     /// - Parameters:
     ///   - policy: the policy to apply; `nil` keeps the one in force, or uses the defaults if nothing was loaded.
     ///   - sizes: the sizes of maps that are created now. Existing maps keep their sizes.
+    ///   - guarding: below which cgroup programs of no session are kept off sessions' addresses.
     public mutating func attach(
-        _ cgroup: Cgroup, policy: Policy?, sizes: MapSizes = .default
+        _ cgroup: Cgroup, policy: Policy?, sizes: MapSizes = .default, guarding: Guarding = .unchanged
     ) throws(Failure) -> Attached {
         try pins.requireBPFFS()
         let coming = if let policy { policy } else { try instance.policy(registry) }
@@ -72,7 +83,10 @@ extension Change {
                         _ = try pins.attach(to: other)
                     }
                 }
+                try pins.updateGuard()
             }
+            try PolicyMapSet(pins).setDoors(attachedCgroups())
+            try requireDoors(for: coming)
             // Generation 0: the maps were created by a command that was killed before this step.
             if let policy {
                 try apply(policy)
@@ -83,6 +97,7 @@ extension Change {
                 try PolicyMapSet(pins).setLoopbackPrefix(prefix)
                 try settings.settle(prefix, for: coming)
             }
+            try guardPrograms(guarding)
             // This is last, so that a killed attach is not taken for a finished one.
             if loading != .unchanged { try PolicyMapSet.noteObject(pins) }
         } catch {
@@ -92,13 +107,46 @@ extension Change {
                 _ = try? pins.detach(cgroupID: cgroup.id)
             }
             if !wasNoted { try? registry.removeAttachment(cgroup.path) }
+            if pins.isLoaded { try? PolicyMapSet(pins).setDoors(attachedCgroups()) }
             if (try? pins.attachments().isEmpty) == true {
                 if pins.isLoaded { try? PolicyMapSet(pins).setLoopbackPrefix(nil) }
                 try? settings.undo()
             }
             throw error
         }
-        return Attached(cgroup: cgroup, loading: loading, hooks: hooks)
+        return Attached(
+            cgroup: cgroup, loading: loading, hooks: hooks, guarded: try instance.guardedCgroup(registry)?.path)
+    }
+
+    /// Attaches or removes the guard. The path is noted first, for other commands.
+    private func guardPrograms(_ guarding: Guarding) throws(Failure) {
+        switch guarding {
+        case .unchanged: break
+        case .none:
+            try pins.removeGuard()
+            try registry.set(.guarded, to: nil)
+        case .cgroup(let cgroup):
+            let before = try registry.value(of: .guarded)
+            try registry.set(.guarded, to: cgroup.path.string)
+            do throws(Failure) {
+                try pins.setGuard(cgroup)
+            } catch {
+                try? registry.set(.guarded, to: before)
+                throw error
+            }
+        }
+    }
+
+    /// Throws if `withoutSession: deny` could not hold below all attached cgroups.
+    func requireDoors(for policy: Policy) throws(Failure) {
+        let count = try attachedCgroups().count
+        guard policy.virtualIP.enabled, policy.virtualIP.withoutSession == .deny, count > vip_config.doorLimit else {
+            return
+        }
+        throw Failure(
+            .failed, "deny programs of no session",
+            "\(count) cgroups are attached, and withoutSession: deny holds below \(vip_config.doorLimit) at most",
+            hint: "attach one cgroup above them, or leave withoutSession out")
     }
 
     private func sessionLimit() throws(Failure) -> Int? {
@@ -121,7 +169,9 @@ extension Change {
             let cgroup = try Cgroup(path: path)
             throw Failure(.failed, "detach \(cgroup.path)", "it is not attached", hint: "see vip-bpfctl status")
         }
+        if pins.isLoaded { try PolicyMapSet(pins).setDoors(attachedCgroups()) }
         if try pins.attachments().isEmpty {
+            try registry.set(.guarded, to: nil)
             if pins.isLoaded { try PolicyMapSet(pins).setLoopbackPrefix(nil) }
             try settings.undo()
         }
@@ -152,7 +202,7 @@ extension Change {
         }
         try settings.undo()
         try pins.removeAll()
-        for setting in [Registry.Setting.policy, .pendingPolicy, .pins, .network, .routeNote, .readers] {
+        for setting in [Registry.Setting.policy, .pendingPolicy, .pins, .network, .routeNote, .readers, .guarded] {
             try registry.set(setting, to: nil)
         }
         instance.state.removeRecord()
@@ -160,6 +210,14 @@ extension Change {
 }
 
 extension Instance {
+    /// The guarded cgroup, and whether every hook of the guard is attached to it; `nil` if none is guarded.
+    public func guardedCgroup(_ registry: Registry) throws(Failure) -> (path: FilePath, isWhole: Bool)? {
+        guard let path = try registry.value(of: .guarded).map({ FilePath($0) }) else { return nil }
+        let links = try pins.guardLinksByHook()
+        let id = (try? Cgroup(path: path))?.id
+        return (path, id != nil && Hook.ofGuard.allSatisfy { links[$0.name]?.cgroupID == id })
+    }
+
     /// ``Change/detachAll()`` without a readable registry. It finds links, maps and programs by their pins, and
     /// addresses by the maps. It renames the registry's file, so that the next attach creates a new one.
     ///

@@ -3,6 +3,11 @@
 public import Host
 public import SystemPackage
 
+extension Registry.Setting {
+    /// The path of the guarded cgroup.
+    public static let guarded = Registry.Setting(rawValue: "guarded")
+}
+
 extension Registry {
     /// The attached cgroups by path, each with the ID that it had when it was attached.
     public func attachments() throws(Failure) -> [(path: FilePath, cgroupID: UInt64)] {

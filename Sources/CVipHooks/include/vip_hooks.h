@@ -94,6 +94,8 @@ int vip_host_error(const struct vip_host *host);
 int vip_host_set_cgroups(struct vip_host *host, const __u64 *ids, __u32 count);
 /* The calling task's cgroup at whatever depth the hooks look for it. */
 void vip_host_set_cgroup(struct vip_host *host, __u64 id);
+/* The calling task's real user, in the initial user namespace; root unless told otherwise. */
+void vip_host_set_user(struct vip_host *host, __u32 user);
 /* The calling program. `name` is its executable's, without a NUL; `comm` is cut to 15 bytes. */
 int vip_host_set_program(struct vip_host *host, __u64 inode, __u32 device, const __u8 *name,
 			 __u32 name_length, const __u8 *comm, __u32 comm_length);

@@ -32,6 +32,13 @@ public struct PolicyKey: Hashable, Sendable {
         PolicyKey(
             "virtualIP.whenUnavailable", words(Policy.VirtualIP.WhenUnavailable.self), default: "deny",
             "what programs get in a session without an address"),
+        PolicyKey(
+            "virtualIP.withoutSession", words(Policy.VirtualIP.WithoutSession.self), default: "allow",
+            "what programs of no session get where sessions are made"),
+        PolicyKey(
+            "virtualIP.dualStackServers", "0 to \(Policy.VirtualIP.dualStackServerLimit)",
+            default: "\(Policy.VirtualIP.defaultDualStackServers)",
+            "how many servers on :: of a session are reached by IPv6"),
         PolicyKey("virtualIP.addresses", "section", "where the addresses come from, and where they are placed"),
         PolicyKey(
             "virtualIP.addresses.source", words(Policy.Addresses.Source.self), default: "pool",
@@ -96,7 +103,7 @@ public struct PolicyKey: Hashable, Sendable {
         PolicyKey("overrides[].match.users", "list of texts", default: "[]", "names of users"),
         PolicyKey("overrides[].match.groups", "list of texts", default: "[]", "names of groups"),
         PolicyKey("overrides[].match.units", "list of texts", default: "[]", "patterns of unit names, fnmatch(3)"),
-        PolicyKey("overrides[].virtualIP", "section", "in place of the base policy's"),
+        PolicyKey("overrides[].virtualIP", "section", "in place of the base policy's; without withoutSession"),
         PolicyKey(
             "overrides[].virtualLoopback", "section", "in place of the base policy's; without prefix and hostAddresses"),
         PolicyKey("overrides[].preferLoopback", "section", "in place of the base policy's"),

@@ -96,6 +96,8 @@ extension Policy {
         var ranges: [PlacedRange] = []
         if let value = section["virtualIP"] {
             virtualIP = VirtualIP(value, &ranges)
+            virtualIP.withoutSession = virtualIP.withoutSession ?? .allow
+            virtualIP.dualStackServers = virtualIP.dualStackServers ?? VirtualIP.defaultDualStackServers
             virtualIP.addresses.restSeconds = virtualIP.addresses.restSeconds ?? Addresses.defaultRestSeconds
             virtualIP.addresses.probeSeconds = virtualIP.addresses.probeSeconds ?? Addresses.defaultProbeSeconds
         }
@@ -190,13 +192,22 @@ extension Policy {
 }
 
 extension Policy.VirtualIP {
-    fileprivate init(_ value: PolicyValue, _ ranges: inout [PlacedRange]) {
+    /// - Parameter isBase: whether it is in the base policy, and not in an override.
+    fileprivate init(_ value: PolicyValue, _ ranges: inout [PlacedRange], isBase: Bool = true) {
         self.init()
         guard let section = value.section(as: "virtualIP") else { return }
         enabled = section["enabled"]?.boolean() ?? enabled
         mode = section["mode"]?.choice() ?? mode
         programs = section["programs"]?.list(of: readProgram) ?? programs
         whenUnavailable = section["whenUnavailable"]?.choice() ?? whenUnavailable
+        dualStackServers = section["dualStackServers"]?.number("a number of servers", 0...Self.dualStackServerLimit)
+        if isBase {
+            withoutSession = section["withoutSession"]?.choice()
+        } else {
+            section["withoutSession"]?.refuse(
+                "it is about programs of no session, and an override is for some sessions",
+                hint: "write it in the base policy's virtualIP")
+        }
         if let value = section["addresses"] { addresses = Policy.Addresses(value, &ranges) }
     }
 }
@@ -332,7 +343,7 @@ extension Policy.Override {
         let name = section["name"]?.text()
         self.init(name: name ?? "")
         if let value = section["match"] { match = Policy.Match(value) }
-        if let value = section["virtualIP"] { virtualIP = Policy.VirtualIP(value, &ranges) }
+        if let value = section["virtualIP"] { virtualIP = Policy.VirtualIP(value, &ranges, isBase: false) }
         if let value = section["virtualLoopback"] { virtualLoopback = Policy.VirtualLoopback(value, isBase: false) }
         if let value = section["preferLoopback"] { preferLoopback = Policy.PreferLoopback(value) }
         wildcardName = section["wildcardName"]?.choice()

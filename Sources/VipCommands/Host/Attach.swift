@@ -29,8 +29,14 @@ struct AttachCgroup: ParsableCommand {
             The record of sessions is root's alone. With --group, members of that group may read it as well (session list, \
             session show, who, policy show), until --no-group, another --group or 'detach --all'.
 
+            Programs in no session are not looked at, unless --guard names a cgroup. Those below it that are not root's may \
+            then not bind or send from an address that belongs to sessions, nor reach a session's loopback. Everything \
+            else of them is left alone. There is one guarded cgroup, usually the root of the hierarchy; it stays until \
+            --no-guard, another --guard, or the last cgroup is detached.
+
             EXAMPLES
               vip-bpfctl attach cgroup /sys/fs/cgroup/user.slice
+              vip-bpfctl attach cgroup /sys/fs/cgroup/user.slice --guard /sys/fs/cgroup
               vip-bpfctl attach cgroup /sys/fs/cgroup/user.slice --group adm
               vip-bpfctl attach cgroup /sys/fs/cgroup/unified/mine --policy policy.yaml
             """
@@ -56,11 +62,22 @@ struct AttachCgroup: ParsableCommand {
     @Flag(help: "Let root alone read the record of sessions.")
     var noGroup = false
 
+    @Option(
+        name: .customLong("guard"),
+        help: ArgumentHelp(
+            "Keep programs of no session below this cgroup off sessions' addresses.", valueName: "path"),
+        completion: .directory)
+    var guarded: String?
+
+    @Flag(help: "Guard no cgroup.")
+    var noGuard = false
+
     @OptionGroup var options: InstanceOptions
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
         if group != nil, noGroup { throw ValidationError("use either --group or --no-group") }
+        if guarded != nil, noGuard { throw ValidationError("use either --guard or --no-guard") }
         if let maxSessions, !MapSizes.allowed.contains(maxSessions) {
             throw ValidationError(
                 "--max-sessions \(maxSessions) is not in \(MapSizes.allowed.lowerBound)…\(MapSizes.allowed.upperBound)")
@@ -69,6 +86,8 @@ struct AttachCgroup: ParsableCommand {
 
     func run() throws {
         let cgroup = try Cgroup(path: FilePath(path))
+        let guarding: Change.Guarding =
+            if let guarded { .cgroup(try Cgroup(path: FilePath(guarded))) } else { noGuard ? .none : .unchanged }
         let instance = options.instance
         try instance.pins.requireBPFFS()
         let file = try policy.map { text throws(Failure) in try Policy.read(contentsOf: FilePath(text)) }
@@ -82,7 +101,7 @@ struct AttachCgroup: ParsableCommand {
             {
                 policy = try Policy.read(contentsOf: Instance.defaultPolicyFile)
             }
-            let attached = try change.attach(cgroup, policy: policy, sizes: sizes)
+            let attached = try change.attach(cgroup, policy: policy, sizes: sizes, guarding: guarding)
             if readers != nil || noGroup { try change.setReaders(readers) }
             return attached
         }
@@ -98,12 +117,15 @@ struct AttachedPayload: Payload {
     var cgroup: String
     var cgroupId: UInt64
     var programs: String
+    /// The guarded cgroup.
+    @Nullable var guarded: String?
     var hooks: [HookOutcome]
 
     init(_ attached: Change.Attached) {
         cgroup = attached.cgroup.path.string
         cgroupId = attached.cgroup.id
         programs = attached.loading.rawValue
+        guarded = attached.guarded?.string
         hooks = Hook.all.compactMap { hook in
             attached.hooks[hook].map { HookOutcome(hook: hook.name, outcome: $0.rawValue) }
         }
@@ -112,6 +134,7 @@ struct AttachedPayload: Payload {
     var table: Table {
         Table(
             headings: ["HOOK", "OUTCOME"], rows: hooks.map { [$0.hook, $0.outcome] },
-            notes: ["cgroup \(cgroup.printableLine), programs \(programs)"])
+            notes: ["cgroup \(cgroup.printableLine), programs \(programs)"]
+                + (guarded.map { ["guarded: \($0.printableLine)"] } ?? []))
     }
 }

@@ -51,6 +51,10 @@ struct Status: ParsableCommand {
                         path: path?.string, cgroupId: id, state: isThere ? "attached" : "gone",
                         hooks: Hook.ofCgroups.map { StatusPayload.HookLink(hook: $0.name, link: links[$0.name]) }))
             }
+            payload.guarded = try instance.guardedCgroup(registry).map {
+                StatusPayload.Guarded(cgroup: $0.path.string, isWhole: $0.isWhole)
+            }
+            payload.guardedHooks = Set(try instance.pins.guardLinksByHook().filter { $0.value.cgroupID != 0 }.keys)
             let network = try instance.pins.networkAttachments()
             payload.network = Hook.ofNetwork.map { StatusPayload.NetworkLink(hook: $0.name, link: network[$0.name]) }
             payload.programs = Hook.all.map { StatusPayload.Program(hook: $0.name, id: programs[$0.name]) }
@@ -110,6 +114,18 @@ struct StatusPayload: Payload {
         }
     }
 
+    /// The cgroup whose programs of no session are kept off sessions' addresses.
+    struct Guarded: Encodable {
+        var cgroup: String
+        /// `attached`, or `incomplete` if a hook is not attached there.
+        var state: String
+
+        init(cgroup: String, isWhole: Bool) {
+            self.cgroup = cgroup
+            state = isWhole ? "attached" : "incomplete"
+        }
+    }
+
     struct Program: Encodable {
         var hook: String
         @Nullable var programId: UInt32?
@@ -156,10 +172,20 @@ struct StatusPayload: Payload {
     @Nullable var isThisBuild: Bool?
     var sessions: Int
     var attachments: [Attachment] = []
+    /// `nil` if no cgroup is guarded.
+    @Nullable var guarded: Guarded?
     /// The hooks of the network namespace.
     var network: [NetworkLink] = []
     var programs: [Program] = []
     var counters: [Counters] = []
+    /// The guard's hooks that have a link; for the table.
+    var guardedHooks: Set<String> = []
+
+    private enum CodingKeys: CodingKey {
+        case isLoaded, layout, generation, loopbackPrefix, objectId, isThisBuild, sessions, attachments, guarded,
+            network
+        case programs, counters
+    }
 
     init(sessions: Int) {
         self.sessions = sessions
@@ -173,6 +199,7 @@ struct StatusPayload: Payload {
                 attachments.count { attachment in
                     attachment.hooks.contains { $0.hook == row.hook && $0.linkId != nil }
                 } + network.count { $0.hook == row.hook && $0.linkId != nil }
+                + (guardedHooks.contains(row.hook) ? 1 : 0)
             return [
                 row.hook, program.map { "\($0)" } ?? "-", "\(links)", "\(row.seen)", "\(row.rewritten)",
                 "\(row.unaddressed)", "\(row.refused)", row.reasons,
@@ -187,6 +214,7 @@ struct StatusPayload: Payload {
                 + network.filter { !attachments.isEmpty && $0.state != "attached" }.map {
                     "\($0.hook) of the network namespace: \($0.state)"
                 } + [
+                    "guarded: \(guarded.map { "\($0.cgroup.printableLine): \($0.state)" } ?? "no cgroup")",
                     "IPv6 loopbacks \(loopbackPrefix.map { "in \($0)" } ?? "none")",
                     "\(sessions) sessions, policy generation \(generation ?? 0), programs are \(build)",
                 ])

@@ -73,6 +73,9 @@ struct MapView: Sendable {
                     config.hostIPv6Addresses.map { .list($0.map(\.description)) } ?? .text("too many, see addresses")
                 ),
                 ("loopback_prefix", config.loopbackPrefix.map { .text("\($0)") } ?? .none),
+                ("doors", .list(config.doorsInUse.map { "\($0.cgroup)@\($0.level)" })),
+                ("netns", .number(config.netns)),
+                ("deny_outside", .text("\(config.flags & VIP_CONFIG_DENY_OUTSIDE.rawValue != 0)")),
                 ("as_requested", .text("\(config.flags & VIP_CONFIG_AS_REQUESTED.rawValue != 0)")),
                 ("object_id", .text(hex(config.objectID))),
             ]
@@ -113,6 +116,7 @@ struct MapView: Sendable {
                 ("number", .number(UInt64(key) % UInt64(VIP_POLICIES_PER_BANK))),
                 ("flags", .list(flagNames(policy.flags))),
                 ("excluded_ports", .list(policy.excludedPorts.map { "\($0)" })),
+                ("listener_limit", .number(UInt64(policy.listener_limit))),
             ]
         },
         view("program_names", "programs by their executable's name") { (key: vip_program_name, lists: vip_listing) in
@@ -149,6 +153,10 @@ struct MapView: Sendable {
                     ])
                 }
             }),
+        view("listener_counts", "how many dual-stack TCP servers of a session are in listeners") {
+            (cgroup: UInt64, count: UInt32) in
+            [("cgroup_id", .number(cgroup)), ("servers", .number(UInt64(count)))]
+        },
         MapView(
             name: "counters", about: "calls of sessions, by hook and outcome",
             count: { _ throws(Failure) in (Hook.all.count, Hook.all.count) },
@@ -249,6 +257,7 @@ struct MapView: Sendable {
             (VIP_POLICY_USE_HOST_ADDRESS, "use_host_address"), (VIP_POLICY_FALLBACK_HOST, "fallback_host"),
             (VIP_POLICY_ISOLATION, "isolation"), (VIP_POLICY_AS_REQUESTED, "as_requested"),
             (VIP_POLICY_EXCLUDED_PORTS, "excluded_ports"), (VIP_POLICY_LISTS, "lists"),
+            (VIP_POLICY_DENY_OUTSIDE, "deny_outside"),
         ]
         return names.filter { flags & $0.0.rawValue != 0 }.map(\.1)
     }

@@ -86,7 +86,7 @@ struct AttachTests: CommandHost {
         let document = try JSONSerialization.jsonObject(with: Data(row.utf8)) as? [String: Any]
         let value = try #require(document?["value"] as? [String])
         var bytes = value.compactMap { UInt8($0.dropFirst(2), radix: 16) }
-        try #require(bytes.count == 264)
+        try #require(bytes.count == 400)
         edit(&bytes)
         let hex = bytes.map { String(format: "%02x", $0) }.joined(separator: " ")
         try sandbox.sh("bpftool map update pinned '\(pin)' key hex 00 00 00 00 value hex \(hex)")
@@ -101,7 +101,7 @@ struct AttachTests: CommandHost {
             try sandbox.mustCtl("attach", "cgroup", sandbox.cgroup("second"))
             let before = try sandbox.mustCtl("status", "--json").stdout
             // Another object's ID, in the last 32 bytes of the row.
-            try editConfig(sandbox) { $0.replaceSubrange(232..<264, with: [UInt8](repeating: 7, count: 32)) }
+            try editConfig(sandbox) { $0.replaceSubrange(368..<400, with: [UInt8](repeating: 7, count: 32)) }
             #expect(try sandbox.mustCtl("status").stdout.contains("another build's"))
             let probe = try sandbox.probe("server", in: "attached/ann")
             let update = try sandbox.start(

@@ -355,6 +355,14 @@ import Testing
         Wrong(
             "whenUnavailable", "virtualIP: {whenUnavailable: x}", 1, "virtualIP.whenUnavailable",
             "one of deny, useHostAddress"),
+        Wrong(
+            "withoutSession", "virtualIP: {withoutSession: never}", 1, "virtualIP.withoutSession",
+            "one of allow, deny"),
+        Wrong(
+            "withoutSession of an override", "overrides:\n  - name: a\n    virtualIP:\n      withoutSession: deny", 4,
+            "overrides[0].virtualIP.withoutSession", "programs of no session"),
+        Wrong(
+            "dual-stack servers", "virtualIP: {dualStackServers: 65537}", 1, "virtualIP.dualStackServers", "65536"),
         Wrong("source", "virtualIP: {addresses: {source: x}}", 1, "virtualIP.addresses.source", "one of pool, dhcp"),
         Wrong(
             "DHCP on lo", "virtualIP:\n  addresses:\n    interface: lo\n    source: dhcp", 3,

@@ -15,6 +15,8 @@ import Testing
                   mode: perProgram
                   programs: []
                   whenUnavailable: deny
+                  withoutSession: allow
+                  dualStackServers: 256
                   addresses:
                     source: pool
                     pool: []
@@ -65,6 +67,8 @@ import Testing
                   mode: perProgram
                   programs: [redis-server, /opt/crm/bin/crm, "*"]
                   whenUnavailable: deny
+                  withoutSession: allow
+                  dualStackServers: 256
                   addresses:
                     source: pool
                     interface: eth0
@@ -149,8 +153,8 @@ import Testing
             String(decoding: try encoder.encode(policy), as: UTF8.self) == """
                 {"history":{"retentionDays":90},"isolation":true,"overrides":[{"match":{"groups":[],"units":[],"users":[]},"name":"a"}],\
                 "preferLoopback":{"enabled":false,"programs":[]},"sessions":{"unit":"userSlice"},\
-                "virtualIP":{"addresses":{"pool":[],"probeSeconds":1,"reservations":[],"restSeconds":60,"source":"pool"},"enabled":false,"mode":"perProgram",\
-                "programs":[],"whenUnavailable":"deny"},"virtualLoopback":{"enabled":false,\
+                "virtualIP":{"addresses":{"pool":[],"probeSeconds":1,"reservations":[],"restSeconds":60,"source":"pool"},"dualStackServers":256,"enabled":false,"mode":"perProgram",\
+                "programs":[],"whenUnavailable":"deny","withoutSession":"allow"},"virtualLoopback":{"enabled":false,\
                 "excludedPorts":[53,631],"fallback":"none","prefix":"fdd2:9088:43af::/96","programs":[]},\
                 "wildcardName":"virtual"}
                 """)
@@ -207,6 +211,7 @@ import Testing
             enabled: .random(using: &random), mode: element(of: Policy.VirtualIP.Mode.allCases, using: &random),
             programs: programs(using: &random),
             whenUnavailable: element(of: Policy.VirtualIP.WhenUnavailable.allCases, using: &random),
+            dualStackServers: element(of: [nil, 0, 7, Policy.VirtualIP.dualStackServerLimit], using: &random),
             addresses: Policy.Addresses(
                 placement: pool.isEmpty ? nil : element(of: [nil, .address], using: &random),
                 interface: element(of: [nil, "eth0", "lo", "0", "br-é", "null", "a.100"], using: &random), pool: pool,

@@ -71,6 +71,7 @@ import Testing
                 return store(VIP_OWNER_SESSION.rawValue)
             case VIP_HOST_MAP_POLICIES:
                 var policy = vip_policy()
+                policy.listener_limit = 1
                 policy.flags = flags
                 withUnsafeMutableBytes(of: &policy.excluded_ports) { $0[631 / 8] = 1 << (631 % 8) }
                 return store(policy)

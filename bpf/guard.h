@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Programs of no session, below the cgroup that is guarded. Those that are not root's may not bind or send from an address
+ * of a session, now or to come, nor reach a session's loopback. Everything else of them is left as it is.
+ *
+ * They run on calls of every program of the host, so they leave at a compare or two where neither can be: before they look
+ * who is calling.
+ */
+#ifndef VIP_BPF_GUARD_H
+#define VIP_BPF_GUARD_H
+
+#include "apply.h"
+#include "session.h"
+
+/*
+ * Whether the calling task is kept off sessions' addresses. `cgroup` is then its own. Whether sessions are isolated is
+ * the base policy's to say.
+ */
+static __always_inline int vip_is_guarded(void *ctx, const struct vip_config *in_force,
+					  __u64 *cgroup)
+{
+	__u32 base = (in_force->generation & 1) * VIP_POLICIES_PER_BANK;
+	const struct vip_policy *policy = bpf_map_lookup_elem(&policies, &base);
+
+	if (!policy || !(policy->flags & VIP_POLICY_ISOLATION) || vip_is_root() ||
+	    in_force->netns != bpf_get_netns_cookie(ctx) || vip_session_of_task(in_force, cgroup))
+		return 0;
+	*cgroup = bpf_get_current_cgroup_id();
+	return 1;
+}
+
+static __always_inline int vip_guard(struct bpf_sock_addr *ctx, enum vip_family family,
+				     enum vip_hook hook, struct vip_decision *decision)
+{
+	struct vip_call call = { .family = family };
+	const struct vip_config *in_force = vip_config();
+
+	if (!in_force || !vip_is_guarded(ctx, in_force, &call.cgroup))
+		return VIP_PROCEED;
+	call.facts.user_addr = vip_user_addr(ctx, family);
+	return vip_apply(ctx, &call, hook, family, decision);
+}
+
+/* The class of an address to a program of no session, which has none of its own: ID 0 is no session's. */
+static __always_inline enum vip_addr_class vip_class_outside(enum vip_family family,
+							     struct vip_address address)
+{
+	const struct vip_config *in_force = vip_config();
+	const struct vip_address none = {};
+	struct vip_own own;
+
+	if (!in_force)
+		return VIP_ELSEWHERE;
+	own = vip_own_of(family, 0, 0, none, in_force->loopback6);
+	return vip_class(family, &own, address);
+}
+
+static __always_inline int vip_is_sessions_own(enum vip_family family, struct vip_address address)
+{
+	return vip_find_owner(family, vip_class_outside(family, address), address) ==
+	       VIP_OWNER_SESSION;
+}
+
+static __always_inline int vip_is_sessions_loopback(enum vip_family family,
+						    struct vip_address address)
+{
+	if (family != VIP_INET6 && !vip_is_127(address.word[3])) /* nearly every call */
+		return 0;
+	return vip_class_outside(family, address) == VIP_SOME_LOOPBACK &&
+	       vip_is_open_loopback(family, address);
+}
+
+static __always_inline int vip_guard_bind(struct bpf_sock_addr *ctx, enum vip_family family,
+					  enum vip_hook hook)
+{
+	struct vip_decision refusal = { .outcome = VIP_REFUSED_ISOLATION };
+	struct vip_address address = vip_user_addr(ctx, family);
+
+	if (vip_is_foreign(ctx, family) || vip_is_wildcard(family, address) ||
+	    vip_is_localhost(family, address) || !vip_is_sessions_own(family, address))
+		return VIP_PROCEED;
+	return vip_guard(ctx, family, hook, &refusal);
+}
+
+static __always_inline int vip_guard_connect(struct bpf_sock_addr *ctx, enum vip_family family,
+					     enum vip_hook hook)
+{
+	struct vip_decision refusal = { .outcome = VIP_REFUSED_PEER };
+	struct vip_address address = vip_user_addr(ctx, family);
+
+	if (vip_is_localhost(family, address) || !vip_is_sessions_loopback(family, address))
+		return VIP_PROCEED;
+	return vip_guard(ctx, family, hook, &refusal);
+}
+
+static __always_inline int vip_guard_sendmsg(struct bpf_sock_addr *ctx, enum vip_family family,
+					     enum vip_hook hook)
+{
+	struct vip_decision refusal = { .outcome = VIP_REFUSED_ISOLATION };
+	struct vip_address source = vip_message_source(ctx, family);
+
+	if (!vip_is_wildcard(family, source) && !vip_is_localhost(family, source) &&
+	    vip_is_sessions_own(family, source))
+		return vip_guard(ctx, family, hook, &refusal);
+	return vip_guard_connect(ctx, family, hook);
+}
+
+#endif
