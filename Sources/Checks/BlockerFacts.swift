@@ -3,29 +3,49 @@
 import Host
 import Sessions
 
-/// Finds processes outside all sessions that hold a port on a wildcard. The port is then in use on the sessions'
-/// addresses too.
+/// Finds processes that hold a port on a wildcard. The port is then in use on the sessions' addresses too.
 package enum BlockerFacts: CheckedSubject {
     private static let subject = "blockers"
 
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         looking(at: subject) { () throws(Failure) in
-            let sessions = try host.instance.registry().sessions().map(\.cgroupPath)
-            let blockers = try WildcardListener.all(outside: sessions)
-            guard !blockers.isEmpty else {
-                return [.good(subject, "no process outside a session holds a wildcard port")]
+            let holders = try WildcardListener.all(host.instance.registry().sessions())
+            guard !holders.isEmpty else { return [.good(subject, "no process holds a wildcard port")] }
+            // Sessions to which the policy gives no virtual IP are named as well: whatever it meant, their ports are taken
+            // from all others, and an administrator looks here for who has a port. No excluded port is left out:
+            // virtualLoopback.excludedPorts is about 127.0.0.1 alone, and a bind to the wildcard does not look at it.
+            var counts: [UInt32: Int] = [:]
+            var facts: [CheckedFact] = []
+            for holder in holders {
+                guard let session = holder.session else {
+                    facts.append(outside(holder))
+                    continue
+                }
+                counts[session.id, default: 0] += 1
+                guard counts[session.id, default: 0] <= WildcardListener.namedLimit else { continue }
+                facts.append(.warning(subject, holder.message, fix: Self.fix))
             }
-            return blockers.map { blocker in
-                let holder =
-                    blocker.process.map { process in
-                        let unit = unit(ofCgroup: process.cgroup).map { ", unit \($0)," } ?? ""
-                        return "\(process.name) (PID \(process.pid))\(unit) in \(process.cgroup)"
-                    } ?? "an unknown process"
-                return .warning(
-                    subject, "\(holder) holds \(blocker.transport) port \(blocker.port) on every address",
-                    fix: "no session can have that port: run it in a session, or bind it to one address")
+            for (session, count) in counts.sorted(by: { $0.key < $1.key }) where count > WildcardListener.namedLimit {
+                let others = WildcardListener.summary(ofOthers: count - WildcardListener.namedLimit, session: session)
+                facts.append(.warning(subject, others, fix: Self.fix))
             }
+            return facts
         }
+    }
+
+    /// For a program in a session, which is not listed, or listens without `bind`.
+    private static let fix =
+        "no other session can have that port: end the program, or let it call bind and let virtualIP apply to it; "
+        + "vip-bpfctl explain PID says whether it does"
+
+    private static func outside(_ blocker: WildcardListener) -> CheckedFact {
+        let place =
+            blocker.process.map { process in
+                "\(unit(ofCgroup: process.cgroup).map { ", unit \($0)," } ?? "") in \(process.cgroup)"
+            } ?? ""
+        return .warning(
+            subject, "\(blocker.holder)\(place) \(blocker.holding)",
+            fix: "no session can have that port: run it in a session, or bind it to one address")
     }
 
     /// The systemd unit of a cgroup: the last part of its path that names a service, scope or other unit that has processes.

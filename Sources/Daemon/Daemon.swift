@@ -40,6 +40,7 @@ public final class Daemon {
     private let addresses: AddressKeeper
     private let conflicts: ConflictKeeper
     private let programs: ProgramKeeper
+    private let wildcards: WildcardKeeper
     private let leases: LeaseKeeper
     private let status: StatusFile
 
@@ -55,6 +56,7 @@ public final class Daemon {
         addresses = try AddressKeeper(context)
         conflicts = try ConflictKeeper(context)
         programs = try ProgramKeeper(context)
+        wildcards = try WildcardKeeper(context)
         leases = try LeaseKeeper(context, runtime: runtime.appending("leases"))
         status = StatusFile(runtime)
         context.registryChanged = { [sessions] in sessions.runSoon() }
@@ -114,6 +116,7 @@ public final class Daemon {
         addresses.runNow()
         programs.runNow()
         sessions.runNow()
+        wildcards.runNow()
     }
 
     /// Applies the policy file.

@@ -8,7 +8,7 @@ import SystemPackage
 /// A present problem that an administrator should know.
 enum Trouble: Hashable {
     /// The work of a keeper fails as a whole.
-    case sessions, addresses, programs, leases
+    case sessions, addresses, programs, wildcards, leases
     /// A cgroup that should be a session is not one.
     case noSession(FilePath)
     /// A session has no address: of one family, or, with `nil`, of any.

@@ -31,13 +31,16 @@ struct CgroupTree {
     }
 
     /// Whether a cgroup is one of several, or below one.
-    func contains(_ id: UInt64, in cgroups: Set<UInt64>) -> Bool {
+    func contains(_ id: UInt64, in cgroups: Set<UInt64>) -> Bool { nearest(to: id, in: cgroups) != nil }
+
+    /// The one of several cgroups that a cgroup is, or that it is below; the lowest if there are several.
+    func nearest(to id: UInt64, in cgroups: Set<UInt64>) -> UInt64? {
         var next: UInt64? = id
         while let one = next {
-            if cgroups.contains(one) { return true }
+            if cgroups.contains(one) { return one }
             next = nodes[one]?.parent
         }
-        return false
+        return nil
     }
 
     /// From the root of the hierarchy, as in /proc/PID/cgroup: `/user.slice/…`.

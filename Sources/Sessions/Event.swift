@@ -33,6 +33,8 @@ public struct Event: Sendable, Hashable {
         public static let addressConflict = Kind(rawValue: "address_conflict")
         /// A program of no session has a socket on an address that a session was to get.
         public static let addressOccupied = Kind(rawValue: "address_occupied")
+        /// A program in a session holds a port on every address of the host, and so on every session's.
+        public static let wildcardPort = Kind(rawValue: "wildcard_port")
         /// An address that another program had removed from its interface was restored.
         public static let addressRestored = Kind(rawValue: "address_restored")
         /// An address is missing and could not be restored.

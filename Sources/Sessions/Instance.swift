@@ -241,7 +241,7 @@ extension Instance {
     /// The number of the override for a session: the one that was named when it was opened, or the first that matches.
     ///
     /// - Parameter groups: the groups of users that were already looked up.
-    static func policyNumber(
+    package static func policyNumber(
         of record: SessionRecord, under policy: Policy, groups: inout [String: [String]]
     ) throws(Failure) -> Int {
         if policy.overrides.isEmpty { return 0 }

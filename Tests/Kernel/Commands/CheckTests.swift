@@ -179,6 +179,91 @@ struct CheckTests {
         }
     }
 
+    /// Programs of a session on the real wildcard: one that is not listed, and one of a user without privileges that is,
+    /// and listens without `bind`.
+    @Test func blockersInSessions() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/ann", id: 7)
+            _ = try sandbox.openSession("attached/ben", id: 8)
+            #expect(try check(sandbox, "blockers").map(\.fact) == ["no process holds a wildcard port"])
+
+            let app = try sandbox.probe("app", in: "attached/ann/below")
+            for command in [
+                "socket a tcp", "bind a 0.0.0.0 9001", "listen a", "socket b tcp 6", "setsockopt b v6only 1",
+                "bind b :: 9001", "listen b", "socket u udp", "bind u 0.0.0.0 5300",
+            ] { try app.must(command) }
+            let path = "\(sandbox.directory)/bin/redis-server"
+            try sandbox.sh("install -m 755 '\(Build.probe.path)' '\(path)'")
+            let mallory = try Probe(
+                sandbox.start(
+                    ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--", path],
+                    in: "attached/ben"))
+            // Only the second one takes a port from others. Clients' UDP ports are not named.
+            for command in [
+                "socket v tcp", "bind v 0.0.0.0 9002", "listen v", "socket l tcp", "listen l", "socket u udp",
+                "sendto u 198.51.100.2 9 hello",
+            ] { try mallory.must(command) }
+            let port = try #require(mallory.kernelView("l")?.local.split(separator: ":").last)
+
+            let facts = try check(sandbox, "blockers")
+            let told = facts.map(\.fact).sorted()
+            #expect(
+                told
+                    == [
+                        "app (PID \(app.pid)), of session 7, holds TCP port 9001 on every address",
+                        "app (PID \(app.pid)), of session 7, holds UDP port 5300 on every address",
+                        "redis-server (PID \(mallory.pid)), of session 8, holds TCP port \(port) on every address",
+                    ].sorted())
+            #expect(facts.allSatisfy { $0.verdict == "warning" && $0.fix?.contains("virtualIP") == true }, "\(facts)")
+
+            // These ports are taken from every session.
+            for (transport, port) in [("tcp", 9001), ("udp", 5300)] {
+                try mallory.must("socket w \(transport)")
+                #expect(try mallory("bind w 0.0.0.0 \(port)").errno == "EADDRINUSE")
+                try mallory.must("close w")
+            }
+
+            // A policy without virtual IP changes nothing about that.
+            try sandbox.mustCtl("policy", "apply", sandbox.policyFile("virtualIP: {enabled: false}\n", named: "off"))
+            #expect(try check(sandbox, "blockers").map(\.fact).sorted() == told)
+
+            // A user cannot fill the page.
+            for index in 0..<10 {
+                try app.must("socket n\(index) tcp")
+                try app.must("listen n\(index)")
+            }
+            let many = try check(sandbox, "blockers").map(\.fact)
+            #expect(many.count { $0.contains("of session 7, holds ") } == 8, "\(many)")
+            #expect(many.contains("programs of session 7 hold 4 more ports on every address"), "\(many)")
+
+            for program in [app, mallory] {
+                program.program.closeInput()
+                try program.program.wait()
+            }
+            #expect(try check(sandbox, "blockers").map(\.verdict) == ["good"])
+        }
+    }
+
+    /// A listener that was made in a session, and is another's now, is reported as that one's.
+    @Test func aBlockerThatWasPassedOn() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/ann", id: 7)
+            let maker = try sandbox.probe("maker", in: "attached/ann")
+            let heir = try sandbox.probe("heir", in: "outside")
+            let mailbox = "\(sandbox.directory)/mailbox"
+            try heir.must("mailbox \(mailbox)")
+            for command in ["socket l tcp", "listen l", "pass l \(mailbox)"] { try maker.must(command) }
+            try heir.must("take l")
+            func told() throws -> [String] { try check(sandbox, "blockers").map(\.fact) }
+            var facts = try told()
+            #expect(
+                facts.count == 1 && facts[0].hasPrefix("maker (PID \(maker.pid)), of session 7, holds "), "\(facts)")
+            try maker.must("close l")
+            facts = try told()
+            #expect(facts.count == 1 && facts[0].hasPrefix("heir (PID \(heir.pid)) in /"), "\(facts)")
+        }
+    }
+
     /// A user who may write to cgroup.procs above a session leaves it; to own the directory there is not enough.
     @Test func usersWhoCanLeaveTheirSession() throws {
         try attached { sandbox in

@@ -502,6 +502,98 @@ struct DaemonTests {
         }
     }
 
+    // MARK: Wildcard ports
+
+    /// A program that is not listed, and one that listens without `bind`. With SIGHUP, the daemon looks at once.
+    @Test func wildcardPortsInSessions() throws {
+        let policy =
+            Self.policy(pool: "[198.51.100.16-198.51.100.23]").replacing("mode: perSession", with: "programs: [listed]")
+            + "\noverrides: [{name: plain, match: {users: [ben]}, virtualIP: {enabled: false}}]\n"
+        try host(policy) { host in
+            let sandbox = host.sandbox
+            try host.start(["--policy", try sandbox.policyFile(policy)])
+            try host.event("logind_followed")
+            let path = "\(sandbox.directory)/bin/listed"
+            try sandbox.sh("install -m 755 '\(Build.probe.path)' '\(path)'")
+            let mallory = try Probe(
+                sandbox.start(
+                    ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--", path],
+                    in: "\(DaemonHost.slice(1001))/session-3.scope"))
+            let ben = try sandbox.probe("listed", in: DaemonHost.slice(1002))
+            var ids: [String: UInt32] = [:]
+            for user in ["1001 ann", "1002 ben"] {
+                try host.logind("user \(user)")
+                let opened = try host.event("session_opened")
+                ids[opened.user ?? ""] = opened.session
+            }
+            let outside = try sandbox.probe("outside", in: "outside")
+            func serve(_ probe: Probe, _ port: Int, _ name: String) throws {
+                for command in ["socket \(name) tcp", "bind \(name) 0.0.0.0 \(port)", "listen \(name)"] {
+                    try probe.must(command)
+                }
+            }
+            func look(expecting port: Int) throws {
+                host.daemon?.signal(SIGHUP)
+                try host.event("wildcard_port") { $0.reason?.hasPrefix("TCP port \(port): ") == true }
+            }
+            func told(_ port: Int) -> Int {
+                host.seen.count { $0.event == "wildcard_port" && $0.reason?.hasPrefix("TCP port \(port): ") == true }
+            }
+            // To the listed program, the virtual IP applies. To ben, and outside, the policy gives the host's addresses.
+            try serve(mallory, 9000, "v")
+            try serve(ben, 9001, "b")
+            try serve(outside, 9002, "o")
+            for command in ["socket l tcp 6", "listen l"] { try mallory.must(command) }
+            let view = try #require(mallory.kernelView("l")?.local)
+            let port = try #require(view.split(separator: ":").last.flatMap { Int($0) })
+            host.daemon?.signal(SIGHUP)
+            let first = try host.event("wildcard_port")
+            #expect(first.priority == 4 && first.session == ids["ann"] && first.user == "ann", "\(first)")
+            #expect(first.cgroup == "\(sandbox.attached)/user-1001.slice" && first.address == nil)
+            // The daemon has no privilege to see whose descriptors the sockets are.
+            let who = "a program in cgroup /\(sandbox.name)/\(DaemonHost.slice(1001))/session-3.scope"
+            #expect(first.reason == "TCP port \(port): \(who)", "\(first.reason ?? "")")
+            let session = try #require(ids["ann"])
+            #expect(first.message == "\(who), of session \(session), holds TCP port \(port) on every address")
+
+            // Each is reported once, also if it is opened anew between two looks, and again after it was gone.
+            let app = try sandbox.probe("app", in: DaemonHost.slice(1001))
+            try serve(app, 9003, "a")
+            try serve(app, 9003 + 1, "once")
+            try look(expecting: 9003)
+            try app.must("close a")
+            try serve(app, 9003, "again")
+            try serve(app, 9005, "c")
+            try look(expecting: 9005)
+            #expect([port, 9003, 9004, 9005].map(told) == [1, 1, 1, 1], "\(host.seen)")
+            try app.must("close again")
+            try serve(app, 9006, "d")
+            try look(expecting: 9006)
+            try serve(app, 9003, "more")
+            try look(expecting: 9003)
+            #expect([port, 9003, 9004].map(told) == [1, 2, 1], "\(host.seen)")
+            #expect([9000, 9001, 9002].map(told) == [0, 0, 0], "\(host.seen)")
+
+            // A user cannot fill the journal.
+            let count = host.seen.count { $0.event == "wildcard_port" }
+            for index in 0..<20 {
+                for command in ["socket n\(index) tcp", "listen n\(index)"] { try app.must(command) }
+            }
+            host.daemon?.signal(SIGHUP)
+            let rest = try host.event("wildcard_port") { $0.reason == "12 more ports" }
+            #expect(rest.message == "programs of session \(session) hold 12 more ports on every address")
+            #expect(host.seen.count { $0.event == "wildcard_port" } == count + 9, "\(host.seen)")
+
+            // What another policy makes of ben's server is reported then.
+            try Self.policy(pool: "[198.51.100.16-198.51.100.23]").write(
+                toFile: "\(sandbox.directory)/policy.yaml", atomically: true, encoding: .utf8)
+            try look(expecting: 9001)
+            #expect(host.seen.last?.user == "ben")
+            #expect([port, 9004, 9002].map(told) == [1, 1, 0], "\(host.seen)")
+            for probe in [mallory, app, ben] { try host.end(probe.program) }
+        }
+    }
+
     // MARK: Policy and programs
 
     @Test func anUpgradedProgramMatchesAgain() throws {
