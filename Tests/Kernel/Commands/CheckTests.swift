@@ -31,7 +31,8 @@ struct CheckTests {
 
     private func attached(_ policy: String = policy, _ body: (Sandbox) throws -> Void) throws {
         try Sandbox.with { sandbox in
-            try sandbox.mustCtl("attach", "cgroup", sandbox.attached, "--policy", sandbox.policyFile(policy))
+            try sandbox.mustCtl(
+                "attach", "cgroup", sandbox.attached, "--guard", sandbox.cgroup, "--policy", sandbox.policyFile(policy))
             try body(sandbox)
             try sandbox.mustCtl("detach", "--all")
         }
@@ -55,7 +56,7 @@ struct CheckTests {
             // A sandbox has no module in the linker's path, no daemon and no logind.
             let wrong = facts.filter { $0.verdict != "good" }.map(\.subject)
             #expect(Set(wrong).isSubset(of: ["names", "daemon", "logind", "blockers"]), "\(facts)")
-            #expect(facts.count { $0.subject.hasPrefix("hook ") } == 16)
+            #expect(facts.count { $0.subject.hasPrefix("hook ") } == 22)
             let subjects = [
                 "kernel", "lockdown", "privileges", "cgroup v2", "bpffs", "attached", "other programs", "policy",
                 "IPv6 loopback", "addresses", "sysctl", "blockers", "session cgroups", "names", "logind",
@@ -105,7 +106,7 @@ struct CheckTests {
             #expect(
                 missing.count == 2 && missing.allSatisfy { $0.fact.contains("connect4 not attached") }, "\(missing)")
             for path in [sandbox.attached, second] { try sandbox.mustCtl("attach", "cgroup", path) }
-            #expect(try check(sandbox, "attached").map(\.verdict) == ["good"])
+            #expect(try check(sandbox, "attached").map(\.verdict) == ["good", "good"])
             try sandbox.sh("rmdir '\(second)'")
             let gone = try check(sandbox, "attached")
             #expect(gone.map(\.verdict) == ["warning"] && gone[0].fact.contains("was removed"), "\(gone)")
@@ -113,7 +114,15 @@ struct CheckTests {
             let another = try check(sandbox, "attached", status: 1)
             #expect(another.first?.fact.contains("another cgroup has its path now") == true, "\(another)")
             try sandbox.mustCtl("attach", "cgroup", second)
-            #expect(try check(sandbox, "attached").map(\.verdict) == ["good"])
+            #expect(try check(sandbox, "attached").map(\.verdict) == ["good", "good"])
+            try sandbox.sh("rm '\(sandbox.bpffs)/links/guard/guard_connect4'")
+            let incomplete = try check(sandbox, "attached", status: 1)
+            let fact = "\(sandbox.cgroup) is guarded, and hooks are missing there"
+            #expect(incomplete.map(\.fact) == [fact], "\(incomplete)")
+            try sandbox.mustCtl("attach", "cgroup", second, "--guard", sandbox.cgroup)
+            #expect(try check(sandbox, "attached").map(\.verdict) == ["good", "good"])
+            try sandbox.mustCtl("attach", "cgroup", second, "--no-guard")
+            #expect(try check(sandbox, "attached").map(\.verdict) == ["good", "warning"])
         }
     }
 
