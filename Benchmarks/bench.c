@@ -297,6 +297,22 @@ static double run_getsockname(const struct target *target, long count)
 	return (end - start) / count;
 }
 
+static double run_setsockopt(const struct target *target, long count)
+{
+	int fd = open_bound(target, SOCK_STREAM), on = 1;
+	double start = 0, end;
+
+	for (long i = -(count / 8 + 1); i < count; i++) {
+		if (i == 0)
+			start = now();
+		if (setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on)))
+			die("setsockopt");
+	}
+	end = now();
+	close(fd);
+	return (end - start) / count;
+}
+
 /* The session's VIP6; in the other variants an address that the host has in its place. From the command line. */
 static char virtual6[INET6_ADDRSTRLEN];
 
@@ -319,6 +335,7 @@ static const struct bench_case {
 	/* The cost of binding an address that no variant rewrites. */
 	{ "bind-address", run_bind, { ELSEWHERE, NULL, 0, 0 } },
 	{ "socket-bind", run_socket_bind, { WILDCARD, NULL, 0, 0 } },
+	{ "setsockopt", run_setsockopt, { WILDCARD, NULL, 0, 0 } },
 	{ "getsockname-loopback", run_getsockname, { LOCALHOST, NULL, 0, 0 } },
 
 	{ "tcp6", run_tcp, { ELSEWHERE6, ELSEWHERE6, 0, 0 } },

@@ -323,8 +323,8 @@ struct vip_watchers {
 /* watcher_rings: ARRAY_OF_MAPS by slot; each is the RINGBUF of one watcher, of these records: */
 struct vip_event {
 	__u64 time;	/* CLOCK_BOOTTIME, ns */
-	__u64 cgroup;	/* of the session */
-	__u32 session;	/* its ID; 0 of a program of no session */
+	__u64 cgroup;	/* of the session; the task's own if it is in none */
+	__u32 session;	/* its ID; 0 if it is in none */
 	__u32 tgid;	/* the process, in the initial PID namespace */
 	__u32 uid;	/* its real user, in the initial user namespace */
 	__u16 error;	/* errno of a call that was refused, else 0 */

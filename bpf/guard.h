@@ -13,20 +13,18 @@
 #include "session.h"
 
 /*
- * Whether the calling task is kept off sessions' addresses. `cgroup` is then its own. Whether sessions are isolated is
- * the base policy's to say.
+ * Whether the calling task is kept off sessions' addresses. Whether sessions are isolated is the base policy's to say.
  */
-static __always_inline int vip_is_guarded(void *ctx, const struct vip_config *in_force,
-					  __u64 *cgroup)
+static __always_inline int vip_is_guarded(void *ctx, const struct vip_config *in_force)
 {
 	__u32 base = (in_force->generation & 1) * VIP_POLICIES_PER_BANK;
 	const struct vip_policy *policy = bpf_map_lookup_elem(&policies, &base);
 
-	if (!policy || !(policy->flags & VIP_POLICY_ISOLATION) || vip_is_root() ||
-	    in_force->netns != bpf_get_netns_cookie(ctx) || vip_session_of_task(in_force, cgroup))
-		return 0;
-	*cgroup = bpf_get_current_cgroup_id();
-	return 1;
+	__u64 cgroup;
+
+	return policy && (policy->flags & VIP_POLICY_ISOLATION) && !vip_is_root() &&
+	       in_force->netns == bpf_get_netns_cookie(ctx) &&
+	       !vip_session_of_task(in_force, &cgroup);
 }
 
 static __always_inline int vip_guard(struct bpf_sock_addr *ctx, enum vip_family family,
@@ -35,7 +33,7 @@ static __always_inline int vip_guard(struct bpf_sock_addr *ctx, enum vip_family 
 	struct vip_call call = { .family = family };
 	const struct vip_config *in_force = vip_config();
 
-	if (!in_force || !vip_is_guarded(ctx, in_force, &call.cgroup))
+	if (!in_force || !vip_is_guarded(ctx, in_force))
 		return VIP_PROCEED;
 	call.facts.user_addr = vip_user_addr(ctx, family);
 	return vip_apply(ctx, &call, hook, family, decision);

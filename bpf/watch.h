@@ -156,7 +156,7 @@ static __always_inline void vip_account(struct bpf_sock_addr *ctx, const struct 
 		if (sk)
 			record.source = vip_local_addr(sk, form);
 	}
-	record.cgroup = call->cgroup;
+	record.cgroup = call->cgroup ? call->cgroup : bpf_get_current_cgroup_id();
 	record.session = call->facts.own.id;
 	record.error = error;
 	record.hook = hook;

@@ -100,6 +100,16 @@ public struct BPFLink: ~Copyable, Sendable {
         }
     }
 
+    /// Detaches the program at once (`BPF_LINK_DETACH`, Linux 5.9). The link itself stays, defunct.
+    ///
+    /// Without it, the program of a link whose last pin was removed runs for a moment longer: the kernel releases the link
+    /// after a grace period.
+    public func detach(_ what: String) throws(Failure) {
+        guard bpf_link_detach(descriptor.raw) == 0 else {
+            throw Failure(what, errno: .current, needs: Capability.bpfPrograms)
+        }
+    }
+
     /// Pins the link at `path`, where nothing is pinned yet.
     public func pin(at path: FilePath, _ what: String) throws(Failure) {
         guard path.withPlatformString({ bpf_obj_pin(descriptor.raw, $0) }) == 0 else {

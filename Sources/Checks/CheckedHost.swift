@@ -24,7 +24,8 @@ package struct CheckedHost {
             KernelFacts.self, PrivilegeFacts.self, CgroupFacts.self, BPFFSFacts.self, HookFacts.self,
             AttachmentFacts.self, NeighbourFacts.self, PolicyFacts.self, LoopbackFacts.self, AddressFacts.self,
             LeaseFacts.self,
-            SysctlFacts.self, BlockerFacts.self, SessionCgroupFacts.self, CopyFacts.self, NameFacts.self,
+            SysctlFacts.self, BlockerFacts.self, DualStackFacts.self, SessionCgroupFacts.self, CopyFacts.self,
+            NameFacts.self,
             LogindFacts.self, DaemonFacts.self,
         ]
     }

@@ -69,7 +69,9 @@ package struct SysctlFacts: CheckedSubject {
         max(value("ipv4/conf/all/\(name)") ?? 0, value("ipv4/conf/\(interface)/\(name)") ?? 0)
     }
 
-    private func all() -> [CheckedFact] { disabledIPv6() + strictReversePath() + silentARP() + openLoopback() }
+    private func all() -> [CheckedFact] {
+        disabledIPv6() + fullIPv6() + strictReversePath() + silentARP() + openLoopback()
+    }
 
     /// Interfaces that refuse IPv6 addresses.
     private func disabledIPv6() -> [CheckedFact] {
@@ -78,6 +80,21 @@ package struct SysctlFacts: CheckedSubject {
                 Self.subject,
                 "net.ipv6.conf.\(interface).disable_ipv6 is 1: \(interface) cannot have IPv6 virtual IPs",
                 fix: "sysctl net.ipv6.conf.\(interface).disable_ipv6=0, then vip-bpfctl policy apply FILE")
+        }
+    }
+
+    /// Interfaces that take no address from router advertisements any more: virtual IPs count, and the link-local address.
+    private func fullIPv6() -> [CheckedFact] {
+        (placed[.v6] ?? [:]).sorted { $0.key < $1.key }.compactMap { interface, addresses in
+            let directory = "ipv6/conf/\(interface)"
+            guard let limit = Self.value("\(directory)/max_addresses"), limit > 0, addresses.count + 1 >= limit,
+                Self.value("\(directory)/accept_ra") ?? 0 > 0, Self.value("\(directory)/autoconf") == 1
+            else { return nil }
+            return .warning(
+                Self.subject,
+                "\(interface) has \(addresses.count) IPv6 virtual IPs, and net.ipv6.conf.\(interface).max_addresses is "
+                    + "\(limit): the kernel takes no address of the host's own from router advertisements",
+                fix: "sysctl net.ipv6.conf.\(interface).max_addresses=0")
         }
     }
 

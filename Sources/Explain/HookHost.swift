@@ -3,6 +3,7 @@
 import BPFLoader
 package import CVipABI
 package import CVipHooks
+package import Glibc
 package import Host
 package import PolicyMaps
 import SystemPackage
@@ -48,6 +49,9 @@ package final class HookHost {
 
     /// Makes the calling task one of a session's cgroup.
     package func setCgroup(_ id: UInt64) { vip_host_set_cgroup(host, id) }
+
+    /// Sets the calling task's real user, in the initial user namespace. It is root unless set.
+    package func setUser(_ id: uid_t) { vip_host_set_user(host, id) }
 
     package func setProgram(_ program: ExplainedProgram) {
         let isSet = vip_host_set_program(

@@ -64,6 +64,14 @@ extension MetricsPage {
                     )
                 }
             })
+        let servers = try PolicyMapSet(instance.pins).listenerCounts.rows().map(\.value)
+        add(
+            "vip_bpf_dual_stack_servers", .gauge,
+            "TCP servers on :: that are reached at their session's IPv6 addresses.",
+            Double(servers.reduce(0) { $0 + Int($1) }))
+        add(
+            "vip_bpf_dual_stack_servers_max", .gauge, "Those of the session that has the most of them.",
+            Double(servers.max() ?? 0))
         let listeners = try EventListener.listeners(instance.pins)
         add("vip_bpf_event_listeners", .gauge, "Listeners to events: watch and top.", Double(listeners.count))
         add(

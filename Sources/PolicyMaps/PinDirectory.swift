@@ -318,8 +318,8 @@ public struct PinDirectory: Sendable, Hashable {
     public func detach(cgroupID: UInt64) throws(Failure) -> Bool {
         let directory = links.appending("\(cgroupID)")
         guard directory.withPlatformString({ access($0, F_OK) }) == 0 else { return false }
-        for hook in Hook.attachOrder.reversed() { try unlinkIfThere(directory.appending(hook.name)) }
-        for name in try entries(of: directory) { try unlinkIfThere(directory.appending(name)) }
+        for hook in Hook.attachOrder.reversed() { try removeLink(at: directory.appending(hook.name)) }
+        for name in try entries(of: directory) { try removeLink(at: directory.appending(name)) }
         // The cgroup's directory is removed last, because it shows what a killed detach has left.
         let others = try entries(of: links).contains { UInt64($0).map { $0 != cgroupID } ?? false }
         if !others {
@@ -334,13 +334,19 @@ public struct PinDirectory: Sendable, Hashable {
 
     /// Removes a directory with the links in it. It is no error if it does not exist.
     private func removeLinks(in directory: FilePath) throws(Failure) {
-        for name in try entries(of: directory) { try unlinkIfThere(directory.appending(name)) }
+        for name in try entries(of: directory) { try removeLink(at: directory.appending(name)) }
         if directory.withPlatformString({ rmdir($0) }) != 0 {
             let error = Errno.current
             guard error == .noSuchFileOrDirectory else {
                 throw Failure("remove \(directory)", errno: error)
             }
         }
+    }
+
+    /// Detaches a link and removes its pin. A pin that is no link, or that cannot be opened, is only removed.
+    private func removeLink(at pin: FilePath) throws(Failure) {
+        if let link = try? BPFLink(pinnedAt: pin) { try? link.detach("detach \(pin)") }
+        try unlinkIfThere(pin)
     }
 
     // MARK: Guarding
@@ -365,7 +371,12 @@ public struct PinDirectory: Sendable, Hashable {
                 let link = try BPFLink(
                     attaching: program, to: .cgroup(cgroup.path), hook.attachType, what,
                     hint: "see what else is attached there: bpftool cgroup show \(cgroup.path)")
-                try link.pin(replacing: pin, what)
+                if let former = try? BPFLink(pinnedAt: pin) {
+                    try link.pin(replacing: pin, what)
+                    try? former.detach(what)
+                } else {
+                    try link.pin(replacing: pin, what)
+                }
             }
         } catch {
             if isFirst { try? removeGuard() }

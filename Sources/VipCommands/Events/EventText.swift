@@ -91,7 +91,8 @@ struct EventText: Sendable {
         let outcome = CallOutcome(rawValue: event.outcome)
         var line = Line()
         line.cell(Self.timeOfDay(event.time &+ offset), width: Self.widths[0])
-        line.cell("\(event.session)", width: Self.widths[1])
+        // Session 0 stands for a program of no session.
+        line.cell(event.session == 0 ? "-" : "\(event.session)", width: Self.widths[1])
         line.cell((user(event.uid) ?? "\(event.uid)").printableLine, width: Self.widths[2])
         line.cell("\(String(decoding: program, as: UTF8.self).printableLine)[\(event.tgid)]", width: Self.widths[3])
         line.cell(Self.hook(event.hook), width: Self.widths[4])
@@ -126,7 +127,7 @@ struct EventText: Sendable {
         object.text("program", String(decoding: program, as: UTF8.self))
         object.text("protocol", Self.protocolName(event.protocol))
         object.text("reason", outcome?.reason)
-        object.number("session", UInt64(event.session))
+        object.number("session", event.session == 0 ? nil : UInt64(event.session))
         object.text("source_address", Self.source(event))
         object.text("time", Self.time(event.time &+ offset))
         object.number("uid", UInt64(event.uid))

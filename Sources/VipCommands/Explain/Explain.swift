@@ -6,6 +6,7 @@ import CVipABI
 import Explain
 import Glibc
 import Host
+import Network
 import Policy
 import PolicyMaps
 import Sessions
@@ -68,11 +69,19 @@ struct Explain: ParsableCommand {
             let place = try ProcessPlace(cgroup, mounts, instance.pins)
             host.setCgroups(place.ancestors.map(\.id))
             host.setProgram(program)
+            if let user = ProcessFacts(pid).user { host.setUser(user) }
             live = try host.session()
             payload = ExplainPayload(program, pid: pid, cgroup: cgroup)
             payload.attachedCgroup = place.attached?.path.string
             if live == nil {
                 payload.reason = place.whyNoSession
+                if NetworkPlace.note(of: pid) == nil {
+                    let guarded = try? instance.guardedCgroup(instance.registry())
+                    payload.notes += try OutsideFinding.notes(
+                        host, isAttached: place.attached != nil,
+                        isGuarded: guarded.map { guarded in place.ancestors.contains { $0.path == guarded.path } }
+                            ?? false)
+                }
             } else if place.attached == nil {
                 payload.notes.append(
                     "no cgroup at or above this one is attached: no hook runs for the process")

@@ -161,6 +161,8 @@ struct CheckTests {
             }
             try sysctl("ipv4.conf.eth0.arp_ignore", 8, says: "arp_ignore is 8 on eth0")
             try sysctl("ipv4.conf.eth0.route_localnet", 1, says: "route_localnet is 1 on eth0")
+            try sandbox.sh("sysctl -qw net.ipv6.conf.eth0.accept_ra=1 net.ipv6.conf.eth0.autoconf=1")
+            try sysctl("ipv6.conf.eth0.max_addresses", 2, says: "takes no address of the host's own")
             // On lo, an address of eth0's network.
             let yaml = "virtualIP: {enabled: true, mode: perSession, addresses: {interface: lo}}\n"
             try sandbox.mustCtl("policy", "apply", sandbox.policyFile(yaml, named: "lo.yaml"))

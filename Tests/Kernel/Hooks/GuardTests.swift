@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Foundation
+import Glibc
 import TestSupport
 import Testing
 
@@ -183,6 +184,53 @@ struct GuardTests: ContractSuite {
         }
     }
 
+    private func notes(_ pid: Int32) throws -> String {
+        let explained = try sandbox.mustCtl("explain", "\(pid)")
+        return explained.stdout
+    }
+
+    @Test func isExplainedAndReported() throws {
+        try enforce("  withoutSession: deny")
+        let program = try stranger(.nobody)
+        let root = try sandbox.probe("app", in: Party.nobody.cgroup)
+        let denied = "the policy has withoutSession: deny"
+        let guarded = "it is below the guarded cgroup"
+        #expect(try notes(program.pid).contains(denied) && !notes(program.pid).contains(guarded))
+        #expect(try !notes(root.pid).contains(denied))
+        try guarding(sandbox.cgroup) {
+            #expect(try notes(program.pid).contains(denied) && notes(program.pid).contains(guarded))
+            #expect(try !notes(root.pid).contains(guarded))
+            let watch = try sandbox.start(
+                [Build.controller.path, "watch", "--json"], in: "control", environment: sandbox.controlEnvironment)
+            try wait(for: "watch to listen") {
+                try sandbox.mustCtl("map", "dump", "watchers", "--json").stdout.contains("\"pid\" : \(watch.pid),")
+            }
+            struct Seen: Decodable {
+                let hook, verdict: String
+                let session: UInt32?
+                let errno: String?
+                let pid: Int32
+                let cgroupId: UInt64
+            }
+            try program.must("socket s udp")
+            try expect(program, "bind s 0.0.0.0 \(stage.newPort())", fails: "EADDRNOTAVAIL")
+            let outside = try stranger()
+            try outside.must("socket s udp")
+            try expect(outside, "connect s \(Place.annLO) 7", fails: "ECONNREFUSED")
+            for (hook, errno, cgroup, pid) in [
+                ("bind4", "EADDRNOTAVAIL", Party.nobody.cgroup, program.pid),
+                ("guard_connect4", "ECONNREFUSED", Party.unhooked.cgroup, outside.pid),
+            ] {
+                let seen = try JSONDecoder.snake.decode(Seen.self, from: Data(watch.readLine().utf8))
+                #expect(seen.hook == hook && seen.verdict == "refused" && seen.errno == errno, "\(seen)")
+                let id = try FileManager.default.attributesOfItem(atPath: sandbox.cgroup(cgroup))[.systemFileNumber]
+                #expect(seen.session == nil && seen.pid == pid && seen.cgroupId == id as? UInt64, "\(seen)")
+            }
+            watch.signal(SIGTERM)
+            try watch.wait()
+        }
+    }
+
     @Test func withoutIsolationItGuardsNothing() throws {
         try enforce(isolation: false)
         let program = try stranger()
@@ -314,6 +362,12 @@ struct GuardTests: ContractSuite {
         #expect(try ports.map { try isReached(.mapped(.benVIP), $0) } == [true, true, true, true, true])
         let counts = try sandbox.mustCtl("map", "dump", "listener_counts").stdout
         #expect(counts.contains("servers 3"), "\(counts)")
+        let page = try sandbox.mustCtl("metrics").stdout
+        for line in ["vip_bpf_dual_stack_servers 3", "vip_bpf_dual_stack_servers_max 3"] {
+            #expect(page.contains("\n\(line)\n"), "\(page)")
+        }
+        let check = try sandbox.ctl("check").stdout
+        #expect(check.contains("session \(Party.ben.id ?? 0) has 3, as many as it may"), "\(check)")
         // Another session's are not concerned.
         let ann = try stranger(.ann)
         #expect(try isReached(.annVIP6, serve(ann, "l")))
