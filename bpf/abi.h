@@ -8,7 +8,7 @@
  *
  * The maps, and a worked example: cgroup 8121 is session 7, user "ann", virtual IP 10.20.0.17.
  *
- *   config      [0]                    -> { abi 4, generation 6, one level: 4, one door: user.slice, ... }
+ *   config      [0]                    -> { abi 4, generation 6, one level: 4, attached: user.slice, ... }
  *   sessions    [8121]                 -> { vip4 10.20.0.17, id 7, policy { 0, 2 }, netns 1 }
  *   ids         [7]                    -> 8121
  *   addresses   [::ffff:10.20.0.17]    -> { VIP_OWNER_SESSION, 7 }
@@ -47,8 +47,8 @@
 	32 /* the base policy is number 0, overrides are 1…31: bits of a __u32 */
 #define VIP_HOST_ADDRESSES_MAX \
 	8 /* of a family that config holds itself; a host with more looks in the map */
-#define VIP_LEVELS_MAX 8 /* how many different depths of the cgroup tree sessions may be at */
-#define VIP_DOORS_MAX 8	 /* attached cgroups that config holds */
+#define VIP_LEVELS_MAX 8   /* how many different depths of the cgroup tree sessions may be at */
+#define VIP_ATTACHED_MAX 8 /* attached cgroups that config holds */
 #define VIP_LEVEL_NONE 0xffffffff /* as an int -1: bpf_get_current_ancestor_cgroup_id says 0 */
 #define VIP_LISTENER_SLOTS 4	  /* of servers that share a port, how many are noted */
 #define VIP_NAME_MAX 64	     /* an executable's name with its NUL; longer ones match by path only */
@@ -91,7 +91,7 @@ struct vip_address {
 };
 
 /* An attached cgroup: sessions are made below it. */
-struct vip_door {
+struct vip_attached {
 	__u64 cgroup;
 	__u32 level; /* its depth below the cgroup root */
 	__u32 reserved;
@@ -113,10 +113,10 @@ struct vip_config {
 	__be32 host4[VIP_HOST_ADDRESSES_MAX]; /* the host's own IPv4 addresses, for connect */
 	struct vip_address
 		host6[VIP_HOST_ADDRESSES_MAX]; /* its IPv6 addresses, link-local ones too */
-	__be32 loopback6[3]; /* the 96 bits before each session's ID + 1; 0: there is no LO6 */
-	__u32 door_count;    /* entries of doors in use */
-	__u64 netns;	     /* SO_NETNS_COOKIE of the network namespace of the sessions */
-	struct vip_door doors[VIP_DOORS_MAX];
+	__be32 loopback6[3];  /* the 96 bits before each session's ID + 1; 0: there is no LO6 */
+	__u32 attached_count; /* entries of attached in use */
+	__u64 netns;	      /* SO_NETNS_COOKIE of the network namespace of the sessions */
+	struct vip_attached attached[VIP_ATTACHED_MAX];
 	__u8 object_id[VIP_OBJECT_ID_MAX]; /* SHA-256 of the object the pinned programs are from */
 };
 
@@ -273,8 +273,8 @@ struct vip_listener {
 };
 
 /*
- * listener_counts: HASH by cgroup ID (__u64) -> __u32. How many dual-stack listeners a session has in `listeners`, so that
- * none takes the room of all.
+ * listener_counts: HASH by cgroup ID (__u64) -> __s32. How many dual-stack listeners a session has in `listeners`, so that
+ * none takes the room of all. The end of a listener of an earlier session of the cgroup makes it less than that.
  */
 
 /* What became of a call. The first three let it go on; the errno of the others is beside each. */
@@ -345,7 +345,7 @@ struct vip_event {
 
 #define VIP_ASSERT_SIZE(type, size) \
 	_Static_assert(sizeof(type) == (size), #type " changed its size")
-VIP_ASSERT_SIZE(struct vip_door, 16);
+VIP_ASSERT_SIZE(struct vip_attached, 16);
 VIP_ASSERT_SIZE(struct vip_config, 400);
 VIP_ASSERT_SIZE(struct vip_session, 40);
 VIP_ASSERT_SIZE(struct vip_address, 16);

@@ -16,8 +16,8 @@ static __always_inline int vip_count_listener(__u64 cgroup)
 	const struct vip_session *session = bpf_map_lookup_elem(&sessions, &cgroup);
 	const struct vip_config *in_force = vip_config();
 	const struct vip_policy *policy;
-	__u32 bank, key, none = 0;
-	__u32 *count;
+	__s32 *count, none = 0;
+	__u32 bank, key;
 
 	if (!session || !in_force)
 		return 0;
@@ -31,7 +31,7 @@ static __always_inline int vip_count_listener(__u64 cgroup)
 	}
 	if (!policy || !count)
 		return 0;
-	if (__sync_fetch_and_add(count, 1) < policy->listener_limit)
+	if (__sync_fetch_and_add(count, 1) < (__s32)policy->listener_limit)
 		return 1;
 	__sync_fetch_and_add(count, -1);
 	return 0;
@@ -39,10 +39,9 @@ static __always_inline int vip_count_listener(__u64 cgroup)
 
 static __always_inline void vip_uncount_listener(__u64 cgroup)
 {
-	__u32 *count = bpf_map_lookup_elem(&listener_counts, &cgroup);
+	__s32 *count = bpf_map_lookup_elem(&listener_counts, &cgroup);
 
-	/* The row may have ended with an earlier session of the cgroup. */
-	if (count && *(volatile __u32 *)count)
+	if (count)
 		__sync_fetch_and_add(count, -1);
 }
 

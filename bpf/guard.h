@@ -19,7 +19,6 @@ static __always_inline int vip_is_guarded(void *ctx, const struct vip_config *in
 {
 	__u32 base = (in_force->generation & 1) * VIP_POLICIES_PER_BANK;
 	const struct vip_policy *policy = bpf_map_lookup_elem(&policies, &base);
-
 	__u64 cgroup;
 
 	return policy && (policy->flags & VIP_POLICY_ISOLATION) && !vip_is_root() &&
@@ -39,33 +38,30 @@ static __always_inline int vip_guard(struct bpf_sock_addr *ctx, enum vip_family 
 	return vip_apply(ctx, &call, hook, family, decision);
 }
 
-/* The class of an address to a program of no session, which has none of its own: ID 0 is no session's. */
-static __always_inline enum vip_addr_class vip_class_outside(enum vip_family family,
-							     struct vip_address address)
+/* Whether an address is a session's, now or to come. A program of no session has none of its own: ID 0 is no session's. */
+static __always_inline int vip_is_sessions_own(enum vip_family family, struct vip_address address)
 {
 	const struct vip_config *in_force = vip_config();
 	const struct vip_address none = {};
 	struct vip_own own;
 
 	if (!in_force)
-		return VIP_ELSEWHERE;
+		return 0;
 	own = vip_own_of(family, 0, 0, none, in_force->loopback6);
-	return vip_class(family, &own, address);
-}
-
-static __always_inline int vip_is_sessions_own(enum vip_family family, struct vip_address address)
-{
-	return vip_find_owner(family, vip_class_outside(family, address), address) ==
+	return vip_find_owner(family, vip_class(family, &own, address), address) ==
 	       VIP_OWNER_SESSION;
 }
 
 static __always_inline int vip_is_sessions_loopback(enum vip_family family,
 						    struct vip_address address)
 {
-	if (family != VIP_INET6 && !vip_is_127(address.word[3])) /* nearly every call */
-		return 0;
-	return vip_class_outside(family, address) == VIP_SOME_LOOPBACK &&
-	       vip_is_open_loopback(family, address);
+	const struct vip_config *in_force;
+
+	if (family != VIP_INET6) /* nearly every call leaves at the first of these */
+		return vip_is_127(address.word[3]) && !vip_is_localhost(family, address) &&
+		       vip_is_open_loopback(family, address);
+	in_force = vip_config();
+	return in_force && vip_is_loopback6(in_force->loopback6, address);
 }
 
 static __always_inline int vip_guard_bind(struct bpf_sock_addr *ctx, enum vip_family family,
@@ -86,7 +82,7 @@ static __always_inline int vip_guard_connect(struct bpf_sock_addr *ctx, enum vip
 	struct vip_decision refusal = { .outcome = VIP_REFUSED_PEER };
 	struct vip_address address = vip_user_addr(ctx, family);
 
-	if (vip_is_localhost(family, address) || !vip_is_sessions_loopback(family, address))
+	if (!vip_is_sessions_loopback(family, address))
 		return VIP_PROCEED;
 	return vip_guard(ctx, family, hook, &refusal);
 }

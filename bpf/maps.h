@@ -108,7 +108,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
 	__type(key, __u64);
-	__type(value, __u32);
+	__type(value, __s32);
 } listener_counts SEC(".maps");
 
 struct {

@@ -103,19 +103,19 @@ static __always_inline int vip_is_root(void)
  * Whether the calling task is where sessions are made: below an attached cgroup, not in it. A global function, so that
  * the verifier goes through it once.
  */
-__noinline int vip_is_at_door(void)
+__noinline int vip_is_below_attached(void)
 {
 	const struct vip_config *in_force = vip_config();
 
 	if (!in_force)
 		return 0;
-	for (__u32 i = 0; i < VIP_DOORS_MAX; i++) {
-		const struct vip_door *door = &in_force->doors[i];
+	for (__u32 i = 0; i < VIP_ATTACHED_MAX; i++) {
+		const struct vip_attached *attached = &in_force->attached[i];
 
-		if (i >= in_force->door_count)
+		if (i >= in_force->attached_count)
 			break;
-		if (bpf_get_current_ancestor_cgroup_id(door->level) == door->cgroup)
-			return bpf_get_current_ancestor_cgroup_id(door->level + 1) != 0;
+		if (bpf_get_current_ancestor_cgroup_id(attached->level) == attached->cgroup)
+			return bpf_get_current_ancestor_cgroup_id(attached->level + 1) != 0;
 	}
 	return 0;
 }
@@ -126,7 +126,8 @@ static __always_inline int vip_is_denied_outside(void *ctx, const struct vip_cal
 	const struct vip_config *in_force = caller->config;
 
 	return in_force && (in_force->flags & VIP_CONFIG_DENY_OUTSIDE) &&
-	       in_force->netns == bpf_get_netns_cookie(ctx) && !vip_is_root() && vip_is_at_door();
+	       in_force->netns == bpf_get_netns_cookie(ctx) && !vip_is_root() &&
+	       vip_is_below_attached();
 }
 
 /*

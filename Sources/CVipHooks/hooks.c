@@ -55,7 +55,7 @@ struct vip_host {
 	int is_noted;
 	struct vip_listener noted_key;
 	struct bpf_sock noted;
-	__u32 noted_count;
+	__s32 noted_count;
 
 	/* The rows that were looked up last. */
 	struct vip_config config;

@@ -22,9 +22,9 @@ package enum DualStackFacts: CheckedSubject {
             var total = 0
             for (cgroup, count) in counts.sorted(by: { $0.key < $1.key }) {
                 guard let session = try maps.sessions.value(of: cgroup) else { continue }
-                total += Int(count)
+                total += Int(max(0, count))
                 let key = UInt32(bank * Int(VIP_POLICIES_PER_BANK)) + UInt32(session[policyInBank: bank])
-                let limit = try maps.policies.value(of: key)?.listener_limit ?? 0
+                let limit = Int32(try maps.policies.value(of: key)?.listener_limit ?? 0)
                 guard count > 0, count >= limit else { continue }
                 facts.append(
                     .warning(

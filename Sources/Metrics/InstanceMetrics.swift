@@ -64,7 +64,7 @@ extension MetricsPage {
                     )
                 }
             })
-        let servers = try PolicyMapSet(instance.pins).listenerCounts.rows().map(\.value)
+        let servers = try PolicyMapSet(instance.pins).listenerCounts.rows().map { max(0, $0.value) }
         add(
             "vip_bpf_dual_stack_servers", .gauge,
             "TCP servers on :: that are reached at their session's IPv6 addresses.",

@@ -21,7 +21,7 @@ public struct PolicyMapSet: ~Copyable {
     public let names: BPFMap<vip_program_name, vip_listing>
     public let scripts: BPFMap<vip_program_script, vip_listing>
     public let files: BPFMap<vip_program_file, vip_listing>
-    public let listenerCounts: BPFMap<UInt64, UInt32>
+    public let listenerCounts: BPFMap<UInt64, Int32>
 
     /// Opens the maps pinned in `directory`. Throws unless they exist and have this build's layout.
     public init(_ directory: PinDirectory) throws(Failure) {
@@ -36,7 +36,7 @@ public struct PolicyMapSet: ~Copyable {
         let names: BPFMap<vip_program_name, vip_listing> = try directory.map("program_names")
         let scripts: BPFMap<vip_program_script, vip_listing> = try directory.map("program_scripts")
         let files: BPFMap<vip_program_file, vip_listing> = try directory.map("program_files")
-        let listenerCounts: BPFMap<UInt64, UInt32> = try directory.map("listener_counts")
+        let listenerCounts: BPFMap<UInt64, Int32> = try directory.map("listener_counts")
         self.config = config
         self.sessions = sessions
         self.ids = ids
@@ -276,11 +276,11 @@ public struct PolicyMapSet: ~Copyable {
     }
 
     /// Sets the attached cgroups, below which sessions are made.
-    public func setDoors(_ doors: [Cgroup]) throws(Failure) {
+    public func setAttached(_ cgroups: [Cgroup]) throws(Failure) {
         let namespace = try NetworkNamespace.currentCookie()
         try configure { row in
             row.netns = namespace
-            row.setDoors(doors)
+            row.setAttached(cgroups)
         }
     }
 
@@ -316,26 +316,27 @@ extension vip_config {
     public var objectID: [UInt8] { withUnsafeBytes(of: object_id) { Array($0) } }
 
     /// The attached cgroups, each with its depth.
-    public var doorsInUse: [vip_door] {
-        withUnsafeBytes(of: doors) { Array($0.bindMemory(to: vip_door.self).prefix(Int(door_count))) }
+    public var attachedCgroups: [vip_attached] {
+        withUnsafeBytes(of: attached) { Array($0.bindMemory(to: vip_attached.self).prefix(Int(attached_count))) }
     }
 
-    /// At most ``doorLimit`` of them.
-    mutating func setDoors(_ cgroups: [Cgroup]) {
-        withUnsafeMutableBytes(of: &doors) { bytes in
-            let rows = bytes.bindMemory(to: vip_door.self)
+    /// At most ``attachedLimit`` of them.
+    mutating func setAttached(_ cgroups: [Cgroup]) {
+        withUnsafeMutableBytes(of: &attached) { bytes in
+            let rows = bytes.bindMemory(to: vip_attached.self)
             for index in rows.indices {
-                rows[index] = vip_door()
+                rows[index] = vip_attached()
                 if index < cgroups.count {
-                    rows[index] = vip_door(cgroup: cgroups[index].id, level: UInt32(cgroups[index].level), reserved: 0)
+                    rows[index] = vip_attached(
+                        cgroup: cgroups[index].id, level: UInt32(cgroups[index].level), reserved: 0)
                 }
             }
         }
-        door_count = UInt32(min(cgroups.count, Self.doorLimit))
+        attached_count = UInt32(min(cgroups.count, Self.attachedLimit))
     }
 
     /// How many attached cgroups the configuration holds.
-    public static var doorLimit: Int { Int(VIP_DOORS_MAX) }
+    public static var attachedLimit: Int { Int(VIP_ATTACHED_MAX) }
 
     /// Sets which depths are in use. A depth that stays keeps its slot, so that a hook that reads the slots at the same
     /// time does not miss it. A new depth takes a free slot; if there is none, remove unneeded depths first.

@@ -85,8 +85,8 @@ extension Change {
                 }
                 try pins.updateGuard()
             }
-            try PolicyMapSet(pins).setDoors(attachedCgroups())
-            try requireDoors(for: coming)
+            try PolicyMapSet(pins).setAttached(attachedCgroups())
+            try requireRoomForAttached(for: coming)
             // Generation 0: the maps were created by a command that was killed before this step.
             if let policy {
                 try apply(policy)
@@ -107,7 +107,7 @@ extension Change {
                 _ = try? pins.detach(cgroupID: cgroup.id)
             }
             if !wasNoted { try? registry.removeAttachment(cgroup.path) }
-            if pins.isLoaded { try? PolicyMapSet(pins).setDoors(attachedCgroups()) }
+            if pins.isLoaded { try? PolicyMapSet(pins).setAttached(attachedCgroups()) }
             if (try? pins.attachments().isEmpty) == true {
                 if pins.isLoaded { try? PolicyMapSet(pins).setLoopbackPrefix(nil) }
                 try? settings.undo()
@@ -138,14 +138,15 @@ extension Change {
     }
 
     /// Throws if `withoutSession: deny` could not hold below all attached cgroups.
-    func requireDoors(for policy: Policy) throws(Failure) {
+    func requireRoomForAttached(for policy: Policy) throws(Failure) {
         let count = try attachedCgroups().count
-        guard policy.virtualIP.enabled, policy.virtualIP.withoutSession == .deny, count > vip_config.doorLimit else {
+        guard policy.virtualIP.enabled, policy.virtualIP.withoutSession == .deny, count > vip_config.attachedLimit
+        else {
             return
         }
         throw Failure(
             .failed, "deny programs of no session",
-            "\(count) cgroups are attached, and withoutSession: deny holds below \(vip_config.doorLimit) at most",
+            "\(count) cgroups are attached, and withoutSession: deny holds below \(vip_config.attachedLimit) at most",
             hint: "attach one cgroup above them, or leave withoutSession out")
     }
 
@@ -169,7 +170,7 @@ extension Change {
             let cgroup = try Cgroup(path: path)
             throw Failure(.failed, "detach \(cgroup.path)", "it is not attached", hint: "see vip-bpfctl status")
         }
-        if pins.isLoaded { try PolicyMapSet(pins).setDoors(attachedCgroups()) }
+        if pins.isLoaded { try PolicyMapSet(pins).setAttached(attachedCgroups()) }
         if try pins.attachments().isEmpty {
             try registry.set(.guarded, to: nil)
             if pins.isLoaded { try PolicyMapSet(pins).setLoopbackPrefix(nil) }

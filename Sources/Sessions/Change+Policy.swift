@@ -37,7 +37,7 @@ extension Change {
                 "virtualLoopback.prefix differs from \(formerPrefix), which \(records.count) open sessions use",
                 hint: "close them first, or keep the prefix: IPv6 loopbacks in use would become unreachable")
         }
-        try requireDoors(for: policy)
+        try requireRoomForAttached(for: policy)
         let mounts = try MountTable.current()
         let hostAddresses = try hostAddresses()
         try settings.check(policy, hostAddresses)

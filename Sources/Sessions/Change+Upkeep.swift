@@ -249,8 +249,9 @@ extension Change {
     /// Thaws the cgroups that a killed ``closeEnded(_:)`` has left frozen.
     func thawLeftovers() throws(Failure) {
         guard let noted = try registry.value(of: .frozen) else { return }
-        thaw(noted.split(separator: "\n").compactMap { try? Cgroup(path: FilePath(String($0))) })
-        try registry.set(.frozen, to: nil)
+        let cgroups = noted.split(separator: "\n").compactMap { try? Cgroup(path: FilePath(String($0))) }
+        guard !cgroups.isEmpty else { return try registry.set(.frozen, to: nil) }
+        thaw(cgroups)
     }
 
     /// The session of a cgroup, or `nil`.

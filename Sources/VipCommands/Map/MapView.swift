@@ -73,7 +73,7 @@ struct MapView: Sendable {
                     config.hostIPv6Addresses.map { .list($0.map(\.description)) } ?? .text("too many, see addresses")
                 ),
                 ("loopback_prefix", config.loopbackPrefix.map { .text("\($0)") } ?? .none),
-                ("doors", .list(config.doorsInUse.map { "\($0.cgroup)@\($0.level)" })),
+                ("attached", .list(config.attachedCgroups.map { "\($0.cgroup)@\($0.level)" })),
                 ("netns", .number(config.netns)),
                 ("deny_outside", .text("\(config.flags & VIP_CONFIG_DENY_OUTSIDE.rawValue != 0)")),
                 ("as_requested", .text("\(config.flags & VIP_CONFIG_AS_REQUESTED.rawValue != 0)")),
@@ -154,8 +154,8 @@ struct MapView: Sendable {
                 }
             }),
         view("listener_counts", "how many dual-stack TCP servers of a session are in listeners") {
-            (cgroup: UInt64, count: UInt32) in
-            [("cgroup_id", .number(cgroup)), ("servers", .number(UInt64(count)))]
+            (cgroup: UInt64, count: Int32) in
+            [("cgroup_id", .number(cgroup)), ("servers", .number(UInt64(max(0, count))))]
         },
         MapView(
             name: "counters", about: "calls of sessions, by hook and outcome",
