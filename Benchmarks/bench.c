@@ -6,7 +6,9 @@
  *   "CASE COUNT\n"   runs COUNT operations of the case after a warm-up; prints nanoseconds per operation
  *   "names\n"        prints getsockname of sockets bound to 0.0.0.0 and to ::
  *
- * Every round creates and closes its sockets, so the ports are the same in every variant, and the
+ * It prints "ready" once the servers of `elsewhere6` are open. Whoever starts it then moves it into its cgroup.
+ *
+ * Every round creates and closes its other sockets, so the ports are the same in every variant, and the
  * sockets' places in memory differ from round to round.
  *
  * Server and client are one thread. On the loopback device a packet is received before the call that
@@ -31,7 +33,7 @@
  * them, so that they are neither the host's nor a session's and yet answer in the same thread.
  */
 #define ELSEWHERE "203.0.113.1"
-#define ELSEWHERE6 "2001:db8:113::1"
+#define ELSEWHERE6 "2001:db8:113::1" /* of sendto6-wildcard; all others have elsewhere6 */
 #define MAPPED "::ffff:203.0.113.1"
 #define LOCALHOST "127.0.0.1"
 #define LOCALHOST6 "::1"
@@ -40,6 +42,7 @@
 
 enum {
 	PORT = 9000,
+	PORT_ELSEWHERE6, /* of the servers that stay open, apart from the wildcards that are bound meanwhile */
 	BATCH = 32,   /* sockets or datagrams between two readings of the clock */
 	PAYLOAD = 64, /* bytes of a datagram */
 	SINK_SIZE =
@@ -70,13 +73,20 @@ struct address {
 	socklen_t length;
 };
 
+/*
+ * Another host's address, a different one in each process. In a session, IPv6 servers cannot bind what the host does not
+ * have, so this process opens these servers before it is in one.
+ */
+static char elsewhere6[INET6_ADDRSTRLEN];
+static int elsewhere6_servers[] = { [SOCK_STREAM] = -1, [SOCK_DGRAM] = -1 };
+
 static struct address address_of(const char *text)
 {
 	struct address address = {};
 
 	if (strchr(text, ':')) {
 		address.in6.sin6_family = AF_INET6;
-		address.in6.sin6_port = htons(PORT);
+		address.in6.sin6_port = htons(text == elsewhere6 ? PORT_ELSEWHERE6 : PORT);
 		address.length = sizeof(address.in6);
 		if (inet_pton(AF_INET6, text, &address.in6.sin6_addr) == 1)
 			return address;
@@ -122,15 +132,22 @@ static void prepare(int fd, const struct target *target)
 	if (!strcmp(target->server, WILDCARD6) && !target->dual)
 		set(fd, IPPROTO_IPV6, IPV6_V6ONLY, "IPV6_V6ONLY");
 	/* For bind, a route alone does not make an IPv6 address local. */
-	if (!strcmp(target->server, ELSEWHERE6))
+	if (target->server == elsewhere6)
 		set(fd, IPPROTO_IPV6, IPV6_FREEBIND, "IPV6_FREEBIND");
 }
 
 static int open_bound(const struct target *target, int type)
 {
 	struct address address = address_of(target->server);
-	int fd = open_socket(address.any.sa_family, type);
+	int fd;
 
+	if (target->server == elsewhere6 && elsewhere6_servers[type] >= 0) {
+		fd = dup(elsewhere6_servers[type]);
+		if (fd < 0)
+			die("dup");
+		return fd;
+	}
+	fd = open_socket(address.any.sa_family, type);
 	if (type == SOCK_STREAM)
 		set(fd, SOL_SOCKET, SO_REUSEADDR, "SO_REUSEADDR");
 	prepare(fd, target);
@@ -313,6 +330,16 @@ static double run_setsockopt(const struct target *target, long count)
 	return (end - start) / count;
 }
 
+static void open_elsewhere6(void)
+{
+	struct target target = { elsewhere6, NULL, 0, 0 };
+
+	snprintf(elsewhere6, sizeof(elsewhere6), "2001:db8:113:0:1::%x:%x", getpid() >> 16,
+		 getpid() & 0xffff);
+	for (int type = SOCK_STREAM; type <= SOCK_DGRAM; type++)
+		elsewhere6_servers[type] = open_bound(&target, type);
+}
+
 /* The session's VIP6; in the other variants an address that the host has in its place. From the command line. */
 static char virtual6[INET6_ADDRSTRLEN];
 
@@ -338,16 +365,16 @@ static const struct bench_case {
 	{ "setsockopt", run_setsockopt, { WILDCARD, NULL, 0, 0 } },
 	{ "getsockname-loopback", run_getsockname, { LOCALHOST, NULL, 0, 0 } },
 
-	{ "tcp6", run_tcp, { ELSEWHERE6, ELSEWHERE6, 0, 0 } },
-	{ "sendto6", run_sendto, { ELSEWHERE6, ELSEWHERE6, 0, 0 } },
+	{ "tcp6", run_tcp, { elsewhere6, elsewhere6, 0, 0 } },
+	{ "sendto6", run_sendto, { elsewhere6, elsewhere6, 0, 0 } },
 	{ "bind6", run_bind, { WILDCARD6, NULL, 0, 0 } },
 	{ "getsockname6", run_getsockname, { WILDCARD6, NULL, 0, 0 } },
 	{ "tcp6-mapped", run_tcp, { MAPPED, MAPPED, 0, 0 } },
 	{ "tcp6-loopback", run_tcp, { LOCALHOST6, LOCALHOST6, 0, 0 } },
-	{ "sendto6-recv", run_sendto_recv, { ELSEWHERE6, ELSEWHERE6, 0, 0 } },
+	{ "sendto6-recv", run_sendto_recv, { elsewhere6, elsewhere6, 0, 0 } },
 	{ "sendto6-loopback", run_sendto, { LOCALHOST6, LOCALHOST6, 0, 0 } },
 	{ "bind6-loopback", run_bind, { LOCALHOST6, NULL, 0, 0 } },
-	{ "bind6-address", run_bind, { ELSEWHERE6, NULL, 0, 0 } },
+	{ "bind6-address", run_bind, { virtual6, NULL, 0, 0 } },
 
 	{ "bind-dual", run_bind, { WILDCARD6, NULL, 0, 1 } },
 	{ "getsockname-dual", run_getsockname, { WILDCARD6, NULL, 0, 1 } },
@@ -408,6 +435,9 @@ int main(int argc, char **argv)
 	/* With priority over other work on this host: a round is short and should not be interrupted. */
 	if (setpriority(PRIO_PROCESS, 0, -20))
 		die("setpriority");
+	open_elsewhere6();
+	puts("ready");
+	fflush(stdout);
 	while (fgets(line, sizeof(line), stdin)) {
 		if (!strcmp(line, "names\n")) {
 			print_name(WILDCARD, ' ');

@@ -23,6 +23,18 @@ EMPTY(recvmsg6)
 EMPTY(getsockname6)
 EMPTY(getpeername6)
 
+SEC("cgroup/sock_create")
+int empty_sock_create(struct bpf_sock *ctx __attribute__((unused)))
+{
+	return 1;
+}
+
+SEC("cgroup/setsockopt")
+int empty_setsockopt(struct bpf_sockopt *ctx __attribute__((unused)))
+{
+	return 1;
+}
+
 SEC("sockops")
 int empty_sock_ops(struct bpf_sock_ops *ctx __attribute__((unused)))
 {

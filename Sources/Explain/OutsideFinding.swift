@@ -22,7 +22,7 @@ package enum OutsideFinding {
                 "the policy has withoutSession: deny: its binds to the wildcard or a host address, and its connections "
                     + "to anything but the loopback, fail with EADDRNOTAVAIL")
         }
-        // 127.255.255.254 is of the last session ID, so of no session, and still not for others.
+        // No session can have 127.255.255.254, the loopback of the last ID, and the guard keeps others off it, too.
         if isGuarded, try refuses(VIP_HOOK_GUARD_BIND4, IPAddress(v4: 0x7fff_fffe), host) {
             notes.append(
                 "it is below the guarded cgroup: addresses that belong to sessions fail with EADDRNOTAVAIL, and "

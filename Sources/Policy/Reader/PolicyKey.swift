@@ -103,9 +103,12 @@ public struct PolicyKey: Hashable, Sendable {
         PolicyKey("overrides[].match.users", "list of texts", default: "[]", "names of users"),
         PolicyKey("overrides[].match.groups", "list of texts", default: "[]", "names of groups"),
         PolicyKey("overrides[].match.units", "list of texts", default: "[]", "patterns of unit names, fnmatch(3)"),
-        PolicyKey("overrides[].virtualIP", "section", "in place of the base policy's; without withoutSession"),
         PolicyKey(
-            "overrides[].virtualLoopback", "section", "in place of the base policy's; without prefix and hostAddresses"),
+            "overrides[].virtualIP", "section",
+            "in place of the base policy's; withoutSession is the base policy's alone"),
+        PolicyKey(
+            "overrides[].virtualLoopback", "section",
+            "in place of the base policy's; prefix and hostAddresses are the base policy's alone"),
         PolicyKey("overrides[].preferLoopback", "section", "in place of the base policy's"),
         PolicyKey("overrides[].wildcardName", words(Policy.WildcardName.self), "in place of the base policy's"),
         PolicyKey("overrides[].isolation", "boolean", "in place of the base policy's"),
