@@ -232,9 +232,9 @@ vip_class_of(enum vip_family family, const struct vip_own *own, struct vip_addre
 }
 
 /*
- * The same for a destination. A loopback address that no session has is the host's: a service may listen there. It does
- * not matter whether an address is another session's: the call connects to it like to any other host's. So for nearly every host this is a compare or two in config, which is in the cache already, and
- * no look-up.
+ * The same for a destination. A loopback address that no session has is the host's: a service may listen there. Whether
+ * another address is another session's does not matter: the call connects to it as to any other host. So for nearly
+ * every host this is a compare or two in config, which is in the cache already, and no look-up.
  */
 static __always_inline enum vip_addr_class vip_class_of_destination(enum vip_family family,
 								    const struct vip_caller *caller,
