@@ -10,6 +10,10 @@ variants=(udp tcp addresses interface)
 
 limit() {
     case "$variant $1 = $2" in
+    'tcp '[ab][en]n': '*' = '*' failed: address family not supported.'* | \
+        'tcp '[ab][en]n': localhost, '*'log = ' | 'tcp '[ab][en]n': ::1, '*'log = ' | 'tcp '[ab][en]n': VIP6, '*'log = ')
+        echo 'a dual-stack socket that has bound the wildcard does not connect to IPv6'
+        ;;
     *VIP*' = '* | [!a]*'log = ') ;;
     'udp '*log' = '* | 'tcp '*log' = '*) echo 'dig has bound the wildcard, and is shown at the virtual IP' ;;
     'addresses '*log' = ' | 'addresses '*': localhost = '* | 'addresses '*': ::1 = '*) echo 'it drops what came, by IPV6_PKTINFO, on an address that is not ::1' ;;
