@@ -207,6 +207,21 @@ indirect enum Place: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
+    /// The place of IPv6 that has the same role; `nil` if IPv6 has none.
+    var inet6: Place? {
+        switch self {
+        case .wildcard: .wildcard6
+        case .localhost: .localhost6
+        case .host: .host6
+        case .remote: .remote6
+        case .stub: nil  // all of IPv6's loopback is ::1
+        case .multicast: .multicast6
+        case .virtualIP(let party): .virtualIP6(of: party)
+        case .loopback(let party): .loopback6(of: party)
+        case .wildcard6, .localhost6, .host6, .remote6, .multicast6, .virtualIP6, .loopback6, .mapped: self
+        }
+    }
+
     /// Whether it needs an AF_INET6 socket.
     var isIPv6: Bool {
         switch self {
@@ -254,6 +269,11 @@ struct Actor: Sendable, CustomStringConvertible {
         var copy = self
         copy.isV6Only = true
         return copy
+    }
+
+    /// The same, so that a socket on :: is one of IPv6 alone. Outside sessions a dual-stack one is that, too.
+    func inet6(on place: Place) -> Actor {
+        place == .wildcard6 && party.id != nil ? only6 : self
     }
 
     /// The commands that make a socket for an address.

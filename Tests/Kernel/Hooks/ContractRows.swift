@@ -14,7 +14,7 @@ struct BindRow: Sendable, CustomTestStringConvertible {
     }
 
     let policy: ContractPolicy
-    let actor: Actor
+    var actor: Actor
     var asks: Place
     var outcome: Outcome
     var transport: Transport = .tcp
@@ -54,6 +54,21 @@ struct BindRow: Sendable, CustomTestStringConvertible {
             row.outcome = .at(.mapped(place), named: isGuess ? .wildcard6 : .mapped(named))
         }
         return row
+    }
+
+    /// The IPv4 row by IPv6: on a V6ONLY socket, and if it asks for one address, on another as well. Empty if IPv6 has no
+    /// such address.
+    var inet6: [BindRow] {
+        var row = self
+        guard let asks = asks.inet6 else { return [] }
+        row.asks = asks
+        if case .at(let place, let named) = outcome {
+            guard let place = place.inet6, let named = named.inet6 else { return [] }
+            row.outcome = .at(place, named: named)
+        }
+        var v6Only = row
+        v6Only.actor = actor.only6
+        return asks == .wildcard6 ? [v6Only] : [row, v6Only]
     }
 
     var testDescription: String { "[\(policy)] \(actor) binds \(asks.address) (\(transport)) → \(outcome)" }
@@ -135,6 +150,14 @@ struct Meeting: Sendable, CustomStringConvertible {
             serverPeer: source, serverName: destination)
     }
 
+    /// The same by IPv6; `nil` if IPv6 has no such addresses.
+    var inet6: Meeting? {
+        guard let peer = clientPeer.inet6, let name = serverName.inet6 else { return nil }
+        return Meeting(
+            server: server, source: source?.inet6, destination: destination?.inet6, clientName: clientName?.inet6,
+            clientPeer: peer, serverPeer: serverPeer?.inet6, serverName: name)
+    }
+
     /// The same in mapped form, for the client, the server or both.
     func mapped(client: Bool = false, server: Bool = false) -> Meeting {
         var copy = self
@@ -163,7 +186,7 @@ struct ConnectRow: Sendable, CustomTestStringConvertible {
 
     let policy: ContractPolicy
     var servers: [Server]
-    let client: Actor
+    var client: Actor
     /// What the client binds first, with port 0.
     var clientBinds: Place?
     var asks: Place
@@ -219,6 +242,21 @@ struct ConnectRow: Sendable, CustomTestStringConvertible {
         if servers { row.servers = self.servers.map { ($0.actor, .mapped($0.binds)) } }
         if case .meets(let meeting) = outcome {
             row.outcome = .meets(meeting.mapped(client: client, server: servers))
+        }
+        return row
+    }
+
+    /// The IPv4 row by IPv6; `nil` if IPv6 has no such addresses.
+    var inet6: ConnectRow? {
+        var row = self
+        guard let asks = asks.inet6 else { return nil }
+        row.asks = asks
+        row.clientBinds = clientBinds?.inet6
+        if let place = row.clientBinds { row.client = client.inet6(on: place) }
+        row.servers = servers.compactMap { actor, place in place.inet6.map { (actor.inet6(on: $0), $0) } }
+        if case .meets(let meeting) = outcome {
+            guard let meeting = meeting.inet6 else { return nil }
+            row.outcome = .meets(meeting)
         }
         return row
     }

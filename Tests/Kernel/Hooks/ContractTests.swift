@@ -37,6 +37,8 @@ struct ContractTests: ContractSuite {
         BindRow.rows(l.with { $0.programs = ["*"] }, .tool, .localhost, at: .annLO, named: .localhost),
         BindRow.rows(l.with { $0.excludedPorts = [631] }, .app, .localhost, at: .localhost, port: 631),
         BindRow.rows(l.with { $0.excludedPorts = [631] }, .app, .localhost, at: .annLO, named: .localhost),
+        BindRow.rows(excluded, .app, .localhost, at: .localhost, port: 631),
+        BindRow.rows(excluded, .app, .localhost, at: .annLO, named: .localhost),
         // a host address
         BindRow.rows(off, .app, .host, at: .host),
         BindRow.rows(l, .app, .host, at: .host),
@@ -50,6 +52,8 @@ struct ContractTests: ContractSuite {
         BindRow.rows(vl, .app, .annLO, at: .annLO, named: .localhost),
         BindRow.rows(off, .app, .annVIP, at: .annVIP),
         BindRow.rows(vl, .tool, .annVIP, at: .annVIP),
+        BindRow.rows(off, .app, .annLO, at: .annLO, named: .localhost),
+        BindRow.rows(vl, .tool, .annLO, at: .annLO, named: .localhost),
         // another session's
         BindRow.rows(vl, .app, .benVIP, at: .annVIP),
         BindRow.rows(vlp, .app, .benVIP, at: .annLO, named: .localhost),
@@ -58,6 +62,8 @@ struct ContractTests: ContractSuite {
         BindRow.rows(vl, .app, .benLO, refused: "EADDRNOTAVAIL"),
         BindRow.rows(vl, .tool, .benVIP, refused: "EADDRNOTAVAIL"),
         BindRow.rows(vl, .tool, .benLO, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(off, .app, .benVIP, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(off, .app, .benLO, refused: "EADDRNOTAVAIL"),
         BindRow.rows(vl, .benApp, .poorLO, refused: "EADDRNOTAVAIL"),
         BindRow.rows(l.with { $0.isolation = false }, .app, .benVIP, at: .benVIP),
         BindRow.rows(vl.with { $0.isolation = false }, .app, .benLO, at: .benLO),
@@ -65,6 +71,7 @@ struct ContractTests: ContractSuite {
         BindRow.rows(vl, .app, .stub, at: .stub),
         BindRow.rows(vlp, .app, .stub, at: .stub),
         BindRow.rows(vl, .app, .multicast, at: .multicast, [.datagram]),
+        BindRow.rows(vlp, .app, .multicast, at: .multicast, [.datagram]),
         BindRow.rows(vl, .app, .remote, refused: "EADDRNOTAVAIL"),
         // wildcardName
         // (a limit: nothing can be kept of an MPTCP socket for getsockname to find, so its address alone decides)
@@ -101,6 +108,8 @@ struct ContractTests: ContractSuite {
         BindRow.rows(vlp, .nobody, .localhost, at: .localhost),
         BindRow.rows(vlp, .nobody, .annLO, at: .annLO),
         BindRow.rows(vlp, .unhooked, .wildcard, at: .wildcard),
+        BindRow.rows(vlp, .unhooked, .localhost, at: .localhost),
+        BindRow.rows(vlp, .unhooked, .host, at: .host),
         BindRow.rows(vlp, .unhooked, .annVIP, at: .annVIP),
     ].flatMap(\.self)
 
@@ -126,8 +135,8 @@ struct ContractTests: ContractSuite {
         ConnectRow.rows(vlp, [(.app, .wildcard)], .app, .localhost, meets: .local(.annLO, from: .annLO)),
         ConnectRow.rows(vl, [(deep, .localhost)], worker, .localhost, meets: .local(.annLO, from: .annLO)),
         ConnectRow.rows(vl, [], .app, .localhost, refused: "ECONNREFUSED", Transport.streams),
-        ConnectRow.rows(vl, [(.unhooked, .localhost)], .app, .localhost, refused: "ECONNREFUSED", Transport.streams),
-        ConnectRow.rows(vl, [(.tool, .localhost)], .app, .localhost, refused: "ECONNREFUSED", Transport.streams),
+        ConnectRow.rows(vl, unheard: [(.unhooked, .localhost)], .app, .localhost),
+        ConnectRow.rows(vl, unheard: [(.tool, .localhost)], .app, .localhost),
         // fallback: host
         ConnectRow.rows(fallback, [(.unhooked, .localhost)], .app, .localhost, meets: .local(.localhost, from: nil)),
         ConnectRow.rows(fallback, [(.tool, .localhost)], .app, .localhost, meets: .local(.localhost, from: nil)),
@@ -165,11 +174,11 @@ struct ContractTests: ContractSuite {
             meets: .local(.localhost, from: .localhost, server: 1)),
         ConnectRow.rows(vl, [(.unhooked, .wildcard)], .tool, .localhost, meets: .local(.localhost, from: .localhost)),
         ConnectRow.rows(vl, [], .tool, .localhost, refused: "ECONNREFUSED", Transport.streams),
-        ConnectRow.rows(vl, [(.benApp, .localhost)], .tool, .localhost, refused: "ECONNREFUSED", Transport.streams),
-        ConnectRow.rows(vl, [(.benApp, .wildcard)], .tool, .localhost, refused: "ECONNREFUSED", Transport.streams),
+        ConnectRow.rows(vl, unheard: [(.benApp, .localhost)], .tool, .localhost),
+        ConnectRow.rows(vl, unheard: [(.benApp, .wildcard)], .tool, .localhost),
         // another session's servers are not found by way of 127.0.0.1; each finds its own
-        ConnectRow.rows(vl, [(.benApp, .localhost)], .app, .localhost, refused: "ECONNREFUSED", Transport.streams),
-        ConnectRow.rows(vl, [(.benApp, .wildcard)], .app, .localhost, refused: "ECONNREFUSED", Transport.streams),
+        ConnectRow.rows(vl, unheard: [(.benApp, .localhost)], .app, .localhost),
+        ConnectRow.rows(vl, unheard: [(.benApp, .wildcard)], .app, .localhost),
         ConnectRow.rows(
             vl, [(.app, .localhost), (.benApp, .localhost)], .app, .localhost,
             meets: .local(.annLO, from: .annLO, server: 0)),
@@ -179,12 +188,18 @@ struct ContractTests: ContractSuite {
         ConnectRow.rows(
             vl, [(.app, .wildcard), (.benApp, .wildcard)], .benApp, .localhost,
             meets: .local(.benVIP, from: .benLO, server: 1)),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard), (.benApp, .wildcard)], .app, .localhost,
+            meets: .local(.annVIP, from: .annLO, server: 0)),
         // an excluded port
         ConnectRow.rows(
             excluded, [(.app, .localhost)], .app, .localhost, meets: .local(.localhost, from: nil), port: 631),
         ConnectRow.rows(
             excluded, [(.unhooked, .localhost)], .app, .localhost, meets: .local(.localhost, from: nil), port: 631),
         ConnectRow.rows(excluded, [(.app, .localhost)], .app, .localhost, meets: .local(.annLO, from: .annLO)),
+        // its own addresses, by their numbers
+        ConnectRow.rows(vl, [(.app, .localhost)], .app, .annLO, meets: .local(.annLO, from: .annLO)),
+        ConnectRow.rows(vl, [(.app, .wildcard)], .app, .annVIP, meets: .plain(.annVIP, from: .annVIP)),
         // a host address
         ConnectRow.rows(vl, [(.app, .wildcard)], .app, .host, meets: .plain(.annVIP, from: .annVIP)),
         ConnectRow.rows(v, [(.app, .wildcard)], .app, .host, meets: .plain(.annVIP, from: .annVIP)),
@@ -201,6 +216,10 @@ struct ContractTests: ContractSuite {
         ConnectRow.rows(vl, [(.remote, .wildcard)], .app, .remote, meets: .plain(.remote, from: .annVIP)),
         ConnectRow.rows(vlp, [(.remote, .wildcard)], .app, .remote, meets: .plain(.remote, from: .annVIP)),
         ConnectRow.rows(vl, [(.remote, .wildcard)], worker, .remote, meets: .plain(.remote, from: .annVIP)),
+        ConnectRow.rows(vl, [(.remote, .wildcard)], .benApp, .remote, meets: .plain(.remote, from: .benVIP)),
+        ConnectRow.rows(
+            v.with { $0.mode = "perSession" }, [(.remote, .wildcard)], .tool, .remote,
+            meets: .plain(.remote, from: .annVIP)),
         ConnectRow.rows(
             vl, [(.remote, .wildcard)], .app, bound: .wildcard, .remote, meets: .plain(.remote, from: .annVIP)),
         ConnectRow.rows(vl, [(.remote, .wildcard)], .app, bound: .host, .remote, meets: .plain(.remote, from: .annVIP)),
@@ -234,6 +253,7 @@ struct ContractTests: ContractSuite {
         // another session
         ConnectRow.rows(vl, [(.benApp, .localhost)], .app, .benLO, refused: "ECONNREFUSED", all),
         ConnectRow.rows(vl, [(.benApp, .localhost)], .tool, .benLO, refused: "ECONNREFUSED", all),
+        ConnectRow.rows(off, [(.benApp, .benLO)], .app, .benLO, refused: "ECONNREFUSED", all),
         ConnectRow.rows(vl, [], .app, .poorLO, refused: "ECONNREFUSED", all),
         ConnectRow.rows(vl, [(.benApp, .wildcard)], .app, .benVIP, meets: .plain(.benVIP, from: .annVIP)),
         // no virtual IP
