@@ -8,7 +8,7 @@
  *
  * The maps, and a worked example: cgroup 8121 is session 7, user "ann", virtual IP 10.20.0.17.
  *
- *   config      [0]                    -> { abi 4, generation 6, one level: 4, attached: user.slice, ... }
+ *   config      [0]                    -> { abi 5, generation 6, one level: 4, attached: user.slice, ... }
  *   sessions    [8121]                 -> { vip4 10.20.0.17, id 7, policy { 0, 2 }, netns 1 }
  *   ids         [7]                    -> 8121
  *   addresses   [::ffff:10.20.0.17]    -> { VIP_OWNER_SESSION, 7 }
@@ -40,7 +40,7 @@
 #include <linux/types.h>
 
 /* Raised by any change of a key, a value or the meaning of either. Pinned in config. */
-#define VIP_ABI_VERSION 4
+#define VIP_ABI_VERSION 5
 
 #define VIP_BANKS 2
 #define VIP_POLICIES_PER_BANK \
@@ -237,8 +237,10 @@ struct vip_verdict {
 
 /* sockets: SK_STORAGE. Most sockets never have one. */
 struct vip_socket {
-	__u32 flags; /* enum vip_socket_flag */
-	__u32 reserved;
+	__u32 flags;	  /* enum vip_socket_flag */
+	__be32 peer;	  /* VIP_SOCKET_ASKED_PEER: the address that was asked for … */
+	__be16 peer_port; /* … at this port */
+	__u16 reserved[3];
 	__u64 cgroup; /* of the session in which it was bound */
 };
 
@@ -260,6 +262,8 @@ enum vip_socket_flag {
 	VIP_SOCKET_NAMED_SOURCE = 1 << 6,
 	/* It is in `listeners`, and counted in `listener_counts`. */
 	VIP_SOCKET_NOTED = 1 << 7,
+	/* The session's address that it went to stands for an address of 127/8 that is not 127.0.0.1. */
+	VIP_SOCKET_ASKED_PEER = 1 << 8,
 };
 
 /*
@@ -358,7 +362,7 @@ VIP_ASSERT_SIZE(struct vip_program_file, 80);
 VIP_ASSERT_SIZE(struct vip_listing, 24);
 VIP_ASSERT_SIZE(struct vip_program, 32);
 VIP_ASSERT_SIZE(struct vip_verdict, 16);
-VIP_ASSERT_SIZE(struct vip_socket, 16);
+VIP_ASSERT_SIZE(struct vip_socket, 24);
 VIP_ASSERT_SIZE(struct vip_listener, 16);
 VIP_ASSERT_SIZE(struct vip_counters, 64);
 VIP_ASSERT_SIZE(struct vip_watcher, 32);

@@ -38,8 +38,8 @@ static __always_inline int vip_apply(struct bpf_sock_addr *ctx, const struct vip
 	if (decision->forget | decision->remember) {
 		sk = vip_socket_of(ctx);
 		if (sk)
-			vip_sock_state_update(sk, decision->forget, decision->remember,
-					      vip_is_bind(hook) ? call->cgroup : 0);
+			vip_sock_update(sk, decision, ctx->user_port,
+					vip_is_bind(hook) ? call->cgroup : 0);
 	}
 	if (!vip_equal(decision->address, call->facts.user_addr)) {
 		vip_store_user_addr(ctx, form, decision->address);

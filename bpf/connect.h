@@ -110,10 +110,11 @@ static __always_inline int vip_finish_connect(struct bpf_sock_addr *ctx,
 	if (sk) {
 		bound = vip_class(form, &route.own, vip_local_addr(sk, form));
 		decision.remember = vip_peer_state(&route, bound);
+		decision.peer = route.peer;
 		/* A UDP socket may have many peers, one after the other: what is remembered is of an earlier one. */
 		if (decision.remember || bound != VIP_WILDCARD)
 			decision.forget = VIP_SOCKET_NAMED_PEER | VIP_SOCKET_LOCAL_PEER |
-					  VIP_SOCKET_MAPPED_PEER;
+					  VIP_SOCKET_MAPPED_PEER | VIP_SOCKET_ASKED_PEER;
 	}
 	return vip_apply(ctx, call, hook, form, &decision);
 }

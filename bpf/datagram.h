@@ -80,11 +80,15 @@ static __always_inline int vip_on_sendmsg(struct bpf_sock_addr *ctx, enum vip_fa
 	peer = route.address; /* a copy: the whole route would be on the stack */
 	decision = vip_decide_datagram(
 		family, facts, &route, source,
-		vip_datagram_needs_peer(facts->asked, source) &&
+		vip_datagram_needs_peer(route.asked, source) &&
 			vip_listens(ctx, family, &facts->own.address, &peer, VIP_MATCH_CONNECTED));
 	/* The peer of a connected socket is another one than this datagram's. */
-	if (vip_is_named_peer(facts->asked, to, source) && sk && !sk->dst_port)
-		decision.remember = VIP_SOCKET_NAMED_PEER;
+	if (sk && !sk->dst_port) {
+		decision.remember = route.remember;
+		decision.peer = route.peer;
+		if (vip_is_named_peer(facts->asked, to, source))
+			decision.remember |= VIP_SOCKET_NAMED_PEER;
+	}
 	return vip_apply(ctx, &call, hook, family, &decision);
 }
 

@@ -185,23 +185,29 @@ static __always_inline enum vip_action vip_search(struct bpf_sock_addr *ctx, enu
 	__u64 cgroup = facts->flags & VIP_POLICY_ISOLATION ? call->cgroup : 0;
 	enum vip_found found = VIP_FOUND_NOTHING;
 	const struct vip_address *loopback = &facts->own.loopback, *from = &facts->local_addr;
+	enum vip_found on_loopback;
 	struct vip_address localhost = vip_localhost(family);
 	struct vip_plan plan = vip_plan_of(facts);
 
 	if ((plan.probes & VIP_PROBE_LOCALHOST) &&
 	    vip_listens(ctx, family, &localhost, &localhost, VIP_MATCH_ANYONE))
 		return VIP_AS_ASKED;
+	if (plan.probes & VIP_PROBE_ASKED) {
+		found = vip_find_listener(ctx, family, &facts->user_addr, &facts->user_addr,
+					  VIP_MATCH_ANYONE, cgroup);
+		if (found == VIP_FOUND)
+			return VIP_AS_ASKED;
+	}
 	if (plan.probes & (VIP_PROBE_LOOPBACK | VIP_PROBE_OWN_LOOPBACK)) {
 		enum vip_listener_match match =
 			plan.probes & VIP_PROBE_LOOPBACK ? VIP_MATCH_ANYONE : VIP_MATCH_BOUND;
 
-		found = vip_find_listener(ctx, family, loopback, loopback, match, cgroup);
-		if (found == VIP_FOUND)
+		on_loopback = vip_find_listener(ctx, family, loopback, loopback, match, cgroup);
+		if (on_loopback == VIP_FOUND)
 			return VIP_TO_LOOPBACK;
+		if (on_loopback == VIP_FOUND_OTHERS)
+			found = on_loopback;
 	}
-	if (plan.probes & VIP_PROBE_OTHERS)
-		found = vip_find_listener(ctx, family, &facts->user_addr, &facts->user_addr,
-					  VIP_MATCH_ANYONE, cgroup);
 	/*
 	 * A UDP server's answer. Its client may have got the loopback or 127.0.0.1. If the client is connected, it
 	 * receives from this very socket only, so one that is found like that is the one that is meant. A server on

@@ -14,6 +14,7 @@ static __always_inline int vip_on_peer_name(struct bpf_sock_addr *ctx, enum vip_
 	struct vip_facts *facts = &call.facts;
 	struct vip_decision decision;
 	struct vip_caller caller;
+	struct vip_socket *row;
 
 	if (!sk)
 		return VIP_PROCEED;
@@ -22,8 +23,13 @@ static __always_inline int vip_on_peer_name(struct bpf_sock_addr *ctx, enum vip_
 	if (vip_name_is_plain(family, facts->user_addr, facts->local_addr) ||
 	    !vip_find_session(ctx, &call, &caller))
 		return VIP_PROCEED;
-	if (vip_name_needs_state(family, facts, 0))
-		facts->state = vip_sock_state(sk);
+	if (vip_peer_name_needs_state(family, facts)) {
+		row = vip_sock_row(sk);
+		if (row) {
+			facts->state = row->flags;
+			facts->peer = vip_sock_peer(row, ctx->user_port);
+		}
+	}
 	decision = vip_decide_peer_name(family, facts, vip_remote_addr(sk, family));
 	return vip_apply(ctx, &call, hook, family, &decision);
 }
@@ -72,7 +78,7 @@ static __always_inline int vip_on_own_name(struct bpf_sock_addr *ctx, enum vip_f
 		return VIP_PROCEED;
 	if (as_requested)
 		as_requested = vip_is_as_requested(&call, &caller);
-	if (vip_name_needs_state(family, facts, as_requested))
+	if (vip_own_name_needs_state(family, facts, as_requested))
 		facts->state = vip_sock_state(sk);
 	/* MPTCP's is out of reach, and :: is by far the likelier of the two wildcards. */
 	if (family == VIP_MAPPED && sk->protocol == IPPROTO_MPTCP &&

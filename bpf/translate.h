@@ -77,6 +77,7 @@ enum vip_addr_class {
 	VIP_OTHER_LOOPBACK, /* another session's LO4 or LO6, now or to come */
 	VIP_OTHER_ADDRESS,  /* another session's VIP4 or VIP6, now or to come */
 	VIP_LOOPBACK_REST,  /* the host's part of 127/8; a destination in it that no session has */
+	VIP_ITSELF,	    /* a destination of IPv4: 0.0.0.0 from a socket that has an address */
 	VIP_NOT_LOCAL, /* bind, a source: an IPv6 unicast address that this host does not have */
 	/* The number alone does not tell more. vip_class_of_owner() turns these into one of the above. */
 	VIP_SOME_LOOPBACK,
@@ -114,8 +115,8 @@ enum vip_probe {
 		1 << 3, /* UDP: a peer on the loopback that is connected to the sender */
 	VIP_PROBE_OWN_ADDRESS = 1 << 4, /* something of the session on the address -> the address */
 	VIP_PROBE_MAPPED = 1 << 5, /* a dual-stack socket on LO4 or VIP4 -> that, in mapped form */
-	VIP_PROBE_OTHERS =
-		1 << 6, /* another session's on the wildcard, at what was asked -> refused */
+	/* Anything at what was asked -> as asked. Another session's on the wildcard -> refused, if no place is left. */
+	VIP_PROBE_ASKED = 1 << 6,
 };
 
 struct vip_plan {
@@ -136,6 +137,7 @@ struct vip_facts {
 	__u32 state;		    /* enum vip_socket_flag */
 	enum vip_outcome unchanged; /* of a call that is left as it is: VIP_SEEN, VIP_UNADDRESSED */
 	int is_excluded;	    /* the port is one of the policy's excluded ports */
+	__be32 peer; /* in a name hook: the 127.x.y.z that was asked for at the peer's port; else 0 */
 };
 
 /* What to do about a call: apply.h carries it out. */
@@ -145,6 +147,7 @@ struct vip_decision {
 		address; /* whole, in its own form: a mapped one may replace an IPv6 one */
 	struct vip_address source; /* of a datagram */
 	__u32 forget, remember;	   /* enum vip_socket_flag */
+	__be32 peer;		   /* with VIP_SOCKET_ASKED_PEER */
 };
 
 /* An outcome of a decision: the call is left as it is, and not counted. */
@@ -436,10 +439,21 @@ static __always_inline struct vip_plan vip_connect_plan(enum vip_addr_class aske
 		if (flags & VIP_POLICY_ISOLATION)
 			plan.otherwise = VIP_REFUSE_PEER;
 		return plan;
+	case VIP_LOOPBACK_REST:
+		/* Elsewhere, a server on the wildcard is at each of these addresses. This one is on one of the session. */
+		if (excluded || !(flags & VIP_POLICY_VIRTUAL_IP))
+			return plan;
+		if (flags & VIP_POLICY_PREFER_LOOPBACK)
+			plan.probes |= VIP_PROBE_OWN_LOOPBACK;
+		if (has & VIP_HAS_ADDRESS)
+			plan.probes |= VIP_PROBE_OWN_ADDRESS;
+		if (plan.probes)
+			plan.probes |= VIP_PROBE_ASKED;
+		return plan;
 	case VIP_OWN_LOOPBACK:
 	case VIP_OWN_ADDRESS:
 		if (flags & VIP_POLICY_ISOLATION)
-			plan.probes = VIP_PROBE_OTHERS;
+			plan.probes = VIP_PROBE_ASKED;
 		return plan;
 	case VIP_HOST_ADDRESS:
 	case VIP_OTHER_ADDRESS:
@@ -471,7 +485,8 @@ static __always_inline enum vip_action vip_source_action(enum vip_addr_class ask
 	case VIP_OWN_LOOPBACK:
 		break;
 	case VIP_OTHER_LOOPBACK:
-	case VIP_LOOPBACK_REST:
+	case VIP_LOOPBACK_REST: /* vip_route_of() makes it VIP_LOCALHOST if the call goes to the session */
+	case VIP_ITSELF:
 		return VIP_AS_ASKED;
 	default:
 		return features & VIP_V ? VIP_TO_ADDRESS : VIP_AS_ASKED;
@@ -667,7 +682,7 @@ static __always_inline enum vip_addr_class vip_destination(enum vip_family famil
 	    vip_same(family, local_addr, own->address) ||
 	    vip_same(family, local_addr, own->loopback) || vip_is_localhost(family, local_addr))
 		return class;
-	return VIP_LOOPBACK_REST;
+	return VIP_ITSELF;
 }
 
 /* Whether a mapped address may stand in for the destination: connect6 asks then whether the socket reaches one. */
@@ -687,13 +702,14 @@ static __always_inline struct vip_plan vip_plan_of(const struct vip_facts *facts
 struct vip_route {
 	enum vip_family form;
 	struct vip_own own;
-	enum vip_addr_class asked;
+	enum vip_addr_class asked; /* VIP_LOCALHOST for all that stands for 127.0.0.1 or ::1 */
 	enum vip_action to;
 	enum vip_action source;
 	struct vip_address address; /* the destination */
 	struct vip_address
 		source_addr; /* what `source` means; the wildcard if the kernel chooses */
-	__u32 remember;	     /* VIP_SOCKET_MAPPED_PEER or nothing */
+	__u32 remember;	     /* VIP_SOCKET_MAPPED_PEER, VIP_SOCKET_ASKED_PEER or nothing */
+	__be32 peer;	     /* with VIP_SOCKET_ASKED_PEER */
 };
 
 /*
@@ -714,6 +730,10 @@ static __always_inline struct vip_route vip_route_of(enum vip_family family, enu
 		route.asked = VIP_LOCALHOST;
 		route.to = to == VIP_TO_MAPPED_LOOPBACK ? VIP_TO_LOOPBACK : VIP_TO_ADDRESS;
 		route.remember = VIP_SOCKET_MAPPED_PEER;
+	} else if (family != VIP_INET6 && facts->asked == VIP_LOOPBACK_REST && to != VIP_AS_ASKED) {
+		route.asked = VIP_LOCALHOST;
+		route.remember = VIP_SOCKET_ASKED_PEER;
+		route.peer = facts->user_addr.word[3];
 	}
 	route.address = vip_address_of(form, route.to, facts->user_addr, &route.own);
 	route.source = vip_source_action(route.asked, route.to, facts->features);
@@ -876,7 +896,7 @@ static __always_inline struct vip_decision vip_decide_datagram(enum vip_family f
 		 * Outside a session, a socket on the wildcard sends to 127.0.0.1 from 127.0.0.1. So must this one, or
 		 * its peer would see VIP4; unless the peer is connected to VIP4, without knowing it.
 		 */
-		if (vip_is_local(facts->asked) && !is_peer_connected)
+		if (vip_is_local(route->asked) && !is_peer_connected)
 			decision.source = route->source == VIP_AS_ASKED ? vip_localhost(family) :
 									  route->source_addr;
 		break;
@@ -969,12 +989,20 @@ static __always_inline struct vip_address vip_name(enum vip_family family,
 	return name;
 }
 
-/* Whether a name depends on what is remembered of the socket. */
-static __always_inline int vip_name_needs_state(enum vip_family family,
-						const struct vip_facts *facts, int as_requested)
+/* Whether the socket's own name depends on what is remembered of the socket. */
+static __always_inline int vip_own_name_needs_state(enum vip_family family,
+						    const struct vip_facts *facts, int as_requested)
 {
 	return family == VIP_MAPPED || as_requested ||
 	       vip_same(family, facts->user_addr, facts->own.address);
+}
+
+/* The same of the peer's name. */
+static __always_inline int vip_peer_name_needs_state(enum vip_family family,
+						     const struct vip_facts *facts)
+{
+	return vip_own_name_needs_state(family, facts, 0) ||
+	       (family == VIP_INET4 && vip_same(family, facts->user_addr, facts->own.loopback));
 }
 
 /* The answer of a name hook: `shown`, in its own form. */
@@ -987,23 +1015,27 @@ static __always_inline struct vip_decision vip_show(struct vip_address shown)
 
 /*
  * The peer's name: getpeername, accept with an address, recvmsg with an address. `peer` is where the socket is connected
- * to. Reads own, user_addr, local_addr, state.
+ * to. Reads own, user_addr, local_addr, state, peer.
  */
 static __always_inline struct vip_decision
 vip_decide_peer_name(enum vip_family family, const struct vip_facts *facts, struct vip_address peer)
 {
 	struct vip_address name = facts->user_addr;
+	struct vip_address localhost = vip_localhost(family), shown;
 
 	if (family == VIP_MAPPED && (facts->state & VIP_SOCKET_MAPPED_PEER))
 		return vip_show(vip_localhost(VIP_INET6));
+	if (family != VIP_INET6 && facts->peer)
+		localhost = vip_mapped(facts->peer);
 	/* The two ends do not tell everything about the virtual IP. */
 	if (vip_same(family, name, facts->own.address)) {
 		if (facts->state & VIP_SOCKET_NAMED_PEER)
 			return vip_show(name);
 		if ((facts->state & VIP_SOCKET_LOCAL_PEER) && vip_same(family, peer, name))
-			return vip_show(vip_localhost(family));
+			return vip_show(localhost);
 	}
-	return vip_show(vip_name(family, &facts->own, name, facts->local_addr));
+	shown = vip_name(family, &facts->own, name, facts->local_addr);
+	return vip_show(vip_same(family, shown, name) ? name : localhost);
 }
 
 /* Whether bind asked for the wildcard, as far as is known. Reads own, user_addr, state. */

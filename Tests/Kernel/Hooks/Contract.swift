@@ -299,6 +299,8 @@ enum Transport: String, Sendable, CaseIterable {
     static let datagrams: [Transport] = [.datagram, .connectedDatagram]
     /// A dual-stack listener of these is found by IPv6, too.
     static let plainStreams: [Transport] = [.tcp, .fastOpen]
+    /// Those whose sockets have a row in `sockets`.
+    static let remembered = allCases.filter { $0 != .mptcp }
 
     var isStream: Bool { Self.streams.contains(self) }
     /// The word for it in the probe's `socket`.

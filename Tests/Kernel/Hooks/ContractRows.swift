@@ -128,6 +128,13 @@ struct Meeting: Sendable, CustomStringConvertible {
             serverPeer: .localhost, serverName: .localhost)
     }
 
+    /// The client sees the address of 127/8 that it asked for, and itself as 127.0.0.1; the server sees 127.0.0.1.
+    static func rest(_ destination: Place, from source: Place?) -> Meeting {
+        var meeting = local(destination, from: source)
+        meeting.clientPeer = .stub
+        return meeting
+    }
+
     /// Both sides see ::1.
     static func local6(_ destination: Place?, from source: Place?, server: Int = 0) -> Meeting {
         Meeting(
@@ -222,13 +229,13 @@ struct ConnectRow: Sendable, CustomTestStringConvertible {
 
     /// There is no server: streams are refused, datagrams are lost.
     static func rows(
-        _ policy: ContractPolicy, unheard servers: [Server], _ client: Actor, _ asks: Place,
+        _ policy: ContractPolicy, unheard servers: [Server], _ client: Actor, _ asks: Place, port: UInt16? = nil,
         _ transports: [Transport] = Transport.allCases
     ) -> [ConnectRow] {
         transports.map {
             ConnectRow(
                 policy: policy, servers: servers, client: client, asks: asks,
-                outcome: $0.isStream ? .refused("ECONNREFUSED") : .lost, transport: $0)
+                outcome: $0.isStream ? .refused("ECONNREFUSED") : .lost, transport: $0, port: port)
         }
     }
 

@@ -197,6 +197,37 @@ struct ContractTests: ContractSuite {
         ConnectRow.rows(
             excluded, [(.unhooked, .localhost)], .app, .localhost, meets: .local(.localhost, from: nil), port: 631),
         ConnectRow.rows(excluded, [(.app, .localhost)], .app, .localhost, meets: .local(.annLO, from: .annLO)),
+        // the rest of 127/8: what listens at the very address, then the session's server on the wildcard
+        ConnectRow.rows(
+            vl, [(.app, .wildcard)], .app, .stub, meets: .rest(.annVIP, from: .annLO), Transport.remembered),
+        // (a limit: nothing can be kept of an MPTCP socket)
+        ConnectRow.rows(vl, [(.app, .wildcard)], .app, .stub, meets: .local(.annVIP, from: .annLO), [.mptcp]),
+        ConnectRow.rows(
+            vlp, [(.app, .wildcard)], .app, .stub, meets: .rest(.annLO, from: .annLO), Transport.remembered),
+        ConnectRow.rows(
+            v, [(.app, .wildcard)], .app, .stub, meets: .rest(.annVIP, from: .localhost),
+            Transport.plainStreams + [.connectedDatagram]),
+        // (a limit: an answer from 127.0.0.1 itself has no other name)
+        ConnectRow.rows(
+            v, [(.app, .wildcard)], .app, .stub, meets: .local(.annVIP, from: .localhost), [.datagram]),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard)], .tool, .stub, meets: .rest(.annVIP, from: nil), Transport.remembered),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard)], .app, bound: .wildcard, .stub,
+            meets: Meeting(
+                source: .annVIP, destination: .annVIP, clientName: .localhost, clientPeer: .stub, serverPeer: .annVIP,
+                serverName: .annVIP), [.tcp, .fastOpen, .connectedDatagram]),
+        ConnectRow.rows(
+            vl, [(.unhooked, .stub), (.app, .wildcard)], .app, .stub, meets: .plain(.stub, from: .localhost)),
+        ConnectRow.rows(vl, [(.unhooked, .stub)], .app, .stub, meets: .plain(.stub, from: .localhost)),
+        ConnectRow.rows(vl, [(.app, .stub), (.app, .wildcard)], .app, .stub, meets: .plain(.stub, from: .localhost)),
+        // (the kernel's own answer to a datagram there leaves from 127.0.0.1, inside and outside)
+        ConnectRow.rows(
+            l, [(.app, .wildcard)], .app, .stub, meets: .plain(.stub, from: .localhost), Transport.streams),
+        ConnectRow.rows(vl, unheard: [(.app, .localhost)], .app, .stub),
+        ConnectRow.rows(vl, unheard: [(.benApp, .wildcard)], .app, .stub),
+        ConnectRow.rows(excluded, unheard: [(.app, .wildcard)], .app, .stub, port: 631),
+        ConnectRow.rows(vlp, [(.unhooked, .stub)], .nobody, .stub, meets: .plain(.stub, from: .localhost)),
         // its own addresses, by their numbers
         ConnectRow.rows(vl, [(.app, .localhost)], .app, .annLO, meets: .local(.annLO, from: .annLO)),
         ConnectRow.rows(vl, [(.app, .wildcard)], .app, .annVIP, meets: .plain(.annVIP, from: .annVIP)),

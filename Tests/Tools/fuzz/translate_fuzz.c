@@ -111,8 +111,8 @@ static enum vip_action carry_out(struct vip_plan plan, __u32 has, __u8 found, __
 
 	if (hit & VIP_PROBE_LOCALHOST)
 		return VIP_AS_ASKED;
-	if (hit & VIP_PROBE_OTHERS)
-		return VIP_REFUSE_PEER;
+	if (hit & VIP_PROBE_ASKED && answered & 4)
+		return VIP_AS_ASKED;
 	if (hit & (VIP_PROBE_LOOPBACK | VIP_PROBE_OWN_LOOPBACK))
 		return VIP_TO_LOOPBACK;
 	if (hit & VIP_PROBE_ANSWERED)
@@ -122,7 +122,8 @@ static enum vip_action carry_out(struct vip_plan plan, __u32 has, __u8 found, __
 	if (hit & VIP_PROBE_MAPPED)
 		return (has & VIP_HAS_IPV4) && (answered & 2) ? VIP_TO_MAPPED_ADDRESS :
 								VIP_TO_MAPPED_LOOPBACK;
-	return plan.otherwise;
+	/* Another session's, on the wildcard. */
+	return hit & VIP_PROBE_ASKED ? VIP_REFUSE_PEER : plan.otherwise;
 }
 
 static void check_numbers(const struct session *session, const struct input *in)
@@ -264,7 +265,10 @@ static void check_route(const struct session *session, const struct input *in,
 
 	REQUIRE(form == session->family || form == VIP_MAPPED);
 	REQUIRE(form == session->family || vip_is_mapped(route.address));
-	REQUIRE(!route.remember == (form == session->family));
+	REQUIRE(!(route.remember & VIP_SOCKET_MAPPED_PEER) == (form == session->family));
+	REQUIRE(!(route.remember & VIP_SOCKET_ASKED_PEER) ==
+		(asked != VIP_LOOPBACK_REST || to == VIP_AS_ASKED));
+	REQUIRE(!route.peer == !(route.remember & VIP_SOCKET_ASKED_PEER));
 	bound.class = vip_class_of_owner(vip_class(form, &route.own, bound.address), bound.owner);
 	bound.class = vip_class_of_local(form, bound.class, bound.address);
 	source = vip_decide_source(&route, &bound, features, in->flags);
@@ -276,7 +280,8 @@ static void check_route(const struct session *session, const struct input *in,
 	if (source == VIP_SOURCE_MISSING)
 		REQUIRE(vip_is_refused(outcome) || (in->flags & VIP_POLICY_USE_HOST_ADDRESS));
 	REQUIRE(!(vip_peer_state(&route, bound.class) &
-		  ~(VIP_SOCKET_NAMED_PEER | VIP_SOCKET_LOCAL_PEER | VIP_SOCKET_MAPPED_PEER)));
+		  ~(VIP_SOCKET_NAMED_PEER | VIP_SOCKET_LOCAL_PEER | VIP_SOCKET_MAPPED_PEER |
+		    VIP_SOCKET_ASKED_PEER)));
 
 	if (form != session->family)
 		return;
@@ -302,6 +307,7 @@ static void check_connect(const struct session *session, const struct session *m
 	int is_on_host = is_local || asked == VIP_OWN_LOOPBACK || asked == VIP_OTHER_LOOPBACK ||
 			 asked == VIP_LOOPBACK_REST;
 	int is_sessions = asked == VIP_OWN_LOOPBACK || asked == VIP_OWN_ADDRESS;
+	int is_rest = asked == VIP_LOOPBACK_REST;
 	__u32 has = session->own.has;
 	struct vip_plan plan;
 	enum vip_action answer, from;
@@ -312,21 +318,23 @@ static void check_connect(const struct session *session, const struct session *m
 	plan = vip_connect_plan(asked, features, in->flags, has, in->excluded);
 	REQUIRE(!(plan.probes & VIP_PROBE_MAPPED) || (has & VIP_HAS_MAPPED));
 	REQUIRE(!(plan.probes & VIP_PROBE_OWN_ADDRESS) || (has & VIP_HAS_ADDRESS));
-	REQUIRE(!(plan.probes & VIP_PROBE_OTHERS) ||
-		(is_sessions && plan.probes == VIP_PROBE_OTHERS &&
+	REQUIRE(!(plan.probes & VIP_PROBE_ASKED) || is_rest ||
+		(is_sessions && plan.probes == VIP_PROBE_ASKED &&
 		 (in->flags & VIP_POLICY_ISOLATION)));
-	REQUIRE(!plan.probes || is_local || asked == VIP_HOST_ADDRESS || is_sessions);
-	REQUIRE(!plan.probes || !is_local || !in->excluded);
+	REQUIRE(!plan.probes || is_local || asked == VIP_HOST_ADDRESS || is_sessions || is_rest);
+	REQUIRE(!plan.probes || !(is_local || is_rest) || !in->excluded);
 	answer = carry_out(plan, has, in->found, in->answered);
 
 	/* No result of connect is an address that the session does not have. */
 	REQUIRE(answer != VIP_REFUSE_BIND);
 	REQUIRE(answer != VIP_TO_ADDRESS || (has & VIP_HAS_ADDRESS));
 	REQUIRE(answer != VIP_UNAVAILABLE || ((features & VIP_V) && !(has & VIP_HAS_ADDRESS)));
-	REQUIRE((answer == VIP_REFUSE_PEER) ==
-		((asked == VIP_OTHER_LOOPBACK || (is_sessions && (in->found & VIP_PROBE_OTHERS))) &&
-		 (in->flags & VIP_POLICY_ISOLATION)));
-	if (!is_local && asked != VIP_HOST_ADDRESS)
+	if (!is_rest)
+		REQUIRE((answer == VIP_REFUSE_PEER) ==
+			((asked == VIP_OTHER_LOOPBACK ||
+			  (is_sessions && (in->found & VIP_PROBE_ASKED) && !(in->answered & 4))) &&
+			 (in->flags & VIP_POLICY_ISOLATION)));
+	if (!is_local && !is_rest && asked != VIP_HOST_ADDRESS)
 		REQUIRE(answer == VIP_AS_ASKED || answer == VIP_REFUSE_PEER ||
 			answer == VIP_UNAVAILABLE);
 	REQUIRE(!is_local || answer != VIP_UNAVAILABLE);
@@ -364,8 +372,13 @@ static void check_decided_names(const struct session *session, const struct inpu
 	struct vip_facts facts = facts_of(session, in, VIP_ELSEWHERE, 0);
 	enum vip_family family = session->family;
 	struct vip_decision own = vip_decide_own_name(family, &facts, in->other, in->answered & 1),
-			    peer = vip_decide_peer_name(family, &facts, in->other);
-	struct vip_address shown[] = { own.address, peer.address };
+			    peer;
+	struct vip_address shown[2];
+
+	facts.peer = in->answered & 8 && family != VIP_INET6 ? in->vip4 : 0;
+	peer = vip_decide_peer_name(family, &facts, in->other);
+	shown[0] = own.address;
+	shown[1] = peer.address;
 
 	if (vip_is_wildcard(family, in->address)) /* which is not the name of an end */
 		return;
@@ -375,6 +388,7 @@ static void check_decided_names(const struct session *session, const struct inpu
 		REQUIRE(vip_equal(shown[i], in->address) || is_one || is_own(session, in->address));
 		REQUIRE(vip_equal(shown[i], in->address) || vip_is_localhost(family, shown[i]) ||
 			vip_is_localhost(VIP_INET6, shown[i]) ||
+			(i == 1 && facts.peer && vip_equal(shown[i], vip_mapped(facts.peer))) ||
 			(i == 0 && (in->answered & 1) &&
 			 (vip_is_wildcard(family, shown[i]) ||
 			  vip_is_wildcard(VIP_INET6, shown[i]))));
@@ -422,7 +436,12 @@ static void check(const struct session *session, const struct session *mapped, s
 	if ((features & VIP_V) && !(session->own.has & (VIP_HAS_ADDRESS | VIP_HAS_IPV4)))
 		REQUIRE(!(in.flags & VIP_POLICY_USE_HOST_ADDRESS));
 
-	check_connect(session, mapped, &in, place, features);
+	/* All of the IPv6 loopbacks' prefix is for sessions: see vip_class_of_destination. */
+	check_connect(session, mapped, &in,
+		      session->family == VIP_INET6 && place == VIP_LOOPBACK_REST ?
+			      VIP_OTHER_LOOPBACK :
+			      place,
+		      features);
 	if (session->family == VIP_INET6 && place == VIP_WILDCARD && !in.is_v6only)
 		place = VIP_DUAL_WILDCARD;
 	check_bind(session, &in, place, features);

@@ -25,9 +25,9 @@ typealias Place = vip_addr_class
 /// The classes that an address can have, for any call but bind.
 private let places: [Place] = [
     VIP_ELSEWHERE, VIP_WILDCARD, VIP_LOCALHOST, VIP_OWN_LOOPBACK, VIP_OWN_ADDRESS, VIP_HOST_ADDRESS,
-    VIP_OTHER_LOOPBACK, VIP_OTHER_ADDRESS, VIP_LOOPBACK_REST, VIP_NOT_LOCAL,
+    VIP_OTHER_LOOPBACK, VIP_OTHER_ADDRESS, VIP_LOOPBACK_REST, VIP_ITSELF, VIP_NOT_LOCAL,
 ]
-private let bindPlaces = places + [VIP_DUAL_WILDCARD]
+private let bindPlaces = places.filter { $0 != VIP_ITSELF } + [VIP_DUAL_WILDCARD]
 private let families = [VIP_INET4, VIP_MAPPED, VIP_INET6]
 private let everyFeatureSet: [UInt32] = [0, v, l, v | l, v | l | p]
 private let everyHas = 0..<UInt32(16)
@@ -62,6 +62,7 @@ private func name(_ place: Place) -> String {
     case VIP_OTHER_LOOPBACK: "other's LO"
     case VIP_OTHER_ADDRESS: "other's VIP"
     case VIP_LOOPBACK_REST: "rest of loopback"
+    case VIP_ITSELF: "itself"
     case VIP_NOT_LOCAL: "not local"
     case VIP_SOME_LOOPBACK: "some loopback"
     case VIP_SOME_ADDRESS: "some address"
@@ -602,14 +603,17 @@ private struct Listeners {
     /// A dual-stack server of the session, as with P and as with V.
     var onMappedLoopback = false
     var onMappedAddress = false
+    /// On the very address that was asked for.
+    var onAsked = false
     /// UDP: a peer that is connected to the sender, and its address.
     var answered: vip_action?
 
     static let all: [Listeners] = [nil, VIP_TO_LOOPBACK, VIP_TO_LOCALHOST].flatMap { answered in
-        (0..<64).map {
+        (0..<128).map {
             Listeners(
                 onLocalhost: $0 & 1 != 0, onLoopback: $0 & 2 != 0, onAddress: $0 & 4 != 0, onWildcard: $0 & 8 != 0,
-                onMappedLoopback: $0 & 16 != 0, onMappedAddress: $0 & 32 != 0, answered: answered)
+                onMappedLoopback: $0 & 16 != 0, onMappedAddress: $0 & 32 != 0, onAsked: $0 & 64 != 0,
+                answered: answered)
         }
     }
 
@@ -618,6 +622,7 @@ private struct Listeners {
     func carryOut(_ plan: vip_plan, _ has: UInt32) -> vip_action {
         func looks(_ probe: vip_probe) -> Bool { plan.probes & probe.rawValue != 0 }
         if looks(VIP_PROBE_LOCALHOST), onLocalhost || onWildcard { return VIP_AS_ASKED }
+        if looks(VIP_PROBE_ASKED), onAsked || onWildcard { return VIP_AS_ASKED }
         if looks(VIP_PROBE_LOOPBACK), onLoopback || onWildcard { return VIP_TO_LOOPBACK }
         if looks(VIP_PROBE_OWN_LOOPBACK), onLoopback { return VIP_TO_LOOPBACK }
         if looks(VIP_PROBE_ANSWERED), let answered { return answered }
@@ -660,11 +665,15 @@ private struct Listeners {
     private static let policies: [(flags: UInt32, isOn: Bool)] = [
         (0, false), (VIP_POLICY_VIRTUAL_IP.rawValue, true), (VIP_POLICY_LOOPBACK.rawValue, true),
         (VIP_POLICY_VIRTUAL_IP.rawValue | VIP_POLICY_LOOPBACK.rawValue, true),
+        (
+            VIP_POLICY_VIRTUAL_IP.rawValue | VIP_POLICY_LOOPBACK.rawValue | VIP_POLICY_PREFER_LOOPBACK.rawValue,
+            true
+        ),
     ]
 
     /// The contract in the order of its rows, for all listeners.
     private func expected(
-        _ asked: Place, _ features: UInt32, _ has: UInt32, _ listeners: Listeners, isolation: Bool,
+        _ asked: Place, _ features: UInt32, _ has: UInt32, _ listeners: Listeners, flags: UInt32, isolation: Bool,
         fallbackHost: Bool, excluded: Bool, isOn: Bool
     ) -> vip_action {
         switch asked {
@@ -675,6 +684,12 @@ private struct Listeners {
             if features & v == 0 { return VIP_AS_ASKED }
             if has & hasAddress == 0 { return VIP_UNAVAILABLE }
             return listeners.onAddress ? VIP_TO_ADDRESS : VIP_AS_ASKED
+        case VIP_LOOPBACK_REST:
+            // Servers on the wildcard are on the session's addresses under V alone.
+            if excluded || flags & VIP_POLICY_VIRTUAL_IP.rawValue == 0 { return VIP_AS_ASKED }
+            if listeners.onAsked || listeners.onWildcard { return VIP_AS_ASKED }
+            if flags & VIP_POLICY_PREFER_LOOPBACK.rawValue != 0, listeners.onLoopback { return VIP_TO_LOOPBACK }
+            return listeners.onAddress && has & hasAddress != 0 ? VIP_TO_ADDRESS : VIP_AS_ASKED
         case VIP_OTHER_LOOPBACK:
             return isolation ? VIP_REFUSE_PEER : VIP_AS_ASKED
         case VIP_ELSEWHERE, VIP_OTHER_ADDRESS:
@@ -702,8 +717,8 @@ private struct Listeners {
                         for listeners in everyListener {
                             let answer = listeners.carryOut(plan, has)
                             let expected = expected(
-                                asked, features, has, listeners, isolation: isolation, fallbackHost: fallbackHost,
-                                excluded: excluded, isOn: policy.isOn)
+                                asked, features, has, listeners, flags: flags, isolation: isolation,
+                                fallbackHost: fallbackHost, excluded: excluded, isOn: policy.isOn)
                             wrong.note(
                                 answer == expected,
                                 """
@@ -724,7 +739,7 @@ private struct Listeners {
             for has in everyHas {
                 // What another session has on the wildcard is found at the session's own addresses, whatever the program.
                 let isOwn = asked == VIP_OWN_ADDRESS || asked == VIP_OWN_LOOPBACK
-                let probes = isOwn ? VIP_PROBE_OTHERS.rawValue : 0
+                let probes = isOwn ? VIP_PROBE_ASKED.rawValue : 0
                 #expect(vip_connect_plan(asked, 0, VIP_POLICY_ISOLATION.rawValue, has, 0).probes == probes)
                 #expect(vip_connect_plan(asked, 0, 0, has, 0).probes == 0)
             }
@@ -732,7 +747,8 @@ private struct Listeners {
     }
 
     /// All other probes are useless look-ups: with an excluded port, for an address that the session lacks, for mapped
-    /// addresses by a socket that cannot reach them, and for addresses other than localhost and the host's.
+    /// addresses by a socket that cannot reach them, and for addresses other than localhost, the host's and the rest of
+    /// 127/8.
     @Test func nothingIsLookedForThatCannotBe() {
         let flags = VIP_POLICY_VIRTUAL_IP.rawValue | VIP_POLICY_LOOPBACK.rawValue
         for asked in places {
@@ -747,6 +763,9 @@ private struct Listeners {
                     #expect(looks(VIP_PROBE_ANSWERED) == isLocal, what)
                     if asked == VIP_HOST_ADDRESS {
                         #expect(plan.probes & ~VIP_PROBE_OWN_ADDRESS.rawValue == 0, what)
+                    } else if asked == VIP_LOOPBACK_REST {
+                        let probes = VIP_PROBE_ASKED.rawValue | VIP_PROBE_OWN_ADDRESS.rawValue
+                        #expect(plan.probes == (has & hasAddress == 0 ? 0 : probes), what)
                     } else if !isLocal {
                         #expect(plan.probes == 0, what)
                     }
@@ -765,6 +784,7 @@ private struct Listeners {
         (VIP_OWN_LOOPBACK, "local", "local", "local"),
         (VIP_OTHER_LOOPBACK, "kernel's", "kernel's", "kernel's"),
         (VIP_LOOPBACK_REST, "kernel's", "kernel's", "kernel's"),
+        (VIP_ITSELF, "kernel's", "kernel's", "kernel's"),
         (VIP_OWN_ADDRESS, "VIP", "VIP", "VIP"),
         (VIP_HOST_ADDRESS, "VIP", "VIP", "VIP"),
         (VIP_OTHER_ADDRESS, "VIP", "VIP", "VIP"),
@@ -1231,6 +1251,34 @@ private struct Listeners {
         }
     }
 
+    /// 127.0.1.1 by way of a session's address: from there on it is as 127.0.0.1, but its name.
+    @Test(arguments: [VIP_INET4, VIP_MAPPED]) func theRestOfTheLoopback(family: vip_family) {
+        for (to, destination) in [(VIP_TO_ADDRESS, "10.20.0.17"), (VIP_TO_LOOPBACK, "127.0.0.8")] {
+            for (features, source) in [(v, "127.0.0.1"), (v | l, "127.0.0.8"), (0, "127.0.0.8")] {
+                var facts = facts(family, asked: "127.0.1.1", VIP_LOOPBACK_REST, features: features)
+                var route = vip_route_of(family, family, &facts, to)
+                #expect(route.asked == VIP_LOCALHOST)
+                #expect(text(route.address) == destination && text(route.source_addr) == source)
+                #expect(route.remember == VIP_SOCKET_ASKED_PEER.rawValue)
+                #expect(route.peer == address("127.0.1.1").word.3)
+                // A server on the wildcard that is itself a client: its datagrams come from the loopback, too.
+                facts.local_addr = address("10.20.0.17")
+                let datagram = vip_decide_datagram(family, &facts, &route, VIP_OWN_ADDRESS, 0)
+                #expect(text(datagram.source) == source)
+                // The client's peer has the name that was asked for; its own name and the server's are 127.0.0.1.
+                facts.user_addr = route.address
+                facts.local_addr = route.source_addr
+                #expect(text(vip_decide_peer_name(family, &facts, route.address).address) == "127.0.0.1")
+                facts.peer = route.peer
+                #expect(text(vip_decide_peer_name(family, &facts, route.address).address) == "127.0.1.1")
+                #expect(vip_peer_name_needs_state(family, &facts) != 0)
+            }
+            var facts = facts(family, asked: "127.0.1.1", VIP_LOOPBACK_REST, features: v | l)
+            let route = vip_route_of(family, family, &facts, VIP_AS_ASKED)
+            #expect(route.asked == VIP_LOOPBACK_REST && route.source == VIP_AS_ASKED && route.remember == 0)
+        }
+    }
+
     /// The source of a datagram, by its class and destination, with V alone.
     @Test(arguments: families) func sourceOfADatagram(family: vip_family) {
         let virtualIP = Self.v4.virtualIP(family) ?? ""
@@ -1335,7 +1383,7 @@ private struct Listeners {
                 #expect(vip_destination(family, &own, VIP_WILDCARD, address(local)) == VIP_WILDCARD)
             }
             let elsewhere = address(family == VIP_INET6 ? "2001:db8::99" : "192.0.2.99")
-            let expected = family == VIP_INET6 ? VIP_WILDCARD : VIP_LOOPBACK_REST
+            let expected = family == VIP_INET6 ? VIP_WILDCARD : VIP_ITSELF
             #expect(vip_destination(family, &own, VIP_WILDCARD, elsewhere) == expected)
             #expect(vip_destination(family, &own, VIP_HOST_ADDRESS, elsewhere) == VIP_HOST_ADDRESS)
         }
