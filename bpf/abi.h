@@ -161,12 +161,22 @@ struct vip_prefix {
 	struct vip_address address; /* the bits behind the prefix are 0 */
 };
 
+/* Which feature leaves a port alone. */
+enum vip_exclusion {
+	VIP_EXCLUDED_LOOPBACK, /* virtualLoopback.excludedPorts: 127.0.0.1 and ::1 stay what they are */
+	VIP_EXCLUDED_VIRTUAL_IP, /* virtualIP.excludedPorts: the wildcard stays what it is at bind */
+	VIP_EXCLUSION_COUNT,
+};
+
+struct vip_ports {
+	__u64 bits[1024]; /* one a port, host order: port p is bit p % 64 of word p / 64 */
+};
+
 /* policies: ARRAY of VIP_BANKS * VIP_POLICIES_PER_BANK. */
 struct vip_policy {
 	__u32 flags;	      /* enum vip_policy_flag */
 	__u32 listener_limit; /* how many dual-stack TCP servers of a session are noted */
-	__u64 excluded_ports
-		[1024]; /* one bit a port, host order: port p is bit p % 64 of word p / 64 */
+	struct vip_ports excluded_ports[VIP_EXCLUSION_COUNT]; /* by enum vip_exclusion */
 };
 
 enum vip_policy_flag {
@@ -180,7 +190,7 @@ enum vip_policy_flag {
 	VIP_POLICY_FALLBACK_HOST = 1 << 7,    /* virtualLoopback.fallback: host; else none */
 	VIP_POLICY_ISOLATION = 1 << 8,
 	VIP_POLICY_AS_REQUESTED = 1 << 9,    /* wildcardName: asRequested; else virtual */
-	VIP_POLICY_EXCLUDED_PORTS = 1 << 10, /* excluded_ports has a bit set */
+	VIP_POLICY_EXCLUDED_PORTS = 1 << 10, /* excluded_ports has a bit set, of either kind */
 	VIP_POLICY_LISTS = 1 << 11,	   /* some list that is in use names programs one by one */
 	VIP_POLICY_DENY_OUTSIDE = 1 << 12, /* withoutSession: deny. Of the base policy only */
 };
@@ -355,7 +365,8 @@ VIP_ASSERT_SIZE(struct vip_session, 40);
 VIP_ASSERT_SIZE(struct vip_address, 16);
 VIP_ASSERT_SIZE(struct vip_address_owner, 8);
 VIP_ASSERT_SIZE(struct vip_prefix, 20);
-VIP_ASSERT_SIZE(struct vip_policy, 8200);
+VIP_ASSERT_SIZE(struct vip_ports, 8192);
+VIP_ASSERT_SIZE(struct vip_policy, 16392);
 VIP_ASSERT_SIZE(struct vip_program_name, 64);
 VIP_ASSERT_SIZE(struct vip_program_script, 16);
 VIP_ASSERT_SIZE(struct vip_program_file, 80);

@@ -41,7 +41,8 @@ static __always_inline int vip_on_bind(struct bpf_sock_addr *ctx, enum vip_famil
 		facts->asked = VIP_DUAL_WILDCARD;
 	if (vip_bind_needs_features(facts->asked))
 		vip_find_features(&call, &caller);
-	facts->is_excluded = vip_is_excluded(&caller, facts->flags, ctx->user_port);
+	facts->is_excluded = vip_is_excluded(&caller, facts->flags, ctx->user_port,
+					     vip_exclusion_of(facts->asked));
 	bind = vip_decide_bind(family, facts,
 			       (struct vip_bind_facts){ .has_port = ctx->user_port != 0,
 							.is_stream = ctx->type == SOCK_STREAM,

@@ -197,7 +197,8 @@ static __always_inline int vip_on_connect(struct bpf_sock_addr *ctx, enum vip_fa
 	if (vip_may_be_mapped(family, facts->asked) && !vip_is_v6only(ctx))
 		facts->own.has |= VIP_HAS_MAPPED;
 	vip_find_features(&call, &caller);
-	facts->is_excluded = vip_is_excluded(&caller, facts->flags, ctx->user_port);
+	facts->is_excluded =
+		vip_is_excluded(&caller, facts->flags, ctx->user_port, VIP_EXCLUDED_LOOPBACK);
 	to = vip_probe_listeners(ctx, &call);
 	return vip_connect_to(ctx, &call, family, to);
 }

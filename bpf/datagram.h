@@ -69,7 +69,8 @@ static __always_inline int vip_on_sendmsg(struct bpf_sock_addr *ctx, enum vip_fa
 		vip_class_of_destination(family, &caller, &facts->own, facts->user_addr),
 		facts->local_addr);
 	vip_find_features(&call, &caller);
-	facts->is_excluded = vip_is_excluded(&caller, facts->flags, ctx->user_port);
+	facts->is_excluded =
+		vip_is_excluded(&caller, facts->flags, ctx->user_port, VIP_EXCLUDED_LOOPBACK);
 	to = vip_probe_listeners(ctx, &call);
 	decision.outcome = vip_refusal(to);
 	if (decision.outcome)

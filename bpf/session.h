@@ -159,13 +159,14 @@ static __always_inline int vip_find_caller(void *ctx, struct vip_call *call,
 }
 
 /* `port` is as in the sockaddr. */
-static __always_inline int vip_is_excluded(const struct vip_caller *caller, __u32 flags, __u32 port)
+static __always_inline int vip_is_excluded(const struct vip_caller *caller, __u32 flags, __u32 port,
+					   enum vip_exclusion from)
 {
 	__u32 number = bpf_ntohs(port) & 0xffff;
 
 	if (!(flags & VIP_POLICY_EXCLUDED_PORTS))
 		return 0;
-	return (caller->policy->excluded_ports[number / 64] >> (number % 64)) & 1;
+	return (caller->policy->excluded_ports[from].bits[number / 64] >> (number % 64)) & 1;
 }
 
 static __always_inline enum vip_owner vip_owner_of(const struct vip_address *address)

@@ -136,7 +136,7 @@ struct vip_facts {
 	__u32 features;		    /* enum vip_feature */
 	__u32 state;		    /* enum vip_socket_flag */
 	enum vip_outcome unchanged; /* of a call that is left as it is: VIP_SEEN, VIP_UNADDRESSED */
-	int is_excluded;	    /* the port is one of the policy's excluded ports */
+	int is_excluded; /* the port is one of the policy's excluded ports; which, depends on the call */
 	__be32 peer; /* in a name hook: the 127.x.y.z that was asked for at the peer's port; else 0 */
 };
 
@@ -363,7 +363,14 @@ static __always_inline int vip_has_address(enum vip_addr_class asked, __u32 has)
 	return (has & VIP_HAS_ADDRESS) != 0;
 }
 
-/* bind. `excluded`: the port is one of the policy's excluded ports. */
+/* Which of the policy's excluded ports matter to a bind of `asked`. */
+static __always_inline enum vip_exclusion vip_exclusion_of(enum vip_addr_class asked)
+{
+	return asked == VIP_WILDCARD || asked == VIP_DUAL_WILDCARD ? VIP_EXCLUDED_VIRTUAL_IP :
+								     VIP_EXCLUDED_LOOPBACK;
+}
+
+/* bind. `excluded`: the port is one of the policy's excluded ports, of vip_exclusion_of(asked). */
 static __always_inline enum vip_action vip_bind_action(enum vip_addr_class asked, __u32 features,
 						       __u32 flags, __u32 has, int excluded)
 {
@@ -376,6 +383,8 @@ static __always_inline enum vip_action vip_bind_action(enum vip_addr_class asked
 			return VIP_AS_ASKED;
 		if (!(has & (VIP_HAS_ADDRESS | VIP_HAS_IPV4)))
 			return VIP_UNAVAILABLE;
+		if (excluded) /* it hears groups and broadcasts, and each datagram gets its source when it is sent */
+			return VIP_AS_ASKED;
 		if (asked == VIP_DUAL_WILDCARD) {
 			if (features & VIP_P)
 				return VIP_TO_MAPPED_LOOPBACK;

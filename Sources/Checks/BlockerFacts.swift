@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Host
+import Policy
 import Sessions
 
 /// Finds processes that hold a port on a wildcard. The port is then in use on the sessions' addresses too.
@@ -9,11 +10,15 @@ package enum BlockerFacts: CheckedSubject {
 
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         looking(at: subject) { () throws(Failure) in
-            let holders = try WildcardListener.all(host.instance.registry().sessions())
+            let registry = try host.instance.registry()
+            // Ports on which the policy leaves the wildcard to sessions.
+            let shared = Set(try host.instance.policy(registry).allRules.flatMap { $0.virtualIP.excludedPorts ?? [] })
+            let holders = try WildcardListener.all(registry.sessions())
+                .filter { $0.session == nil || !shared.contains($0.port) }
             guard !holders.isEmpty else { return [.good(subject, "no process holds a wildcard port")] }
             // Sessions to which the policy gives no virtual IP are named as well: whatever it meant, their ports are taken
-            // from all others, and an administrator looks here for who has a port. No excluded port is left out:
-            // virtualLoopback.excludedPorts is about 127.0.0.1 alone, and a bind to the wildcard does not look at it.
+            // from all others, and an administrator looks here for who has a port. virtualLoopback.excludedPorts is about
+            // 127.0.0.1 alone, and a bind to the wildcard does not look at it.
             var counts: [UInt32: Int] = [:]
             var facts: [CheckedFact] = []
             for holder in holders {

@@ -52,10 +52,12 @@ final class WildcardKeeper {
         let unknown = sockets.subtracting(known.keys)
         guard !unknown.isEmpty else { return }
         let listeners = try WildcardListener.holders(of: unknown, records)
-        let isReported = try reportedSessions(among: Set(listeners.compactMap(\.session)))
+        let unreported = try unreportedPorts(of: Set(listeners.compactMap(\.session)))
         var new: [SessionRecord: [Holding: WildcardListener]] = [:]
         for listener in listeners {
-            guard let session = listener.session, isReported.contains(session.cgroupID) else {
+            guard let session = listener.session, let ports = unreported[session.cgroupID],
+                !ports.contains(listener.port)
+            else {
                 known[listener.socket] = .some(nil)
                 continue
             }
@@ -76,15 +78,16 @@ final class WildcardKeeper {
         known = known.filter { _, holding in holding.map { now.contains($0.cgroup) } ?? false }
     }
 
-    /// The cgroups of the sessions that are to have virtual IPs. Where the policy gives none, all servers are on the
-    /// host's addresses by the administrator's own choice, and nobody wants an event for each; `check` names them to
-    /// whoever asks.
-    private func reportedSessions(among sessions: Set<SessionRecord>) throws(Failure) -> Set<UInt64> {
+    /// The cgroups of the sessions that are to have virtual IPs, and the ports on which the policy leaves the wildcard
+    /// to them. Where the policy gives no virtual IP, all servers are on the host's addresses by the administrator's own
+    /// choice, and nobody wants an event for each; `check` names them to whoever asks.
+    private func unreportedPorts(of sessions: Set<SessionRecord>) throws(Failure) -> [UInt64: [UInt16]] {
         var groups: [String: [String]] = [:]
-        var found: Set<UInt64> = []
+        var found: [UInt64: [UInt16]] = [:]
         for session in sessions {
             let number = try Instance.policyNumber(of: session, under: policy, groups: &groups)
-            if policy.rules(number: number).virtualIP.enabled { found.insert(session.cgroupID) }
+            let rules = policy.rules(number: number).virtualIP
+            if rules.enabled { found[session.cgroupID] = rules.excludedPorts ?? [] }
         }
         return found
     }

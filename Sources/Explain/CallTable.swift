@@ -127,7 +127,7 @@ package struct CallTable {
     /// The port of the calls.
     private var askedPort: UInt16 {
         if let port { return port }
-        let excluded = Set(session.excludedPorts)
+        let excluded = session.excludedPorts
         return (1...UInt16.max).first { !excluded.contains($0) } ?? 1
     }
 

@@ -20,8 +20,11 @@ package struct LiveSession {
     package var number: Int { Int(found.number) }
     /// The bits of `enum vip_policy_flag`.
     package var flags: UInt32 { found.policy.flags }
-    /// The ports to which virtual loopback does not apply.
-    package var excludedPorts: [UInt16] { found.policy.excludedPorts }
+    /// The ports to which virtual loopback does not apply, and those on which a bind to the wildcard stays as it is.
+    package var loopbackExclusions: [UInt16] { found.policy.excludedPorts(VIP_EXCLUDED_LOOPBACK) }
+    package var virtualIPExclusions: [UInt16] { found.policy.excludedPorts(VIP_EXCLUDED_VIRTUAL_IP) }
+    /// Both.
+    package var excludedPorts: Set<UInt16> { Set(loopbackExclusions + virtualIPExclusions) }
     /// The host's own addresses of a family; `nil` if they did not fit and are in the `addresses` map.
     package func hostAddresses(_ family: IPAddress.Family) -> [IPAddress]? {
         family == .v4 ? found.config.hostAddresses : found.config.hostIPv6Addresses

@@ -99,6 +99,9 @@ extension Policy {
         /// How many TCP servers on `::` without IPV6_V6ONLY a session may have that are reached by IPv6, at most
         /// `dualStackServerLimit`. The base policy always has a value; `nil` in an override means the base's.
         public var dualStackServers: Int?
+        /// Ports in host byte order, 1…65535, ascending, on which a bind to the wildcard stays as it is, so that the
+        /// socket hears groups and broadcasts. `nil` is none.
+        public var excludedPorts: [UInt16]?
         public var addresses: Addresses
 
         /// Of 65,536 that the `listeners` map holds for all sessions together.
@@ -109,7 +112,7 @@ extension Policy {
         public init(
             enabled: Bool = false, mode: Mode = .perProgram, programs: [ProgramEntry] = [],
             whenUnavailable: WhenUnavailable = .deny, withoutSession: WithoutSession? = nil,
-            dualStackServers: Int? = nil, addresses: Addresses = Addresses()
+            dualStackServers: Int? = nil, excludedPorts: [UInt16]? = nil, addresses: Addresses = Addresses()
         ) {
             self.enabled = enabled
             self.mode = mode
@@ -117,6 +120,7 @@ extension Policy {
             self.whenUnavailable = whenUnavailable
             self.withoutSession = withoutSession
             self.dualStackServers = dualStackServers
+            self.excludedPorts = excludedPorts?.sorted()
             self.addresses = addresses
         }
     }

@@ -39,6 +39,7 @@ extension Policy.VirtualIP {
             ("whenUnavailable", .plain(whenUnavailable.rawValue)),
             ("withoutSession", withoutSession.map { .plain($0.rawValue) }),
             ("dualStackServers", dualStackServers.map(Output.plain)),
+            ("excludedPorts", excludedPorts.map { .list($0.map(\.description)) }),
             ("addresses", addresses.output),
         ])
     }

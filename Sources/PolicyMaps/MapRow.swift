@@ -43,7 +43,7 @@ extension vip_event: @retroactive Equatable, @retroactive Hashable, MapRow {}
 enum MapLayout {
     static let sizes: [(name: String, size: Int, stride: Int, expected: Int)] = [
         row(vip_config.self, 400), row(vip_session.self, 40), row(vip_address.self, 16),
-        row(vip_address_owner.self, 8), row(vip_prefix.self, 20), row(vip_policy.self, 8200),
+        row(vip_address_owner.self, 8), row(vip_prefix.self, 20), row(vip_policy.self, 16392),
         row(vip_program_name.self, 64),
         row(vip_program_script.self, 16), row(vip_program_file.self, 80), row(vip_listing.self, 24),
         row(vip_program.self, 32), row(vip_verdict.self, 16), row(vip_listener.self, 16),
@@ -166,8 +166,8 @@ extension vip_policy {
     public var hasExcludedPorts: Bool { flags & VIP_POLICY_EXCLUDED_PORTS.rawValue != 0 }
 
     /// The ports in host byte order, ascending.
-    public var excludedPorts: [UInt16] {
-        withUnsafeBytes(of: excluded_ports) { bytes in
+    public func excludedPorts(_ exclusion: vip_exclusion) -> [UInt16] {
+        withUnsafeBytes(of: exclusion == VIP_EXCLUDED_LOOPBACK ? excluded_ports.0 : excluded_ports.1) { bytes in
             bytes.bindMemory(to: UInt64.self).enumerated().flatMap { word, bits in
                 (0..<64).compactMap { bits >> UInt64($0) & 1 == 1 ? UInt16(word * 64 + $0) : nil }
             }
@@ -197,7 +197,7 @@ extension vip_policy {
         set(VIP_POLICY_ISOLATION, rules.isolation)
         set(VIP_POLICY_AS_REQUESTED, rules.wildcardName == .asRequested)
         set(VIP_POLICY_DENY_OUTSIDE, ip.enabled && ip.withoutSession == .deny)
-        set(VIP_POLICY_EXCLUDED_PORTS, !loopback.excludedPorts.isEmpty)
+        set(VIP_POLICY_EXCLUDED_PORTS, !loopback.excludedPorts.isEmpty || ip.excludedPorts != nil)
         // The hooks need to identify the calling program only if a list decides.
         set(
             VIP_POLICY_LISTS,
@@ -206,9 +206,14 @@ extension vip_policy {
                 || prefer.enabled && !preferForAll && !prefer.programs.isEmpty)
         flags = on
         listener_limit = UInt32(ip.dualStackServers ?? Policy.VirtualIP.defaultDualStackServers)
-        withUnsafeMutableBytes(of: &excluded_ports) { bytes in
+        Self.set(&excluded_ports.0, loopback.excludedPorts)
+        Self.set(&excluded_ports.1, ip.excludedPorts ?? [])
+    }
+
+    private static func set(_ row: inout vip_ports, _ ports: some Sequence<UInt16>) {
+        withUnsafeMutableBytes(of: &row) { bytes in
             let words = bytes.bindMemory(to: UInt64.self)
-            for port in loopback.excludedPorts { words[Int(port) / 64] |= 1 << UInt64(port % 64) }
+            for port in ports { words[Int(port) / 64] |= 1 << UInt64(port % 64) }
         }
     }
 }

@@ -39,6 +39,9 @@ public struct PolicyKey: Hashable, Sendable {
             "virtualIP.dualStackServers", "0 to \(Policy.VirtualIP.dualStackServerLimit)",
             default: "\(Policy.VirtualIP.defaultDualStackServers)",
             "how many servers on :: of a session are reached by IPv6"),
+        PolicyKey(
+            "virtualIP.excludedPorts", "list of ports", default: "[]",
+            "ports on which a bind to the wildcard stays as it is, to hear groups and broadcasts"),
         PolicyKey("virtualIP.addresses", "section", "where the addresses come from, and where they are placed"),
         PolicyKey(
             "virtualIP.addresses.source", words(Policy.Addresses.Source.self), default: "pool",

@@ -36,6 +36,10 @@ private func readProgram(_ value: PolicyValue) -> ProgramEntry? {
     }
 }
 
+private func readPort(_ value: PolicyValue) -> UInt16? {
+    value.number("a port", 1...Int(UInt16.max)).map { UInt16($0) }
+}
+
 private func readRange(_ value: PolicyValue) -> AddressRange? {
     guard let text = value.text() else { return nil }
     do throws(Failure) {
@@ -201,6 +205,8 @@ extension Policy.VirtualIP {
         programs = section["programs"]?.list(of: readProgram) ?? programs
         whenUnavailable = section["whenUnavailable"]?.choice() ?? whenUnavailable
         dualStackServers = section["dualStackServers"]?.number("a number of servers", 0...Self.dualStackServerLimit)
+        excludedPorts = section["excludedPorts"]?.list(of: readPort)?.sorted()
+        if excludedPorts?.isEmpty == true { excludedPorts = nil }
         if isBase {
             withoutSession = section["withoutSession"]?.choice()
         } else {
@@ -309,8 +315,7 @@ extension Policy.VirtualLoopback {
         guard let section = value.section(as: "virtualLoopback") else { return }
         enabled = section["enabled"]?.boolean() ?? enabled
         programs = section["programs"]?.list(of: readProgram) ?? programs
-        let ports = section["excludedPorts"]?.list { $0.number("a port", 1...Int(UInt16.max)).map { UInt16($0) } }
-        excludedPorts = Set(ports ?? [])
+        excludedPorts = Set(section["excludedPorts"]?.list(of: readPort) ?? [])
         fallback = section["fallback"]?.choice() ?? fallback
         if isBase {
             prefix = section["prefix"].flatMap(readPrefix)

@@ -122,11 +122,13 @@ struct Explain: ParsableCommand {
         payload.features = findings.map(ExplainPayload.Feature.init)
         let rows = try CallTable(session: live, host: host, port: port).rows(maps)
         payload.calls = rows.map(ExplainPayload.Call.init)
-        let excluded = live.excludedPorts
-        if port == nil, !excluded.isEmpty {
+        guard port == nil else { return }
+        for (what, excluded) in [
+            ("virtual loopbacks do not apply to", live.loopbackExclusions),
+            ("a bind to the wildcard is left as it is on", live.virtualIPExclusions),
+        ] where !excluded.isEmpty {
             let few = excluded.prefix(8).map { "\($0)" }.joined(separator: ", ")
-            payload.notes.append(
-                "virtual loopbacks do not apply to some ports (\(few)\(excluded.count > 8 ? " …" : "")): see --port")
+            payload.notes.append("\(what) some ports (\(few)\(excluded.count > 8 ? " …" : "")): see --port")
         }
     }
 }

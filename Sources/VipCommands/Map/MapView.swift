@@ -115,7 +115,8 @@ struct MapView: Sendable {
                 ("bank", .number(UInt64(key) / UInt64(VIP_POLICIES_PER_BANK))),
                 ("number", .number(UInt64(key) % UInt64(VIP_POLICIES_PER_BANK))),
                 ("flags", .list(flagNames(policy.flags))),
-                ("excluded_ports", .list(policy.excludedPorts.map { "\($0)" })),
+                ("excluded_ports", .list(policy.excludedPorts(VIP_EXCLUDED_LOOPBACK).map { "\($0)" })),
+                ("ip_excluded_ports", .list(policy.excludedPorts(VIP_EXCLUDED_VIRTUAL_IP).map { "\($0)" })),
                 ("listener_limit", .number(UInt64(policy.listener_limit))),
             ]
         },

@@ -23,6 +23,8 @@ struct ContractPolicy: Hashable, Sendable, CustomStringConvertible {
     var fallback = "none"
     var isolation = true
     var excludedPorts: [UInt16] = []
+    /// Those of virtualIP.
+    var wildcardPorts: [UInt16] = []
 
     init(_ parts: Part...) { self.parts = Set(parts) }
 
@@ -39,6 +41,7 @@ struct ContractPolicy: Hashable, Sendable, CustomStringConvertible {
           mode: \(mode)
           programs: \(mode == "perSession" ? "[]" : "\(programs)")
           whenUnavailable: \(whenUnavailable)
+          excludedPorts: \(wildcardPorts)
           addresses: {probeSeconds: 0}
         virtualLoopback:
           enabled: \(parts.contains(.loopback))
@@ -65,6 +68,7 @@ struct ContractPolicy: Hashable, Sendable, CustomStringConvertible {
         if fallback != plain.fallback { words.append("fallback \(fallback)") }
         if !isolation { words.append("no isolation") }
         if !excludedPorts.isEmpty { words.append("but ports \(excludedPorts)") }
+        if !wildcardPorts.isEmpty { words.append("but wildcard ports \(wildcardPorts)") }
         return words.joined(separator: " ")
     }
 }
@@ -81,6 +85,7 @@ extension ContractSuite {
     static var asRequested: ContractPolicy { vl.with { $0.wildcardName = "asRequested" } }
     static var fallback: ContractPolicy { vl.with { $0.fallback = "host" } }
     static var excluded: ContractPolicy { vl.with { $0.excludedPorts = [631] } }
+    static var shared: ContractPolicy { vl.with { $0.wildcardPorts = [5353] } }
     static var useHostAddress: ContractPolicy { vl.with { $0.whenUnavailable = "useHostAddress" } }
 
     static var deep: Actor { Actor(party: .ann, program: "app", below: "user.slice/app.scope/deep") }

@@ -35,11 +35,11 @@ struct BindRow: Sendable, CustomTestStringConvertible {
     }
 
     static func rows(
-        _ policy: ContractPolicy, _ actor: Actor, _ asks: Place, refused errno: String,
+        _ policy: ContractPolicy, _ actor: Actor, _ asks: Place, refused errno: String, port: UInt16? = nil,
         _ transports: [Transport] = Transport.binds
     ) -> [BindRow] {
         transports.map {
-            BindRow(policy: policy, actor: actor, asks: asks, outcome: .refused(errno), transport: $0)
+            BindRow(policy: policy, actor: actor, asks: asks, outcome: .refused(errno), transport: $0, port: port)
         }
     }
 

@@ -39,6 +39,11 @@ struct ContractTests: ContractSuite {
         BindRow.rows(l.with { $0.excludedPorts = [631] }, .app, .localhost, at: .annLO, named: .localhost),
         BindRow.rows(excluded, .app, .localhost, at: .localhost, port: 631),
         BindRow.rows(excluded, .app, .localhost, at: .annLO, named: .localhost),
+        BindRow.rows(shared, .app, .wildcard, at: .wildcard, port: 5353),
+        BindRow.rows(shared, .app, .wildcard, at: .annVIP),
+        BindRow.rows(shared, .app, .localhost, at: .annLO, named: .localhost, port: 5353),
+        BindRow.rows(shared, .app, .host, at: .annVIP, port: 5353),
+        BindRow.rows(excluded, .app, .wildcard, at: .annVIP, port: 631),
         // a host address
         BindRow.rows(off, .app, .host, at: .host),
         BindRow.rows(l, .app, .host, at: .host),
@@ -89,6 +94,7 @@ struct ContractTests: ContractSuite {
         BindRow.rows(asRequested, .tool, .wildcard, at: .wildcard),
         // no virtual IP
         BindRow.rows(v, .poorApp, .wildcard, refused: "EADDRNOTAVAIL"),
+        BindRow.rows(shared, .poorApp, .wildcard, refused: "EADDRNOTAVAIL", port: 5353),
         BindRow.rows(v, .poorApp, .host, refused: "EADDRNOTAVAIL"),
         BindRow.rows(v, .poorApp, .localhost, at: .localhost),
         BindRow.rows(vl, .poorApp, .localhost, at: .poorLO, named: .localhost),

@@ -57,6 +57,7 @@ struct ContractTests6: ContractSuite {
             vlp, .sixApp, .wildcard6, at: .mapped(.loopback(of: .six)), named: .mapped(.localhost)),
         BindRow.rows(vl, deep, .wildcard6, at: .mapped(.annVIP)),
         BindRow.rows(vl, worker, .wildcard6, at: .mapped(.annVIP)),
+        BindRow.rows(shared, .app, .wildcard6, at: .wildcard6, port: 5353),
         // port 0: UDP stays where it can send both families
         BindRow.rows(vl, .app, .wildcard6, at: .mapped(.annVIP), port: 0, [.tcp, .mptcp]),
         BindRow.rows(v, .app, .wildcard6, at: .wildcard6, port: 0, [.datagram]),

@@ -664,6 +664,28 @@ struct PathTests: ContractSuite {
         expect(try far.must("recvfrom c").address, is: "\(family.vip)", "the answer's source")
     }
 
+    /// On a port of virtualIP.excludedPorts the wildcard stays, in each session; what is sent leaves from the virtual IP.
+    @Test(
+        "lets each session hear groups on an excluded port",
+        arguments: ["239.1.2.3", "198.51.100.255", "255.255.255.255", "ff05::1:3"])
+    func groupsAtAnExcludedPort(group: String) throws {
+        try stage.enforce(Self.shared)
+        let family = group.contains(":") ? Family.six : .four
+        let port: UInt16 = 5353
+        let join = group.hasSuffix("255") ? [] : ["join l \(group) eth0"]
+        let listeners = try [Actor.app, .benApp].map { actor in
+            try stage.start(
+                actor, doing: family.server("l", "udp", on: family.wildcard, port, options: ["reuseaddr"]) + join)
+        }
+        let far = try stage.start(
+            .remote, doing: family.server("c", "udp", on: family.remote, port) + ["setsockopt c broadcast 1"])
+        try far.must("sendto c \(group) \(port) news")
+        for listener in listeners { #expect(try listener.must("recvfrom l").data == "news") }
+        expect(try listeners[0].must("getsockname l").endpoint, is: "\(family.wildcard):\(port)", "getsockname")
+        try listeners[0].must("sendto l \(family.remote) \(port) back")
+        expect(try far.must("recvfrom c").endpoint, is: "\(family.vip):\(port)", "the answer's source")
+    }
+
     /// A limit: the wildcard becomes the virtual IP, and packets to a group or broadcast address are not addressed to
     /// that.
     @Test(arguments: ["239.1.2.3", "198.51.100.255", "255.255.255.255", "ff05::1:3"])

@@ -74,7 +74,8 @@ static int look_up_input(void *context, enum vip_host_map map, const void *key, 
 	case VIP_HOST_MAP_POLICIES:
 		memset(policy, 0, sizeof(*policy));
 		policy->flags = in.flags;
-		policy->excluded_ports[in.excluded / 64] = 1ull << (in.excluded % 64);
+		policy->excluded_ports[in.excluded & 1].bits[in.excluded / 64] =
+			1ull << (in.excluded % 64);
 		return 1;
 	default:
 		memset(listing, 0, sizeof(*listing));

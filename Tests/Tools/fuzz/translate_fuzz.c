@@ -205,8 +205,8 @@ static void check_bind(const struct session *session, const struct input *in,
 		REQUIRE(own->has & VIP_HAS_LOOPBACK);
 	if (answer == VIP_REFUSE_BIND || answer == VIP_UNAVAILABLE)
 		return;
-	/* After bind, a V-program has neither the wildcard nor a host address. */
-	if ((features & VIP_V) && (is_wildcard || asked == VIP_HOST_ADDRESS))
+	/* After bind, a V-program has neither the wildcard, but on an excluded port, nor a host address. */
+	if ((features & VIP_V) && ((is_wildcard && !in->excluded) || asked == VIP_HOST_ADDRESS))
 		REQUIRE(answer != VIP_AS_ASKED);
 	if (!(features & (VIP_V | VIP_L)))
 		REQUIRE(answer == VIP_AS_ASKED);
@@ -218,7 +218,7 @@ static void check_bind(const struct session *session, const struct input *in,
 	granted = vip_address_of(session->family, answer, in->address, own);
 	REQUIRE(same(session, granted, in->address) || is_own(session, granted));
 	if (features & VIP_V)
-		REQUIRE(!vip_is_wildcard(session->family, granted) &&
+		REQUIRE((!vip_is_wildcard(session->family, granted) || in->excluded) &&
 			(asked != VIP_HOST_ADDRESS || is_own(session, granted)));
 	/* Binding the granted address gives the same again: nothing is translated twice. */
 	asked = place_of(session, granted);

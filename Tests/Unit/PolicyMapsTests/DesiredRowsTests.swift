@@ -58,9 +58,16 @@ import Testing
     @Test func excludedPortsAreBits() {
         var rules = Policy().rules(for: nil)
         rules.virtualLoopback.excludedPorts = [1, 53, 63, 64, 631, 65535]
-        let row = vip_policy(rules)
+        var row = vip_policy(rules)
         #expect(row.hasExcludedPorts)
-        #expect(row.excludedPorts == [1, 53, 63, 64, 631, 65535])
+        #expect(row.excludedPorts(VIP_EXCLUDED_LOOPBACK) == [1, 53, 63, 64, 631, 65535])
+        #expect(row.excludedPorts(VIP_EXCLUDED_VIRTUAL_IP).isEmpty)
+        rules.virtualLoopback.excludedPorts = []
+        rules.virtualIP.excludedPorts = [1900, 5353]
+        row = vip_policy(rules)
+        #expect(row.hasExcludedPorts)
+        #expect(row.excludedPorts(VIP_EXCLUDED_LOOPBACK).isEmpty)
+        #expect(row.excludedPorts(VIP_EXCLUDED_VIRTUAL_IP) == [1900, 5353])
         #expect(!vip_policy(Policy().rules(for: nil)).hasExcludedPorts)
     }
 

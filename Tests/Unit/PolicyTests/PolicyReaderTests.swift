@@ -21,6 +21,7 @@ import Testing
                   mode: perProgram              # perSession | perProgram
                   programs: [redis-server, /opt/crm/bin/crm]
                   whenUnavailable: deny         # deny | useHostAddress
+                  excludedPorts: [5353, 1900]
                   addresses:
                     source: pool                # pool | dhcp
                     interface: eth0
@@ -45,7 +46,7 @@ import Testing
         let expected = Policy(
             virtualIP: Policy.VirtualIP(
                 enabled: true, mode: .perProgram, programs: [.name("redis-server"), .path("/opt/crm/bin/crm")],
-                whenUnavailable: .deny,
+                whenUnavailable: .deny, excludedPorts: [1900, 5353],
                 addresses: Policy.Addresses(
                     source: .pool, interface: "eth0",
                     pool: [try AddressRange("10.20.0.10-10.20.0.250"), try AddressRange("2001:db8:20::/120")])),
@@ -363,6 +364,9 @@ import Testing
             "overrides[0].virtualIP.withoutSession", "programs of no session"),
         Wrong(
             "dual-stack servers", "virtualIP: {dualStackServers: 65537}", 1, "virtualIP.dualStackServers", "65536"),
+        Wrong(
+            "wildcard port", "virtualIP: {excludedPorts: [5353, 0]}", 1, "virtualIP.excludedPorts[1]",
+            "'0' is not a port, 1 to 65535"),
         Wrong("source", "virtualIP: {addresses: {source: x}}", 1, "virtualIP.addresses.source", "one of pool, dhcp"),
         Wrong(
             "DHCP on lo", "virtualIP:\n  addresses:\n    interface: lo\n    source: dhcp", 3,

@@ -212,6 +212,7 @@ import Testing
             programs: programs(using: &random),
             whenUnavailable: element(of: Policy.VirtualIP.WhenUnavailable.allCases, using: &random),
             dualStackServers: element(of: [nil, 0, 7, Policy.VirtualIP.dualStackServerLimit], using: &random),
+            excludedPorts: element(of: [nil, [5353], [1, 1900, 65535]], using: &random),
             addresses: Policy.Addresses(
                 placement: pool.isEmpty ? nil : element(of: [nil, .address], using: &random),
                 interface: element(of: [nil, "eth0", "lo", "0", "br-é", "null", "a.100"], using: &random), pool: pool,

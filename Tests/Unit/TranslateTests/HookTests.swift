@@ -73,7 +73,7 @@ import Testing
                 var policy = vip_policy()
                 policy.listener_limit = 1
                 policy.flags = flags
-                withUnsafeMutableBytes(of: &policy.excluded_ports) { $0[631 / 8] = 1 << (631 % 8) }
+                withUnsafeMutableBytes(of: &policy.excluded_ports.0) { $0[631 / 8] = 1 << (631 % 8) }
                 return store(policy)
             default:
                 guard let lists = lists[map] else { return false }

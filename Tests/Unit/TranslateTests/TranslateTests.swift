@@ -531,7 +531,11 @@ private struct Wrong {
                         for excluded in bools {
                             var expected = ordinary
                             if !isolation, asked != VIP_NOT_LOCAL, expected == "another's" { expected = "asked" }
-                            if excluded, asked == VIP_LOCALHOST { expected = "asked" }
+                            let isWildcard = asked == VIP_WILDCARD || asked == VIP_DUAL_WILDCARD
+                            let hasVirtualIP = has & (hasAddress | hasIPv4) != 0
+                            if excluded, asked == VIP_LOCALHOST || isWildcard && hasVirtualIP {
+                                expected = "asked"
+                            }
                             for flag in [0] + flags {
                                 var flags = flag & ~VIP_POLICY_ISOLATION.rawValue
                                 if isolation { flags |= VIP_POLICY_ISOLATION.rawValue }
@@ -1076,7 +1080,7 @@ private struct Listeners {
                         // UDP on :: without a port stays there.
                         let stays = place == VIP_DUAL_WILDCARD && !isStream && !hasPort
                         let granted = stays ? asked : granted(family, Self.v4, action, asked: asked)
-                        let isDual = place == VIP_DUAL_WILDCARD && features & v != 0 && !stays
+                        let isDual = place == VIP_DUAL_WILDCARD && features & v != 0 && !stays && !excluded
                         wrong.note(
                             decision.outcome == VIP_SEEN && text(decision.address) == granted
                                 && (bind.is_dual != 0) == isDual, what)
