@@ -9,11 +9,26 @@
 #define NCURSES_NOMACROS 1
 #include <curses.h>
 #include <langinfo.h>
+#include <signal.h>
 #include <stdio.h>
+
+/* Never called: SIGTSTP is blocked. */
+static inline void vip_screen_on_stop(int number)
+{
+	(void)number;
+}
 
 /* A screen on standard output that reads keys from `input`; NULL if ncurses cannot use the terminal of TERM. */
 static inline SCREEN *vip_screen_open(FILE *input)
 {
+	struct sigaction before, action = { .sa_handler = vip_screen_on_stop };
+
+	/*
+	 * With the default action in force, refresh() would ignore SIGTSTP as long as it draws, and so discard a ^Z
+	 * that waits to be read from a signalfd.
+	 */
+	if (sigaction(SIGTSTP, NULL, &before) == 0 && before.sa_handler == SIG_DFL)
+		sigaction(SIGTSTP, &action, NULL);
 	return newterm(NULL, stdout, input ? input : stdin);
 }
 
