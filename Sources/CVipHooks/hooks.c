@@ -564,7 +564,7 @@ static int run(enum vip_hook hook, struct bpf_sock_addr *ctx)
 static int is_of_inet6(enum vip_hook hook)
 {
 	return (hook >= VIP_HOOK_BIND6 && hook <= VIP_HOOK_GETPEERNAME6) ||
-	       hook >= VIP_HOOK_GUARD_BIND6;
+	       (hook >= VIP_HOOK_GUARD_BIND6 && hook <= VIP_HOOK_GUARD_SENDMSG6);
 }
 
 static void put_socket(struct vip_host *given, struct vip_host_socket *socket)

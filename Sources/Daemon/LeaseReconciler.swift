@@ -255,7 +255,7 @@ final class LeaseReconciler {
     }
 
     /// Plans for a session without a lease: it loses its leased address, and a lease is requested unless that was done.
-    private func goWithout(_ source: UDHCPCLeases, _ place: Place, _ wish: LeaseWish, _ plan: inout Plan) {
+    private func goWithout(_ source: any LeaseSource, _ place: Place, _ wish: LeaseWish, _ plan: inout Plan) {
         if let leased = wish.leased {
             let why = losses[place].map { "\($0)" } ?? "no lease of it is held"
             plan.removals.append(Removal(record: wish.record, address: leased, ending: .leaseLost, reason: why))
@@ -293,7 +293,7 @@ final class LeaseReconciler {
         losses[place] = nil
     }
 
-    private func ask(_ source: UDHCPCLeases, _ place: Place) {
+    private func ask(_ source: any LeaseSource, _ place: Place) {
         request += 1
         states[place] = .asked(request: request)
         source.acquire(place.holder, timeout: Self.patience) { [news, request] result in

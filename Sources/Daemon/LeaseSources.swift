@@ -14,7 +14,7 @@ final class LeaseSources {
     private let runtime: FilePath
     private let log: EventLog
     private let handle: @Sendable (_ interface: String, LeaseEvent) -> Void
-    private(set) var all: [String: UDHCPCLeases] = [:]
+    private(set) var all: [String: any LeaseSource] = [:]
     /// Interfaces without a source: why, and when to try again.
     private var broken: [String: (failure: Failure, until: ContinuousClock.Instant)] = [:]
 
@@ -39,15 +39,11 @@ final class LeaseSources {
     /// The source of an interface. It is opened if it is not open yet.
     ///
     /// - Throws: ``Failure`` if it cannot be opened. The next attempt is made only after some time: ``retry(_:)``.
-    func source(_ interface: String) throws(Failure) -> UDHCPCLeases {
+    func source(_ interface: String) throws(Failure) -> any LeaseSource {
         if let source = all[interface] { return source }
         if let (failure, until) = broken[interface], until > .now { throw failure }
         do throws(Failure) {
-            var options = UDHCPCLeases.Options(
-                interface: interface, state: directory.appending(interface), runtime: runtime.appending(interface),
-                host: try ClientIdentifier.hostIdentifier())
-            options.check.owner = { [instance] address, holder in Self.owner(of: address, besides: holder, instance) }
-            let source = try UDHCPCLeases(options) { [handle] event in handle(interface, event) }
+            let source = try open(interface)
             all[interface] = source
             broken[interface] = nil
             return source
@@ -55,6 +51,15 @@ final class LeaseSources {
             broken[interface] = (error, .now + Self.retryAfter)
             throw error
         }
+    }
+
+    /// The one place that knows of which kind the sources are.
+    private func open(_ interface: String) throws(Failure) -> any LeaseSource {
+        var options = UDHCPCLeases.Options(
+            interface: interface, state: directory.appending(interface), runtime: runtime.appending(interface),
+            host: try ClientIdentifier.hostIdentifier())
+        options.check.owner = { [instance] address, holder in Self.owner(of: address, besides: holder, instance) }
+        return try UDHCPCLeases(options) { [handle] event in handle(interface, event) }
     }
 
     /// When opening the source of an interface may be tried again.

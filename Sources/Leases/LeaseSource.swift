@@ -84,6 +84,9 @@ public protocol LeaseSource: Sendable {
 
     /// All leases that are held now.
     var held: [Lease] { get }
+
+    /// Ends the source, and leaves the leases to the next one that is opened with the same state.
+    func close()
 }
 
 extension LeaseSource {

@@ -132,6 +132,9 @@ extension Policy {
             case pool
             /// IPv4 addresses from a DHCP server on the interface's network, by the daemon; IPv6 addresses from `pool`.
             case dhcp
+
+            /// Whether IPv4 addresses come from a lease that the daemon keeps, not from `pool`.
+            public var isLeased: Bool { self == .dhcp }
         }
 
         /// How the addresses become the host's.
@@ -400,9 +403,7 @@ extension Policy {
 
     /// Whether some sessions' addresses are leased.
     public var leasesAddresses: Bool {
-        allRules.contains {
-            $0.virtualIP.enabled && $0.virtualIP.addresses.source == .dhcp
-        }
+        allRules.contains { $0.virtualIP.enabled && $0.virtualIP.addresses.source.isLeased }
     }
 
     /// The rules of the base policy and of each override, by their numbers.

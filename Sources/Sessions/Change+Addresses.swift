@@ -61,7 +61,7 @@ extension Instance {
             }
             let virtualIP = policy.rules(number: number).virtualIP
             guard virtualIP.enabled else { continue }
-            if virtualIP.addresses.source == .dhcp, missing.contains(.v4) {
+            if virtualIP.addresses.source.isLeased, missing.contains(.v4) {
                 let interface: String?
                 if let known = interfaces[number] {
                     interface = known
@@ -108,7 +108,7 @@ extension Instance {
         let number = try Self.policyNumber(of: record, under: policy, groups: &groups)
         let virtualIP = policy.rules(number: number).virtualIP
         guard virtualIP.enabled else { return false }
-        if virtualIP.addresses.source == .dhcp { return true }
+        if virtualIP.addresses.source.isLeased { return true }
         // The daemon first asks other hosts, which takes only a short time. After that, a session without an address
         // gets none.
         let age = Date().timeIntervalSince(record.openedAt)

@@ -328,7 +328,7 @@ extension Change {
                     }
                 }
             }
-            if virtualIP.enabled, virtualIP.addresses.source == .dhcp {
+            if virtualIP.enabled, virtualIP.addresses.source.isLeased {
                 if !chosen.contains(where: { $0.address.family == .v4 }) { try awaitLease(id, request, what) }
             } else if virtualIP.enabled, !chosen.contains(where: { $0.address.family == .v4 }),
                 !free.hasPool(number, .v4)

@@ -2,6 +2,7 @@
 
 import Foundation
 import Glibc
+import PolicyMaps
 import TestSupport
 import Testing
 
@@ -56,7 +57,7 @@ struct CheckTests {
             // A sandbox has no module in the linker's path, no daemon and no logind.
             let wrong = facts.filter { $0.verdict != "good" }.map(\.subject)
             #expect(Set(wrong).isSubset(of: ["names", "daemon", "logind", "blockers"]), "\(facts)")
-            #expect(facts.count { $0.subject.hasPrefix("hook ") } == 22)
+            #expect(facts.count { $0.subject.hasPrefix("hook ") } == Hook.all.count)
             let subjects = [
                 "kernel", "lockdown", "privileges", "cgroup v2", "bpffs", "attached", "other programs", "policy",
                 "IPv6 loopback", "addresses", "sysctl", "blockers", "session cgroups", "names", "logind",

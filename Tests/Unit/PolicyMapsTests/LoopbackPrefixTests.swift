@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import BPFLoader
 import CVipABI
 import Testing
 
@@ -79,17 +78,5 @@ import Testing
         #expect(text.matches(of: /prefix:/).count == 1, "\(text)")
         #expect(try Policy.read(yaml: text, file: "p.yaml") == policy)
         #expect(Policy().yaml().contains("prefix: fdd2:9088:43af::/96"))
-    }
-}
-
-@Suite struct HookTests {
-    @Test func theHooksAreThoseOfTheABI() {
-        #expect(Hook.all.map(\.number) == Array(0..<VIP_HOOK_COUNT.rawValue))
-        #expect(Set(Hook.all.map(\.name)).count == Hook.all.count)
-        let ofSessions = Hook.ofCgroups + Hook.ofNetwork
-        #expect(Set(ofSessions.map(\.attachType)).count == ofSessions.count)
-        #expect(Hook.ofGuard.map(\.attachType) == [.bind4, .connect4, .sendmsg4, .bind6, .connect6, .sendmsg6])
-        #expect(Hook.attachOrder.first?.name == "sock_create" && Hook.attachOrder.last?.name == "bind4")
-        #expect(Hook.ofNetwork.map(\.name) == ["sk_lookup"])
     }
 }
