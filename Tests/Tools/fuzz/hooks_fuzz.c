@@ -212,6 +212,45 @@ static void run_calls(struct vip_host *made, const struct vip_host_session *sess
 	(void)vip_host_packet(made, session->own6.loopback, 9000, 1, 1);
 }
 
+/*
+ * The same calls by a program of no session, below the guarded cgroup: none gets another address, and what is a session's is
+ * kept from it.
+ */
+static void run_guards(struct vip_host *made, const struct vip_host_session *session)
+{
+	static const enum vip_hook hooks[][3] = {
+		{ VIP_HOOK_GUARD_BIND4, VIP_HOOK_GUARD_CONNECT4, VIP_HOOK_GUARD_SENDMSG4 },
+		{ VIP_HOOK_GUARD_BIND6, VIP_HOOK_GUARD_CONNECT6, VIP_HOOK_GUARD_SENDMSG6 },
+	};
+	int is_ipv6 = in.socket & 1;
+	struct vip_host_socket socket = { .is_inet6 = is_ipv6 };
+	int is_isolated = session->policy.flags & VIP_POLICY_ISOLATION;
+
+	socket.local = socket.remote = vip_wildcard(is_ipv6 ? VIP_INET6 : VIP_INET4);
+	vip_host_set_cgroup(made, CGROUP + 1);
+	vip_host_set_user(made, in.owner & 16 ? 0 : 1000);
+	for (unsigned int i = 0; i < sizeof(in.calls) / sizeof(in.calls[0]); i++) {
+		enum vip_hook hook = hooks[is_ipv6][in.calls[i].call % 3];
+		struct vip_address asked =
+			pick(&session->own4, &session->own6, is_ipv6, in.calls[i].address);
+		struct vip_address source =
+			pick(&session->own4, &session->own6, is_ipv6, in.calls[i].source);
+		struct vip_host_answer answer =
+			vip_host_call(made, &socket, hook, asked, 9000, &source);
+
+		REQUIRE(vip_equal(answer.address, asked) && vip_equal(answer.source, source));
+		REQUIRE(!answer.error || (is_isolated && !(in.owner & 16)));
+		REQUIRE(!answer.error || answer.error == EADDRNOTAVAIL ||
+			answer.error == ECONNREFUSED);
+		REQUIRE(vip_host_question_count(made) == 0);
+		if (hook == VIP_HOOK_GUARD_BIND4 && is_isolated && !(in.owner & 16) && in.vip4 &&
+		    vip_equal(asked, vip_mapped(in.vip4)))
+			REQUIRE(answer.error == EADDRNOTAVAIL);
+	}
+	vip_host_set_cgroup(made, CGROUP);
+	vip_host_set_user(made, 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct vip_host *made;
@@ -244,5 +283,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	REQUIRE(session.cgroup == CGROUP && session.row.id == in.id);
 	REQUIRE(!(vip_host_features(made) & ~(VIP_V | VIP_L | VIP_P)));
 	run_calls(made, &session);
+	run_guards(made, &session);
 	return 0;
 }

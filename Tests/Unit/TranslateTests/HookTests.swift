@@ -210,6 +210,55 @@ import Testing
         #expect(answer.error == error && answer.outcome == outcome && text(answer.address) == asked)
     }
 
+    /// What a program of no session is refused below the guarded cgroup. A datagram goes to the address, or is sent from
+    /// it to an address elsewhere.
+    @Test(
+        arguments: [
+            ("0.0.0.0", nil, nil, nil), ("127.0.0.1", nil, nil, nil), ("192.0.2.1", nil, nil, nil),
+            ("10.20.0.18", EADDRNOTAVAIL, nil, EADDRNOTAVAIL), ("10.20.0.99", EADDRNOTAVAIL, nil, EADDRNOTAVAIL),
+            ("127.0.0.9", EADDRNOTAVAIL, ECONNREFUSED, EADDRNOTAVAIL),
+            // No session has it yet, so nobody listens there.
+            ("127.0.0.99", EADDRNOTAVAIL, nil, EADDRNOTAVAIL),
+            ("::", nil, nil, nil), ("::1", nil, nil, nil),
+            ("2001:db8::17", EADDRNOTAVAIL, nil, EADDRNOTAVAIL), ("2001:db8::99", EADDRNOTAVAIL, nil, EADDRNOTAVAIL),
+            ("fdd2:9088:43af::63", EADDRNOTAVAIL, ECONNREFUSED, EADDRNOTAVAIL),
+            ("::ffff:127.0.0.9", EADDRNOTAVAIL, ECONNREFUSED, nil), ("::ffff:127.0.0.1", nil, nil, nil),
+            ("::ffff:10.20.0.18", EADDRNOTAVAIL, nil, nil),
+        ] as [(String, CInt?, CInt?, CInt?)])
+    func guards(address named: String, bind: CInt?, connect: CInt?, from: CInt?) throws {
+        let isIPv6 = named.contains(":")
+        let isMapped = named.hasPrefix("::ffff:")
+        /// The error of each call, in the order of the arguments. The kernel asks no IPv6 hook about a mapped source.
+        func errors(_ world: World) -> [CInt?] {
+            let hooks =
+                isIPv6
+                ? [VIP_HOOK_GUARD_BIND6, VIP_HOOK_GUARD_CONNECT6, VIP_HOOK_GUARD_SENDMSG6]
+                : [VIP_HOOK_GUARD_BIND4, VIP_HOOK_GUARD_CONNECT4, VIP_HOOK_GUARD_SENDMSG4]
+            return hooks.enumerated().map { number, hook in
+                if number == 2, isMapped { return nil }
+                var socket = world.socket(named)
+                var source = address(named)
+                let asked = number == 2 ? address(isIPv6 ? "2001:db8:113::1" : "203.0.113.1") : source
+                let answer = withUnsafePointer(to: &source) {
+                    vip_host_call(world.host, &socket, hook, asked, 9000, number == 2 ? $0 : nil)
+                }
+                #expect(vip_equal(answer.address, asked) != 0, "a guard changes no address")
+                return answer.error == 0 ? nil : answer.error
+            }
+        }
+        let world = try World([VIP_POLICY_ISOLATION])
+        #expect(vip_host_set_cgroups(world.host, [1, 20, 30], 3) == 1)
+        #expect(errors(world) == [nil, nil, nil], "root is left alone")
+        vip_host_set_user(world.host, 1000)
+        #expect(errors(world) == [bind, connect, from])
+        #expect(vip_host_set_cgroups(world.host, [1, 20, World.cgroup], 3) == 1)
+        #expect(errors(world) == [nil, nil, nil], "a session is the other hooks' matter")
+        let open = try World([])
+        #expect(vip_host_set_cgroups(open.host, [1, 20, 30], 3) == 1)
+        vip_host_set_user(open.host, 1000)
+        #expect(errors(open) == [nil, nil, nil], "isolation is off")
+    }
+
     /// The source cannot be bound: under deny, the connect fails, and never leaves from the host's address.
     @Test func sourceThatIsGone() throws {
         for (flags, error, outcome) in [
