@@ -23,7 +23,7 @@ package struct CheckedHost {
         [
             KernelFacts.self, PrivilegeFacts.self, CgroupFacts.self, BPFFSFacts.self, HookFacts.self,
             AttachmentFacts.self, NeighbourFacts.self, PolicyFacts.self, LoopbackFacts.self, AddressFacts.self,
-            LeaseFacts.self,
+            LeaseFacts.self, DisplayFacts.self,
             SysctlFacts.self, BlockerFacts.self, DualStackFacts.self, SessionCgroupFacts.self, CopyFacts.self,
             NameFacts.self,
             LogindFacts.self, DaemonFacts.self,

@@ -39,7 +39,7 @@ extension Policy.VirtualIP {
             ("whenUnavailable", .plain(whenUnavailable.rawValue)),
             ("withoutSession", withoutSession.map { .plain($0.rawValue) }),
             ("dualStackServers", dualStackServers.map(Output.plain)),
-            ("excludedPorts", excludedPorts.map { .list($0.map(\.description)) }),
+            ("excludedPorts", excludedPorts.map { .list(PortRange.covering($0).map(\.description)) }),
             ("addresses", addresses.output),
         ])
     }
@@ -70,7 +70,7 @@ extension Policy.VirtualLoopback {
         .section([
             ("enabled", .plain(enabled)),
             ("programs", .texts(programs.map(\.description))),
-            ("excludedPorts", .list(excludedPorts.sorted().map(\.description))),
+            ("excludedPorts", .list(PortRange.covering(excludedPorts).map(\.description))),
             ("fallback", .plain(fallback.rawValue)),
             ("prefix", prefix.map(Output.plain)),
             ("hostAddresses", hostAddresses.map { .texts($0.map(\.description)) }),

@@ -36,8 +36,8 @@ private func readProgram(_ value: PolicyValue) -> ProgramEntry? {
     }
 }
 
-private func readPort(_ value: PolicyValue) -> UInt16? {
-    value.number("a port", 1...Int(UInt16.max)).map { UInt16($0) }
+private func readPorts(_ value: PolicyValue?) -> Set<UInt16> {
+    Set((value?.list { $0.ports() } ?? []).flatMap { $0.first...$0.last })
 }
 
 private func readRange(_ value: PolicyValue) -> AddressRange? {
@@ -205,8 +205,8 @@ extension Policy.VirtualIP {
         programs = section["programs"]?.list(of: readProgram) ?? programs
         whenUnavailable = section["whenUnavailable"]?.choice() ?? whenUnavailable
         dualStackServers = section["dualStackServers"]?.number("a number of servers", 0...Self.dualStackServerLimit)
-        excludedPorts = section["excludedPorts"]?.list(of: readPort)?.sorted()
-        if excludedPorts?.isEmpty == true { excludedPorts = nil }
+        let ports = readPorts(section["excludedPorts"])
+        excludedPorts = ports.isEmpty ? nil : ports.sorted()
         if isBase {
             withoutSession = section["withoutSession"]?.choice()
         } else {
@@ -315,7 +315,7 @@ extension Policy.VirtualLoopback {
         guard let section = value.section(as: "virtualLoopback") else { return }
         enabled = section["enabled"]?.boolean() ?? enabled
         programs = section["programs"]?.list(of: readProgram) ?? programs
-        excludedPorts = Set(section["excludedPorts"]?.list(of: readPort) ?? [])
+        excludedPorts = readPorts(section["excludedPorts"])
         fallback = section["fallback"]?.choice() ?? fallback
         if isBase {
             prefix = section["prefix"].flatMap(readPrefix)

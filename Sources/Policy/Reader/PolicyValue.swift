@@ -180,8 +180,25 @@ struct PolicyValue {
     ///
     /// - Parameter expected: for the message: `a number of seconds`.
     func number(_ expected: String, _ range: ClosedRange<Int>) -> Int? {
-        let expected = "\(expected), \(range.lowerBound) to \(range.upperBound)"
+        content().flatMap { number(expected, range, $0) }
+    }
+
+    /// A port, or a range of ports: `6010-6063`.
+    func ports() -> PortRange? {
+        let all = 1...Int(UInt16.max)
         guard let content = content() else { return nil }
+        guard case .text(let text) = content, text.wholeMatch(of: /[0-9]+ *-.*/) != nil else {
+            return number("a port", all, content).map { PortRange(first: UInt16($0), last: UInt16($0)) }
+        }
+        guard let range = PortRange(text) else {
+            refuse("\(text.quotedForMessage) is not a range of ports, FIRST-LAST from 1 to 65535")
+            return nil
+        }
+        return range
+    }
+
+    private func number(_ expected: String, _ range: ClosedRange<Int>, _ content: Content) -> Int? {
+        let expected = "\(expected), \(range.lowerBound) to \(range.upperBound)"
         guard case .number(let digits) = content else {
             let isQuoted = if case .text(let text) = content { Int(text) != nil } else { false }
             refuse(expected: expected, found: content, hint: isQuoted ? "write it without quotes" : nil)

@@ -191,6 +191,38 @@ struct CheckTests {
         }
     }
 
+    /// With a configuration of sshd in a mount namespace, over a copy of /etc.
+    @Test(
+        arguments: [
+            ("X11Forwarding yes", "sessionScope", "[53]", true), ("X11Forwarding yes", "userSlice", "[53]", false),
+            ("X11Forwarding yes", "sessionScope", "[6010-6063]", false),
+            ("X11Forwarding no\n#X11Forwarding yes", "sessionScope", "[53]", false),
+        ])
+    func displaysOfTwoLogins(sshd: String, unit: String, ports: String, isNoticed: Bool) throws {
+        try attached { sandbox in
+            let policy = try sandbox.policyFile(
+                """
+                sessions: {unit: \(unit)}
+                virtualLoopback: {enabled: true, programs: ["*"], excludedPorts: \(ports)}
+                """, named: "displays.yaml")
+            try sandbox.mustCtl("policy", "apply", policy)
+            try sandbox.sh("mkdir -p '\(sandbox.directory)/etc/ssh/sshd_config.d'")
+            try sandbox.sh("printf '\(sshd)\\n' >'\(sandbox.directory)/etc/ssh/sshd_config'")
+            let common = "--bpffs '\(sandbox.bpffs)' --state '\(sandbox.stateDirectory)'"
+            let script = """
+                for file in /etc/*; do
+                    [ "$file" = /etc/ssh ] || cp -a "$file" '\(sandbox.directory)/etc/'
+                done
+                mount --bind '\(sandbox.directory)/etc' /etc
+                exec '\(Build.controller.path)' \(common) check
+                """
+            try sandbox.sh("cat >'\(sandbox.directory)/check.sh' <<'END'\n\(script)\nEND")
+            let facts = try sandbox.sh("unshare -m sh '\(sandbox.directory)/check.sh' || true")
+            #expect(facts.contains("localhost:10") == isNoticed, "\(facts)")
+            #expect(facts.contains("displays") == isNoticed)
+        }
+    }
+
     /// Programs of a session on the real wildcard: one that is not listed, and one of a user without privileges that is,
     /// and listens without `bind`.
     @Test func blockersInSessions() throws {

@@ -480,6 +480,17 @@ import Testing
         Wrong("interface, nothing", interface(""), 1, "virtualIP.addresses.interface", "found nothing"),
 
         Wrong("port 0", ports("0"), 2, "virtualLoopback.excludedPorts[0]", "'0' is not a port, 1 to 65535"),
+        Wrong(
+            "range backwards", ports("6063-6010"), 2, "virtualLoopback.excludedPorts[0]",
+            "'6063-6010' is not a range of"),
+        Wrong(
+            "range from port 0", ports("0-10"), 2, "virtualLoopback.excludedPorts[0]", "'0-10' is not a range of ports"),
+        Wrong(
+            "range too far", ports("1-65536"), 2, "virtualLoopback.excludedPorts[0]",
+            "'1-65536' is not a range of ports"),
+        Wrong("open range", ports("6010-"), 2, "virtualLoopback.excludedPorts[0]", "'6010-' is not a range of ports"),
+        Wrong("spaced range", ports("1 - 2"), 2, "virtualLoopback.excludedPorts[0]", "'1 - 2' is not a range of ports"),
+        Wrong("range twice", ports("1-9, 1-9"), 2, "virtualLoopback.excludedPorts[1]", "'1-9' is on the list already"),
         Wrong("port 65536", ports("53, 65536"), 2, "virtualLoopback.excludedPorts[1]", "'65536' is not a port"),
         Wrong("negative port", ports("-1"), 2, "virtualLoopback.excludedPorts[0]", "'-1' is not a port"),
         Wrong("port with a sign", ports("+53"), 2, "virtualLoopback.excludedPorts[0]", "'+53' is not a port"),
@@ -861,6 +872,16 @@ import Testing
             let policy = try Policy.read(contentsOf: path)
             #expect(policy.virtualLoopback.programs == programs.map { .name($0) })
         }
+    }
+
+    @Test func readsAndWritesRangesOfPorts() throws {
+        let yaml = "virtualLoopback: {excludedPorts: [631, 6010-6012, 53, 54, 6012-6013, 65535-65535]}"
+        let policy = try Policy.read(yaml: yaml, file: Self.file)
+        #expect(policy.virtualLoopback.excludedPorts == [53, 54, 631, 6010, 6011, 6012, 6013, 65535])
+        #expect(policy.yaml().contains("excludedPorts: [53, 54, 631, 6010-6013, 65535]"))
+        #expect(try Policy.read(yaml: policy.yaml(), file: Self.file) == policy)
+        let ip = try Policy.read(yaml: "virtualIP: {excludedPorts: [7400-7410]}", file: Self.file)
+        #expect(ip.virtualIP.excludedPorts == Array(7400...7410) && ip.yaml().contains("[7400-7410]"))
     }
 
     @Test func acceptsEveryPort() throws {
