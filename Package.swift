@@ -34,7 +34,7 @@ let package = Package(
         .target(name: "CVipObject"),
         .target(name: "CHost"),
 
-        // Each module may import only modules above it: scripts/check-layers.
+        // The layers. A module imports only what it depends on here: scripts/check-layers.
         .target(
             name: "Host",
             dependencies: [
@@ -79,8 +79,7 @@ let package = Package(
         .target(
             name: "Sessions",
             dependencies: [
-                "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CNetlink", "CSQLite",
-                "CSystemd", "CVipABI",
+                "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CSQLite", "CSystemd", "CVipABI",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
@@ -97,7 +96,7 @@ let package = Package(
         .target(
             name: "Metrics",
             dependencies: [
-                "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CHost", "CVipABI",
+                "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CVipABI",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
@@ -113,7 +112,7 @@ let package = Package(
         .target(
             name: "Explain",
             dependencies: [
-                "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CVipABI", "CVipHooks",
+                "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CVipABI", "CVipHooks",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: features
@@ -121,8 +120,7 @@ let package = Package(
         .target(
             name: "Daemon",
             dependencies: [
-                "Leases", "Metrics", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CHost",
-                "CNetlink", "CSystemd", "CVipABI",
+                "Leases", "Metrics", "Sessions", "PolicyMaps", "Policy", "Network", "Host", "CSystemd",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
@@ -139,9 +137,8 @@ let package = Package(
         .target(
             name: "VipCommands",
             dependencies: [
-                "Checks", "Daemon", "Explain", "Discovery", "Leases", "Metrics", "Sessions", "PolicyMaps", "Policy",
-                "BPFLoader", "Network",
-                "Host", "CHost", "CNcurses", "CVipABI", "CVipHooks",
+                "Checks", "Daemon", "Explain", "Discovery", "Metrics", "Sessions", "PolicyMaps", "Policy",
+                "BPFLoader", "Network", "Host", "CHost", "CNcurses", "CVipABI",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
