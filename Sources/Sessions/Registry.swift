@@ -80,13 +80,14 @@ public final class Registry: Sendable {
             default:
                 throw Errno(rawValue: error)
             }
+            // First, so that another program's database keeps its journal mode.
+            try Self.prepare(database, file, access)
             if access == .readWrite {
                 // Sessions end with the boot, so after a power failure the file must be sound but need not contain the
                 // last change: half of the fsyncs suffice. The journal's file stays, with its header zeroed, so no
                 // change writes the directory.
                 try database.execute("PRAGMA synchronous = NORMAL; PRAGMA journal_mode = PERSIST")
             }
-            try Self.prepare(database, file, access)
             self.database = database
         } catch {
             throw Self.failure(error, what, file)

@@ -368,6 +368,10 @@ import Testing
             "a later version", "PRAGMA user_version = 99;",
             "a later vip-bpfctl wrote it (version 99, this one knows \(Registry.version))"
         ),
+        (
+            "another program's, with a write-ahead log", "PRAGMA application_id = 1; PRAGMA journal_mode = WAL;",
+            "it is another program's database"
+        ),
         ("another program's", "PRAGMA application_id = 1;", "it is another program's database"),
         ("nobody's", "PRAGMA application_id = 0; PRAGMA user_version = 0;", "it is another program's database"),
     ])
