@@ -131,6 +131,15 @@ static __always_inline struct cgroup *vip_cgroup_of(struct bpf_sock *sk)
 	return BPF_CORE_READ(kernel, sk_cgrp_data.cgroup);
 }
 
+/* The user who made a socket, as a number of the initial user namespace. In the same way. */
+static __always_inline __u32 vip_user_of(struct bpf_sock *sk)
+{
+	struct sock *kernel = 0;
+
+	bpf_probe_read_kernel(&kernel, sizeof(kernel), &sk);
+	return BPF_CORE_READ(kernel, sk_uid.val);
+}
+
 /* The ID of a cgroup's ancestor at `level`, itself included; 0 if it is not that deep. */
 static __always_inline __u64 vip_ancestor_of(struct cgroup *cgroup, int level)
 {

@@ -102,6 +102,7 @@ enum {
 	IPPROTO_MPTCP = 262
 };
 enum { SOL_IP = 0, SOL_SOCKET = 1, SO_REUSEPORT = 15 };
+enum { SO_BINDTODEVICE = 25, SO_BINDTOIFINDEX = 62 }; /* include/uapi/asm-generic/socket.h */
 enum { IP_LOCAL_PORT_RANGE = 51 }; /* include/uapi/linux/in.h, Linux 6.3 and later */
 enum { LOOPBACK_IFINDEX = 1 };	   /* include/net/flow.h: lo, in every network namespace */
 

@@ -14,13 +14,18 @@
 enum vip_found {
 	VIP_FOUND_NOTHING,
 	VIP_FOUND, /* a socket that counts */
-	/* On the wildcard, a socket of another session: `listen` without `bind`, or UDP without it. */
+	/*
+	 * A socket of another session on the wildcard: `listen` without `bind`, or UDP without it. Or one that was made
+	 * elsewhere on an address of this session: the end of a session leaves the address to sockets that were
+	 * destroyed, and their programs can listen again.
+	 */
 	VIP_FOUND_OTHERS,
 };
 
 /* Which of the sockets that are found count. */
 enum vip_listener_match {
 	VIP_MATCH_ANYONE, /* whatever a packet to that address would reach */
+	VIP_MATCH_OWN,	  /* the same at an address of the session */
 	/* Bound to an address, so the session's own: with isolation, no other session may bind there. */
 	VIP_MATCH_BOUND,
 	VIP_MATCH_DUAL,	 /* a dual-stack socket that bind6 has put there */
@@ -69,8 +74,12 @@ static __always_inline int vip_matches(struct bpf_sock_addr *ctx, enum vip_famil
 	}
 }
 
-/* Whether a socket that was found was made in another session than that of `cgroup`. */
-static __always_inline int vip_is_of_other_session(struct bpf_sock *found, __u64 cgroup)
+/*
+ * Whether a socket that was found was made in another session than that of `cgroup`. One on the session's own address
+ * (`is_on_address`) is the session's, or root's.
+ */
+static __always_inline int vip_is_of_other_session(struct bpf_sock *found, int is_on_address,
+						   __u64 cgroup)
 {
 	const struct vip_config *in_force = vip_config();
 	struct cgroup *made_in = vip_cgroup_of(found);
@@ -88,7 +97,7 @@ static __always_inline int vip_is_of_other_session(struct bpf_sock *found, __u64
 		if (ancestor && bpf_map_lookup_elem(&sessions, &ancestor))
 			return 1;
 	}
-	return 0;
+	return is_on_address && vip_user_of(found) != 0;
 }
 
 /* Whether what was found counts. `cgroup` is the session whose own sockets count alone; 0: everybody's do. */
@@ -98,10 +107,13 @@ static __always_inline enum vip_found vip_judge(struct bpf_sock_addr *ctx, enum 
 {
 	if (!vip_matches(ctx, family, found, from, match))
 		return VIP_FOUND_NOTHING;
-	if (match == VIP_MATCH_ANYONE && cgroup &&
-	    vip_is_wildcard(family, vip_local_addr(found, family)) &&
-	    vip_is_of_other_session(found, cgroup))
-		return VIP_FOUND_OTHERS;
+	if (cgroup) {
+		int is_on_address = !vip_is_wildcard(family, vip_local_addr(found, family));
+
+		if ((match != VIP_MATCH_ANYONE || !is_on_address) &&
+		    vip_is_of_other_session(found, is_on_address, cgroup))
+			return VIP_FOUND_OTHERS;
+	}
 	return VIP_FOUND;
 }
 
@@ -193,14 +205,17 @@ static __always_inline enum vip_action vip_search(struct bpf_sock_addr *ctx, enu
 	    vip_listens(ctx, family, &localhost, &localhost, VIP_MATCH_ANYONE))
 		return VIP_AS_ASKED;
 	if (plan.probes & VIP_PROBE_ASKED) {
-		found = vip_find_listener(ctx, family, &facts->user_addr, &facts->user_addr,
-					  VIP_MATCH_ANYONE, cgroup);
+		enum vip_listener_match match =
+			vip_is_sessions(facts->asked) ? VIP_MATCH_OWN : VIP_MATCH_ANYONE;
+
+		found = vip_find_listener(ctx, family, &facts->user_addr, &facts->user_addr, match,
+					  cgroup);
 		if (found == VIP_FOUND)
 			return VIP_AS_ASKED;
 	}
 	if (plan.probes & (VIP_PROBE_LOOPBACK | VIP_PROBE_OWN_LOOPBACK)) {
 		enum vip_listener_match match =
-			plan.probes & VIP_PROBE_LOOPBACK ? VIP_MATCH_ANYONE : VIP_MATCH_BOUND;
+			plan.probes & VIP_PROBE_LOOPBACK ? VIP_MATCH_OWN : VIP_MATCH_BOUND;
 
 		on_loopback = vip_find_listener(ctx, family, loopback, loopback, match, cgroup);
 		if (on_loopback == VIP_FOUND)
@@ -222,9 +237,15 @@ static __always_inline enum vip_action vip_search(struct bpf_sock_addr *ctx, enu
 		if (vip_listens(ctx, family, asked, &localhost, VIP_MATCH_CONNECTED))
 			return is_bound ? VIP_TO_LOCALHOST : VIP_TO_LOCALHOST_BACK;
 	}
-	if ((plan.probes & VIP_PROBE_OWN_ADDRESS) &&
-	    vip_listens(ctx, family, loopback, &facts->own.address, VIP_MATCH_BOUND))
-		return VIP_TO_ADDRESS;
+	if (plan.probes & VIP_PROBE_OWN_ADDRESS) {
+		enum vip_found on_address = vip_find_listener(
+			ctx, family, loopback, &facts->own.address, VIP_MATCH_BOUND, cgroup);
+
+		if (on_address == VIP_FOUND)
+			return VIP_TO_ADDRESS;
+		if (on_address == VIP_FOUND_OTHERS)
+			found = on_address;
+	}
 	/* vip_sk_lookup cannot find these: UDP and MPTCP. */
 	if (family == VIP_INET6 && (plan.probes & VIP_PROBE_MAPPED)) {
 		struct vip_own mapped = vip_own_mapped(&facts->own);

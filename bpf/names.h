@@ -5,6 +5,72 @@
 
 #include "apply.h"
 
+/* Whether the socket at the other end asked for 127.0.0.1 or ::1; it is connected to `port` (network order). */
+static __always_inline __u32 vip_far_state(struct bpf_sock *found, __be16 port)
+{
+	return found->dst_port == port ? vip_sock_state(found) & VIP_SOCKET_LOCAL_PEER : 0;
+}
+
+/*
+ * The same of the TCP connection of the calling socket, both ends of which are on `address`: VIP_SOCKET_LOCAL_PEER or 0. A
+ * socket that its program has closed may be found no longer. Global functions, so that the verifier goes through each once.
+ */
+__noinline int vip_ask_far_end4(struct bpf_sock_addr *ctx, __be32 address)
+{
+	struct bpf_sock *found, *sk = vip_socket_of(ctx);
+	struct bpf_sock_tuple tuple = {};
+	int state;
+
+	if (!sk)
+		return 0;
+	tuple.ipv4.saddr = tuple.ipv4.daddr = address;
+	tuple.ipv4.sport = bpf_htons((__u16)sk->src_port);
+	tuple.ipv4.dport = sk->dst_port;
+	found = bpf_sk_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	if (!found)
+		return 0;
+	state = vip_far_state(found, tuple.ipv4.sport);
+	bpf_sk_release(found);
+	return state;
+}
+
+__noinline int vip_ask_far_end6(struct bpf_sock_addr *ctx, const struct vip_address *address)
+{
+	struct bpf_sock *found, *sk = vip_socket_of(ctx);
+	struct bpf_sock_tuple tuple = {};
+	int state;
+
+	if (!sk || !address)
+		return 0;
+	__builtin_memcpy(tuple.ipv6.saddr, address, sizeof(*address));
+	__builtin_memcpy(tuple.ipv6.daddr, address, sizeof(*address));
+	tuple.ipv6.sport = bpf_htons((__u16)sk->src_port);
+	tuple.ipv6.dport = sk->dst_port;
+	found = bpf_sk_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+	if (!found)
+		return 0;
+	state = vip_far_state(found, tuple.ipv6.sport);
+	bpf_sk_release(found);
+	return state;
+}
+
+/*
+ * A connection from the session's address to itself: its two ends do not tell what was asked for, and only the end that
+ * connected remembers it. `other` is the end that the name is not of.
+ */
+static __always_inline void vip_ask_far_end(struct bpf_sock_addr *ctx, enum vip_family family,
+					    struct vip_facts *facts, struct vip_address other)
+{
+	const struct vip_address *address = &facts->own.address;
+
+	if (ctx->type != SOCK_STREAM || !vip_same(family, facts->user_addr, *address) ||
+	    !vip_same(family, other, *address) ||
+	    (facts->state & (VIP_SOCKET_LOCAL_PEER | VIP_SOCKET_NAMED_PEER)))
+		return;
+	facts->state |= family == VIP_INET6 ? vip_ask_far_end6(ctx, address) :
+					      vip_ask_far_end4(ctx, address->word[3]);
+}
+
 /* The peer's name: getpeername, accept with an address, recvmsg with an address. */
 static __always_inline int vip_on_peer_name(struct bpf_sock_addr *ctx, enum vip_family family,
 					    enum vip_hook hook)
@@ -29,6 +95,7 @@ static __always_inline int vip_on_peer_name(struct bpf_sock_addr *ctx, enum vip_
 			facts->state = row->flags;
 			facts->peer = vip_sock_peer(row, ctx->user_port);
 		}
+		vip_ask_far_end(ctx, family, facts, facts->local_addr);
 	}
 	decision = vip_decide_peer_name(family, facts, vip_remote_addr(sk, family));
 	return vip_apply(ctx, &call, hook, family, &decision);
@@ -80,6 +147,7 @@ static __always_inline int vip_on_own_name(struct bpf_sock_addr *ctx, enum vip_f
 		as_requested = vip_is_as_requested(&call, &caller);
 	if (vip_own_name_needs_state(family, facts, as_requested))
 		facts->state = vip_sock_state(sk);
+	vip_ask_far_end(ctx, family, facts, peer);
 	/* MPTCP's is out of reach, and :: is by far the likelier of the two wildcards. */
 	if (family == VIP_MAPPED && sk->protocol == IPPROTO_MPTCP &&
 	    vip_same(family, facts->user_addr, facts->own.address))

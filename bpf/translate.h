@@ -779,11 +779,11 @@ enum vip_source_decision {
 	VIP_SOURCE_OTHERS,  /* it would leave from another session's */
 };
 
-/* Whether the address of a socket that has a port is no address of the session. */
+/* Whether the address of a socket is no address of the session. */
 static __always_inline int vip_source_needs_owner(enum vip_family form,
 						  const struct vip_bound *bound)
 {
-	return bound->has_port && !bound->is_other_form && !vip_is_sessions(bound->class) &&
+	return !bound->is_other_form && !vip_is_sessions(bound->class) &&
 	       bound->class != VIP_WILDCARD && !vip_is_multicast(form, bound->address);
 }
 
@@ -821,6 +821,8 @@ static __always_inline enum vip_source_decision vip_decide_source(const struct v
 		return vip_is_refused_source(bound->class, features, flags) ? VIP_SOURCE_OTHERS :
 									      VIP_SOURCE_KEEP;
 	}
+	if (vip_is_refused_source(bound->class, features, flags))
+		return VIP_SOURCE_OTHERS;
 	/*
 	 * An address without a port: the program keeps what it bound with IP_BIND_ADDRESS_NO_PORT. What bind gave for
 	 * the wildcard, or what an earlier connect has left that failed or was undone, is replaced, if need be with

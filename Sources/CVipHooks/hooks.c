@@ -7,6 +7,7 @@ struct cgroup;
 
 /* For those of bpf/context.h, which read the kernel's memory. */
 static struct cgroup *vip_cgroup_of(struct bpf_sock *sk);
+static __u64 vip_user_of(struct bpf_sock *sk);
 static __u64 vip_ancestor_of(struct cgroup *cgroup, int level);
 
 #include "../../bpf/vip.bpf.c"
@@ -45,6 +46,7 @@ struct vip_host {
 	struct tcp_sock tcp;
 	int error, bind_error, is_assigned;
 	__u64 other, found_in; /* cgroups: of another session, of the socket that was found */
+	__u64 found_user;
 	struct vip_counters counters;
 	enum vip_host_listener listeners[VIP_HOST_QUESTIONS_MAX];
 	struct vip_host_question questions[VIP_HOST_QUESTIONS_MAX];
@@ -150,6 +152,12 @@ static struct cgroup *vip_cgroup_of(struct bpf_sock *sk)
 	return 0;
 }
 
+static __u64 vip_user_of(struct bpf_sock *sk)
+{
+	(void)sk;
+	return host->found_user;
+}
+
 static __u64 vip_ancestor_of(struct cgroup *cgroup, int level)
 {
 	(void)cgroup;
@@ -205,6 +213,7 @@ static struct bpf_sock *find_socket(struct vip_address from, struct vip_address 
 	if (listener == VIP_HOST_NOTHING)
 		return 0;
 	host->found_in = listener == VIP_HOST_OF_OTHER_SESSION ? host->other : 0;
+	host->found_user = listener == VIP_HOST_LEFT_OVER ? 1000 : 0;
 	memset(found, 0, sizeof(*found));
 	memset(&host->found_row, 0, sizeof(host->found_row));
 	if (listener == VIP_HOST_DUAL_STACK) {
@@ -213,6 +222,10 @@ static struct bpf_sock *find_socket(struct vip_address from, struct vip_address 
 			    is_inet6 ? vip_mapped(SOMEWHERE4) : to);
 	} else if (listener != VIP_HOST_ON_WILDCARD && listener != VIP_HOST_OF_OTHER_SESSION) {
 		put_address(&found->src_ip4, found->src_ip6, is_inet6, to);
+	}
+	if (listener == VIP_HOST_FAR_END) {
+		host->found_row.flags = VIP_SOCKET_LOCAL_PEER;
+		found->dst_port = bpf_htons(host->socket->local_port);
 	}
 	if (listener == VIP_HOST_CONNECTED)
 		put_address(&found->dst_ip4, found->dst_ip6, is_inet6, from);

@@ -32,6 +32,8 @@ enum vip_host_listener {
 	VIP_HOST_ON_ADDRESS,	   /* a socket that is bound to the address */
 	VIP_HOST_CONNECTED,  /* the same, and connected back to the source of the look-up; UDP */
 	VIP_HOST_DUAL_STACK, /* a socket of the session that asked for ::, not V6ONLY */
+	VIP_HOST_LEFT_OVER, /* a socket that is bound to the address, of an ordinary user and no session */
+	VIP_HOST_FAR_END, /* the other end of the socket's connection, which asked for 127.0.0.1 or ::1 */
 };
 
 /* A look-up of sockets that a hook has made. */

@@ -45,6 +45,41 @@ struct SessionSocketTests: CommandHost {
         }
     }
 
+    /// A socket whose port the kernel chose keeps its address when it is destroyed, and its program listens again. The
+    /// next session with the ID does not find it.
+    @Test("hides sockets that were left on a session's address from the next session")
+    func hidesWhatWasLeft() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/bob", id: 3, ips: ["198.51.100.20"])
+            let bob = try Probe(
+                sandbox.start(
+                    ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--", Build.probe.path],
+                    in: "attached/bob"))
+            for command in [
+                "socket l tcp", "bind l 127.0.0.1 0", "listen l", "socket m tcp", "bind m 0.0.0.0 0", "listen m",
+                "socket n tcp 6", "bind n ::1 0", "listen n", "socket u udp", "bind u 127.0.0.1 0",
+            ] { try bob.must(command) }
+            try sandbox.mustCtl("session", "close", "3")
+            let ann = try sandbox.openSession("attached/ann", id: 3, ips: ["198.51.100.20"])
+            #expect(ann.virtualLoopback == "127.0.0.4")
+            for socket in ["l", "m", "n"] { try bob.must("listen \(socket)") }
+            #expect(try bob("recv u").errno == "ECONNABORTED")
+            _ = try bob("sendto u 127.0.0.1 9 text")
+            let client = try sandbox.probe("client", in: "attached/ann")
+            for (socket, kind, asked) in [
+                ("l", "tcp", "127.0.0.1"), ("l", "tcp", "127.0.0.4"), ("m", "tcp", "127.0.0.1"),
+                ("m", "tcp", "198.51.100.20"), ("n", "tcp 6", "::1"), ("u", "udp", "127.0.0.1"),
+            ] {
+                let view = try #require(try bob.kernelView(socket), "\(socket)")
+                let port = try #require(view.local.split(separator: ":").last)
+                try client.must("socket c \(kind)")
+                let answer = try client("connect c \(asked) \(port)")
+                #expect(answer.errno == "ECONNREFUSED", "\(answer) of \(view.local)")
+                try client.must("close c")
+            }
+        }
+    }
+
     @Test("ends connections and UDP sockets on virtual IP and loopback, and no others")
     func endsConnectionsAndDatagramSockets() throws {
         try attached { sandbox in

@@ -220,9 +220,13 @@ struct ContractTests: ContractSuite {
             vl, [(.app, .wildcard)], .tool, .stub, meets: .rest(.annVIP, from: nil), Transport.remembered),
         ConnectRow.rows(
             vl, [(.app, .wildcard)], .app, bound: .wildcard, .stub,
+            meets: .rest(.annVIP, from: .annVIP), Transport.plainStreams),
+        // (a limit, as of 127.0.0.1 below)
+        ConnectRow.rows(
+            vl, [(.app, .wildcard)], .app, bound: .wildcard, .stub,
             meets: Meeting(
                 source: .annVIP, destination: .annVIP, clientName: .localhost, clientPeer: .stub, serverPeer: .annVIP,
-                serverName: .annVIP), [.tcp, .fastOpen, .connectedDatagram]),
+                serverName: .annVIP), [.connectedDatagram]),
         ConnectRow.rows(
             vl, [(.unhooked, .stub), (.app, .wildcard)], .app, .stub, meets: .plain(.stub, from: .localhost)),
         ConnectRow.rows(vl, [(.unhooked, .stub)], .app, .stub, meets: .plain(.stub, from: .localhost)),
@@ -273,18 +277,30 @@ struct ContractTests: ContractSuite {
             vl, [(.app, .localhost)], .app, bound: .wildcard, .localhost, meets: .local(.annLO, from: nil), [.datagram]),
         ConnectRow.rows(
             vl, [(.app, .wildcard)], .app, bound: .wildcard, .localhost, meets: .local(.annVIP, from: nil), [.datagram]),
-        // both ends on VIP4: the client knows what it asked for, but for MPTCP, whose storage is out of reach; the server does not
+        // both ends on VIP4: the client knows what it asked for, and the server asks the client's socket
+        ConnectRow.rows(
+            vl, [(.app, .wildcard)], .app, bound: .wildcard, .localhost, meets: .local(.annVIP, from: .annVIP),
+            Transport.plainStreams),
+        ConnectRow.rows(
+            v, [(.app, .wildcard)], .app, bound: .wildcard, .localhost, meets: .local(.annVIP, from: .annVIP),
+            Transport.plainStreams),
+        // (limits: an unconnected UDP server has no connection to ask about, and an MPTCP client's storage is out of its reach)
         ConnectRow.rows(
             vl, [(.app, .wildcard)], .app, bound: .wildcard, .localhost,
             meets: Meeting(
                 source: .annVIP, destination: .annVIP, clientName: .localhost, clientPeer: .localhost,
                 serverPeer: .annVIP,
-                serverName: .annVIP), [.tcp, .fastOpen, .connectedDatagram]),
+                serverName: .annVIP), [.connectedDatagram]),
+        // and by the number of its own address
+        ConnectRow.rows(
+            vl, [(.app, .wildcard)], .app, bound: .wildcard, .annVIP, meets: .plain(.annVIP, from: .annVIP)),
+        ConnectRow.rows(
+            vl, [(.app, .wildcard)], .app, bound: .wildcard, .host, meets: .plain(.annVIP, from: .annVIP)),
         ConnectRow.rows(
             vl, [(.app, .wildcard)], .app, bound: .wildcard, .localhost,
             meets: Meeting(
-                source: .annVIP, destination: .annVIP, clientName: .annVIP, clientPeer: .annVIP, serverPeer: .annVIP,
-                serverName: .annVIP), [.mptcp]),
+                source: .annVIP, destination: .annVIP, clientName: .annVIP, clientPeer: .annVIP, serverPeer: .localhost,
+                serverName: .localhost), [.mptcp]),
         ConnectRow.rows(
             vl, [(.app, .localhost)], .app, bound: .localhost, .localhost, meets: .local(.annLO, from: .annLO)),
         // another session

@@ -242,6 +242,43 @@ struct IsolationTests: ContractSuite {
         #expect(answer == (try outside("setsockopt s local_port_range \(20001 << 16 | 20001)").errno))
     }
 
+    /// A socket on the wildcard that is bound to a device is found by a client's packet, and by no look-up of connect.
+    @Test func noSocketIsHiddenByADevice() throws {
+        try enforce()
+        let mallory = try attacker(.ann)
+        let outside = try attacker(.unhooked)
+        let root = try stage.start(.app)
+        for socket in ["tcp 4", "udp 4", "tcp 6", "udp 6", "mptcp 4"] {
+            for option in ["bindtoifindex", "bindtodevice"] {
+                for program in [mallory, outside, root] { try program.must("socket s \(socket)") }
+                try expect(mallory, "setsockopt s \(option) 1", fails: "EPERM")
+                // "\u{1}" is no device.
+                let plain = option == "bindtodevice" ? "ENODEV" : nil
+                for program in [outside, root] {
+                    #expect(try program("setsockopt s \(option) 1").errno == plain, "\(socket)")
+                }
+                for program in [mallory, outside, root] { try program.must("close s") }
+            }
+        }
+        try enforce(isolation: false)
+        for command in ["socket s tcp", "setsockopt s bindtoifindex 1"] { try mallory.must(command) }
+    }
+
+    /// A socket keeps an address that it has bound without a port. It must not bring it into another session.
+    @Test(arguments: ["tcp", "udp", "mptcp"])
+    func noForgedSourceWithoutAPort(transport: String) throws {
+        try enforce()
+        let (ann, ben) = (try stage.start(.app), try stage.start(.benApp))
+        let path = "\(stage.sandbox.directory)/mailbox-\(transport)-\(stage.newPort())"
+        for command in ["socket s \(transport)", "setsockopt s bind_no_port 1", "bind s 0.0.0.0 0"] {
+            try ann.must(command)
+        }
+        try ben.must("mailbox \(path)")
+        try ann.must("pass s \(path)")
+        try ben.must("take s")
+        try expect(ben, "connect s \(Place.remote.address) 9", fails: "EADDRNOTAVAIL")
+    }
+
     @Test func protocolsThatNoHookSeesAreRefused() throws {
         try enforce()
         let mallory = try attacker(.ann)

@@ -162,7 +162,7 @@ static void run_calls(struct vip_host *made, const struct vip_host_session *sess
 				      in.calls[i].source >> 1) :
 				 socket.local;
 		for (__u32 number = 0; number < VIP_HOST_QUESTIONS_MAX; number++)
-			vip_host_set_listener(made, number, in.calls[i].found[number % 4] % 5);
+			vip_host_set_listener(made, number, in.calls[i].found[number % 4] % 8);
 		answer = vip_host_call(made, &socket, hook, asked, port, &source);
 
 		REQUIRE(vip_host_question_count(made) <= 8);

@@ -677,6 +677,8 @@ static void do_setsockopt(char **words, int count)
 		{ "freebind", IPPROTO_IP, IP_FREEBIND },
 		{ "freebind6", IPPROTO_IPV6, 78 /* IPV6_FREEBIND, linux/in6.h */ },
 		/* linux/in.h, since Linux 6.3; the value is HIGHEST << 16 | LOWEST */
+		{ "bindtodevice", SOL_SOCKET, SO_BINDTODEVICE }, /* of a name that is a number */
+		{ "bindtoifindex", SOL_SOCKET, SO_BINDTOIFINDEX },
 		{ "local_port_range", IPPROTO_IP, 51 /* IP_LOCAL_PORT_RANGE */ },
 		{ "transparent", IPPROTO_IP, IP_TRANSPARENT },
 		{ "pktinfo", IPPROTO_IP, IP_PKTINFO },

@@ -193,6 +193,41 @@ import Testing
         #expect(vip_host_call(world.host, &second, VIP_HOOK_BIND6, address("::"), 9000, nil).error == EADDRINUSE)
     }
 
+    /// Both ends of a connection are on the virtual IP. What the end that connected has asked for is asked of it, once.
+    @Test(
+        arguments: [
+            ("10.20.0.17", VIP_HOST_FAR_END, true, "127.0.0.1", 1),
+            ("10.20.0.17", VIP_HOST_NOTHING, true, "10.20.0.17", 1),
+            // Another socket of that port.
+            ("10.20.0.17", VIP_HOST_ON_ADDRESS, true, "10.20.0.17", 1),
+            // A datagram socket has no such end.
+            ("10.20.0.17", VIP_HOST_FAR_END, false, "10.20.0.17", 0),
+            ("2001:db8::17", VIP_HOST_FAR_END, true, "::1", 1),
+            ("2001:db8::17", VIP_HOST_NOTHING, true, "2001:db8::17", 1),
+            ("198.51.100.1", VIP_HOST_FAR_END, true, "198.51.100.1", 0),
+        ] as [(String, vip_host_listener, Bool, String, UInt32)])
+    func theOtherEndIsAsked(
+        both: String, found: vip_host_listener, isStream: Bool, shown: String, questions: UInt32
+    ) throws {
+        let world = try World(Self.ip + Self.loopback)
+        vip_host_set_listener(world.host, 0, found)
+        var server = world.socket(both, isStream: isStream)
+        (server.local, server.remote, server.local_port, server.remote_port) = (address(both), address(both), 80, 4000)
+        let hooks =
+            both.contains(":")
+            ? [VIP_HOOK_GETPEERNAME6, VIP_HOOK_GETSOCKNAME6] : [VIP_HOOK_GETPEERNAME4, VIP_HOOK_GETSOCKNAME4]
+        for hook in hooks {
+            let answer = vip_host_call(world.host, &server, hook, address(both), 4000, nil)
+            #expect(text(answer.address) == shown && world.questions.count == questions)
+            #expect(world.questions.allSatisfy { $0 == both })
+        }
+        // The end that connected knows itself.
+        server.has_row = 1
+        server.row.flags = VIP_SOCKET_LOCAL_PEER.rawValue
+        let answer = vip_host_call(world.host, &server, hooks[0], address(both), 4000, nil)
+        #expect(world.questions.isEmpty && (both == "198.51.100.1") == (text(answer.address) == both))
+    }
+
     @Test(
         arguments: [
             (VIP_HOOK_BIND4, "10.20.0.18", EADDRNOTAVAIL, VIP_REFUSED_ISOLATION),

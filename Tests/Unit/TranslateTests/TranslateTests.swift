@@ -1160,6 +1160,8 @@ private struct Listeners {
                                     } else {
                                         isRefused ? VIP_SOURCE_OTHERS : VIP_SOURCE_KEEP
                                     }
+                                } else if isRefused {
+                                    VIP_SOURCE_OTHERS
                                 } else if place == VIP_WILDCARD ? source == VIP_AS_ASKED : !isOwn || isNamed {
                                     VIP_SOURCE_KEEP
                                 } else {
