@@ -45,7 +45,7 @@ static __always_inline struct vip_bound vip_find_bound(struct bpf_sock *sk, int 
 	if (route->form == VIP_INET6) {
 		bound.is_other_form = vip_is_mapped(bound.address);
 	} else if (!is_inet4) { /* an AF_INET6 socket may connect by a sockaddr_in, too */
-		bound.is_other_form = sk->src_ip4 && sk->src_ip6[2] != VIP_MAPPED_WORD;
+		bound.is_other_form = sk->src_ip4 && !vip_is_mapped(vip_local_addr(sk, VIP_INET6));
 	}
 	if (bound.is_other_form && route->form == VIP_INET6) {
 		struct vip_own mapped = vip_own_mapped(&route->own);

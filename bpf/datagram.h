@@ -26,8 +26,8 @@ static __always_inline int vip_is_to_peer(struct bpf_sock_addr *ctx, enum vip_fa
 	if (!ctx->user_family && !ctx->user_port)
 		return 1;
 	return family == VIP_INET4 && ctx->family == AF_INET6 && sk &&
-	       sk->dst_ip6[2] == VIP_MAPPED_WORD && sk->dst_ip4 == destination.word[3] &&
-	       sk->dst_port == (__u16)ctx->user_port;
+	       vip_is_mapped(vip_remote_addr(sk, VIP_INET6)) &&
+	       sk->dst_ip4 == destination.word[3] && sk->dst_port == (__u16)ctx->user_port;
 }
 
 static __always_inline int vip_on_sendmsg(struct bpf_sock_addr *ctx, enum vip_family family,

@@ -112,6 +112,27 @@ static __always_inline int vip_on_sock_ops(struct bpf_sock_ops *ctx)
 }
 
 /*
+ * The dual-stack listener at `local` that was noted: with a reference, or NULL. Those at other addresses are of servers
+ * that prefer the loopback, or are left from other addresses that the cgroup had.
+ */
+static __always_inline struct bpf_sock *vip_find_noted(struct vip_listener *key, __be32 local)
+{
+	struct bpf_sock *sk;
+
+#pragma unroll
+	for (__u32 slot = 0; slot < VIP_LISTENER_SLOTS; slot++) {
+		key->slot = slot;
+		sk = bpf_map_lookup_elem(&listeners, key);
+		if (!sk)
+			continue;
+		if (sk->src_ip4 == local)
+			return sk;
+		bpf_sk_release(sk);
+	}
+	return 0;
+}
+
+/*
  * Leads an IPv6 connection for a session's VIP6 or LO6 to its dual-stack listener on that port. And it drops what comes
  * from outside to the prefix of the loopbacks, as the kernel does with 127/8 and ::1. It runs where the kernel looks for
  * a listener or an unconnected UDP socket, in the whole network namespace.
@@ -158,18 +179,16 @@ static __always_inline int vip_on_sk_lookup(struct bpf_sk_lookup *ctx)
 		return SK_PASS;
 	key.cgroup = *cgroup;
 	key.port = packet->local_port;
-#pragma unroll
-	for (__u32 slot = 0; slot < VIP_LISTENER_SLOTS; slot++) {
-		key.slot = slot;
-		sk = bpf_map_lookup_elem(&listeners, &key);
-		if (sk)
-			break;
-	}
+	session = bpf_map_lookup_elem(&sessions, &key.cgroup);
+	if (!session)
+		return SK_PASS;
+	if (is_loopback)
+		sk = vip_find_noted(&key, vip_loopback4(id));
+	if (!sk && session->vip4)
+		sk = vip_find_noted(&key, session->vip4);
 	if (!sk)
 		return SK_PASS;
-	session = bpf_map_lookup_elem(&sessions, &key.cgroup);
-	if (session && vip_is_served_by(sk->src_ip4, session->vip4, id, is_loopback) &&
-	    !bpf_sk_assign(ctx, sk, 0))
+	if (!bpf_sk_assign(ctx, sk, 0))
 		vip_count(VIP_HOOK_SK_LOOKUP, VIP_REWRITTEN);
 	bpf_sk_release(sk);
 	return SK_PASS;

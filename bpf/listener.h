@@ -63,7 +63,7 @@ static __always_inline int vip_matches(struct bpf_sock_addr *ctx, enum vip_famil
 		return (vip_sock_state(found) & VIP_SOCKET_DUAL) != 0;
 	case VIP_MATCH_CLASH:
 	case VIP_MATCH_CLASH_DUAL:
-		/* If both are of one kind, they are on one address, and the kernel sees the clash. */
+		/* If both are of one kind and on one address, the kernel sees the clash. */
 		return !vip_is_wildcard(family, vip_local_addr(found, family)) &&
 		       vip_is_mapped(vip_local_addr(found, family)) == (match == VIP_MATCH_CLASH) &&
 		       vip_clashes(ctx, found);
@@ -220,7 +220,8 @@ static __always_inline enum vip_action vip_search(struct bpf_sock_addr *ctx, enu
 		on_loopback = vip_find_listener(ctx, family, loopback, loopback, match, cgroup);
 		if (on_loopback == VIP_FOUND)
 			return VIP_TO_LOOPBACK;
-		if (on_loopback == VIP_FOUND_OTHERS)
+		/* Where the call goes if nothing is found: to the loopback, or to 127.0.0.1, which is not theirs. */
+		if (on_loopback == VIP_FOUND_OTHERS && match == VIP_MATCH_OWN)
 			found = on_loopback;
 	}
 	/*
@@ -237,15 +238,10 @@ static __always_inline enum vip_action vip_search(struct bpf_sock_addr *ctx, enu
 		if (vip_listens(ctx, family, asked, &localhost, VIP_MATCH_CONNECTED))
 			return is_bound ? VIP_TO_LOCALHOST : VIP_TO_LOCALHOST_BACK;
 	}
-	if (plan.probes & VIP_PROBE_OWN_ADDRESS) {
-		enum vip_found on_address = vip_find_listener(
-			ctx, family, loopback, &facts->own.address, VIP_MATCH_BOUND, cgroup);
-
-		if (on_address == VIP_FOUND)
-			return VIP_TO_ADDRESS;
-		if (on_address == VIP_FOUND_OTHERS)
-			found = on_address;
-	}
+	if ((plan.probes & VIP_PROBE_OWN_ADDRESS) &&
+	    vip_find_listener(ctx, family, loopback, &facts->own.address, VIP_MATCH_BOUND,
+			      cgroup) == VIP_FOUND)
+		return VIP_TO_ADDRESS;
 	/* vip_sk_lookup cannot find these: UDP and MPTCP. */
 	if (family == VIP_INET6 && (plan.probes & VIP_PROBE_MAPPED)) {
 		struct vip_own mapped = vip_own_mapped(&facts->own);

@@ -1098,13 +1098,4 @@ static __always_inline int vip_is_loopback6(const __be32 prefix[3], struct vip_a
 	       address.word[2] == prefix[2];
 }
 
-/*
- * Whether a dual-stack listener, bound to `local`, is where its session is now: its cgroup may have had other addresses
- * when it began to listen. A listener that prefers the loopback is on LO4, and is not to be found at VIP6.
- */
-static __always_inline int vip_is_served_by(__be32 local, __be32 vip4, __u32 id, int is_loopback)
-{
-	return local == vip4 || (is_loopback && local == vip_loopback4(id));
-}
-
 #endif

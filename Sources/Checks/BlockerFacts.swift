@@ -11,10 +11,17 @@ package enum BlockerFacts: CheckedSubject {
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         looking(at: subject) { () throws(Failure) in
             let registry = try host.instance.registry()
-            // Ports on which the policy leaves the wildcard to sessions.
-            let shared = Set(try host.instance.policy(registry).allRules.flatMap { $0.virtualIP.excludedPorts ?? [] })
-            let holders = try WildcardListener.all(registry.sessions())
-                .filter { $0.session == nil || !shared.contains($0.port) }
+            let policy = try host.instance.policy(registry)
+            var groups: [String: [String]] = [:]
+            var holders: [WildcardListener] = []
+            for holder in try WildcardListener.all(registry.sessions()) {
+                if let session = holder.session {
+                    let number = try Instance.policyNumber(of: session, under: policy, groups: &groups)
+                    // The policy leaves the wildcard of these ports to the session.
+                    if policy.rules(number: number).virtualIP.excludedPorts?.contains(holder.port) == true { continue }
+                }
+                holders.append(holder)
+            }
             guard !holders.isEmpty else { return [.good(subject, "no process holds a wildcard port")] }
             // Sessions to which the policy gives no virtual IP are named as well: whatever it meant, their ports are taken
             // from all others, and an administrator looks here for who has a port. virtualLoopback.excludedPorts is about

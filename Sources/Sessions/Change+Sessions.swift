@@ -108,6 +108,8 @@ extension Change {
                     records[record].addresses[address].placed = isOurs
                 }
             }
+            // For the next round, `open` needs the cgroups. After the last one, whoever made them removes them.
+            if error.code == .occupied { for record in records.indices { records[record].createdCgroup = false } }
             undo(records)
             throw error
         }

@@ -14,10 +14,15 @@ public enum SessionIDs {
     public static let reserved: [UInt32: String] = [
         0: "127.0.0.1 itself",
         1: "127.0.0.2, nss-myhostname's fallback",
+        5: "127.0.0.6, at which the kernel finds sockets with an IPv6 address",
         52: "127.0.0.53, systemd-resolved's stub",
         53: "127.0.0.54, systemd-resolved's stub",
         256: "127.0.1.1, Debian's entry for the host's own name",
     ]
+
+    /// IDs that no session gets. LOOPBACK4_IPV6 (include/net/ipv6.h) is 127.0.0.6: an AF_INET6 socket has it as its IPv4
+    /// address if its own is no mapped one, and receives what is sent there if it is not V6ONLY.
+    private static let never: Set<UInt32> = [0, 5]
 
     /// The loopback addresses of the reserved IDs except 0.
     public static let reservedLoopbacks = reserved.keys.filter { $0 != 0 }.sorted().map { loopback(of: $0) }
@@ -25,7 +30,7 @@ public enum SessionIDs {
     /// Checks whether a requested ID may be used.
     ///
     /// - Parameters:
-    ///   - allowReserved: allows ``reserved`` IDs and `hostAddresses`, except 0.
+    ///   - allowReserved: allows ``reserved`` IDs and `hostAddresses`, except 0 and 5.
     ///   - hostAddresses: the policy's `virtualLoopback.hostAddresses`.
     /// - Throws: ``Failure`` if not: it is too large, or its loopback address has another use.
     public static func check(
@@ -38,10 +43,10 @@ public enum SessionIDs {
         let isHosts = hostAddresses?.contains { $0.contains(loopback(of: id)) } == true
         let owner =
             reserved[id] ?? (isHosts ? "\(loopback(of: id)), which the policy's hostAddresses leave to the host" : nil)
-        guard let owner, id == 0 || !allowReserved else { return }
+        guard let owner, never.contains(id) || !allowReserved else { return }
         throw Failure(
             .failed, what, "it is reserved: its loopback would be \(owner)",
-            hint: id == 0 ? "choose another one" : "choose another one, or give --allow-reserved")
+            hint: never.contains(id) ? "choose another one" : "choose another one, or give --allow-reserved")
     }
 
     /// The lowest ID that is neither taken nor reserved. To get several, use ``FreeSessionIDs``.

@@ -39,7 +39,7 @@ struct OccupiedAddressTests: CommandHost {
         try attached { sandbox in
             let program = try squat(sandbox, "tcp/127.0.0.3/5432", "udp/127.0.0.4/5353", "tcp/fdd2:9088:43af::5/8080")
             let opened = try open(sandbox, "attached/ann")
-            #expect(opened.stdout.hasPrefix("5 198.51.100.16 127.0.0.6 "), "\(opened)")
+            #expect(opened.stdout.hasPrefix("6 198.51.100.16 127.0.0.7 "), "\(opened)")
             let who = "process \(program.pid) (python3"
             #expect(opened.stderr.contains("passed over 127.0.0.3") && opened.stderr.contains(who), "\(opened)")
             #expect(opened.stderr.contains("of user nobody has TCP port 5432"), "\(opened)")

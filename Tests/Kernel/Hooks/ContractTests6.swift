@@ -615,6 +615,32 @@ struct ContractTests6: ContractSuite {
         #expect(try remote("connect c \(Place.annVIP6) \(port)").errno == "ECONNREFUSED")
     }
 
+    /// Two dual-stack servers of one session on one port: one prefers the loopback, the other does not.
+    @Test("leads to each of two dual-stack servers on a port", arguments: [true, false])
+    func dualStackServersOnOnePort(isPreferredFirst: Bool) throws {
+        let port = stage.newPort()
+        var servers: [Bool: Probe] = [:]
+        for isPreferred in [isPreferredFirst, !isPreferredFirst] {
+            try stage.enforce(isPreferred ? Self.vlp : Self.vl)
+            let server = try stage.start(.app)
+            for command in ["socket l tcp 6", "bind l :: \(port)", "listen l", "setsockopt l nonblock 1"] {
+                try server.must(command)
+            }
+            servers[isPreferred] = server
+        }
+        for (actor, place, isPreferred) in [
+            (Actor.app, Place.localhost6, true), (.app, .localhost, true), (.remote, .annVIP6, false),
+            (.remote, .annVIP, false),
+        ] {
+            let client = try stage.start(actor)
+            for command in actor.socket("c", .tcp, for: place) { try client.must(command) }
+            try client.must("connect c \(place.address) \(port)")
+            #expect(try servers[isPreferred]?("accept l s").ok == true, "\(actor) to \(place)")
+            #expect(try servers[!isPreferred]?("accept l s").errno == "EAGAIN")
+            try servers[isPreferred]?.must("close s")
+        }
+    }
+
     /// A server that was made outside the session and passed into it is where it was bound.
     @Test("leaves a dual-stack server where it was bound outside")
     func dualStackServerMadeOutside() throws {

@@ -34,7 +34,8 @@ import Testing
     @Test(
         "refuses reserved IDs that are not asked for",
         arguments: [
-            (0, false, false), (1, false, true), (2, true, true), (51, true, true), (52, false, true),
+            (0, false, false), (1, false, true), (2, true, true), (5, false, false), (6, true, true), (51, true, true),
+            (52, false, true),
             (53, false, true),
             (54, true, true), (256, false, true), (16_777_213, true, true), (16_777_214, false, false),
             (.max, false, false),
@@ -53,7 +54,7 @@ import Testing
     @Test(
         "gives the lowest free ID",
         arguments: [
-            ([], 2), ([2, 3, 5], 4), (Set(2...51), 54), (Set(2...255), 257), ([0, 1], 2),
+            ([], 2), ([2, 3, 6], 4), ([2, 3, 4], 6), (Set(2...51), 54), (Set(2...255), 257), ([0, 1], 2),
             (Set(2...49_999), 50_000),
         ] as [(Set<UInt32>, UInt32)])
     func lowestFree(taken: Set<UInt32>, id: UInt32) throws {

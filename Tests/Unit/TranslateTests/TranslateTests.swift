@@ -1394,14 +1394,4 @@ private struct Listeners {
             #expect(vip_destination(family, &own, VIP_HOST_ADDRESS, elsewhere) == VIP_HOST_ADDRESS)
         }
     }
-
-    /// A dual-stack listener that its session has left is not reached.
-    @Test func whichListenerIsTheSessions() {
-        let vip4 = address("10.20.0.17").word.3
-        #expect(vip_is_served_by(vip4, vip4, 7, 0) != 0 && vip_is_served_by(vip4, vip4, 7, 1) != 0)
-        #expect(vip_is_served_by(vip_loopback4(7), vip4, 7, 1) != 0)
-        #expect(vip_is_served_by(vip_loopback4(7), vip4, 7, 0) == 0, "not at VIP6")
-        #expect(vip_is_served_by(vip_loopback4(8), vip4, 7, 1) == 0)
-        #expect(vip_is_served_by(address("10.20.0.18").word.3, vip4, 7, 1) == 0)
-    }
 }
