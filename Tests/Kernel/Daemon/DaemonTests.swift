@@ -314,7 +314,7 @@ struct DaemonTests {
             try host.start()
             // logind's number, if it is allowed and free; otherwise the lowest free ID.
             var programs: [Program] = []
-            for (login, id) in [("7", 7), ("c3", 2), ("53", 3), ("0", 4), ("07", 5), ("99999999", 6)]
+            for (login, id) in [("7", 7), ("c3", 2), ("53", 3), ("0", 4), ("07", 6), ("99999999", 8), ("5", 9)]
                 as [(String, UInt32)]
             {
                 programs.append(try host.process(in: "\(DaemonHost.slice(1001))/session-\(login).scope"))
@@ -326,7 +326,7 @@ struct DaemonTests {
             // ID 2 belongs to c3.
             programs.append(try host.process(in: "\(DaemonHost.slice(1002))/session-2.scope"))
             try host.logind("login 2 1002 ben")
-            #expect(try host.event("session_opened").session == 8)
+            #expect(try host.event("session_opened").session == 10)
             for program in programs {
                 try host.end(program)
                 try host.event("session_closed")
@@ -640,15 +640,15 @@ struct DaemonTests {
             try host.event("policy_reloaded")
             #expect(try host.sandbox.mustCtl("policy", "show").stdout.contains("sessionScope"))
             // The user's session stays until it ends; from then on, each login is one.
-            let login = try host.process(in: "\(DaemonHost.slice(1001))/session-5.scope")
-            try host.logind("login 5 1001 ann")
+            let login = try host.process(in: "\(DaemonHost.slice(1001))/session-6.scope")
+            try host.logind("login 6 1001 ann")
             try host.event("session_refused")
             #expect(try host.sessions().map(\.cgroup) == ["\(host.sandbox.attached)/user-1001.slice"])
             try host.end(ann)
             try host.end(login)
             try host.event("session_closed")
-            let next = try host.process(in: "\(DaemonHost.slice(1001))/session-5.scope")
-            #expect(try host.event("session_opened").session == 5)
+            let next = try host.process(in: "\(DaemonHost.slice(1001))/session-6.scope")
+            #expect(try host.event("session_opened").session == 6)
             try host.end(next)
             try host.event("session_closed")
         }
