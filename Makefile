@@ -86,7 +86,7 @@ check-tree:
 	$(call say,CHECK,tracked files and licence headers)
 	$(Q)scripts/check-tree
 
-check-layers:
+check-layers: deps-check
 	$(call say,CHECK,imports between modules)
 	$(Q)scripts/check-layers
 
