@@ -20,12 +20,14 @@ public enum SessionIDs {
         256: "127.0.1.1, Debian's entry for the host's own name",
     ]
 
-    /// IDs that no session gets. LOOPBACK4_IPV6 (include/net/ipv6.h) is 127.0.0.6: an AF_INET6 socket has it as its IPv4
-    /// address if its own is no mapped one, and receives what is sent there if it is not V6ONLY.
+    /// IDs that no session gets. That of 0 would be 127.0.0.1. That of 5 would be 127.0.0.6, LOOPBACK4_IPV6 of
+    /// include/net/ipv6.h: to the kernel's look-ups for IPv4, an AF_INET6 socket has that address if its own is no mapped
+    /// one, and that peer if its peer is none. If it is not V6ONLY, datagrams reach it there.
     private static let never: Set<UInt32> = [0, 5]
 
-    /// The loopback addresses of the reserved IDs except 0.
-    public static let reservedLoopbacks = reserved.keys.filter { $0 != 0 }.sorted().map { loopback(of: $0) }
+    /// The loopback addresses that are left to the host: of the reserved IDs that a session may have. 127.0.0.6 is not,
+    /// because a datagram from there would look to another session's socket as if it came from its IPv6 peer.
+    public static let reservedLoopbacks = reserved.keys.filter { !never.contains($0) }.sorted().map { loopback(of: $0) }
 
     /// Checks whether a requested ID may be used.
     ///

@@ -62,7 +62,7 @@ struct IsolationTests: ContractSuite {
         try enforce()
         let port = stage.newPort()
         let mallory = try attacker(.ann)
-        for address in ["127.0.0.5", "127.0.0.9", "127.255.255.254", "127.9.9.9"] {
+        for address in ["127.0.0.5", "127.0.0.6", "127.0.0.9", "127.255.255.254", "127.9.9.9"] {
             try mallory.must("socket s \(transport)")
             try expect(mallory, "bind s \(address) \(port)", fails: "EADDRNOTAVAIL")
             try mallory.must("setsockopt s freebind 1")
