@@ -83,6 +83,14 @@ static __always_inline enum vip_source_decision vip_bind_source(struct bpf_sock_
 		return VIP_SOURCE_KEEP;
 	route = vip_route_of(call->family, form, &call->facts, to);
 	bound = vip_find_bound(sk, is_inet4, &route);
+	if (bound.class == VIP_WILDCARD && form != VIP_INET6) {
+		struct vip_address group = vip_group_source(sk, form, route.address);
+
+		if (!vip_is_wildcard(form, group) &&
+		    vip_is_refused_source(vip_class_of(form, &route.own, group),
+					  call->facts.features, call->facts.flags))
+			return VIP_SOURCE_OTHERS;
+	}
 	source = vip_decide_source(&route, &bound, call->facts.features, call->facts.flags);
 	if (source != VIP_SOURCE_BIND || !vip_bind_to(ctx, is_inet4, route.source_addr))
 		return source;

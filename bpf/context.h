@@ -140,6 +140,18 @@ static __always_inline __u32 vip_user_of(struct bpf_sock *sk)
 	return BPF_CORE_READ(kernel, sk_uid.val);
 }
 
+/*
+ * The IPv4 address that IP_MULTICAST_IF has given a socket, or 0: udp_sendmsg() and ip4_datagram_connect() take it for the
+ * source of what goes to a group, if the socket is bound to none.
+ */
+static __always_inline __be32 vip_group_source_of(struct bpf_sock *sk)
+{
+	struct inet_sock *kernel = 0;
+
+	bpf_probe_read_kernel(&kernel, sizeof(kernel), &sk);
+	return BPF_CORE_READ(kernel, mc_addr);
+}
+
 /* The ID of a cgroup's ancestor at `level`, itself included; 0 if it is not that deep. */
 static __always_inline __u64 vip_ancestor_of(struct cgroup *cgroup, int level)
 {
@@ -163,6 +175,18 @@ static __always_inline int vip_is_foreign(struct bpf_sock_addr *ctx, enum vip_fa
 	if (family == VIP_INET4)
 		return ctx->user_family != AF_INET && ctx->user_family;
 	return ctx->user_family != AF_INET6;
+}
+
+/* The source, other than the socket's own, that the kernel would take to `to`; the wildcard if there is none. */
+static __always_inline struct vip_address
+vip_group_source(struct bpf_sock *sk, enum vip_family family, struct vip_address to)
+{
+	__be32 source = 0;
+
+	if (family == VIP_INET6 || !sk || !vip_is_multicast(family, to))
+		return vip_wildcard(family);
+	source = vip_group_source_of(sk);
+	return source ? vip_mapped(source) : vip_wildcard(family);
 }
 
 /* The flags of a TCP or UDP socket of AF_INET6; NULL for others, MPTCP among them. */

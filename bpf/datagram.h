@@ -47,6 +47,8 @@ static __always_inline int vip_on_sendmsg(struct bpf_sock_addr *ctx, enum vip_fa
 
 	facts->user_addr = vip_user_addr(ctx, family);
 	facts->local_addr = vip_message_source(ctx, family);
+	if (vip_is_wildcard(family, facts->local_addr))
+		facts->local_addr = vip_group_source(sk, family, facts->user_addr);
 	is_to_peer = vip_is_to_peer(ctx, family, sk, facts->user_addr);
 	if (is_to_peer) {
 		if (!sk)

@@ -76,13 +76,25 @@ static __always_inline int vip_guard_bind(struct bpf_sock_addr *ctx, enum vip_fa
 	return vip_guard(ctx, family, hook, &refusal);
 }
 
+/* Whether a session's address would be the source, by IP_MULTICAST_IF. */
+static __always_inline int vip_is_sessions_group_source(struct bpf_sock_addr *ctx,
+							enum vip_family family,
+							struct vip_address to)
+{
+	struct vip_address source = vip_group_source(vip_socket_of(ctx), family, to);
+
+	return !vip_is_wildcard(family, source) && vip_is_sessions_own(family, source);
+}
+
 static __always_inline int vip_guard_connect(struct bpf_sock_addr *ctx, enum vip_family family,
 					     enum vip_hook hook)
 {
 	struct vip_decision refusal = { .outcome = VIP_REFUSED_PEER };
 	struct vip_address address = vip_user_addr(ctx, family);
 
-	if (!vip_is_sessions_loopback(family, address))
+	if (vip_is_sessions_group_source(ctx, family, address))
+		refusal.outcome = VIP_REFUSED_ISOLATION;
+	else if (!vip_is_sessions_loopback(family, address))
 		return VIP_PROCEED;
 	return vip_guard(ctx, family, hook, &refusal);
 }

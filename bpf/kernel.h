@@ -83,6 +83,10 @@ struct sock {
 	kuid_t sk_uid;			      /* the user who made it */
 };
 
+struct inet_sock {
+	__be32 mc_addr; /* IP_MULTICAST_IF: the source of what goes to groups, if the socket has none */
+};
+
 struct tcp_sock {
 	__u8 is_mptcp; /* bool: a subflow of MPTCP. It does not exist with CONFIG_MPTCP=n */
 };

@@ -185,12 +185,17 @@ static __always_inline enum vip_owner vip_governor_of(struct vip_address address
 	return owner ? *owner : VIP_OWNER_NOBODY;
 }
 
-/* Whether the loopback address is an open session's. The whole prefix of LO6 is for sessions, open or not. */
+/*
+ * Whether the loopback address is an open session's. The whole prefix of LO6 is for sessions, open or not. 127.0.0.6 is no
+ * session's and counts as one: there the kernel finds the sockets with an IPv6 address that are not V6ONLY, whoever has
+ * them.
+ */
 static __always_inline int vip_is_open_loopback(enum vip_family family, struct vip_address address)
 {
 	__u32 id = vip_id_of_loopback(family, address);
 
-	return family == VIP_INET6 || bpf_map_lookup_elem(&ids, &id);
+	return family == VIP_INET6 || id == VIP_ID_OF_IPV6_SOCKETS ||
+	       bpf_map_lookup_elem(&ids, &id);
 }
 
 /*

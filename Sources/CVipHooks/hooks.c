@@ -8,6 +8,7 @@ struct cgroup;
 /* For those of bpf/context.h, which read the kernel's memory. */
 static struct cgroup *vip_cgroup_of(struct bpf_sock *sk);
 static __u64 vip_user_of(struct bpf_sock *sk);
+static __be32 vip_group_source_of(struct bpf_sock *sk);
 static __u64 vip_ancestor_of(struct cgroup *cgroup, int level);
 
 #include "../../bpf/vip.bpf.c"
@@ -156,6 +157,12 @@ static __u64 vip_user_of(struct bpf_sock *sk)
 {
 	(void)sk;
 	return host->found_user;
+}
+
+static __be32 vip_group_source_of(struct bpf_sock *sk)
+{
+	(void)sk;
+	return host->socket->group_source;
 }
 
 static __u64 vip_ancestor_of(struct cgroup *cgroup, int level)

@@ -54,6 +54,7 @@ struct vip_host_socket {
 	struct vip_address
 		local; /* IPv4 in mapped form; the wildcard of the socket's family if there is none */
 	struct vip_address remote;
+	__be32 group_source;   /* IP_MULTICAST_IF; 0 if it is not set */
 	struct vip_socket row; /* what the hooks remember of it */
 	int has_row;
 };

@@ -212,6 +212,11 @@ indirect enum Place: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
+    /// The number whose bytes in memory are an IPv4 address in network order: a struct in_addr.
+    var inMemory: Int32 {
+        address.split(separator: ".").compactMap { UInt8($0) }.withUnsafeBytes { $0.loadUnaligned(as: Int32.self) }
+    }
+
     /// The place of IPv6 that has the same role; `nil` if IPv6 has none.
     var inet6: Place? {
         switch self {

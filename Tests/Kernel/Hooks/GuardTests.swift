@@ -120,7 +120,7 @@ struct GuardTests: ContractSuite {
         let program = try stranger()
         try guarding(sandbox.cgroup) {
             for (family, to, sources) in [
-                ("4", Place.remote, ["\(Place.annVIP)", "127.0.0.9"]),
+                ("4", Place.remote, ["\(Place.annVIP)", "127.0.0.9", "127.0.0.6"]),
                 ("6", .remote6, ["\(Place.annVIP6)", Self.pooled6, "\(Party.prefix):99"]),
             ] {
                 for source in sources {
@@ -129,6 +129,29 @@ struct GuardTests: ContractSuite {
                     try expect(program, "sendmsg-pktinfo s \(to) \(port) \(source) hello", fails: "EADDRNOTAVAIL")
                     try program.must("close s")
                 }
+            }
+        }
+    }
+
+    @Test("a stranger sends to no group from a session's address, and to nobody's IPv6 socket by way of 127.0.0.6")
+    func noForgedGroupSource() throws {
+        try enforce()
+        let port = stage.newPort()
+        let program = try stranger()
+        try guarding(sandbox.cgroup) {
+            for (family, group, own, loopback) in [
+                ("4", "239.1.2.3", "239.1.2.4", "127.0.0.6"),
+                ("6", "::ffff:239.1.2.3", "::ffff:239.1.2.4", "::ffff:127.0.0.6"),
+            ] {
+                try program.must("socket s udp \(family)")
+                try program.must("setsockopt s multicast_if \(Place.annVIP.inMemory)")
+                try expect(program, "sendto s \(group) \(port) hello", fails: "EADDRNOTAVAIL")
+                try expect(program, "connect s \(group) \(port)", fails: "EADDRNOTAVAIL")
+                try program.must("setsockopt s multicast_if \(Place.host.inMemory)")
+                try expect(program, "sendto s \(own) \(port) hello", fails: nil)
+                try expect(program, "sendto s \(loopback) \(port) hello", fails: "ECONNREFUSED")
+                try expect(program, "connect s \(loopback) \(port)", fails: "ECONNREFUSED")
+                try program.must("close s")
             }
         }
     }

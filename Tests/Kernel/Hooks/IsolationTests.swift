@@ -104,19 +104,29 @@ struct IsolationTests: ContractSuite {
         let port = stage.newPort()
         let mallory = try attacker(.ann)
         for (family, to, sources) in [
-            ("4", Place.remote, [Self.pooled, "127.0.0.9", Party.ben.virtualIP ?? ""]),
+            ("4", Place.remote, [Self.pooled, "127.0.0.9", "127.0.0.6", Party.ben.virtualIP ?? ""]),
             ("6", .remote6, [Self.pooled6, Self.foreign6, "\(Party.prefix):99", Party.ben.virtualIP6 ?? ""]),
         ] {
             for source in sources {
-                try mallory.must("socket s udp \(family)")
+                func open() throws {
+                    try mallory.must("socket s udp \(family)")
+                    // Without it, IPv6 says EINVAL before any hook runs, if the host does not have the address.
+                    if family == "6" { try mallory.must("setsockopt s freebind6 1") }
+                }
+                try open()
                 try expect(mallory, "sendmsg-pktinfo s \(to) \(port) \(source) hello", fails: "EADDRNOTAVAIL")
                 // The kernel has given that socket a port by now, and no source.
                 try mallory.must("close s")
-                try mallory.must("socket s udp \(family)")
+                try open()
                 try mallory.must("connect s \(to) \(port)")
                 try expect(mallory, "sendmsg-pktinfo s - 0 \(source) hello", fails: "EADDRNOTAVAIL")
                 try mallory.must("close s")
             }
+        }
+        for source in [Self.pooled6, Self.foreign6, "\(Party.prefix):99"] {
+            try mallory.must("socket s udp 6")
+            try expect(mallory, "sendmsg-pktinfo s \(Place.remote6) \(port) \(source) hello", fails: "EINVAL")
+            try mallory.must("close s")
         }
         for transport in ["tcp", "udp"] {
             try mallory.must("socket s \(transport) 6")
@@ -124,6 +134,59 @@ struct IsolationTests: ContractSuite {
             try expect(mallory, "bind s \(Self.foreign6) 0", fails: "EADDRNOTAVAIL")
             try mallory.must("close s")
         }
+    }
+
+    /// IP_MULTICAST_IF gives what goes to a group a source.
+    @Test("sends to a group from no address of another session", arguments: ["4", "6"])
+    func noForgedGroupSource(family: String) throws {
+        let port = stage.newPort()
+        let mallory = try attacker(.ann)
+        let group = family == "4" ? "239.1.2.3" : "::ffff:239.1.2.3"
+        func send(from source: Place, fails errno: String?) throws {
+            try mallory.must("socket s udp \(family)")
+            try mallory.must("setsockopt s multicast_if \(source.inMemory)")
+            let answer = try mallory("sendto s \(group) \(port) hello")
+            #expect(answer.errno == errno, "\(answer)")
+            try mallory.must("close s")
+            try mallory.must("socket s udp \(family)")
+            try mallory.must("setsockopt s multicast_if \(source.inMemory)")
+            let connect = try mallory("connect s \(group) \(port)")
+            #expect(connect.errno == errno, "\(connect)")
+            if errno == nil, family == "4" {
+                #expect(try [source.address, Place.annVIP.address].contains(mallory.must("getsockname s").address))
+            }
+            try mallory.must("close s")
+        }
+        try enforce(mode: "perProgram")
+        try send(from: .benVIP, fails: "EADDRNOTAVAIL")
+        try send(from: .host, fails: nil)
+        // A program with a virtual IP sends from that one.
+        try enforce()
+        try mallory.must("socket s udp")
+        try mallory.must("setsockopt s multicast_if \(Place.benVIP.inMemory)")
+        _ = try mallory("connect s \(group) \(port)")
+        #expect(try mallory("getsockname s").address != Place.benVIP.address)
+    }
+
+    /// 127.0.0.6 is LOOPBACK4_IPV6: there the kernel finds AF_INET6 sockets that are not V6ONLY, whoever has them.
+    @Test("sends nothing to another session's IPv6 socket by way of 127.0.0.6")
+    func noWayBy127006() throws {
+        try enforce(mode: "perProgram")
+        let peerPort = stage.newPort()
+        let ben = try sandbox.probe("app", in: Party.ben.cgroup)
+        for command in ["socket u udp 6", "connect u \(Place.remote6) \(peerPort)"] { try ben.must(command) }
+        let local = try #require(try ben.kernelView("u")?.local)
+        let port = try #require(local.split(separator: ":").last.map(String.init))
+        let mallory = try attacker(.ann)
+        for (family, wildcard, to) in [("4", "0.0.0.0", "127.0.0.6"), ("6", "::", "::ffff:127.0.0.6")] {
+            try mallory.must("socket s udp \(family)")
+            try mallory.must("bind s \(wildcard) \(peerPort)")
+            try expect(mallory, "sendto s \(to) \(port) forged", fails: "ECONNREFUSED")
+            try expect(mallory, "sendmsg-pktinfo s \(to) \(port) \(to) forged", fails: "ECONNREFUSED")
+            try expect(mallory, "connect s \(to) \(port)", fails: "ECONNREFUSED")
+            try mallory.must("close s")
+        }
+        try ben.expectNothing("u", "a datagram of another session")
     }
 
     @Test func hostsLoopbacksAreLeftToIt() throws {
