@@ -26,7 +26,7 @@ struct Run: ParsableCommand {
 
             With --user, the command runs as that user, and the session is recorded as that user's. As with runuser -l, \
             it starts in the user's home directory (/ where there is none), with umask 022, and its environment has \
-            HOME, SHELL, USER, LOGNAME and a PATH of the system's directories; of the caller's, only TERM, COLORTERM and \
+            HOME, SHELL, USER, LOGNAME and the PATH of /etc/login.defs; of the caller's, only TERM, COLORTERM and \
             NO_COLOR are kept. With --preserve-env, environment, directory and umask are the caller's, but HOME, SHELL, \
             USER and LOGNAME are the user's.
 
@@ -261,10 +261,7 @@ struct Run: ParsableCommand {
             for name in ["TERM", "COLORTERM", "NO_COLOR"] {
                 if let value = getenv(name) { variables.set(name, to: String(cString: value)) }
             }
-            variables.set(
-                "PATH",
-                to: account.number == 0
-                    ? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" : "/usr/local/bin:/usr/bin:/bin")
+            variables.set("PATH", to: LoginDefinitions.path(ofRoot: account.number == 0))
         }
         variables.set("USER", to: account.name)
         variables.set("LOGNAME", to: account.name)

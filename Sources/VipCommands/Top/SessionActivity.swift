@@ -62,6 +62,8 @@ final class SessionActivity {
     private let ancestry: CgroupAncestry
     private var calls: CallRates?
     private var callsMissing: String?
+    /// Whether the caller may read the record of sessions, and not the events.
+    private var isReader = false
     /// The programs of each present session.
     private var programs: [UInt32: Programs] = [:]
     /// The session of each cgroup below sessions' cgroups, by the cgroup's ID; 0 for none.
@@ -93,6 +95,7 @@ final class SessionActivity {
     /// Begins to listen. If there are as many listeners as possible, there are no rates.
     private func listen() throws(Failure) {
         do throws(Failure) {
+            if isReader { return }
             // Trying to get a slot takes some time, so do it only if one may be free.
             if callsMissing != nil, try EventListener.listeners(instance.pins).count >= EventListener.limit { return }
             let calls = try CallRates(instance.pins)
@@ -100,6 +103,11 @@ final class SessionActivity {
             self.calls = calls
             callsMissing = nil
         } catch {
+            if error.code == .notPermitted, (try? instance.registry()) != nil {
+                isReader = true
+                callsMissing = "no rates: root alone may read the events"
+                return
+            }
             let others = (try? EventListener.listeners(instance.pins)) ?? []
             guard others.count >= EventListener.limit else { throw error }
             callsMissing =

@@ -83,9 +83,14 @@ struct RecordTests: CommandHost {
                 let member = try ctl(sandbox, arguments, isMember: true)
                 #expect(member.status == 0 && member.output == root.stdout, "\(arguments): \(member), \(root)")
             }
+            let top = try ctl(sandbox, ["top", "--once"], isMember: true)
+            #expect(
+                top.status == 0 && top.output.contains("198.51.100.16")
+                    && top.output.contains("no rates: root alone may read the events"), "\(top)")
             try expectNothingIsReadable(sandbox, isMember: false)
+            #expect(try ctl(sandbox, ["top", "--once"], isMember: false).status == 77)
             // What the pins say is root's.
-            for arguments in [["status"], ["map", "dump", "sessions"], ["top", "--once"], ["watch"]] {
+            for arguments in [["status"], ["map", "dump", "sessions"], ["watch"]] {
                 #expect(try ctl(sandbox, arguments, isMember: true).status == 77, "\(arguments)")
             }
             #expect(try ctl(sandbox, ["session", "close", "7"], isMember: true).status == 77)

@@ -381,7 +381,9 @@ struct RunTests: CommandHost {
             let own = ["USER=\(Self.user)", "LOGNAME=\(Self.user)", "HOME=\(home)"]
 
             let login = try lines(["--user", Self.user])
-            let path = "PATH=/usr/local/bin:/usr/bin:/bin"
+            // Debian's has it; where there is none, the default is in LoginDefinitionsTests.
+            let defined = try sandbox.sh("awk '$1 == \"ENV_PATH\" { print $2 }' /etc/login.defs")
+            let path = defined.isEmpty ? "PATH=/usr/local/bin:/usr/bin:/bin" : String(defined.dropLast())
             let names = Set(login.compactMap { $0.contains("=") ? $0.prefix { $0 != "=" } : nil })
             // A shell adds some variables.
             #expect(
