@@ -16,11 +16,12 @@ package enum AddressFacts: CheckedSubject {
                 record.addresses.map { (record.id, $0) }
             }
             let netlink = try Netlink()
-            let present = Set(try netlink.hostAddresses().map { Place(address: $0.address, interface: $0.interface) })
+            let present = Set(
+                try netlink.hostAddresses().map { Place(address: $0.address, at: AddressPlace($0.interface, $0.form)) })
             let routed = wanted.filter { !$0.1.placed }
             var routes: [HostRoute] = []
             for family in IPAddress.Family.allCases where routed.contains(where: { $0.1.address.family == family }) {
-                routes += try netlink.routes(family).filter(\.isLocalOnLoopback)
+                routes += try netlink.routes(family).filter(\.isLocal)
             }
             var wrong: [CheckedFact] = []
             for (id, address) in wanted {
@@ -31,12 +32,14 @@ package enum AddressFacts: CheckedSubject {
                         .bad(
                             subject, "\(what) is not local",
                             fix: "put its prefix back: vip-bpfctl policy apply FILE"))
-                } else if !present.contains(Place(address: address.address, interface: address.interface)) {
-                    let elsewhere = present.first { $0.address == address.address }
+                } else if !present.contains(Place(address: address.address, at: address.place)) {
+                    let elsewhere = present.first {
+                        $0.address == address.address && $0.at.interface != address.interface
+                    }
                     wrong.append(
                         .bad(
                             subject,
-                            "\(what) is not on \(address.interface)\(elsewhere.map { ", but on \($0.interface)" } ?? "")",
+                            "\(what) is not on \(address.interface)\(elsewhere.map { ", but on \($0.at.interface)" } ?? "")",
                             fix: "put it back: vip-bpfctl policy apply FILE"))
                 }
             }
@@ -48,13 +51,13 @@ package enum AddressFacts: CheckedSubject {
                 .good(
                     subject,
                     "all \(wanted.count) virtual IPs are on their interfaces"
-                        + (routed.isEmpty ? "" : ", \(routed.count) of them by a route"))
+                        + (routed.isEmpty ? "" : ", \(routed.count) of them by the route of a prefix"))
             ]
         }
     }
 
     private struct Place: Hashable {
         var address: IPAddress
-        var interface: String
+        var at: AddressPlace
     }
 }

@@ -2,6 +2,7 @@
 
 import Host
 import Network
+import Policy
 import PolicyMaps
 import Sessions
 
@@ -27,11 +28,26 @@ package enum LoopbackFacts: CheckedSubject {
                 }
                 return [possible]
             }
+            let registry = try host.instance.registry()
+            let policy = try host.instance.policy(registry)
             let fix = "put it back: vip-bpfctl policy apply FILE"
+            if policy.placesLoopbacks {
+                let missing = try host.instance.missingLoopbacks(
+                    registry.sessions(), under: policy, registry, Netlink().hostAddresses())
+                guard let first = missing.first else {
+                    return [.good(subject, "each session's address in \(prefix) is on lo")]
+                }
+                return [
+                    .bad(
+                        subject,
+                        "\(prefix.loopback(of: first.id)) of session \(first.id) is not on lo"
+                            + (missing.count > 1 ? ", nor are those of \(missing.count - 1) others" : ""), fix: fix)
+                ]
+            }
             guard try Netlink().routes(.v6).contains(where: { $0.isLocal(prefix) }) else {
                 return [.bad(subject, "\(prefix) is not local", fix: fix)]
             }
-            guard LoopbackHost.nonlocalBind() == "1" else {
+            guard NonlocalBind.value() == "1" else {
                 return [
                     .bad(
                         subject, "net.ipv6.ip_nonlocal_bind is not 1, and nothing can bind to \(prefix)", fix: fix)

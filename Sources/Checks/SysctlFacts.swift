@@ -24,6 +24,7 @@ package struct SysctlFacts: CheckedSubject {
             }
             let settings = SysctlFacts(
                 interfaces: interfaces.map(\.name).sorted(), placed: try placed(host.instance),
+                routed: try routed(host.instance),
                 hostAddresses: try netlink.hostAddresses(),
                 defaultInterface: try netlink.defaultRouteInterface(.v4))
             facts += settings.all()
@@ -34,6 +35,8 @@ package struct SysctlFacts: CheckedSubject {
     private let interfaces: [String]
     /// The virtual IPs that are on an interface now, or will be with the next session, by family.
     private let placed: [IPAddress.Family: [String: [IPAddress]]]
+    /// The interfaces to which virtual IPs have routes, or will have.
+    private let routed: Set<String>
     private let hostAddresses: [PlacedAddress]
     /// The interface of the IPv4 default route.
     private let defaultInterface: String?
@@ -49,13 +52,25 @@ package struct SysctlFacts: CheckedSubject {
         }
         let policy = try instance.policy(registry)
         for addresses in ([policy.virtualIP] + policy.overrides.compactMap(\.virtualIP)).map(\.addresses) {
-            guard let interface = addresses.interface, addresses.placement != .route else { continue }
+            guard let interface = addresses.interface, addresses.placement != .prefix else { continue }
             for family in IPAddress.Family.allCases
             where addresses.pool.contains(where: { $0.first.family == family }) {
                 placed[family, default: [:]][interface, default: []] += []
             }
         }
         return placed
+    }
+
+    private static func routed(_ instance: Instance) throws(Failure) -> Set<String> {
+        let registry = try instance.registry()
+        let addresses = try registry.sessions().flatMap(\.addresses)
+        var routed = Set(addresses.filter { $0.placed && $0.form == .route }.map(\.interface))
+        let policy = try instance.policy(registry)
+        for rules in [policy.virtualIP] + policy.overrides.compactMap(\.virtualIP) {
+            guard let interface = rules.addresses.interface, rules.addresses.placesRoutes else { continue }
+            routed.insert(interface)
+        }
+        return routed.subtracting(["lo"])
     }
 
     private static func value(_ name: String) -> Int? {
@@ -117,7 +132,16 @@ package struct SysctlFacts: CheckedSubject {
         var facts: [CheckedFact] = []
         for (interface, addresses) in (placed[.v4] ?? [:]).sorted(by: { $0.key < $1.key }) {
             if interface != "lo" {
-                guard Self.larger("arp_ignore", interface) == 8 else { continue }
+                let value = Self.larger("arp_ignore", interface)
+                if routed.contains(interface), [1, 2, 3].contains(value) {
+                    facts.append(
+                        .warning(
+                            Self.subject,
+                            "arp_ignore is \(value) on \(interface): no host on its network can find virtual IPs that a "
+                                + "route makes local",
+                            fix: "set virtualIP.addresses.placement: address, or arp_ignore to 0"))
+                }
+                guard value == 8 else { continue }
                 facts.append(
                     .warning(
                         Self.subject,

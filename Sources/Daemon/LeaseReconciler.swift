@@ -249,7 +249,7 @@ final class LeaseReconciler {
             (
                 wish.record,
                 SessionRecord.Address(
-                    lease.address, interface: place.interface, placed: true, fromPool: false,
+                    lease.address, interface: place.interface, form: wish.form, placed: true, fromPool: false,
                     leaseSlot: place.holder.slot)
             ))
     }

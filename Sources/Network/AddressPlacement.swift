@@ -2,19 +2,46 @@
 
 public import Host
 
-/// An address that is on an interface now.
+/// Where an address is, and by what it is the host's.
+public struct AddressPlace: Sendable, Hashable {
+    /// What makes it the host's.
+    public enum Form: Sendable, Hashable {
+        /// An address of the interface.
+        case address
+        /// A route of type `local` to the interface, in the local table. IPv4 only: the kernel receives for such an
+        /// address, answers ARP for it, and lets sockets bind it, but no listing of interfaces has it, and it is never
+        /// chosen as a source. For IPv6, neighbour discovery answers only for addresses of the interface.
+        case route
+    }
+
+    /// The interface's name.
+    public var interface: String
+    public var form: Form
+
+    public init(_ interface: String, _ form: Form = .address) {
+        self.interface = interface
+        self.form = form
+    }
+}
+
+/// An address that the host has now: of an interface, or by a route of its own.
 public struct PlacedAddress: Sendable, Hashable {
     public let address: IPAddress
     /// The interface's name.
     public let interface: String
+    public let form: AddressPlace.Form
     /// The length of the prefix in bits, at most the family's.
     public let prefixLength: Int
     /// Flags IFA_F_… of linux/if_addr.h: tentative, deprecated, noprefixroute.
     public let flags: UInt32
 
-    public init(_ address: IPAddress, interface: String, prefixLength: Int, flags: UInt32 = 0) {
+    public init(
+        _ address: IPAddress, interface: String, form: AddressPlace.Form = .address, prefixLength: Int,
+        flags: UInt32 = 0
+    ) {
         self.address = address
         self.interface = interface
+        self.form = form
         self.prefixLength = prefixLength
         self.flags = flags
     }
@@ -46,8 +73,8 @@ public struct HostRoute: Sendable, Hashable, CustomStringConvertible {
     public let network: IPAddress
     /// The length of the prefix, in bits.
     public let length: Int
-    /// Whether it is `local … dev lo`, in the local table.
-    public let isLocalOnLoopback: Bool
+    /// Whether it is of type `local`, in the local table.
+    public let isLocal: Bool
     /// Whether it is in the main table.
     public let isMain: Bool
     /// Whether it is a unicast route, and not `blackhole`, `unreachable` or the like.
@@ -58,12 +85,12 @@ public struct HostRoute: Sendable, Hashable, CustomStringConvertible {
     public let hasSource: Bool
 
     public init(
-        network: IPAddress, length: Int, isLocalOnLoopback: Bool, isMain: Bool = false, isUnicast: Bool = false,
+        network: IPAddress, length: Int, isLocal: Bool, isMain: Bool = false, isUnicast: Bool = false,
         interface: CInt? = nil, hasSource: Bool = false
     ) {
         self.network = network
         self.length = length
-        self.isLocalOnLoopback = isLocalOnLoopback
+        self.isLocal = isLocal
         self.isMain = isMain
         self.isUnicast = isUnicast
         self.interface = interface
@@ -73,33 +100,6 @@ public struct HostRoute: Sendable, Hashable, CustomStringConvertible {
     public var prefix: AddressPrefix { AddressPrefix(of: network, length: length) }
 
     public var description: String { "\(network)/\(length)" }
-}
-
-/// Puts sessions' addresses on interfaces and removes them: ``Netlink``, or a test's substitute.
-public protocol AddressPlacement {
-    /// Every address of every interface, of both families.
-    func hostAddresses() throws(Failure) -> [PlacedAddress]
-
-    /// The interface of a family's default route with the lowest metric in the main table; `nil` if there is none.
-    func defaultRouteInterface(_ family: IPAddress.Family) throws(Failure) -> String?
-
-    /// Puts addresses on an interface, as /32 or /128 and without a route of their prefix.
-    ///
-    /// - Returns: for each address, in order, its result. One that fails does not stop the others.
-    /// - Throws: ``Failure`` if the interface does not exist, or if the kernel does not answer. In the second case it
-    ///   is not known which addresses were placed.
-    func add(_ addresses: [IPAddress], to interface: String) throws(Failure) -> [Result<Addition, Failure>]
-
-    /// Removes addresses from an interface, but only those that ``add(_:to:)`` placed: the host's own address, with its
-    /// prefix, stays.
-    ///
-    /// Linux 6.18 removes 10,000 IPv4 addresses in under a second. As many IPv6 addresses take 20 s: the time for one
-    /// of these grows with their number.
-    ///
-    /// - Returns: for each address, in order, its result. If the interface no longer exists, each is
-    ///   ``Removal/alreadyGone``.
-    /// - Throws: ``Failure`` if the kernel does not answer.
-    func remove(_ addresses: [IPAddress], from interface: String) throws(Failure) -> [Result<Removal, Failure>]
 }
 
 /// The result of placing an address.
@@ -115,15 +115,15 @@ public enum Removal: Sendable, Hashable {
     case alreadyGone
 }
 
-extension AddressPlacement {
-    /// Places one address: ``add(_:to:)-([IPAddress],_)``.
-    public func add(_ address: IPAddress, to interface: String) throws(Failure) -> Addition {
-        try Self.only(add([address], to: interface), "place \(address) on \(interface)")
+extension Netlink {
+    /// Places one address: ``add(_:at:)``.
+    public func add(_ address: IPAddress, at place: AddressPlace) throws(Failure) -> Addition {
+        try Self.only(add([address], at: place), "place \(address) on \(place.interface)")
     }
 
-    /// Removes one address: ``remove(_:from:)-([IPAddress],_)``.
-    public func remove(_ address: IPAddress, from interface: String) throws(Failure) -> Removal {
-        try Self.only(remove([address], from: interface), "remove \(address) from \(interface)")
+    /// Removes one address: ``remove(_:at:)``.
+    public func remove(_ address: IPAddress, at place: AddressPlace) throws(Failure) -> Removal {
+        try Self.only(remove([address], at: place), "remove \(address) from \(place.interface)")
     }
 
     private static func only<T>(_ results: [Result<T, Failure>], _ what: String) throws(Failure) -> T {

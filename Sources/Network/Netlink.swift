@@ -9,7 +9,7 @@ import SystemPackage
 ///
 /// A socket belongs to the network namespace in which it was opened: all calls apply to that namespace. Use it on one
 /// thread at a time.
-public final class Netlink: AddressPlacement {
+public final class Netlink {
     let socket: OpaquePointer
 
     /// How many requests are sent before their answers are read. An answer takes about 1 KiB of the socket's receive
@@ -41,6 +41,8 @@ public final class Netlink: AddressPlacement {
 
     // MARK: Listing
 
+    /// Every address of this host, of both families: those of interfaces, and those that have a route of their own
+    /// (``AddressPlace/Form/route``).
     public func hostAddresses() throws(Failure) -> [PlacedAddress] {
         let what = "list the host's addresses"
         var cache: OpaquePointer?
@@ -74,7 +76,72 @@ public final class Netlink: AddressPlacement {
                     address, interface: interface, prefixLength: Int(rtnl_addr_get_prefixlen(entry)),
                     flags: rtnl_addr_get_flags(entry)))
         }
+        for route in try addressRoutes(what) {
+            guard let interface = names[route.interface] else { continue }
+            addresses.append(PlacedAddress(route.address, interface: interface, form: .route, prefixLength: 32))
+        }
         return addresses
+    }
+
+    /// The IPv4 addresses with a route as ``add(_:at:)`` makes it. The kernel makes such a route for each address of an
+    /// interface as well, but with that address as its source.
+    private func addressRoutes(_ what: String) throws(Failure) -> [(address: IPAddress, interface: CInt)] {
+        var request = rtmsg()
+        request.rtm_family = UInt8(AF_INET)
+        request.rtm_table = UInt8(RT_TABLE_LOCAL.rawValue)
+        request.rtm_protocol = UInt8(RTPROT_KERNEL)
+        request.rtm_type = UInt8(RTN_LOCAL)
+        let found = FoundRoutes()
+        try dump(request, found, what) { found, route in
+            guard rtnl_route_get_table(route) == UInt32(RT_TABLE_LOCAL.rawValue),
+                rtnl_route_get_type(route) == UInt8(RTN_LOCAL), rtnl_route_get_pref_src(route) == nil,
+                let target = rtnl_route_get_dst(route), nl_addr_get_prefixlen(target) == 32,
+                let bytes = nl_addr_get_binary_addr(target), let hop = rtnl_route_nexthop_n(route, 0),
+                let address = IPAddress(bytes: UnsafeRawBufferPointer(start: bytes, count: 4))
+            else { return }
+            found.routes.append((address, rtnl_route_nh_get_ifindex(hop)))
+        }
+        return found.routes
+    }
+
+    private final class FoundRoutes {
+        var routes: [(address: IPAddress, interface: CInt)] = []
+    }
+
+    /// Asks for the routes that match a request's family, table and, where they are set, protocol and type, and calls
+    /// `see` with each.
+    private func dump<Result: AnyObject>(
+        _ request: rtmsg, _ result: Result, _ what: String, _ see: @escaping (Result, OpaquePointer) -> Void
+    ) throws(Failure) {
+        // The kernel honours the request only with strict checking (4.20). Without it, it sends every route. libnl's own
+        // requests do not pass a strict check, so it is switched off again.
+        try setStrict(true, what)
+        defer { try? setStrict(false, what) }
+        var request = request
+        let sent = nl_send_simple(
+            socket, CInt(RTM_GETROUTE), NLM_F_DUMP, &request, MemoryLayout.size(ofValue: request))
+        guard sent >= 0 else { throw Self.failure(what, sent) }
+        let visitor = RouteVisitor { see(result, $0) }
+        let callbacks = try callbacks(what)
+        defer { nl_cb_put(callbacks) }
+        nl_cb_set(
+            callbacks, NL_CB_VALID, NL_CB_CUSTOM,
+            { message, context in
+                var route: OpaquePointer?
+                guard let context, rtnl_route_parse(nlmsg_hdr(message), &route) == 0, let route else {
+                    return CInt(NL_SKIP.rawValue)  // a kind of route that libnl does not know
+                }
+                Unmanaged<RouteVisitor>.fromOpaque(context).takeUnretainedValue().see(route)
+                rtnl_route_put(route)
+                return CInt(NL_OK.rawValue)
+            }, Unmanaged.passUnretained(visitor).toOpaque())
+        let error = withExtendedLifetime(visitor) { nl_recvmsgs(socket, callbacks) }
+        guard error >= 0 else { throw Self.failure(what, error) }
+    }
+
+    private final class RouteVisitor {
+        let see: (OpaquePointer) -> Void
+        init(_ see: @escaping (OpaquePointer) -> Void) { self.see = see }
     }
 
     /// The interfaces, by index.
@@ -120,39 +187,15 @@ public final class Netlink: AddressPlacement {
             bytes: UnsafeRawBufferPointer(start: bytes, count: Int(nl_addr_get_len(address))))
     }
 
+    /// The interface of a family's default route with the lowest metric in the main table; `nil` if there is none.
     public func defaultRouteInterface(_ family: IPAddress.Family) throws(Failure) -> String? {
         let what = "find the \(family.rawValue) default route"
-        // The kernel honours the requested table only with strict checking (4.20). Without it, the answer would include
-        // the local table, which has a route for each session's address. libnl's own requests do not pass a strict
-        // check, so it is switched off again.
-        try setStrict(true, what)
-        defer { try? setStrict(false, what) }
         var request = rtmsg()
         request.rtm_family = UInt8(family == .v4 ? AF_INET : AF_INET6)
         request.rtm_table = UInt8(RT_TABLE_MAIN.rawValue)
-        let sent = nl_send_simple(
-            socket, CInt(RTM_GETROUTE), NLM_F_DUMP, &request, MemoryLayout.size(ofValue: request))
-        guard sent >= 0 else { throw Self.failure(what, sent) }
-
         let routes = DefaultRoutes()
-        let callbacks = try callbacks(what)
-        defer { nl_cb_put(callbacks) }
-        nl_cb_set(
-            callbacks, NL_CB_VALID, NL_CB_CUSTOM,
-            { message, context in
-                var route: OpaquePointer?
-                guard let context, rtnl_route_parse(nlmsg_hdr(message), &route) == 0, let route else {
-                    return CInt(NL_SKIP.rawValue)  // a kind of route that libnl does not know
-                }
-                Unmanaged<DefaultRoutes>.fromOpaque(context).takeUnretainedValue().see(route)
-                rtnl_route_put(route)
-                return CInt(NL_OK.rawValue)
-            }, Unmanaged.passUnretained(routes).toOpaque())
-        let error = withExtendedLifetime(routes) { nl_recvmsgs(socket, callbacks) }
-        guard error >= 0 else { throw Self.failure(what, error) }
+        try dump(request, routes, what) { $0.see($1) }
         guard let best = routes.best else { return nil }
-
-        try setStrict(false, what)
         var link: OpaquePointer?
         guard rtnl_link_get_kernel(socket, best.interface, nil, &link) == 0, let link else { return nil }
         defer { rtnl_link_put(link) }
@@ -166,7 +209,6 @@ public final class Netlink: AddressPlacement {
         let error = rtnl_route_alloc_cache(socket, family == .v4 ? AF_INET : AF_INET6, 0, &cache)
         guard error == 0, let cache else { throw Self.failure(what, error) }
         defer { nl_cache_free(cache) }
-        let loopback = try index(of: "lo", what)
         var routes: [HostRoute] = []
         var next = nl_cache_get_first(cache)
         while let entry = next {
@@ -186,8 +228,8 @@ public final class Netlink: AddressPlacement {
             routes.append(
                 HostRoute(
                     network: network, length: Int(nl_addr_get_prefixlen(target)),
-                    isLocalOnLoopback: table == UInt32(RT_TABLE_LOCAL.rawValue)
-                        && rtnl_route_get_type(entry) == UInt8(RTN_LOCAL) && interface == loopback,
+                    isLocal: table == UInt32(RT_TABLE_LOCAL.rawValue)
+                        && rtnl_route_get_type(entry) == UInt8(RTN_LOCAL),
                     isMain: table == UInt32(RT_TABLE_MAIN.rawValue),
                     isUnicast: rtnl_route_get_type(entry) == UInt8(RTN_UNICAST), interface: interface,
                     hasSource: rtnl_route_get_pref_src(entry) != nil))
@@ -206,14 +248,27 @@ public final class Netlink: AddressPlacement {
 
     // MARK: Changing it
 
-    public func add(_ addresses: [IPAddress], to interface: String) throws(Failure) -> [Result<Addition, Failure>] {
+    /// Places addresses: as /32 or /128 of the interface and without a route of their prefix, or as a local route each.
+    ///
+    /// - Returns: for each address, in order, its result. One that fails does not stop the others.
+    /// - Throws: ``Failure`` if the interface does not exist, or if the kernel does not answer. In the second case it
+    ///   is not known which addresses were placed.
+    public func add(_ addresses: [IPAddress], at place: AddressPlace) throws(Failure) -> [Result<Addition, Failure>] {
         guard let first = addresses.first else { return [] }
+        let interface = place.interface
         let what = "place \(addresses.count == 1 ? "\(first)" : "\(addresses.count) addresses") on \(interface)"
         guard let index = try index(of: interface, what) else {
             throw Failure(.failed, what, "there is no interface \(interface)", hint: "see ip link")
         }
-        let answers = try exchange(addresses, index, what) {
-            rtnl_addr_build_add_request($0, NLM_F_CREATE | NLM_F_EXCL, $1)
+        let answers = try exchange(addresses, what) { address throws(Failure) in
+            switch place.form {
+            case .address:
+                try request(address, index, what) { rtnl_addr_build_add_request($0, NLM_F_CREATE | NLM_F_EXCL, $1) }
+            case .route:
+                try request(routeTo: address, index, what) {
+                    rtnl_route_build_add_request($0, NLM_F_CREATE | NLM_F_EXCL, $1)
+                }
+            }
         }
         return zip(addresses, answers).map { address, error in
             switch error {
@@ -224,17 +279,28 @@ public final class Netlink: AddressPlacement {
         }
     }
 
+    /// Removes addresses, but only those that ``add(_:at:)`` placed: the host's own address, with its prefix, stays.
+    ///
+    /// - Returns: for each address, in order, its result. If the interface no longer exists, each is
+    ///   ``Removal/alreadyGone``.
+    /// - Throws: ``Failure`` if the kernel does not answer.
     public func remove(
-        _ addresses: [IPAddress], from interface: String
+        _ addresses: [IPAddress], at place: AddressPlace
     ) throws(Failure) -> [Result<Removal, Failure>] {
         guard let first = addresses.first else { return [] }
+        let interface = place.interface
         let what = "remove \(addresses.count == 1 ? "\(first)" : "\(addresses.count) addresses") from \(interface)"
         guard let index = try index(of: interface, what) else { return addresses.map { _ in .success(.alreadyGone) } }
-        let answers = try exchange(addresses, index, what) { rtnl_addr_build_delete_request($0, 0, $1) }
+        let answers = try exchange(addresses, what) { address throws(Failure) in
+            switch place.form {
+            case .address: try request(address, index, what) { rtnl_addr_build_delete_request($0, 0, $1) }
+            case .route: try request(routeTo: address, index, what) { rtnl_route_build_del_request($0, 0, $1) }
+            }
+        }
         return zip(addresses, answers).map { address, error in
             switch error {
             case 0: return .success(.removed)
-            case EADDRNOTAVAIL, ENODEV: return .success(.alreadyGone)
+            case EADDRNOTAVAIL, ENODEV, ESRCH: return .success(.alreadyGone)
             default:
                 return .failure(
                     Failure("remove \(address) from \(interface)", errno: Errno(rawValue: error), needs: [.netAdmin]))
@@ -242,53 +308,65 @@ public final class Netlink: AddressPlacement {
         }
     }
 
-    /// Makes every address of a prefix a local address of this host: `ip route add local PREFIX dev lo`.
+    /// Makes every address of a prefix a local address of this host: `ip route add local PREFIX dev INTERFACE`.
     ///
     /// - Parameter source: the source address of connections there that have chosen none.
     /// - Returns: `false` if the route already exists.
     @discardableResult
-    public func addLocalRoute(_ prefix: AddressPrefix, source: IPAddress? = nil) throws(Failure) -> Bool {
+    public func addLocalRoute(
+        _ prefix: AddressPrefix, on interface: String = "lo", source: IPAddress? = nil
+    ) throws(Failure) -> Bool {
         let what = "make \(prefix) local"
-        let route = try localRoute(prefix, source, what)
+        guard let index = try index(of: interface, what) else {
+            throw Failure(.failed, what, "there is no interface \(interface)", hint: "see ip link")
+        }
+        let route = try localRoute(prefix, source, on: index, what)
         defer { rtnl_route_put(route) }
         let error = rtnl_route_add(socket, route, NLM_F_CREATE | NLM_F_EXCL)
         guard error == 0 || error == -NLE_EXIST else { throw Self.failure(what, error) }
         return error == 0
     }
 
-    /// Removes the route of ``addLocalRoute(_:source:)``; it is no error if it does not exist.
+    /// Removes the route of ``addLocalRoute(_:on:source:)``; it is no error if it does not exist.
     public func removeLocalRoute(_ prefix: AddressPrefix) throws(Failure) {
         let what = "remove the local route of \(prefix)"
-        let route = try localRoute(prefix, nil, what)
+        let route = try localRoute(prefix, nil, on: nil, what)
         defer { rtnl_route_put(route) }
         let error = rtnl_route_delete(socket, route, 0)
         // IPv4 reports ESRCH if the route does not exist.
         guard [0, -NLE_OBJ_NOTFOUND, -NLE_NODEV].contains(error) else { throw Self.failure(what, error) }
     }
 
+    /// A route that makes a prefix local.
+    ///
+    /// By its protocol it is the kernel's, as the routes of interfaces' addresses are. systemd-networkd removes routes of
+    /// other protocols that it does not know (`ManageForeignRoutes=`).
+    ///
+    /// - Parameter interface: `nil` for a request that removes it from any interface, whatever its protocol is.
     private func localRoute(
-        _ prefix: AddressPrefix, _ source: IPAddress?, _ what: String
+        _ prefix: AddressPrefix, _ source: IPAddress?, on interface: CInt?, _ what: String
     ) throws(Failure) -> OpaquePointer {
-        guard let loopback = try index(of: "lo", what) else { throw Failure(.failed, what, "there is no interface lo") }
         let family = prefix.family == .v4 ? AF_INET : AF_INET6
         let bytes = prefix.network.bytes
         guard let target = nl_addr_build(family, bytes, bytes.count) else { throw Self.failure(what, -NLE_NOMEM) }
         defer { nl_addr_put(target) }
         nl_addr_set_prefixlen(target, CInt(prefix.length))
         guard let route = rtnl_route_alloc() else { throw Self.failure(what, -NLE_NOMEM) }
-        guard let hop = rtnl_route_nh_alloc() else {
-            rtnl_route_put(route)
-            throw Self.failure(what, -NLE_NOMEM)
+        if let interface {
+            guard let hop = rtnl_route_nh_alloc() else {
+                rtnl_route_put(route)
+                throw Self.failure(what, -NLE_NOMEM)
+            }
+            rtnl_route_nh_set_ifindex(hop, interface)
+            rtnl_route_add_nexthop(route, hop)
         }
-        rtnl_route_nh_set_ifindex(hop, loopback)
-        rtnl_route_add_nexthop(route, hop)
         rtnl_route_set_family(route, UInt8(family))
         rtnl_route_set_table(route, UInt32(RT_TABLE_LOCAL.rawValue))
         rtnl_route_set_type(route, UInt8(RTN_LOCAL))
         // IPv4 requires host scope for a local route; IPv6 routes have no scope.
         let scope = prefix.family == .v4 ? RT_SCOPE_HOST : RT_SCOPE_UNIVERSE
         rtnl_route_set_scope(route, UInt8(scope.rawValue))
-        rtnl_route_set_protocol(route, UInt8(RTPROT_STATIC))
+        rtnl_route_set_protocol(route, UInt8(interface == nil ? RTPROT_UNSPEC : RTPROT_KERNEL))
         // IP6_RT_PRIO_USER of net/ip6_route.h, the default.
         if prefix.family == .v6 { rtnl_route_set_priority(route, 1024) }
         var errors = [rtnl_route_set_dst(route, target)]
@@ -324,10 +402,10 @@ public final class Netlink: AddressPlacement {
 
     /// Sends one request for each address, in windows, and reads an answer to each.
     ///
+    /// - Parameter request: makes the message, which is freed here.
     /// - Returns: for each address, in order, 0 or the errno of its answer.
     private func exchange(
-        _ addresses: [IPAddress], _ interface: CInt, _ what: String,
-        build: (OpaquePointer, UnsafeMutablePointer<OpaquePointer?>) -> CInt
+        _ addresses: [IPAddress], _ what: String, request: (IPAddress) throws(Failure) -> OpaquePointer
     ) throws(Failure) -> [CInt] {
         let callbacks = try callbacks(what)
         defer { nl_cb_put(callbacks) }
@@ -360,7 +438,7 @@ public final class Netlink: AddressPlacement {
                 requests.removeAll(keepingCapacity: true)
                 var numbers: [UInt32] = []
                 for address in batch {
-                    numbers.append(try append(address, interface, to: &requests, what, build))
+                    numbers.append(try append(request(address), to: &requests, what))
                 }
                 answers.expect(numbers)
                 let sent = nl_sendto(socket, &requests, requests.count)
@@ -375,13 +453,28 @@ public final class Netlink: AddressPlacement {
         }
     }
 
-    /// Appends the request for one address, as it is sent on the socket.
+    /// Completes a message, appends it to others, and frees it.
     ///
     /// - Returns: its sequence number.
     private func append(
-        _ address: IPAddress, _ interface: CInt, to requests: inout [UInt8], _ what: String,
-        _ build: (OpaquePointer, UnsafeMutablePointer<OpaquePointer?>) -> CInt
+        _ message: OpaquePointer, to requests: inout [UInt8], _ what: String
     ) throws(Failure) -> UInt32 {
+        defer { nlmsg_free(message) }
+        nl_complete_msg(socket, message)
+        guard let header = nlmsg_hdr(message) else { throw Self.failure(what, -NLE_NOMEM) }
+        header.pointee.nlmsg_flags |= UInt16(NLM_F_ACK)
+        requests += UnsafeRawBufferPointer(start: header, count: Int(header.pointee.nlmsg_len))
+        // The next request begins on a boundary of NLMSG_ALIGNTO bytes.
+        let padding = -requests.count & (Int(NLMSG_ALIGNTO) - 1)
+        requests += repeatElement(0, count: padding)
+        return header.pointee.nlmsg_seq
+    }
+
+    /// The request for an address of an interface.
+    private func request(
+        _ address: IPAddress, _ interface: CInt, _ what: String,
+        build: (OpaquePointer, UnsafeMutablePointer<OpaquePointer?>) -> CInt
+    ) throws(Failure) -> OpaquePointer {
         let family = address.family == .v4 ? AF_INET : AF_INET6
         let bytes = address.bytes
         guard let local = nl_addr_build(family, bytes, bytes.count) else { throw Self.failure(what, -NLE_NOMEM) }
@@ -406,15 +499,21 @@ public final class Netlink: AddressPlacement {
         var message: OpaquePointer?
         error = build(entry, &message)
         guard error == 0, let message else { throw Self.failure(what, error) }
-        defer { nlmsg_free(message) }
-        nl_complete_msg(socket, message)
-        guard let header = nlmsg_hdr(message) else { throw Self.failure(what, -NLE_NOMEM) }
-        header.pointee.nlmsg_flags |= UInt16(NLM_F_ACK)
-        requests += UnsafeRawBufferPointer(start: header, count: Int(header.pointee.nlmsg_len))
-        // The next request begins on a boundary of NLMSG_ALIGNTO bytes.
-        let padding = -requests.count & (Int(NLMSG_ALIGNTO) - 1)
-        requests += repeatElement(0, count: padding)
-        return header.pointee.nlmsg_seq
+        return message
+    }
+
+    /// The request for a local route to an address, `ip route add local ADDRESS dev INTERFACE table local proto kernel`.
+    private func request(
+        routeTo address: IPAddress, _ interface: CInt, _ what: String,
+        build: (OpaquePointer, UnsafeMutablePointer<OpaquePointer?>) -> CInt
+    ) throws(Failure) -> OpaquePointer {
+        let prefix = AddressPrefix(of: address, length: address.family.bits)
+        let route = try localRoute(prefix, nil, on: interface, what)
+        defer { rtnl_route_put(route) }
+        var message: OpaquePointer?
+        let error = build(route, &message)
+        guard error == 0, let message else { throw Self.failure(what, error) }
+        return message
     }
 
     // MARK: Errors

@@ -5,7 +5,7 @@ import Glibc
 package import Host
 import SystemPackage
 
-/// Reports that interfaces or addresses have changed, by the multicast groups of rtnetlink(7). It does not report
+/// Reports that interfaces, addresses or IPv4 routes have changed, by the multicast groups of rtnetlink(7). It does not report
 /// which: messages may be lost in a flood, so the caller lists them again.
 package struct NetlinkWatch: ~Copyable {
     private let socket: Descriptor
@@ -20,7 +20,8 @@ package struct NetlinkWatch: ~Copyable {
         let opened = Descriptor(owning: raw)
         var address = sockaddr_nl()
         address.nl_family = sa_family_t(AF_NETLINK)
-        address.nl_groups = UInt32(RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR)
+        address.nl_groups = UInt32(
+            RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE)
         let result = withUnsafePointer(to: &address) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
                 bind(raw, $0, socklen_t(MemoryLayout<sockaddr_nl>.size))

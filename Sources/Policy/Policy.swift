@@ -139,14 +139,17 @@ extension Policy {
 
         /// How the addresses become the host's.
         public enum Placement: String, CaseIterable, Sendable, Codable {
-            /// Each address is on an interface as long as a session has it.
+            /// As long as a session has it, each IPv4 address has a local route to the interface, and each IPv6 address is
+            /// on it.
+            case route
+            /// Each address is on the interface as long as a session has it.
             case address
             /// The pool's prefixes, which are routed to this host, are made local as a whole.
-            case route
+            case prefix
         }
 
         public var source: Source
-        /// The placement of the pool's addresses; `nil` means `address`. An override without a pool of its own takes
+        /// The placement of the addresses; `nil` means ``defaultPlacement``. An override without a pool of its own takes
         /// the base's.
         public var placement: Placement?
         /// The interface that they are placed on, at most 15 bytes; `nil` for that of the default route, or `lo`
@@ -164,6 +167,7 @@ extension Policy {
         /// Addresses of the pool that are reserved for users; at most one reservation for each user.
         public var reservations: [Reservation]
 
+        public static let defaultPlacement = Placement.route
         /// Longer than other hosts usually remember an address in connections, neighbour tables and most caches.
         public static let defaultRestSeconds = 60
         /// One day.
@@ -211,6 +215,14 @@ extension Policy {
             case host
         }
 
+        /// How the IPv6 loopbacks become the host's.
+        public enum Placement: String, CaseIterable, Sendable, Codable {
+            /// Each is an address of lo, as long as its session is open.
+            case address
+            /// A route makes their prefix local as a whole, and net.ipv6.ip_nonlocal_bind is 1.
+            case route
+        }
+
         public var enabled: Bool
         public var programs: [ProgramEntry]
         /// Ports in host byte order, 1…65535, on which 127.0.0.1 is not replaced.
@@ -218,23 +230,27 @@ extension Policy {
         public var fallback: Fallback
         /// The prefix of the IPv6 loopbacks. It holds for the whole host: only the base policy has one.
         public var prefix: LoopbackPrefix?
+        /// The placement of the IPv6 loopbacks, for the whole host; `nil` means `address`. The base policy alone has it.
+        public var placement: Placement?
         /// Addresses of 127/8 that services of the host use: no session gets them. `nil` is none; the base policy alone has them.
         public var hostAddresses: [AddressRange]?
 
         public init(
             enabled: Bool = false, programs: [ProgramEntry] = [], excludedPorts: Set<UInt16> = [],
-            fallback: Fallback = .none, prefix: LoopbackPrefix? = nil, hostAddresses: [AddressRange]? = nil
+            fallback: Fallback = .none, prefix: LoopbackPrefix? = nil, placement: Placement? = nil,
+            hostAddresses: [AddressRange]? = nil
         ) {
             self.enabled = enabled
             self.programs = programs
             self.excludedPorts = excludedPorts
             self.fallback = fallback
             self.prefix = prefix
+            self.placement = placement
             self.hostAddresses = hostAddresses
         }
 
         private enum CodingKeys: CodingKey {
-            case enabled, programs, excludedPorts, fallback, prefix, hostAddresses
+            case enabled, programs, excludedPorts, fallback, prefix, placement, hostAddresses
         }
 
         /// As `Codable` would, but with the ports sorted: the order of a set differs from process to process.
@@ -245,6 +261,7 @@ extension Policy {
             try container.encode(excludedPorts.sorted(), forKey: .excludedPorts)
             try container.encode(fallback, forKey: .fallback)
             try container.encodeIfPresent(prefix, forKey: .prefix)
+            try container.encodeIfPresent(placement, forKey: .placement)
             try container.encodeIfPresent(hostAddresses, forKey: .hostAddresses)
         }
     }

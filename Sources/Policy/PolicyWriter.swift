@@ -73,6 +73,7 @@ extension Policy.VirtualLoopback {
             ("excludedPorts", .list(PortRange.covering(excludedPorts).map(\.description))),
             ("fallback", .plain(fallback.rawValue)),
             ("prefix", prefix.map(Output.plain)),
+            ("placement", placement.map { .plain($0.rawValue) }),
             ("hostAddresses", hostAddresses.map { .texts($0.map(\.description)) }),
         ])
     }

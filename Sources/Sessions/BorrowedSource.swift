@@ -38,6 +38,7 @@ public struct BorrowedSource: Sendable, Hashable {
     ) -> [BorrowedSource] {
         // IFA_F_DADFAILED, IFA_F_DEPRECATED and IFA_F_TENTATIVE of linux/if_addr.h.
         let unusable: UInt32 = 0x08 | 0x20 | 0x40
+        let placed = placed.filter { $0.form == .address }
         let own = placed.filter { place in
             let address = place.address
             let isLinkLocal = address.v4.map { $0 >> 16 == 0xa9fe } ?? address.isIPv6LinkLocal

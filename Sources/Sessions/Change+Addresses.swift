@@ -16,6 +16,8 @@ public struct LeaseWish: Sendable, Hashable {
     public let record: SessionRecord
     /// The interface on which to ask a server; `nil` if the policy names none and there is no default route.
     public let interface: String?
+    /// The form in which a leased address is placed.
+    public let form: AddressPlace.Form
     /// The leased address that it has.
     public var leased: SessionRecord.Address? { record.addresses.first { $0.leaseSlot != nil } }
 }
@@ -44,7 +46,7 @@ extension Instance {
         for record in records {
             // A session keeps its lease until it is closed, whatever the policy is.
             if let leased = record.addresses.first(where: { $0.leaseSlot != nil }) {
-                wishes.leases.append(LeaseWish(record: record, interface: leased.interface))
+                wishes.leases.append(LeaseWish(record: record, interface: leased.interface, form: leased.form))
             }
             guard record.state == .open else { continue }
             let missing = IPAddress.Family.allCases.filter { family in
@@ -70,7 +72,8 @@ extension Instance {
                     interface = found == "lo" ? nil : found
                     interfaces[number] = interface
                 }
-                wishes.leases.append(LeaseWish(record: record, interface: interface))
+                wishes.leases.append(
+                    LeaseWish(record: record, interface: interface, form: virtualIP.addresses.form(.v4)))
             }
             guard !virtualIP.addresses.pool.isEmpty else { continue }
             if free == nil {
@@ -88,12 +91,11 @@ extension Instance {
                     continue
                 }
                 known.give(address, to: record.id)
-                let isRouted = virtualIP.addresses.placement == .route
-                let interface = isRouted ? "lo" : try netlink.interface(for: virtualIP.addresses, family)
+                let interface = try netlink.interface(for: virtualIP.addresses, family)
                 wishes.picked.append(
                     KeptAddress(
                         record: record,
-                        address: .init(address, interface: interface, placed: !isRouted, fromPool: true)))
+                        address: .init(address, under: virtualIP.addresses, on: interface, fromPool: true)))
             }
         }
         return wishes
@@ -161,6 +163,29 @@ extension Instance {
     }
 }
 
+extension Policy.Addresses {
+    /// Whether IPv4 addresses are placed by a route each.
+    public var placesRoutes: Bool { placement ?? Self.defaultPlacement != .address }
+
+    /// The form in which an address of a family is placed, if no prefix's route makes it local.
+    func form(_ family: IPAddress.Family) -> AddressPlace.Form { family == .v4 && placesRoutes ? .route : .address }
+}
+
+extension SessionRecord.Address {
+    /// An address that these rules place.
+    ///
+    /// - Parameter interface: that of the rules for its family.
+    init(_ address: IPAddress, under rules: Policy.Addresses, on interface: String, fromPool: Bool) {
+        if rules.placement == .prefix, rules.pool.contains(where: { $0.contains(address) }) {
+            self.init(
+                address, interface: address.family == .v6 ? "lo" : interface, placed: false, fromPool: fromPool)
+        } else {
+            self.init(
+                address, interface: interface, form: rules.form(address.family), placed: true, fromPool: fromPool)
+        }
+    }
+}
+
 extension Netlink {
     /// The interface for virtual IPs of a family: the first that exists of the policy's, that of the family's default
     /// route, for IPv6 that of IPv4's default route, and `lo`.
@@ -196,7 +221,7 @@ extension Change {
         alone.addresses = [address]
         let row = try rows(of: [after], under: policy)[0]
         if !address.placed {
-            try settings.prepareRoutes(policy.routedPrefixes.filter { $0.contains(address.address) })
+            try settings.prepareRoutes(policy.poolPrefixes.filter { $0.contains(address.address) }, for: policy)
         }
         do throws(Failure) {
             try requireFree(address.address, for: before)
@@ -265,7 +290,7 @@ extension Change {
         // An address that could not be given may be the host's own by now.
         let destroyed = ending == .notOpened ? nil : destroySockets(on: address.address)
         if address.placed {
-            for result in try netlink.remove([address.address], from: address.interface) { _ = try result.get() }
+            _ = try netlink.remove(address.address, at: address.place)
         }
         try registry.remove(address.address, from: record.id, because: ending, at: .now(bootID: bootID))
         return destroyed

@@ -234,11 +234,15 @@ extension Instance {
             let netlink = try Netlink()
             for placed in try netlink.hostAddresses()
             where owned.contains(placed.address) && placed.prefixLength == placed.address.family.bits {
-                _ = try netlink.remove(placed.address, from: placed.interface)
+                _ = try netlink.remove(placed.address, at: AddressPlace(placed.interface, placed.form))
             }
             // The routes of a pool's prefixes stay, because only the registry knows which of them vip-bpf made.
             // net.ipv6.ip_nonlocal_bind stays, because its former value is not known.
-            if let prefix = try maps.configuration().loopbackPrefix { try netlink.removeLocalRoute(prefix) }
+            if let prefix = try maps.configuration().loopbackPrefix {
+                let loopbacks = try netlink.hostAddresses().map(\.address).filter { prefix.contains($0) }
+                for result in try netlink.remove(loopbacks, at: LoopbackPrefix.place) { _ = try result.get() }
+                try netlink.removeLocalRoute(prefix.prefix)
+            }
         }
         try pins.removeAll()
         state.removeRecord()

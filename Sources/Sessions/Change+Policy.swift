@@ -43,7 +43,8 @@ extension Change {
         try settings.check(policy, hostAddresses)
         var desired = try DesiredRows(
             policy: policy, sessions: rows(of: records, under: policy),
-            hostAddresses: hostAddresses.map(\.address), broadcasts: hostAddresses.flatMap(\.networkAndBroadcast),
+            hostAddresses: Self.hosts(own: hostAddresses, under: policy),
+            broadcasts: hostAddresses.flatMap(\.networkAndBroadcast),
             hostLoopbacks: SessionIDs.reservedLoopbacks
         ) { path throws(Failure) in try ProgramFile.identity(of: path, mounts: mounts) }
         warnings += desired.warnings

@@ -80,21 +80,16 @@ extension Change {
         let levels = try DesiredRows.checked(Set(registry.levels(bootID: bootID)).union(newRows.map(\.level)))
 
         try pins.repairNetwork()
-        try repairLoopback(maps)
-        let routed = records.flatMap(\.addresses).filter { !$0.placed }.map(\.address)
-        if !routed.isEmpty {
-            let prefixes = policy.routedPrefixes.filter { prefix in routed.contains { prefix.contains($0) } }
-            for prefix in try settings.prepareRoutes(prefixes) {
-                warnings.append("the local route of \(prefix) was missing and is back")
-            }
-        }
+        try repairPrefixes(under: policy)
         try registry.set(.network, to: settings.network())
         try registry.open(records)
         var added: Set<IPAddress> = []
         do throws(Failure) {
             try place(records, added: &added)
+            addLoopbacks(of: records, under: policy)
             try maps.open(
-                newRows, levels: levels, hostAddresses: placed.map(\.address).filter { owners[$0] == nil },
+                newRows, levels: levels,
+                hostAddresses: Self.hosts(own: placed, under: policy).filter { owners[$0] == nil },
                 broadcasts: placed.flatMap(\.networkAndBroadcast))
             try requireFree(records, requests)
             try registry.markOpen(records.map(\.id))
@@ -186,18 +181,32 @@ extension Change {
         return destroyed
     }
 
-    /// Removes the records' addresses from their interfaces, and the cgroups that were created for them.
+    /// Removes the records' addresses and loopbacks from their interfaces, and the cgroups that were created for them.
     func withdraw(_ records: [SessionRecord]) throws(Failure) {
-        var byInterface: [String: [IPAddress]] = [:]
-        for address in records.flatMap(\.addresses) where address.placed {
-            byInterface[address.interface, default: []].append(address.address)
+        for (place, addresses) in Self.byPlace(records.flatMap(\.addresses)) {
+            for result in try netlink.remove(addresses, at: place) { _ = try result.get() }
         }
-        for (interface, addresses) in byInterface.sorted(by: { $0.key < $1.key }) {
-            for result in try netlink.remove(addresses, from: interface) { _ = try result.get() }
-        }
+        try settings.removeLoopbacks(of: records)
         for record in records where record.createdCgroup {
             // If programs are still in it, it stays. Without a session, that does no harm.
             if record.isCgroupThere, let cgroup = try? Cgroup(path: record.cgroupPath) { try? cgroup.remove() }
+        }
+    }
+
+    /// The placed ones of these addresses, by place, in the order of the interfaces' names.
+    static func byPlace(_ addresses: [SessionRecord.Address]) -> [(place: AddressPlace, addresses: [IPAddress])] {
+        Dictionary(grouping: addresses.filter(\.placed), by: \.place)
+            .map { ($0, $1.map(\.address)) }
+            .sorted { ($0.0.interface, $0.0.form == .route ? 1 : 0) < ($1.0.interface, $1.0.form == .route ? 1 : 0) }
+    }
+
+    /// Puts the IPv6 loopbacks of sessions on lo. Without one, the session has everything else: that is a warning.
+    private mutating func addLoopbacks(of records: [SessionRecord], under policy: Policy) {
+        do throws(Failure) {
+            guard policy.placesLoopbacks, let prefix = try registry.loopbackPrefix() else { return }
+            try settings.addLoopbacks(of: records, prefix)
+        } catch {
+            warnings.append("sessions have no IPv6 loopback: \(error)")
         }
     }
 
@@ -210,20 +219,16 @@ extension Change {
 
     /// Puts the records' addresses on their interfaces. `added` has those that were added, also if it throws.
     func place(_ records: [SessionRecord], added: inout Set<IPAddress>) throws(Failure) {
-        var byInterface: [String: [IPAddress]] = [:]
-        for address in records.flatMap(\.addresses) where address.placed {
-            byInterface[address.interface, default: []].append(address.address)
-        }
-        for (interface, addresses) in byInterface.sorted(by: { $0.key < $1.key }) {
+        for (place, addresses) in Self.byPlace(records.flatMap(\.addresses)) {
             var failure: Failure?
-            for (address, result) in zip(addresses, try netlink.add(addresses, to: interface)) {
+            for (address, result) in zip(addresses, try netlink.add(addresses, at: place)) {
                 switch result {
                 case .success(.added): added.insert(address)
                 case .success(.alreadyThere):
                     failure =
                         failure
                         ?? Failure(
-                            .failed, "place \(address) on \(interface)",
+                            .failed, "place \(address) on \(place.interface)",
                             "another program has placed it in the meantime",
                             hint: "try again, or give another address")
                 case .failure(let first): failure = failure ?? first
@@ -343,9 +348,6 @@ extension Change {
             chosen.sort { $0.address < $1.address }
             for choice in chosen {
                 let family = choice.address.family
-                let isRouted =
-                    virtualIP.addresses.placement == .route
-                    && virtualIP.addresses.pool.contains { $0.contains(choice.address) }
                 if interfaces[family]?[number] == nil {
                     interfaces[family, default: [:]][number] = try netlink.interface(for: virtualIP.addresses, family)
                 }
@@ -360,9 +362,7 @@ extension Change {
                 }
                 free.give(choice.address, to: id)
                 record.addresses.append(
-                    isRouted
-                        ? .init(choice.address, interface: "lo", placed: false, fromPool: choice.fromPool)
-                        : .init(choice.address, interface: interface, placed: true, fromPool: choice.fromPool))
+                    .init(choice.address, under: virtualIP.addresses, on: interface, fromPool: choice.fromPool))
             }
             records.append(record)
         }

@@ -43,18 +43,21 @@ extension Registry.Setting {
 }
 
 extension Instance {
-    /// Whether ``Change/keepAddresses()`` would change anything. Takes no lock.
+    /// Whether ``Change/keepAddresses()`` would change anything but routes of whole prefixes. Takes no lock.
     ///
     /// - Parameters:
     ///   - records: the registry's sessions.
     ///   - placed: all addresses of the host.
     public func needsUpkeep(_ records: [SessionRecord], _ placed: [PlacedAddress]) throws(Failure) -> Bool {
+        let registry = try registry()
+        let policy = try policy(registry)
+        if try !missingLoopbacks(records, under: policy, registry, placed).isEmpty { return true }
         let there = Change.places(placed)
         let addresses = records.filter { $0.state == .open }.flatMap(\.addresses).filter(\.placed)
         if addresses.contains(where: { there[$0.address]?.contains($0.interface) != true }) { return true }
         guard pins.isLoaded else { return false }
         let virtual = Set(records.flatMap(\.addresses).map(\.address))
-        let own = placed.map(\.address).filter { !virtual.contains($0) && !$0.isLoopback }
+        let own = Change.hosts(own: placed, under: policy).filter { !virtual.contains($0) && !$0.isLoopback }
         let maps = try PolicyMapSet(pins)
         let known = try maps.addresses.rows().filter { $0.value.owner == VIP_OWNER_HOST.rawValue }.map(\.key.address)
         return Set(known) != Set(own)
@@ -104,18 +107,51 @@ extension Change {
         if pins.isLoaded {
             let maps = try PolicyMapSet(pins)
             let virtual = Set(records.flatMap(\.addresses).map(\.address))
+            let policy = try instance.policy(registry)
             upkeep.hasHostChanged = try maps.refreshHost(
-                placed.map(\.address).filter { !virtual.contains($0) },
+                Self.hosts(own: placed, under: policy).filter { !virtual.contains($0) },
                 broadcasts: placed.flatMap(\.networkAndBroadcast), virtualIPs: virtual)
-            try repairLoopback(maps)
+            try repairPrefixes(under: policy)
+            try repairLoopbacks(of: records, under: policy, placed)
         }
         return upkeep
     }
 
-    /// Restores the route and the sysctl of the IPv6 loopbacks, if another program has changed them.
-    mutating func repairLoopback(_ maps: borrowing PolicyMapSet) throws(Failure) {
-        guard let prefix = try maps.configuration().loopbackPrefix else { return }
-        try settings.repairLoopback(prefix, warnings: &warnings)
+    /// The addresses among all of the host's that are none of a session's IPv6 loopbacks.
+    static func hosts(own placed: [PlacedAddress], under policy: Policy) -> [IPAddress] {
+        let prefix = policy.loopbackPrefix.local
+        return placed.map(\.address).filter { !prefix.contains($0) }
+    }
+
+    /// Restores IPv6 loopbacks that another program removed from lo.
+    private mutating func repairLoopbacks(
+        of records: [SessionRecord], under policy: Policy, _ placed: [PlacedAddress]
+    ) throws(Failure) {
+        let missing = try instance.missingLoopbacks(records, under: policy, registry, placed)
+        guard !missing.isEmpty, let prefix = try registry.loopbackPrefix() else { return }
+        do throws(Failure) {
+            try settings.addLoopbacks(of: missing, prefix)
+            warnings.append("the IPv6 loopbacks of \(missing.count) sessions were missing on lo and are back")
+        } catch {
+            warnings.append("the IPv6 loopbacks of \(missing.count) sessions are missing on lo: \(error)")
+        }
+    }
+
+    /// Restores the routes of whole prefixes and net.ipv6.ip_nonlocal_bind, if another program has changed them.
+    mutating func repairPrefixes(under policy: Policy) throws(Failure) {
+        var prefixes = policy.poolPrefixes
+        if !policy.placesLoopbacks, let prefix = try registry.loopbackPrefix() { prefixes.append(prefix.prefix) }
+        guard !prefixes.isEmpty else { return }
+        do throws(Failure) {
+            for prefix in try settings.prepareRoutes(prefixes, for: policy) {
+                warnings.append("the local route of \(prefix) was missing and is back")
+            }
+            if prefixes.contains(where: { $0.family == .v6 }), let change = try settings.prepareNonlocalBind() {
+                warnings.append(change)
+            }
+        } catch {
+            warnings.append("prefixes are not local: \(error)")
+        }
     }
 
     /// Restores virtual IPs of open sessions that another program removed from their interface.
@@ -125,17 +161,17 @@ extension Change {
     func putBackAddresses(
         of records: [SessionRecord], present: Set<IPAddress>
     ) -> (restored: [KeptAddress], missing: [(kept: KeptAddress, failure: Failure)]) {
-        var byInterface: [String: [KeptAddress]] = [:]
+        var byPlace: [AddressPlace: [KeptAddress]] = [:]
         for record in records where record.state == .open && record.bootID == bootID {
             for address in record.addresses where address.placed && !present.contains(address.address) {
-                byInterface[address.interface, default: []].append(KeptAddress(record: record, address: address))
+                byPlace[address.place, default: []].append(KeptAddress(record: record, address: address))
             }
         }
         var restored: [KeptAddress] = []
         var missing: [(kept: KeptAddress, failure: Failure)] = []
-        for (interface, kept) in byInterface.sorted(by: { $0.key < $1.key }) {
+        for (place, kept) in byPlace.sorted(by: { $0.key.interface < $1.key.interface }) {
             do throws(Failure) {
-                let results = try netlink.add(kept.map(\.address.address), to: interface)
+                let results = try netlink.add(kept.map(\.address.address), at: place)
                 for (kept, result) in zip(kept, results) {
                     switch result {
                     case .success: restored.append(kept)

@@ -30,7 +30,12 @@ struct FreeAddresses {
         self.placed = placed
         self.now = now
         owners = try registry.usedAddresses()
-        interfaces = Dictionary(placed.map { ($0.address, $0.interface) }) { first, _ in first }
+        // A prefix of one address that is local as a whole is not in use for that.
+        let prefixes = try registry.value(of: .routeNote).flatMap { RouteNote($0) }?.prefixes ?? []
+        let used = placed.filter { place in
+            place.form == .address || !prefixes.contains(AddressPrefix(of: place.address, length: place.prefixLength))
+        }
+        interfaces = Dictionary(used.map { ($0.address, $0.interface) }) { first, _ in first }
         let networks = placed.filter { $0.prefixLength < $0.address.family.bits }
         unusable = Set(networks.flatMap(\.networkAndBroadcast) + networks.compactMap(\.subnetRouter))
         held = try registry.heldAddresses(bootID: now.bootID)

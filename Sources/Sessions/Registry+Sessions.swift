@@ -77,14 +77,6 @@ extension Registry {
         }
     }
 
-    /// Records whether vip-bpf put addresses on their interfaces. It is no error if one is not registered.
-    public func setPlaced(_ placed: [IPAddress: Bool]) throws(Failure) {
-        try write("register addresses") { db in
-            let update = try db.prepare("UPDATE addresses SET placed = ? WHERE address = ?")
-            for (address, isPlaced) in placed { try update.run([isPlaced, address]) }
-        }
-    }
-
     /// Records the interfaces of addresses after interfaces were renamed.
     public func setInterface(_ interfaces: [IPAddress: String]) throws(Failure) {
         try write("register addresses") { db in
@@ -167,8 +159,8 @@ extension Registry {
         }
     }
 
-    /// The addresses of sessions that are on no interface, because a route makes them local.
-    func routedAddresses() throws(Failure) -> [IPAddress] {
+    /// The addresses of sessions that the route of a whole prefix makes local.
+    func prefixAddresses() throws(Failure) -> [IPAddress] {
         try read { db in try db.rows("SELECT address FROM addresses WHERE NOT placed") { try $0.get(0) } }
     }
 
@@ -211,9 +203,16 @@ extension Registry {
         INSERT INTO addresses (address, session_id, interface, placed, from_pool, lease_slot) VALUES (?, ?, ?, ?, ?, ?)
         """
 
-    /// The parameters of ``insertAddress``.
+    /// The parameters of ``insertAddress``. `placed` is 1 for an address of an interface, 2 for one with a route of its
+    /// own, and 0 for one that the route of a prefix makes local.
     static func row(_ address: SessionRecord.Address, of session: UInt32) -> [(any DatabaseValue)?] {
-        [address.address, session, address.interface, address.placed, address.fromPool, address.leaseSlot]
+        let placed: UInt32 =
+            switch address.form {
+            case _ where !address.placed: 0
+            case .address: 1
+            case .route: 2
+            }
+        return [address.address, session, address.interface, placed, address.fromPool, address.leaseSlot]
     }
 
     /// Reads a row of ``selectSessions``.
@@ -235,9 +234,10 @@ extension Registry {
 
     /// Reads a row of ``selectAddresses``.
     private static func address(_ row: Row) throws -> (session: UInt32, address: SessionRecord.Address) {
+        let placed: UInt32 = try row.get(3)
         let address = SessionRecord.Address(
-            try row.get(1), interface: try row.get(2), placed: try row.get(3), fromPool: try row.get(4),
-            leaseSlot: try row.optional(5))
+            try row.get(1), interface: try row.get(2), form: placed == 2 ? .route : .address, placed: placed != 0,
+            fromPool: try row.get(4), leaseSlot: try row.optional(5))
         return (try row.get(0), address)
     }
 

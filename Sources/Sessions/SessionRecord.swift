@@ -23,10 +23,11 @@ public struct SessionRecord: Sendable, Hashable {
     /// A virtual IP of the session.
     public struct Address: Sendable, Hashable {
         public let address: IPAddress
-        /// The interface that it is on; `lo` if a route makes it local.
+        /// The interface that it is on, or to which its route leads; `lo` if the route of a whole prefix makes it local.
         public var interface: String
+        public var form: AddressPlace.Form
         /// Whether vip-bpf put it there and will remove it. This is recorded before the address is placed, and only for
-        /// an address that the host did not have.
+        /// an address that the host did not have. `false` if the route of a whole prefix makes it local.
         public var placed: Bool
         /// Whether it was picked from the pool; `false` if it was requested.
         public var fromPool: Bool
@@ -34,14 +35,18 @@ public struct SessionRecord: Sendable, Hashable {
         public var leaseSlot: UInt32?
 
         public init(
-            _ address: IPAddress, interface: String, placed: Bool, fromPool: Bool, leaseSlot: UInt32? = nil
+            _ address: IPAddress, interface: String, form: AddressPlace.Form = .address, placed: Bool, fromPool: Bool,
+            leaseSlot: UInt32? = nil
         ) {
             self.address = address
             self.interface = interface
+            self.form = form
             self.placed = placed
             self.fromPool = fromPool
             self.leaseSlot = leaseSlot
         }
+
+        public var place: AddressPlace { AddressPlace(interface, form) }
     }
 
     /// What ends the session. It is extensible: callers must accept values that they do not know.

@@ -48,7 +48,8 @@ public struct PolicyKey: Hashable, Sendable {
             "from the pool, or IPv4 addresses from a DHCP server"),
         PolicyKey(
             "virtualIP.addresses.placement", words(Policy.Addresses.Placement.self),
-            "each address on an interface, or the pool's prefixes local as a whole"),
+            default: Policy.Addresses.defaultPlacement.rawValue,
+            "each address by a route or on an interface, or the pool's prefixes local as a whole"),
         PolicyKey(
             "virtualIP.addresses.interface", "text", "on which the addresses are placed; else the default route's"),
         PolicyKey("virtualIP.addresses.pool", "list of ranges", default: "[]", "the addresses, used in this order"),
@@ -79,6 +80,9 @@ public struct PolicyKey: Hashable, Sendable {
         PolicyKey(
             "virtualLoopback.prefix", "IPv6 prefix", default: LoopbackPrefix.default.description,
             "of the sessions' IPv6 loopbacks, for the whole host"),
+        PolicyKey(
+            "virtualLoopback.placement", words(Policy.VirtualLoopback.Placement.self), default: "address",
+            "each IPv6 loopback on lo, or their prefix local as a whole"),
         PolicyKey(
             "virtualLoopback.hostAddresses", "list of ranges", default: "[]",
             "addresses of 127/8 that the host's services use, and no session"),
@@ -111,7 +115,7 @@ public struct PolicyKey: Hashable, Sendable {
             "in place of the base policy's; withoutSession is the base policy's alone"),
         PolicyKey(
             "overrides[].virtualLoopback", "section",
-            "in place of the base policy's; prefix and hostAddresses are the base policy's alone"),
+            "in place of the base policy's; prefix, placement and hostAddresses are the base policy's alone"),
         PolicyKey("overrides[].preferLoopback", "section", "in place of the base policy's"),
         PolicyKey("overrides[].wildcardName", words(Policy.WildcardName.self), "in place of the base policy's"),
         PolicyKey("overrides[].isolation", "boolean", "in place of the base policy's"),

@@ -214,12 +214,12 @@ extension Policy.VirtualIP {
                 "it is about programs of no session, and an override is for some sessions",
                 hint: "write it in the base policy's virtualIP")
         }
-        if let value = section["addresses"] { addresses = Policy.Addresses(value, &ranges) }
+        if let value = section["addresses"] { addresses = Policy.Addresses(value, &ranges, isBase: isBase) }
     }
 }
 
 extension Policy.Addresses {
-    fileprivate init(_ value: PolicyValue, _ ranges: inout [PlacedRange]) {
+    fileprivate init(_ value: PolicyValue, _ ranges: inout [PlacedRange], isBase: Bool) {
         self.init()
         guard let section = value.section() else { return }
         source = section["source"]?.choice() ?? source
@@ -242,26 +242,30 @@ extension Policy.Addresses {
         let isPoolWhole = value.problems.all.count == before
         placement = section["placement"]?.choice()
         if isPoolWhole, let value = section["placement"], placement != nil {
-            checkPlacement(value, interface: section["interface"], pool: section["pool"])
+            checkPlacement(value, interface: section["interface"], pool: section["pool"], isBase: isBase)
         }
         restSeconds = section["restSeconds"]?.number("a number of seconds", 0...Self.restLimit)
         probeSeconds = section["probeSeconds"]?.number("a number of seconds", 0...Self.probeLimit)
         readReservations(section["reservations"]?.values(orNothing: true) ?? [], isPoolWhole: isPoolWhole)
     }
 
-    private func checkPlacement(_ value: PolicyValue, interface: PolicyValue?, pool values: PolicyValue?) {
-        guard !pool.isEmpty else {
+    private func checkPlacement(
+        _ value: PolicyValue, interface: PolicyValue?, pool values: PolicyValue?, isBase: Bool
+    ) {
+        // An override without addresses of its own has the base policy's placement.
+        guard !pool.isEmpty || source == .dhcp || (isBase && placement != .prefix) else {
             return value.refuse(
                 "it belongs to a pool, and this section has none", hint: "write it where the pool is")
         }
-        guard placement == .route else { return }
+        guard placement == .prefix else { return }
         if source == .dhcp {
-            return value.refuse("with source: dhcp, each address is placed on an interface", hint: "leave it out")
+            return value.refuse(
+                "with source: dhcp, addresses are placed one by one", hint: "write placement: route, or leave it out")
         }
-        interface?.refuse("with placement: route, no address is placed on an interface", hint: "leave it out")
+        interface?.refuse("with placement: prefix, no address is placed on an interface", hint: "leave it out")
         for (range, value) in zip(pool, values?.values() ?? []) where range.prefix == nil {
             value.refuse(
-                "\(range) is not a prefix, and with placement: route only whole prefixes can be local",
+                "\(range) is not a prefix, and with placement: prefix only whole prefixes can be local",
                 hint: "write prefixes, like 10.20.0.0/24")
         }
     }
@@ -319,10 +323,14 @@ extension Policy.VirtualLoopback {
         fallback = section["fallback"]?.choice() ?? fallback
         if isBase {
             prefix = section["prefix"].flatMap(readPrefix)
+            placement = section["placement"]?.choice()
             hostAddresses = section["hostAddresses"]?.list(of: readHostAddresses)
             if hostAddresses?.isEmpty == true { hostAddresses = nil }
         } else {
-            for (key, subject) in [("prefix", "the prefix is"), ("hostAddresses", "the host's addresses are")] {
+            for (key, subject) in [
+                ("prefix", "the prefix is"), ("placement", "the placement is"),
+                ("hostAddresses", "the host's addresses are"),
+            ] {
                 section[key]?.refuse(
                     "\(subject) for the whole host, not for some sessions",
                     hint: "write it in the base policy's virtualLoopback")

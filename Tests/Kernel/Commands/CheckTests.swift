@@ -394,7 +394,8 @@ struct CheckTests {
         ("2001:db8:51::1/64", "2001:db8:51::/64", "2001:db8:51::2", "IPv6"),
     ])
     func aHostWithoutAddressesOfItsOwn(own: String, network: String, other: String, family: String) throws {
-        try attached { sandbox in
+        let onInterface = Self.policy.replacing("interface: eth0", with: "placement: address, interface: eth0")
+        try attached(onInterface) { sandbox in
             let session = try sandbox.openSession("attached/a", id: 7)
             let source = try #require(session.virtualIps.first { $0.contains(":") == other.contains(":") })
             func leaves() throws -> Bool { try sandbox.sh("ip route get \(other)").contains("src \(source) ") }
@@ -445,7 +446,7 @@ struct CheckTests {
         [
             try sandbox.mustCtl("session", "list", "--json").stdout,
             // Link-local addresses are tentative for a second, so they are left out.
-            try sandbox.sh("ip -o addr show scope global"),
+            try sandbox.sh("ip -o addr show scope global; ip -4 route show table local"),
             try sandbox.sh("find '\(sandbox.attached)' -type d | sort"),
             try sandbox.mustCtl("map", "dump", "sessions", "--json").stdout,
             try sandbox.mustCtl("map", "dump", "addresses", "--json").stdout,

@@ -165,7 +165,7 @@ struct PoolTests: CommandHost {
     func restoresRemovedAddresses() throws {
         try attached { sandbox in
             let session = try sandbox.openSession("attached/ann", id: 7)
-            try sandbox.sh("ip addr del \(session.virtualIps[0])/32 dev eth0")
+            try sandbox.sh("ip route del local \(session.virtualIps[0]) dev eth0 table local")
             let check = try sandbox.ctl("check")
             #expect(check.status == 1)
             #expect(check.stdout.contains("\(session.virtualIps[0]) is not on eth0"), "\(check)")
@@ -178,7 +178,7 @@ struct PoolTests: CommandHost {
 
     private static let routed = """
         virtualIP: {enabled: true, mode: perSession,
-            addresses: {placement: route, pool: [203.0.113.0/24, '2001:db8:9::/64']}}
+            addresses: {placement: prefix, pool: [203.0.113.0/24, '2001:db8:9::/64']}}
         """
 
     /// The prefixes of local routes, without loopbacks.
@@ -186,7 +186,7 @@ struct PoolTests: CommandHost {
         try sandbox.sh(
             """
             { ip -4 route show table local; ip -6 route show table local; } \
-                | sed -n 's,^local \\([^ ]*/[^ ]*\\) dev lo .*,\\1,p'
+                | sed -n 's,^local \\([^ ]*/[^ ]*\\) dev .*,\\1,p'
             """
         ).split(separator: "\n").map(String.init).filter { !$0.hasPrefix("127.") && !$0.hasPrefix("fdd2:") }
     }
@@ -233,8 +233,8 @@ struct PoolTests: CommandHost {
             }
 
             // Removed by another program, and restored.
-            #expect(try sandbox.ctl("check").stdout.contains("4 of them by a route"))
-            try sandbox.sh("ip route del local 203.0.113.0/24 dev lo table local")
+            #expect(try sandbox.ctl("check").stdout.contains("4 of them by the route of a prefix"))
+            try sandbox.sh("ip route del local 203.0.113.0/24 table local")
             #expect(try sandbox.ctl("check").stdout.contains("203.0.113.1 is not local"))
             let eve = try sandbox.mustCtl("session", "open", "--cgroup", sandbox.cgroup("attached/eve"), "--id", "9")
             #expect(eve.stderr.contains("203.0.113.0/24 was missing and is back"), "\(eve)")
@@ -266,7 +266,8 @@ struct PoolTests: CommandHost {
         try attached { sandbox in
             func file(_ pool: String) throws -> String {
                 try sandbox.policyFile(
-                    "virtualIP: {enabled: true, addresses: {placement: route, pool: ['\(pool)']}}", named: "routed.yaml"
+                    "virtualIP: {enabled: true, addresses: {placement: prefix, pool: ['\(pool)']}}",
+                    named: "routed.yaml"
                 )
             }
             for pool in ["198.51.100.128/25", "198.51.0.0/16", "2001:db8:51:0:8000::/65"] {

@@ -441,12 +441,27 @@ struct DaemonTests {
             try host.logind("user 1001 ann")
             try host.event("session_opened")
             let sandbox = host.sandbox
-            for address in ["198.51.100.16/32", "2001:db8:51::101/128"] {
-                try sandbox.sh("ip addr del \(address) dev eth0")
-                let restored = try host.event("address_restored")
-                #expect(restored.address == String(address.prefix { $0 != "/" }) && restored.session == 2)
-                #expect(try sandbox.sh("ip -o addr show dev eth0").contains(" \(address) "))
+            func places() throws -> Set<String> {
+                let addresses = try sandbox.sh("ip -6 -o addr show dev eth0; ip -6 -o addr show dev lo")
+                return try sandbox.virtualIPs().union(
+                    addresses.matches(of: /inet6 (2001:db8:51::101|fdd2:\S+)\/128/).map { String($0.1) })
             }
+            #expect(try places() == ["198.51.100.16", "2001:db8:51::101", "fdd2:9088:43af::3"])
+            for (address, removal) in [
+                ("198.51.100.16", "ip route del local 198.51.100.16 dev eth0 table local"),
+                ("2001:db8:51::101", "ip addr del 2001:db8:51::101/128 dev eth0"),
+            ] {
+                try sandbox.sh(removal)
+                let restored = try host.event("address_restored")
+                #expect(restored.address == address && restored.session == 2)
+                #expect(try places().contains(address))
+            }
+            try sandbox.sh("ip addr del fdd2:9088:43af::3/128 dev lo")
+            try wait(for: "the loopback") { try places().contains("fdd2:9088:43af::3") }
+
+            // With the host's last IPv4 address, the kernel removes all IPv4 routes of the interface.
+            try sandbox.sh("ip -4 addr flush dev eth0; ip addr add \(Sandbox.hostAddress)/24 dev eth0")
+            try wait(for: "the virtual IP") { try places().contains("198.51.100.16") }
 
             // When the interface is down, the kernel removes IPv6 addresses; when it is up, they are restored.
             try sandbox.sh("ip link set eth0 down")
@@ -460,7 +475,7 @@ struct DaemonTests {
             // The new name is recorded, and the addresses are finally removed from the right interface.
             try sandbox.sh("ip link set eth0 down; ip link set eth0 name lan0; ip link set lan0 up")
             #expect(try host.event("interface_renamed").interface == "lan0")
-            try sandbox.sh("ip addr del 198.51.100.16/32 dev lan0")
+            try sandbox.sh("ip route del local 198.51.100.16 dev lan0 table local")
             try host.event("address_restored") { $0.address == "198.51.100.16" && $0.interface == "lan0" }
 
             // After the interface is removed and created again, restoring is tried until it succeeds.

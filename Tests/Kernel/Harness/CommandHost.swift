@@ -33,11 +33,13 @@ extension CommandHost {
         return [
             status.stdout, isLoaded ? try sandbox.mustCtl("map", "dump", "--json").stdout : "",
             try sandbox.ctl("session", "list", "--json").stdout,
-            try sandbox.sh("ip -br addr; find '\(sandbox.cgroup)' -type d | sort"), try loopbackState(sandbox),
+            try sandbox.sh("ip -br addr; ip -4 route show table local; find '\(sandbox.cgroup)' -type d | sort"),
+            try loopbackState(sandbox),
         ]
     }
 
-    /// The state of the IPv6 loopbacks: the local routes of unique local prefixes, and the value of the sysctl.
+    /// The state of the IPv6 loopbacks: the local routes of unique local prefixes and addresses, and the value of the
+    /// sysctl.
     func loopbackState(_ sandbox: Sandbox) throws -> String {
         try sandbox.sh(
             """
@@ -81,10 +83,7 @@ extension CommandHost {
         let ids = try sandbox.mustCtl("map", "dump", "ids").stdout.split(separator: "\n").count
         let owned = try sandbox.mustCtl("map", "dump", "addresses").stdout.split(separator: "\n")
             .count { $0.contains("owner session") }
-        let placed = Set(
-            try sandbox.sh("ip -o -4 addr show dev eth0").matches(of: /inet (198\.51\.100\.[0-9]+)\/32/).map {
-                String($0.1)
-            })
+        let placed = try sandbox.virtualIPs()
         #expect(rows == sessions.count, sourceLocation: location)
         #expect(ids == sessions.count, sourceLocation: location)
         #expect(owned == sessions.count, sourceLocation: location)

@@ -100,12 +100,7 @@ extension DaemonHost {
     }
 
     /// The virtual IPs on eth0.
-    func placed() throws -> Set<String> {
-        Set(
-            try sandbox.sh("ip -4 -o address show dev eth0").split(separator: "\n").compactMap { line in
-                line.split(separator: " ").first { $0.hasSuffix("/32") }.map { String($0.dropLast(3)) }
-            })
-    }
+    func placed() throws -> Set<String> { try sandbox.virtualIPs() }
 
     /// Why each use of an address ended, from the history; `nil` if it has not ended.
     func endings(of address: String) throws -> [String?] {

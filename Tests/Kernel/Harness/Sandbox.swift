@@ -120,6 +120,15 @@ final class Sandbox: Sendable {
         return program.outputText
     }
 
+    /// The IPv4 virtual IPs on an interface: by a route of their own, or as /32. They may be of several instances.
+    func virtualIPs(on interface: String = "eth0") throws -> Set<String> {
+        let routes = try sh("ip -4 route show table local type local dev \(interface)").split(separator: "\n")
+            .filter { !$0.contains(" src ") }
+            .compactMap { $0.split(separator: " ").first { $0.first?.isNumber == true }.map(String.init) }
+        let addresses = try sh("ip -o -4 address show dev \(interface)").matches(of: #/inet ([0-9.]+)/32/#)
+        return Set(routes.filter { !$0.contains("/") } + addresses.map { String($0.1) })
+    }
+
     /// Starts a probe whose program matches `name` on a program list: a copy at bin/`name`, or at the path `name`,
     /// which is absolute or relative to the sandbox's directory.
     func probe(_ name: String = "vip-probe", in cgroup: String, at place: Place = .inside) throws -> Probe {

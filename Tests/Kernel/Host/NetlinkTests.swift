@@ -20,8 +20,8 @@ import Testing
             try shell("ip link set lo up")
             let netlink = try Netlink()
             for address in [Self.v4, Self.v6] {
-                #expect(try netlink.add(address, to: "lo") == .added)
-                #expect(try netlink.add(address, to: "lo") == .alreadyThere)
+                #expect(try netlink.add(address, at: AddressPlace("lo")) == .added)
+                #expect(try netlink.add(address, at: AddressPlace("lo")) == .alreadyThere)
                 let placed = try #require(try netlink.hostAddresses().first { $0.address == address })
                 #expect(placed.interface == "lo" && placed.prefixLength == address.family.bits)
                 #expect(placed.flags & 0x200 != 0, "IFA_F_NOPREFIXROUTE, linux/if_addr.h")
@@ -37,10 +37,38 @@ import Testing
                     "127.0.0.1", "::1", "10.20.0.17", "2001:db8:20::17",
                 ])
             for address in [Self.v4, Self.v6] {
-                #expect(try netlink.remove(address, from: "lo") == .removed)
-                #expect(try netlink.remove(address, from: "lo") == .alreadyGone)
+                #expect(try netlink.remove(address, at: AddressPlace("lo")) == .removed)
+                #expect(try netlink.remove(address, at: AddressPlace("lo")) == .alreadyGone)
             }
             #expect(try netlink.hostAddresses().count == 2)
+        }
+    }
+
+    @Test("adds and removes local routes to addresses, which no interface has")
+    func routesToAddresses() async throws {
+        try await inNetworkNamespace {
+            try shell(
+                """
+                ip link set lo up; ip link add vip-a type veth peer name vip-b; ip link set vip-b up
+                ip link set vip-a up; ip addr add 10.20.0.1/24 dev vip-a
+                """)
+            let netlink = try Netlink()
+            let place = AddressPlace("vip-a", .route)
+            #expect(try netlink.add(Self.v4, at: place) == .added)
+            #expect(try netlink.add(Self.v4, at: place) == .alreadyThere)
+            let placed = try #require(try netlink.hostAddresses().first { $0.address == Self.v4 })
+            #expect(placed.interface == "vip-a" && placed.form == .route && placed.prefixLength == 32)
+            #expect(try netlink.hostAddresses().filter { $0.form == .route }.count == 1, "but for the route to it")
+            #expect(try Child("sh", "-c", "ip -4 addr | grep -c 10.20.0.17 || true").line() == "0")
+            #expect(try netlink.defaultRouteInterface(.v4) == nil)
+            // The interface goes down and up.
+            try shell("ip link set vip-a down; ip link set vip-a up")
+            #expect(try netlink.hostAddresses().contains { $0.address == Self.v4 })
+            // An address of the interface is not taken for it, nor removed.
+            #expect(try netlink.remove(IPAddress("10.20.0.1")!, at: AddressPlace("vip-a")) == .alreadyGone)
+            #expect(try netlink.remove(Self.v4, at: place) == .removed)
+            #expect(try netlink.remove(Self.v4, at: place) == .alreadyGone)
+            #expect(try !netlink.hostAddresses().contains { $0.form == .route })
         }
     }
 
@@ -50,7 +78,7 @@ import Testing
         try await inNetworkNamespace {
             try shell("ip link set lo up; ip addr add 10.20.0.17/24 dev lo")
             let netlink = try Netlink()
-            #expect(try netlink.remove(Self.v4, from: "lo") == .alreadyGone)
+            #expect(try netlink.remove(Self.v4, at: AddressPlace("lo")) == .alreadyGone)
             #expect(try netlink.hostAddresses().contains { $0.address == Self.v4 && $0.prefixLength == 24 })
         }
     }
@@ -60,10 +88,10 @@ import Testing
         try await inNetworkNamespace {
             let netlink = try Netlink()
             for name in ["nothing0", "", "a-name-longer-than-any"] {
-                let error = try failure { _ = try netlink.add(Self.v4, to: name) }
+                let error = try failure { _ = try netlink.add(Self.v4, at: AddressPlace(name)) }
                 #expect(
                     error.operation == "place 10.20.0.17 on \(name)" && error.reason == "there is no interface \(name)")
-                #expect(try netlink.remove(Self.v4, from: name) == .alreadyGone)
+                #expect(try netlink.remove(Self.v4, at: AddressPlace(name)) == .alreadyGone)
             }
         }
     }
@@ -72,15 +100,15 @@ import Testing
     func notPermitted() async throws {
         try await inNetworkNamespace {
             let netlink = try Netlink()
-            #expect(try netlink.add(Self.v4, to: "lo") == .added)
+            #expect(try netlink.add(Self.v4, at: AddressPlace("lo")) == .added)
             try dropCapabilities()
             let unprivileged = try Netlink()
-            let error = try failure { _ = try unprivileged.add(IPAddress("10.20.0.18")!, to: "lo") }
+            let error = try failure { _ = try unprivileged.add(IPAddress("10.20.0.18")!, at: AddressPlace("lo")) }
             #expect(error.code == .notPermitted)
             #expect(
                 error.description
                     == "place 10.20.0.18 on lo: operation not permitted; grant CAP_NET_ADMIN, which root lacks here")
-            #expect(try failure { _ = try unprivileged.remove(Self.v4, from: "lo") }.code == .notPermitted)
+            #expect(try failure { _ = try unprivileged.remove(Self.v4, at: AddressPlace("lo")) }.code == .notPermitted)
             #expect(try unprivileged.hostAddresses().map(\.address) == [Self.v4])
         }
     }
@@ -89,9 +117,9 @@ import Testing
     func eachHasItsOwnAnswer() async throws {
         try await inNetworkNamespace {
             let netlink = try Netlink()
-            _ = try netlink.add(Self.v4, to: "lo")
+            _ = try netlink.add(Self.v4, at: AddressPlace("lo"))
             let addresses = ["10.20.0.16", "10.20.0.17", "224.0.0.1", "ff02::1", "10.20.0.18"].map { IPAddress($0)! }
-            let results = try netlink.add(addresses, to: "lo")
+            let results = try netlink.add(addresses, at: AddressPlace("lo"))
             #expect(results.map { try? $0.get() } == [.added, .alreadyThere, .added, nil, .added])
             guard case .failure(let error) = results[3] else { return }
             #expect(error.operation == "place ff02::1 on lo")
@@ -104,7 +132,7 @@ import Testing
     func ipv6Disabled() async throws {
         try await inNetworkNamespace {
             try shell("echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6")
-            let error = try failure { _ = try Netlink().add(Self.v6, to: "lo") }
+            let error = try failure { _ = try Netlink().add(Self.v6, at: AddressPlace("lo")) }
             #expect(error.reason == "IPv6 is disabled on the interface" && error.code == .failed)
         }
     }
@@ -131,7 +159,7 @@ import Testing
                 "ip -6 addr add 2001:db8:1::1/64 dev vip-b nodad && ip -6 route add default via 2001:db8:1::9 dev vip-b"
             )
             #expect(try netlink.defaultRouteInterface(.v6) == "vip-b")
-            #expect(try netlink.add(Self.v4, to: "vip-b") == .added, "the socket is as good as new")
+            #expect(try netlink.add(Self.v4, at: AddressPlace("vip-b")) == .added, "the socket is as good as new")
         }
     }
 
@@ -140,15 +168,15 @@ import Testing
             try shell("ip link set lo up")
             let netlink = try Netlink()
             let prefix = try LoopbackPrefix("fd00:1::/64")
-            #expect(try netlink.addLocalRoute(prefix))
-            #expect(try !netlink.addLocalRoute(prefix), "it is there")
+            #expect(try netlink.addLocalRoute(prefix.prefix, source: IPAddress(.v6, value: 1)))
+            #expect(try !netlink.addLocalRoute(prefix.prefix, source: IPAddress(.v6, value: 1)), "it is there")
             #expect(try netlink.routes(.v6).contains { $0.isLocal(prefix.local) })
             #expect(
                 try Child("sh", "-c", "ip -6 route show table local | grep -c 'local fd00:1::/96 dev lo'").line() == "1"
             )
             #expect(try !netlink.routes(.v6).contains { $0.isInTheWay(of: prefix) }, "it is our own")
-            try netlink.removeLocalRoute(prefix)
-            try netlink.removeLocalRoute(prefix)  // it no longer exists, which is no error
+            try netlink.removeLocalRoute(prefix.prefix)
+            try netlink.removeLocalRoute(prefix.prefix)  // it no longer exists, which is no error
             #expect(try !netlink.routes(.v6).contains { $0.isLocal(prefix.local) })
             try shell("ip -6 route add blackhole fd00:1::/48")
             #expect(try netlink.routes(.v6).contains { $0.isInTheWay(of: prefix) })
@@ -188,14 +216,14 @@ import Testing
             let addresses = (0..<UInt128(count)).map { IPAddress(first.family, value: first.value + $0) }
             let netlink = try Netlink()
             let third = stride(from: 0, to: count, by: 3).map { addresses[$0] }
-            _ = try netlink.add(third, to: "lo")
+            _ = try netlink.add(third, at: AddressPlace("lo"))
             let additions = addresses.indices.map { $0.isMultiple(of: 3) ? Addition.alreadyThere : .added }
-            #expect(try netlink.add(addresses, to: "lo").map { try $0.get() } == additions)
+            #expect(try netlink.add(addresses, at: AddressPlace("lo")).map { try $0.get() } == additions)
             #expect(try Set(addresses).isSubset(of: netlink.hostAddresses().map(\.address)))
             #expect(try netlink.defaultRouteInterface(.v4) == nil)
-            _ = try netlink.remove(third, from: "lo")
+            _ = try netlink.remove(third, at: AddressPlace("lo"))
             let removals = addresses.indices.map { $0.isMultiple(of: 3) ? Removal.alreadyGone : .removed }
-            #expect(try netlink.remove(addresses, from: "lo").map { try $0.get() } == removals)
+            #expect(try netlink.remove(addresses, at: AddressPlace("lo")).map { try $0.get() } == removals)
             #expect(try Set(addresses).isDisjoint(with: netlink.hostAddresses().map(\.address)))
         }
     }

@@ -197,12 +197,12 @@ final class Events: Sendable {
             do {
                 let netlink = try Netlink()
                 switch event {
-                case .bound(let lease): _ = try netlink.add(lease.address, to: "eth0")
+                case .bound(let lease): _ = try netlink.add(lease.address, at: AddressPlace("eth0"))
                 case .changed(let lease, let from):
-                    _ = try netlink.remove(from, from: "eth0")
-                    _ = try netlink.add(lease.address, to: "eth0")
+                    _ = try netlink.remove(from, at: AddressPlace("eth0"))
+                    _ = try netlink.add(lease.address, at: AddressPlace("eth0"))
                 case .lost(_, let address, _), .released(_, let address):
-                    _ = try netlink.remove(address, from: "eth0")
+                    _ = try netlink.remove(address, at: AddressPlace("eth0"))
                 default: break
                 }
             } catch {

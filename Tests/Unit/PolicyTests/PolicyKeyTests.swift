@@ -29,7 +29,8 @@ import Testing
         for key in PolicyKey.all where key.defaultValue != nil && !key.path.hasPrefix("overrides[]") {
             // While there are none.
             let isLeftOut = [
-                "virtualIP.addresses.reservations", "virtualIP.excludedPorts", "virtualLoopback.hostAddresses",
+                "virtualIP.addresses.placement", "virtualIP.addresses.reservations", "virtualIP.excludedPorts",
+                "virtualLoopback.hostAddresses", "virtualLoopback.placement",
             ].contains(key.path)
             #expect(values[key.path] == key.defaultValue || isLeftOut, "\(key.path)")
         }

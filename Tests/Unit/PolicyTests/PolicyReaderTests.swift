@@ -155,14 +155,14 @@ import Testing
         let policy = try Policy.read(
             yaml: """
                 virtualIP:
-                  addresses: {placement: route, pool: [10.0.0.0/24], restSeconds: 5, reservations: [{user: ann, addresses: [10.0.0.9]}]}
+                  addresses: {placement: prefix, pool: [10.0.0.0/24], restSeconds: 5, reservations: [{user: ann, addresses: [10.0.0.9]}]}
                 overrides:
                 - {name: a, virtualIP: {enabled: true}}
                 - {name: b, virtualIP: {addresses: {pool: [10.0.1.0/24], restSeconds: 0}}}
                 """, file: Self.file)
         let rules = ([nil] + policy.overrides).map { policy.rules(for: $0).virtualIP.addresses }
         #expect(rules.map(\.restSeconds) == [5, 5, 0])
-        #expect(rules.map(\.placement) == [.route, .route, nil])
+        #expect(rules.map(\.placement) == [.prefix, .prefix, nil])
         #expect(rules.map { $0.reservations.map(\.user) } == [["ann"], ["ann"], []])
         #expect(rules.map { $0.pool.map(\.description) } == [["10.0.0.0/24"], ["10.0.0.0/24"], ["10.0.1.0/24"]])
         #expect(try Policy.read(yaml: policy.yaml(), file: "x") == policy)
@@ -246,7 +246,7 @@ import Testing
         Wrong("list for the document", "- a", 1, "", "found a list"),
         Wrong("placement", addresses("placement: routed"), 4, "virtualIP.addresses.placement", "did you mean 'route'?"),
         Wrong(
-            "placement without a pool", "virtualIP: {addresses: {placement: route}}", 1,
+            "a prefix without a pool", "virtualIP: {addresses: {placement: prefix}}", 1,
             "virtualIP.addresses.placement",
             "it belongs to a pool"),
         Wrong(
@@ -254,10 +254,10 @@ import Testing
             addresses("restSeconds: 1") + "\noverrides: [{name: a, virtualIP: {addresses: {placement: route}}}]", 5,
             "overrides[0].virtualIP.addresses.placement", "it belongs to a pool"),
         Wrong(
-            "a route on an interface", addresses("placement: route\n    interface: eth0"), 5,
+            "a prefix on an interface", addresses("placement: prefix\n    interface: eth0"), 5,
             "virtualIP.addresses.interface", "no address is placed on an interface; leave it out"),
         Wrong(
-            "a route to no prefix", pool("10.0.0.0/24, 10.0.1.0-10.0.1.9") + "\n    placement: route", 3,
+            "a range that is no prefix", pool("10.0.0.0/24, 10.0.1.0-10.0.1.9") + "\n    placement: prefix", 3,
             "virtualIP.addresses.pool[1]", "10.0.1.0-10.0.1.9 is not a prefix"),
         Wrong("rest with a unit", addresses("restSeconds: 60s"), 4, "virtualIP.addresses.restSeconds", "0 to 86400"),
         Wrong("long probe", addresses("probeSeconds: 11"), 4, "virtualIP.addresses.probeSeconds", "0 to 10"),
@@ -376,8 +376,16 @@ import Testing
             "virtualIP.addresses.pool[1]",
             "with source: dhcp, IPv4 addresses come from the server, and the pool is for IPv6 alone"),
         Wrong(
-            "DHCP by route", "virtualIP: {addresses: {source: dhcp, pool: ['2001:db8::/64'], placement: route}}", 1,
-            "virtualIP.addresses.placement", "with source: dhcp, each address is placed on an interface; leave it out"),
+            "DHCP by prefix", "virtualIP: {addresses: {source: dhcp, pool: ['2001:db8::/64'], placement: prefix}}", 1,
+            "virtualIP.addresses.placement",
+            "with source: dhcp, addresses are placed one by one; write placement: route, or leave it out"),
+        Wrong(
+            "placement of loopbacks", "virtualLoopback: {placement: prefix}", 1, "virtualLoopback.placement",
+            "one of address, route"),
+        Wrong(
+            "placement of loopbacks by an override",
+            "overrides: [{name: a, virtualLoopback: {placement: route}}]", 1,
+            "overrides[0].virtualLoopback.placement", "the placement is for the whole host, not for some sessions"),
         Wrong("fallback", "virtualLoopback: {fallback: x}", 1, "virtualLoopback.fallback", "one of none, host"),
         Wrong(
             "IPv4 prefix", "virtualLoopback:\n  prefix: 10.0.0.0/8", 2, "virtualLoopback.prefix",
@@ -696,7 +704,7 @@ import Testing
             ["1:22: virtualIP.enabled: expected true or false, found the text 'yes'; write true"]
         ),
         (
-            "virtualIP: {addresses: {pool: [x], placement: route, reservations: [{user: a, addresses: [10.0.0.1]}]}}",
+            "virtualIP: {addresses: {pool: [x], placement: prefix, reservations: [{user: a, addresses: [10.0.0.1]}]}}",
             ["1:32: virtualIP.addresses.pool[0]: 'x' is not an IP address"]
         ),
         // Columns count characters.

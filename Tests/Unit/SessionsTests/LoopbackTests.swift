@@ -16,7 +16,7 @@ import Testing
     func routesInTheWay(route: String, isInTheWay: Bool) throws {
         let parts = route.split(separator: "/")
         let found = HostRoute(
-            network: try #require(IPAddress(parts[0])), length: try #require(Int(parts[1])), isLocalOnLoopback: false)
+            network: try #require(IPAddress(parts[0])), length: try #require(Int(parts[1])), isLocal: false)
         // For any length of the policy's prefix.
         for prefix in ["fd00:1::/96", "fd00:1::/48"] {
             #expect(try found.isInTheWay(of: LoopbackPrefix(prefix)) == isInTheWay, "\(prefix)")
@@ -26,19 +26,12 @@ import Testing
     @Test func ourOwnRouteIsNoConflict() throws {
         let prefix = try LoopbackPrefix("fd00:1::/64")
         let network = try #require(IPAddress("fd00:1::"))
-        let own = HostRoute(network: network, length: 96, isLocalOnLoopback: true)
+        let own = HostRoute(network: network, length: 96, isLocal: true)
         #expect(own.isLocal(prefix) && !own.isInTheWay(of: prefix))
-        let other = HostRoute(network: network, length: 96, isLocalOnLoopback: false)
+        let session = HostRoute(network: prefix.loopback(of: 8), length: 128, isLocal: true)
+        #expect(!session.isInTheWay(of: prefix), "the route of a session's loopback")
+        let other = HostRoute(network: network, length: 96, isLocal: false)
         #expect(!other.isLocal(prefix) && other.isInTheWay(of: prefix))
-    }
-
-    @Test func theNoteReadsBack() throws {
-        for prefixes in [[], ["fd00:1::/96"], ["fd00:1::/96", "fdd2:9088:43af::/96"]] {
-            let note = LoopbackNote(
-                network: "0b1e 4026531840", formerSysctl: "0", prefixes: try prefixes.map { try LoopbackPrefix($0) })
-            #expect(LoopbackNote(note.text) == note)
-        }
-        #expect(LoopbackNote("0b1e 4026531840") == nil)
     }
 
     @Test(arguments: [

@@ -123,11 +123,18 @@ import Testing
         #expect(try Registry(file, access: .readWrite).sessions().map(\.state) == [.opening])
     }
 
-    @Test func placed() throws {
+    @Test("reads back where an address is: on an interface, by a route, or by the route of a prefix")
+    func places() throws {
         let registry = try Registry(file, access: .readWrite)
-        try registry.open(Self.record(7))
-        try registry.setPlaced([IPAddress("10.0.0.7")!: false, IPAddress("10.0.0.9")!: true])
-        #expect(try registry.session(id: 7)?.addresses.map(\.placed) == [false])
+        for (id, form, placed) in [
+            (UInt32(7), AddressPlace.Form.address, true), (8, .route, true), (9, .address, false),
+        ] {
+            var record = Self.record(id, cgroupID: UInt64(id), address: "10.0.0.\(id)")
+            record.addresses[0].form = form
+            record.addresses[0].placed = placed
+            try registry.open(record)
+            #expect(try registry.session(id: id)?.addresses == record.addresses)
+        }
     }
 
     @Test(arguments: [
