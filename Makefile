@@ -189,6 +189,21 @@ uninstall: ## remove what `make install` put there, with the same PREFIX and DES
 	$(call say,REMOVE,$(DESTDIR)$(PREFIX))
 	$(Q)$(FILES) uninstall
 
+# ---- packages ----
+
+.PHONY: deb rpm
+deb: deps-deb $(CONTROLLER) $(MODULE) ## Debian packages: out/deb
+	$(call say,DEB,out/deb)
+	$(Q)$(BUILDER) scripts/deb
+
+rpm: deps-rpm $(CONTROLLER) $(MODULE) ## RPM packages: out/rpm
+	$(call say,RPM,out/rpm)
+	$(Q)$(BUILDER) scripts/rpm
+
+.PHONY: test-deb
+test-deb: deps-debroot deb ## install, upgrade, remove and purge the Debian packages in a root of their own; as root
+	$(Q)$(PRIVILEGED) scripts/test-deb out/deb
+
 .PHONY: clean
 clean: ## remove what was built, but for the committed object
 	$(Q)rm -rf .build out
