@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Foundation
+import Policy
 import TestSupport
 import Testing
 
@@ -185,6 +186,10 @@ import Testing
             for name in names where name.hasPrefix("vip-bpfctl-") {
                 #expect(command.contains(name.replacing(".8", with: "(8)")), "\(name)")
             }
+            let policy = try run([
+                "mandoc", "-Tascii", "-Owidth=200", "\(directory)/usr/share/man/man5/vip-bpf-policy.5",
+            ]).replacing(/.\u{8}/, with: "")
+            for key in PolicyKey.all { #expect(policy.contains("  \(key.path)\n"), "\(key.path)") }
         }
     }
 
