@@ -172,7 +172,7 @@ test-61: deps-vm $(CONTROLLER) ## two sessions on Debian's stock 6.1 kernel, in 
 	$(Q)VIP_BPFCTL=$(CURDIR)/$(CONTROLLER) scripts/test-61
 
 .PHONY: test-vm
-test-vm: deps-login $(CONTROLLER) $(MODULE) ## two users log in on Debian 12 with its kernel and systemd, in QEMU; as root, minutes
+test-vm: deps-login deb ## two users log in on Debian 12 with its kernel and systemd, in QEMU; as root, minutes
 	$(Q)$(PRIVILEGED) scripts/test-vm
 
 # What scripts/install-files needs to know.
