@@ -22,6 +22,9 @@ quietly = $(if $(V),$(1),output=$$($(1) 2>&1) || { printf '%s\n' "$$output" >&2;
 # For this project's modules; SwiftPM compiles those of dependencies without warnings.
 STRICT := -Xswiftc -warnings-as-errors
 
+# The Swift runtime is inside, no library is looked for in the program's directory, and all symbols are bound at the start.
+RELEASE := -c release --static-swift-stdlib --disable-local-rpath -Xlinker -s -Xlinker -z -Xlinker now
+
 # Under sudo, root builds as the user who called sudo, so that .build stays theirs. The tests still run as root.
 ROOT := $(filter 0,$(shell id -u))
 INVOKER := $(if $(ROOT),$(filter-out root,$(SUDO_USER)))
@@ -56,7 +59,7 @@ all: $(CONTROLLER) $(MODULE) ## build the controller and the name service module
 .PHONY: $(CONTROLLER)
 $(CONTROLLER): deps-build object
 	$(call say,SWIFT,$@)
-	$(Q)$(call quietly,$(BUILDER) $(SWIFT_BUILD) -c release --static-swift-stdlib -Xlinker -s --product vip-bpfctl)
+	$(Q)$(call quietly,$(BUILDER) $(SWIFT_BUILD) $(RELEASE) --product vip-bpfctl)
 	$(Q)$(BUILDER) install -D "$$($(BUILDER) $(SWIFT) build -c release --show-bin-path)/vip-bpfctl" $@
 
 $(MODULE): $(wildcard nss/*.c nss/*.h) nss/module.map Makefile | deps-build
@@ -97,7 +100,7 @@ check-format: deps-check
 
 check-shell: deps-check
 	$(call say,CHECK,shell scripts)
-	$(Q)shellcheck $(shell grep -lE '^#!.*[/ ](ba)?sh$$' $(call sources,scripts .ci Tests Benchmarks packaging '*.sh'))
+	$(Q)shellcheck $(shell grep -lE '^#!.*[/ ](ba)?sh$$' $(call sources,scripts .ci Tests Benchmarks packaging debian '*.sh'))
 
 check-object: deps-build
 	$(call say,CHECK,$(OBJECTS) against their sources)
@@ -123,6 +126,8 @@ format: ## put Swift and C into the form that `check` wants
 test: deps-test object $(MODULE) ## every test; those on the kernel as root (FILTER=Contract for some)
 	$(call say,SWIFT,tests)
 	$(Q)$(BUILDER) $(SWIFT_BUILD) --build-tests $(STRICT)
+	$(call say,PYTHON,the schema of the policy against its reader)
+	$(Q)scripts/test-schema "$$($(BUILDER) $(SWIFT) build --show-bin-path)/vip-bpfctl"
 	$(Q)scripts/fuzz 10
 	$(call say,C,tests of the name service module)
 	$(Q)scripts/test-nss $(MODULE)
@@ -167,47 +172,37 @@ test-61: deps-vm $(CONTROLLER) ## two sessions on Debian's stock 6.1 kernel, in 
 	$(Q)VIP_BPFCTL=$(CURDIR)/$(CONTROLLER) scripts/test-61
 
 .PHONY: test-vm
-test-vm: deps-login $(CONTROLLER) $(MODULE) ## two users log in on Debian 12 with its kernel and systemd, in QEMU; as root, minutes
+test-vm: deps-login deb ## two users log in on Debian 12 with its kernel and systemd, in QEMU; as root, minutes
 	$(Q)$(PRIVILEGED) scripts/test-vm
 
-# Debian's packages install these below /usr; programs below /usr/local look here as well.
-ZSH_COMPLETIONS := zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
+# What scripts/install-files needs to know.
+FILES = $(foreach name,CONTROLLER MODULE DESTDIR PREFIX SYSCONFDIR LIBDIR MANDIR UNITDIR PAM_DEFAULT RECORD,$(name)='$($(name))') \
+	scripts/install-files
+MANDIR ?= $(PREFIX)/share/man
 
-# Directories are made by install(1), whose modes do not depend on umask, unlike those of mkdir -p.
-# On Debian, users do not have sbin in their PATH, and `vip-bpfctl whoami` is for them. Hence the link in bin.
-.PHONY: install
-install: ## put everything below DESTDIR: PREFIX/sbin, the module, units, PAM, completions; the policy into SYSCONFDIR
-	@for file in $(CONTROLLER) $(MODULE); do \
-		[ -x $$file ] || { echo "install: $$file is not there; run make first" >&2; exit 1; }; \
-	done
+.PHONY: install uninstall
+install: ## put the files of packaging/files below DESTDIR: into PREFIX, and the policy into SYSCONFDIR
 	$(call say,INSTALL,$(DESTDIR)$(PREFIX))
-	$(Q)install -D -m 755 $(CONTROLLER) $(DESTDIR)$(PREFIX)/sbin/vip-bpfctl
-	$(Q)install -d -m 755 $(DESTDIR)$(PREFIX)/bin; cd $(DESTDIR)$(PREFIX)/bin; [ . -ef ../sbin ] || ln -sf ../sbin/vip-bpfctl .
-	$(Q)install -D -m 644 $(MODULE) $(DESTDIR)$(LIBDIR)/$(notdir $(MODULE))
-	$(Q)[ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || ldconfig
-	$(Q)filled() { \
-		install -d -m 755 "$$(dirname "$$2")"; \
-		sed -e 's|@SBINDIR@|$(PREFIX)/sbin|g' -e 's|@SYSCONFDIR@|$(SYSCONFDIR)|g' "$$1" >"$$2"; \
-		chmod 644 "$$2"; \
-	}; \
-	for unit in vip-bpf vip-bpfd vip-bpf-page vip-bpf-metrics@; do \
-		filled packaging/$$unit.service.in $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service; \
-	done; \
-	install -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/vip-bpf-metrics.socket packaging/vip-bpf-page.timer; \
-	filled packaging/pam-config.in $(DESTDIR)$(PREFIX)/share/pam-configs/vip-bpf; \
-	filled packaging/pam-snippet.in $(DESTDIR)$(PREFIX)/share/doc/vip-bpf/examples/pam-snippet
-	$(Q)[ -e $(DESTDIR)$(SYSCONFDIR)/vip-bpf/policy.yaml ] || \
-		install -D -m 644 packaging/policy.yaml $(DESTDIR)$(SYSCONFDIR)/vip-bpf/policy.yaml
-	$(Q)completion() { \
-		install -d -m 755 "$$(dirname "$$2")"; \
-		$(CONTROLLER) --generate-completion-script "$$1" >"$$2"; \
-		chmod 644 "$$2"; \
-	}; \
-	share=$(DESTDIR)$(PREFIX)/share; \
-	install -D -m 644 -t "$$share/vip-bpf" packaging/prometheus/vip-bpf.rules.yaml packaging/grafana/vip-bpf.json; \
-	completion bash "$$share/bash-completion/completions/vip-bpfctl"; \
-	completion zsh "$$share/$(ZSH_COMPLETIONS)/_vip-bpfctl"; \
-	completion fish "$$share/fish/vendor_completions.d/vip-bpfctl.fish"
+	$(Q)$(FILES) install
+
+uninstall: ## remove what `make install` put there, with the same PREFIX and DESTDIR; docs/operations.md has what comes first
+	$(call say,REMOVE,$(DESTDIR)$(PREFIX))
+	$(Q)$(FILES) uninstall
+
+# ---- packages ----
+
+.PHONY: deb rpm
+deb: deps-deb $(CONTROLLER) $(MODULE) ## Debian packages: out/deb
+	$(call say,DEB,out/deb)
+	$(Q)$(BUILDER) scripts/deb
+
+rpm: deps-rpm $(CONTROLLER) $(MODULE) ## RPM packages: out/rpm
+	$(call say,RPM,out/rpm)
+	$(Q)$(BUILDER) scripts/rpm
+
+.PHONY: test-deb
+test-deb: deps-debroot deb ## install, upgrade, remove and purge the Debian packages in a root of their own; as root
+	$(Q)$(PRIVILEGED) scripts/test-deb out/deb
 
 .PHONY: clean
 clean: ## remove what was built, but for the committed object
@@ -215,4 +210,4 @@ clean: ## remove what was built, but for the committed object
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile

@@ -12,7 +12,7 @@ struct PolicyCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "policy",
         abstract: "Apply, check or show a policy.",
-        subcommands: [PolicyApply.self, PolicyCheck.self, PolicyShow.self]
+        subcommands: [PolicyApply.self, PolicyCheck.self, PolicyShow.self, PolicySchemaCommand.self]
     )
 }
 
