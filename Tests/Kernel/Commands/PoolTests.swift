@@ -197,12 +197,12 @@ struct PoolTests: CommandHost {
         try attached(Self.routed) { sandbox in
             #expect(try routedPrefixes(sandbox) == both)
             try sandbox.sh("ip -6 route add 2001:db8:9::/64 via \(Sandbox.hostAddress6)", at: .outside)
-            let before = try sandbox.sh("ip -br addr")
+            let before = try sandbox.sh("ip -br addr show dev eth0")
             let ann = try sandbox.openSession("attached/ann", id: 7)
             let ben = try sandbox.openSession("attached/ben", id: 8)
             #expect(ann.virtualIps == ["203.0.113.1", "2001:db8:9::1"])
             #expect(ben.virtualIps == ["203.0.113.2", "2001:db8:9::2"])
-            #expect(try sandbox.sh("ip -br addr") == before, "no address is placed")
+            #expect(try sandbox.sh("ip -br addr show dev eth0") == before, "no address is placed")
 
             let client = try sandbox.probe("client", in: "outside", at: .outside)
             for (index, wildcard, kind, far) in [
