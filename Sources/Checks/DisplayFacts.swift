@@ -6,8 +6,8 @@ import Policy
 import Sessions
 import SystemPackage
 
-/// Whether two sessions of one user get the same X display from sshd: each finds its first port free on its own loopback,
-/// and both displays have one cookie in the user's ~/.Xauthority.
+/// Whether two sessions of one user get the same X display from sshd: each finds its first port free on its own
+/// loopback, and both displays have one cookie in the user's ~/.Xauthority.
 package enum DisplayFacts: CheckedSubject {
     private static let subject = "displays"
     /// The ports of the displays :10 and on, where sshd begins: X11DisplayOffset of sshd_config(5), and 6000 of X(7).

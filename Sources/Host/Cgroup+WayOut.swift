@@ -8,7 +8,7 @@ extension Cgroup {
     public struct WayOut: Sendable, Hashable {
         /// Its `cgroup.procs`.
         public let file: FilePath
-        /// Whose that is; `nil` where its mode lets other users write to it.
+        /// The user who owns it; `nil` if its mode lets other users write to it.
         public let user: uid_t?
 
         /// `user ann can move processes out of session 7: /sys/fs/cgroup/x/cgroup.procs belongs to them`
@@ -30,8 +30,9 @@ extension Cgroup {
 
     /// Through which of the cgroups above this one others than root can move processes out of it, nearest first.
     ///
-    /// The kernel asks for the right to write to `cgroup.procs` of the nearest cgroup that is above the old and the new one
-    /// (cgroup_procs_write_permission() of kernel/cgroup/cgroup.c). Who may only make cgroups there cannot move anything.
+    /// The kernel asks for the right to write to `cgroup.procs` of the nearest cgroup that is above the old and the new
+    /// one (cgroup_procs_write_permission() of kernel/cgroup/cgroup.c). A user who may only make cgroups there cannot
+    /// move processes.
     public func waysOut() -> [WayOut] {
         var found: [WayOut] = []
         var place = path

@@ -104,7 +104,7 @@ extension Policy {
         public var excludedPorts: [UInt16]?
         public var addresses: Addresses
 
-        /// Of 65,536 that the `listeners` map holds for all sessions together.
+        /// The default. The `listeners` map holds 65,536 for all sessions together.
         public static let defaultDualStackServers = 256
         /// All that the map holds.
         public static let dualStackServerLimit = 65536
@@ -218,7 +218,8 @@ extension Policy {
         public var fallback: Fallback
         /// The prefix of the IPv6 loopbacks. It holds for the whole host: only the base policy has one.
         public var prefix: LoopbackPrefix?
-        /// Addresses of 127/8 that services of the host use: no session gets them. `nil` is none; the base policy alone has them.
+        /// Addresses of 127/8 that services of the host use: no session gets them. `nil` is none; the base policy alone
+        /// has them.
         public var hostAddresses: [AddressRange]?
 
         public init(

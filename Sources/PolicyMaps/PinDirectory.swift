@@ -48,8 +48,8 @@ public struct PinDirectory: Sendable, Hashable {
 
     /// The same directory for removing its pins, also if ``requireOwned()`` throws.
     ///
-    /// Directories that belong to another user, or that others may write to, become root's first (mode 0700), so that nobody
-    /// can replace their contents meanwhile. Nothing outside a BPF file system is changed.
+    /// Directories that belong to another user, or that others may write to, become root's first (mode 0700), so that
+    /// nobody can replace their contents meanwhile. Nothing outside a BPF file system is changed.
     ///
     /// - Throws: ``Failure`` if one of them is a symbolic link or not a directory.
     public func forRemoval() throws(Failure) -> PinDirectory {
@@ -353,8 +353,8 @@ public struct PinDirectory: Sendable, Hashable {
 
     /// Attaches the guard's programs to `cgroup`, in place of the cgroup that was guarded before.
     ///
-    /// A link to the former cgroup stays until the new one exists, so each hook runs at every moment at one of the two. If
-    /// one hook fails and nothing was guarded before, nothing is.
+    /// A link to the former cgroup stays until the new one exists, so each hook runs at every moment at one of the two.
+    /// If one hook fails and nothing was guarded before, nothing is.
     public func setGuard(_ cgroup: Cgroup) throws(Failure) {
         let isFirst = try guardLinksByHook().isEmpty
         try makeDirectory(links)

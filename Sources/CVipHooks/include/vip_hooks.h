@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The in-kernel programs of bpf/, compiled for the host and run on a call that is made up. `explain` and the self-test ask
- * them what a call gets, and the fuzzer runs them. The maps are the live ones, or what a look-up function answers. The
- * user of this header sets which program calls, with which socket, and what listens.
+ * The in-kernel programs of bpf/, compiled for the host and run on a call that is made up. `explain` and the self-test
+ * ask them what a call gets, and the fuzzer runs them. The maps are the live ones, or what a look-up function answers.
+ * The user of this header sets which program calls, with which socket, and what listens.
  *
  * One thread at a time may use a host.
  */
@@ -120,15 +120,18 @@ __u32 vip_host_program_lists(struct vip_host *host);
 __u32 vip_host_features(struct vip_host *host);
 
 /*
- * Runs the hook of a call that names `address` and `port` (host order). A connect hook may bind the socket; after a bind,
- * the user of this function stores the answer's address in the socket. `source` is that of a datagram; NULL stands for
- * the socket's own.
+ * Runs the hook of a call that names `address` and `port` (host order). A connect hook may bind the socket; after a
+ * bind, the user of this function stores the answer's address in the socket. `source` is that of a datagram; NULL
+ * stands for the socket's own.
  */
 struct vip_host_answer vip_host_call(struct vip_host *host, struct vip_host_socket *socket,
 				     enum vip_hook hook, struct vip_address address, __u16 port,
 				     const struct vip_address *source);
 /* Runs sock_ops of a socket that begins to listen. */
 void vip_host_listen(struct vip_host *host, struct vip_host_socket *socket);
-/* Runs sk_lookup of a packet that comes by the interface `ifindex`: SK_PASS 1, SK_DROP 0; 2 if it leads to the listener. */
+/*
+ * Runs sk_lookup of a packet that comes by the interface `ifindex`: SK_PASS 1, SK_DROP 0; 2 if it leads to the
+ * listener.
+ */
 int vip_host_packet(struct vip_host *host, struct vip_address to, __u16 port, int is_tcp,
 		    __u32 ifindex);

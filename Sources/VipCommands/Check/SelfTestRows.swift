@@ -55,7 +55,7 @@ struct SelfTestRows {
         Server(family: "4", address: "127.0.0.1", clients: [("4", "127.0.0.1")]),
         Server(family: "6", address: "::", clients: [("6", "::1")]),
         Server(family: "6", address: "::1", clients: [("6", "::1")]),
-        // For UDP, such a server cannot be reached by IPv6 from everywhere: docs/design.md.
+        // For UDP, such a server cannot be reached by IPv6 from everywhere: docs/hooks.md.
         Server(family: "dual", address: "::", clients: [("4", "127.0.0.1"), ("6", "::1")], transports: ["tcp"]),
     ]
 

@@ -12,15 +12,15 @@ struct Discover: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Find out which programs need a virtual IP or a virtual loopback.",
         discussion: """
-            Observes what the programs of some cgroups bind and connect to, for a time or until it is interrupted, takes in \
-            the sockets that are open already, and reports for each program whether a second instance of it would clash, \
-            on what, and what it needs so that it does not. Nothing is changed: programs that observe are attached for as \
-            long as this command runs, and go with it however it ends.
+            Observes what the programs of some cgroups bind and connect to, for a time or until it is interrupted, \
+            includes sockets that are open already, and reports for each program whether a second instance of it would \
+            clash, on what, and what it needs so that it does not. Nothing is changed: programs that observe are \
+            attached for as long as this command runs, and are removed when it ends, even if it is killed.
 
-            Without --cgroup the attached cgroups are observed. The root of cgroup v2 is refused: every socket of the host \
-            would pay for the observation; name user.slice, system.slice or what is below them.
+            Without --cgroup the attached cgroups are observed. The root of cgroup v2 is refused: every socket of the \
+            host would pay for the observation. Name user.slice, system.slice or cgroups below them instead.
 
-            With --suggest it prints a policy file: the policy in force, with what it lacks.
+            --suggest prints a policy file: the policy in force with the missing entries added.
 
             EXAMPLES
               vip-bpfctl discover --for 60

@@ -15,14 +15,16 @@ struct Watch: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Print socket calls made in sessions, and their outcome, as they happen.",
         discussion: """
-            A line for each call, or with --json a JSON object: when, by whom, which call, the address that it asked for \
-            and the one it got, the source it leaves from, and the verdict: rewritten, refused (and why), unaddressed (let \
-            through with the host's address, as useHostAddress says), or seen (left as it is). Default: all but seen.
+            Prints one line (with --json, one JSON object) for each call: time, user and program, hook, requested \
+            address, resulting address, source address, and the verdict: rewritten, refused (and why), unaddressed \
+            (let through with the host's address, as useHostAddress says), or seen (left as it is). Default: all but \
+            seen.
 
-            Events are generated only while a watcher runs; at most four watchers run at once. Events that come faster than they \
-            can be written are lost: their number is reported on standard error, and with --json by a separate object.
+            Events are generated only while a watcher runs; at most four watchers run at once. Events that come faster \
+            than they can be written are lost: their number is reported on standard error, and with --json by a \
+            separate object.
 
-            Ends with SIGINT or SIGTERM, after --count events or --for seconds, and with its reader.
+            Ends on SIGINT or SIGTERM, after --count events or --for seconds, or when its reader closes the pipe.
 
             EXAMPLES
               vip-bpfctl watch --session 7

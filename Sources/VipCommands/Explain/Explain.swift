@@ -16,12 +16,12 @@ struct Explain: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Show which addresses a program gets, and why.",
         discussion: """
-            Which session a process is in, or why in none; which entry of each program list matches it, or why none does; \
-            what each call gets. The answers are computed from the live maps by the code of the in-kernel programs. Where \
-            a connection goes depends on what listens: each of the places is named, in the order in which they are tried. \
-            Nothing is changed.
+            Shows which session a process is in, which entry of each program list matches it, and what each call gets; \
+            and the reason if it is in no session or no entry matches. The answers are computed from the live maps by \
+            the code of the in-kernel programs. Where a connection goes depends on what listens: all possible \
+            addresses are shown, in the order in which the hook tries them. Nothing is changed.
 
-            With --exe and --session, the same for a program that is not running.
+            --exe and --session show the same for a program that is not running.
 
             EXAMPLES
               vip-bpfctl explain 4711
@@ -39,7 +39,7 @@ struct Explain: ParsableCommand {
     @Option(help: ArgumentHelp("The session that --exe would run in.", valueName: "id"))
     var session: UInt32?
 
-    @Option(help: ArgumentHelp("The port that is asked for: some may be excluded.", valueName: "port"))
+    @Option(help: ArgumentHelp("The port of the calls. The policy may exclude some ports.", valueName: "port"))
     var port: UInt16?
 
     @OptionGroup var options: InstanceOptions

@@ -19,20 +19,20 @@ struct AttachCgroup: ParsableCommand {
         commandName: "cgroup",
         abstract: "Attach every hook to a cgroup and all below it.",
         discussion: """
-            Loads the programs where they are not loaded yet and pins them, so that they outlive this command. Nothing \
-            changes for any program until a session is opened in the cgroup or below. Repeating it changes nothing; after \
-            an upgrade it puts the new programs in the place of the old ones, at no moment without either.
+            Loads the programs if they are not loaded yet and pins them, so that they outlive this command. Nothing \
+            changes for any program until a session is opened in the cgroup or below. Running it again changes \
+            nothing. After an upgrade it replaces the old programs; one of the two is attached at every moment.
 
-            Without --policy, what is in force stays in force; on the first attach that is /etc/vip-bpf/policy.yaml where \
-            there is one, else a policy with both features off.
+            Without --policy, the policy in force stays. The first attach uses /etc/vip-bpf/policy.yaml if it exists, \
+            else a policy with both features off.
 
-            The record of sessions is root's alone. With --group, members of that group may read it as well (session list, \
-            session show, who, policy show), until --no-group, another --group or 'detach --all'.
+            Only root may read the record of sessions. With --group, members of that group may read it as well \
+            (session list, session show, who, policy show), until --no-group, another --group or 'detach --all'.
 
-            Programs in no session are not looked at, unless --guard names a cgroup. Those below it that are not root's may \
-            then not bind or send from an address that belongs to sessions, nor reach a session's loopback. Everything \
-            else of them is left alone. There is one guarded cgroup, usually the root of the hierarchy; it stays until \
-            --no-guard, another --guard, or the last cgroup is detached.
+            By default, programs in no session are not restricted. --guard names a cgroup: programs of ordinary users \
+            below it that are in no session cannot bind or send from a session's address, nor reach a session's \
+            loopback. Their other calls are unchanged. There is one guarded cgroup, usually the root of the hierarchy; \
+            it stays until --no-guard, another --guard, or the last cgroup is detached.
 
             EXAMPLES
               vip-bpfctl attach cgroup /sys/fs/cgroup/user.slice

@@ -12,23 +12,23 @@ struct Run: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Run a command in a new session.",
         discussion: """
-            Makes a cgroup below the first attached one, a session on it, and starts the command in it. Options of run \
-            stand before the command; -- may stand between them. Waits until the \
-            last process of the session has ended, so also for daemons that the command leaves behind; then session and \
-            cgroup go, and the exit code is the command's (128 + N where signal N ended it). SIGTERM, SIGHUP, SIGINT and \
-            SIGQUIT are passed on to the command.
+            Makes a cgroup below the first attached one, opens a session on it, and starts the command there. Options \
+            of run come before the command; -- may separate them. Waits until the last process of the session has \
+            ended, including daemons that the command leaves behind. Then it removes session and cgroup and exits with \
+            the command's exit code (128 + N if signal N ended it). SIGTERM, SIGHUP, SIGINT and SIGQUIT are passed on \
+            to the command.
 
-            The command has a session in the sense of setsid(2), too, and no open file but its standard input, output and \
-            error. Where standard input and output are terminals, it gets a pseudo-terminal: keys, output, window size \
+            The command also gets a setsid(2) session of its own, and no open files except standard input, output and \
+            error. If standard input and output are terminals, it gets a pseudo-terminal: keys, output, window size \
             and hang-up are passed on, and the terminal is given back when the command itself ends. Programs that it \
-            leaves running lose that pseudo-terminal then. Without one, the command has no controlling terminal, and its \
-            output is not altered.
+            leaves running lose that pseudo-terminal then. Without one, the command has no controlling terminal, and \
+            its output is not altered.
 
-            With --user, the command runs as that user, and the session is recorded as that user's. As with runuser -l, \
-            it starts in the user's home directory (/ where there is none), with umask 022, and its environment has \
-            HOME, SHELL, USER, LOGNAME and a PATH of the system's directories; of the caller's, only TERM, COLORTERM and \
-            NO_COLOR are kept. With --preserve-env, environment, directory and umask are the caller's, but HOME, SHELL, \
-            USER and LOGNAME are the user's.
+            With --user, the command runs as that user, and the session is recorded as that user's. As with runuser \
+            -l, it starts in the user's home directory (/ if there is none), with umask 022, and its environment has \
+            HOME, SHELL, USER, LOGNAME and a PATH of the system's directories; of the caller's, only TERM, COLORTERM \
+            and NO_COLOR are kept. With --preserve-env, environment, directory and umask are the caller's, but HOME, \
+            SHELL, USER and LOGNAME are the user's.
 
             EXAMPLES
               vip-bpfctl run redis-server --port 6379

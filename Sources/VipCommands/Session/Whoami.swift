@@ -12,13 +12,13 @@ struct Whoami: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Show the ID and addresses of the session that the caller is in.",
         discussion: """
-            Needs no privilege, and shows no other session. The kernel is asked for the virtual IPs, as any program would ask \
-            it: by a socket bound to 0.0.0.0 and one bound to ::. Sockets bound to 127.0.0.1 and ::1 give the virtual \
-            loopbacks, and so the ID. What does not apply to this program (programs lists it not, virtualLoopback is off) is \
-            not known. User and cgroup, and what does not apply, come from the registry, for root and for members of the \
-            group that 'attach cgroup PATH --group NAME' names.
+            Needs no privilege, and shows no other session. The kernel is asked for the virtual IPs, as any program \
+            would ask it: by a socket bound to 0.0.0.0 and one bound to ::. Sockets bound to 127.0.0.1 and ::1 give \
+            the virtual loopbacks, and so the ID. What does not apply to this program (it is not listed, or the \
+            feature is off) is not known. The registry has it, with user and cgroup; root and members of the group of \
+            'attach cgroup PATH --group NAME' may read it.
 
-            The exit code is 1 outside every session, and where nothing of the session applies to this program.
+            The exit code is 1 if the caller is in no session, or if no feature applies to this program.
 
             EXAMPLES
               vip-bpfctl whoami

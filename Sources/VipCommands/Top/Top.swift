@@ -12,17 +12,18 @@ struct Top: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Show the activity of sessions in a live table.",
         discussion: """
-            A row for each session: its user, calls rewritten and refused per second over the last interval, TCP and UDP \
-            sockets in this network namespace, processes, virtual IPs, virtual loopback, and the names of its programs. \
-            '>' in front of a rate: it is at least that, for events came faster than they could be counted. '-': not known.
+            A row for each session: its user, calls rewritten and refused per second over the last interval, TCP and \
+            UDP sockets in this network namespace, processes, virtual IPs, virtual loopback, and the names of its \
+            programs. '>' before a rate marks a lower bound: events came faster than they could be counted. '-' means \
+            unknown.
 
-            Where standard output is no terminal, and with --once or --json, it measures for one interval and prints one \
-            table or document. Rates come from the events that 'watch' prints; where four listen to them already there are \
-            none, and a line says so.
+            If standard output is not a terminal, and with --once or --json, it measures for one interval and prints \
+            one table or document. Rates come from the events that 'watch' prints; if there are four listeners \
+            already, no rates are shown, and a note says so.
 
             KEYS
               q           quit (Ctrl-C, too)
-              s u r k p   sort by session, user, rate, sockets, programs; the same key again, or R: the other way round
+              s u r k p   sort by session, user, rate, sockets, programs; press the key again, or R, to reverse
               space       pause
               arrows, Page Up, Page Down, Home, End
               h           a line of help

@@ -17,7 +17,8 @@ private final class OtherHost {
     let own: HardwareAddress
     let other: HardwareAddress
 
-    /// Makes eth0 between the calling thread's network namespace, which has 192.0.2.1/24, and the other host, 192.0.2.2/24.
+    /// Makes eth0 between the calling thread's network namespace, which has 192.0.2.1/24, and the other host,
+    /// 192.0.2.2/24.
     init() throws {
         let script = URL(filePath: #filePath).deletingLastPathComponent()
             .appending(path: "../../Tools/neighbour/neighbour.py").standardized.path

@@ -213,8 +213,8 @@ static void run_calls(struct vip_host *made, const struct vip_host_session *sess
 }
 
 /*
- * The same calls by a program of no session, below the guarded cgroup: none gets another address, and what is a session's is
- * kept from it.
+ * The same calls by a program of no session, below the guarded cgroup: none gets another address, and what is a
+ * session's is kept from it.
  */
 static void run_guards(struct vip_host *made, const struct vip_host_session *session)
 {
