@@ -45,7 +45,7 @@ package enum DisplayFacts: CheckedSubject {
     /// Whether a line of sshd's configuration says so. A Match block may limit it to some users.
     private static func forwardsX11() -> Bool {
         let directory = FilePath("/etc/ssh/sshd_config.d")
-        let names = (try? FileManager.default.contentsOfDirectory(atPath: directory.string)) ?? []
+        let names = ((try? Directory.entries(of: directory)) ?? []).map(\.name)
         let files = [FilePath("/etc/ssh/sshd_config")] + names.sorted().map { directory.appending($0) }
         return files.contains { file in
             ((try? String(contentsOf: file)) ?? "").contains(/(?im)^[ \t]*X11Forwarding[ \t=]+"?yes\b/)

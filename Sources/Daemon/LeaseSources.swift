@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import FoundationEssentials
 import Glibc
 import Host
 import Leases
@@ -67,9 +66,8 @@ final class LeaseSources {
 
     /// Opens the sources of an earlier daemon, because their leases may have to be released.
     func openKnown() {
-        for name in (try? FileManager.default.contentsOfDirectory(atPath: directory.string)) ?? []
-        where if_nametoindex(name) != 0 {
-            _ = try? source(name)
+        for entry in (try? Directory.entries(of: directory)) ?? [] where if_nametoindex(entry.name) != 0 {
+            _ = try? source(entry.name)
         }
     }
 

@@ -81,7 +81,7 @@ public final class UDHCPCLeases: LeaseSource {
     public func acquire(
         _ holder: LeaseHolder, timeout: Duration, then: @escaping @Sendable (Result<Lease, Failure>) -> Void
     ) {
-        let seconds = Double(timeout.components.seconds) + Double(timeout.components.attoseconds) / 1e18
+        let seconds = timeout / .seconds(1)
         let deadline = LeaseClock.now + seconds
         requests.send(.acquire(holder, Waiter(deadline: deadline, seconds: seconds, then: then)))
     }

@@ -135,7 +135,7 @@ public struct AddressProbe: Sendable {
                 let left = ContinuousClock.now.duration(to: end)
                 guard !links.isEmpty, left > .zero else { break }
                 var files = links.map { pollfd(fd: $0.socket.descriptor, events: Int16(POLLIN), revents: 0) }
-                poll(&files, nfds_t(files.count), CInt((left / .milliseconds(1)).rounded(.up)))
+                poll(&files, nfds_t(files.count), left.pollTimeout)
             }
         }
     }

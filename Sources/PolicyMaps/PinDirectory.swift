@@ -335,12 +335,7 @@ public struct PinDirectory: Sendable, Hashable {
     /// Removes a directory with the links in it. It is no error if it does not exist.
     private func removeLinks(in directory: FilePath) throws(Failure) {
         for name in try entries(of: directory) { try removeLink(at: directory.appending(name)) }
-        if directory.withPlatformString({ rmdir($0) }) != 0 {
-            let error = Errno.current
-            guard error == .noSuchFileOrDirectory else {
-                throw Failure("remove \(directory)", errno: error)
-            }
-        }
+        try removeIfThere(directory)
     }
 
     /// Detaches a link and removes its pin. A pin that is no link, or that cannot be opened, is only removed.
@@ -415,13 +410,15 @@ public struct PinDirectory: Sendable, Hashable {
         try removeLinks(in: networkLinks)
         for directory in [links, programs, maps, path] {
             for name in try entries(of: directory) { try unlinkIfThere(directory.appending(name)) }
-            if directory.withPlatformString({ rmdir($0) }) != 0 {
-                let error = Errno.current
-                guard error == .noSuchFileOrDirectory else {
-                    throw Failure("remove \(directory)", errno: error)
-                }
-            }
+            try removeIfThere(directory)
         }
+    }
+
+    /// Removes an empty directory. It is no error if it does not exist.
+    private func removeIfThere(_ directory: FilePath) throws(Failure) {
+        guard directory.withPlatformString({ rmdir($0) }) != 0 else { return }
+        let error = Errno.current
+        guard error == .noSuchFileOrDirectory else { throw Failure("remove \(directory)", errno: error) }
     }
 
     // MARK: Inspecting

@@ -245,10 +245,6 @@ extension FilePath: DatabaseValue {
 
     func bind(to statement: OpaquePointer, _ index: Int32) -> Int32 { bytes.bind(to: statement, index) }
 
-    var bytes: [UInt8] {
-        withPlatformString { [UInt8](UnsafeRawBufferPointer(start: $0, count: strlen($0))) }
-    }
-
     private init(bytes: [UInt8]) {
         self.init(platformString: bytes.map(CChar.init(bitPattern:)) + [0])
     }

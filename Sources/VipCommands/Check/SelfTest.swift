@@ -132,7 +132,7 @@ struct SelfTest {
                     .failed, "run the self-test", "session \(record.id) was closed in the meantime", hint: "try again")
             }
             let number = session.number
-            let override = number > 0 && number <= policy.overrides.count ? policy.overrides[number - 1] : nil
+            let override = policy.override(number: number)
             var program = try ExplainedProgram.running(peer.pid)
             let choice = try Self.name(for: program, policy.rules(for: override), host)
             (name, features) = (choice.name, choice.features)
@@ -279,8 +279,9 @@ final class SelfTestPeer {
             ]
             let left = ContinuousClock.now.duration(to: deadline)
             guard left > .zero else { throw Failure(.failed, what, "its program did not answer", hint: "try again") }
-            guard poll(&ready, nfds_t(ready.count), CInt(left.components.seconds * 1000 + 1000)) >= 0 || errno == EINTR
-            else { throw Failure(what, errno: .current) }
+            guard poll(&ready, nfds_t(ready.count), left.pollTimeout) >= 0 || errno == EINTR else {
+                throw Failure(what, errno: .current)
+            }
             if let signal = signals.next() {
                 throw Failure(
                     Failure.Code("interrupted", exitCode: 128 + signal.number), "run the self-test",

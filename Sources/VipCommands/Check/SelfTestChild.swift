@@ -71,7 +71,7 @@ struct SelfTestChild: ParsableCommand {
                 default: return try call(command.split(separator: " ").map(String.init))
                 }
             } catch {
-                return "error \(Self.name(of: error))"
+                return "error \(error.name)"
             }
         }
 
@@ -171,16 +171,6 @@ struct SelfTestChild: ParsableCommand {
                     socket, CInt(IPPROTO_IPV6), IPV6_V6ONLY, &isV6Only, socklen_t(MemoryLayout<CInt>.size))
             }
             return socket
-        }
-
-        private static func name(of error: Errno) -> String {
-            switch error {
-            case .addressInUse: "EADDRINUSE"
-            case .addressNotAvailable: "EADDRNOTAVAIL"
-            case .connectionRefused: "ECONNREFUSED"
-            case .resourceTemporarilyUnavailable: "EAGAIN"
-            default: error.text.split(separator: " ").joined(separator: "-")
-            }
         }
     }
 }

@@ -111,10 +111,7 @@ struct Explain: ParsableCommand {
         let registry = try? options.instance.registry()
         let record = try? registry?.session(id: live.id)
         let policy = registry.flatMap { try? options.instance.policy($0) }
-        let override = policy.flatMap { policy in
-            (1...policy.overrides.count + 1).contains(live.number) && live.number <= policy.overrides.count
-                ? policy.overrides[live.number - 1] : nil
-        }
+        let override = policy?.override(number: live.number)
         payload.generation = live.generation
         payload.session = ExplainPayload.Session(live, record: record)
         payload.policy = ExplainPayload.PolicyName(live, override: override, record: record)

@@ -44,7 +44,7 @@ struct ProgramListCommand: ParsableCommand {
                     row.override = override?.name
                     if case .path(let path) = entry, let file = try ProgramFile.identity(of: path, mounts: mounts) {
                         row.inode = file.inode
-                        row.device = "\(file.device >> 20):\(file.device & 0xfffff)"
+                        row.device = ProgramFile.text(ofDevice: file.device)
                     }
                     rows.append(row)
                 }

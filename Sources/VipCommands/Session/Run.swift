@@ -242,7 +242,8 @@ struct Run: ParsableCommand {
         let error = Errno(rawValue: -pid)
         switch step {
         case VIP_SPAWN_EXEC:
-            throw Failure(.failed, what, error.text, hint: "give the command's name or its path")
+            let isMissing = error == .noSuchFileOrDirectory
+            throw Failure(what, errno: error, hint: isMissing ? "give the command's name or its path" : nil)
         case VIP_SPAWN_JOIN: throw Failure("\(what): move it into \(cgroup.path)", errno: error)
         case VIP_SPAWN_TERMINAL: throw Failure("\(what): give it its own terminal session (setsid)", errno: error)
         case VIP_SPAWN_DESCRIPTORS:

@@ -85,7 +85,7 @@ final class SessionActivity {
     }
 
     /// Readable if there will be no more events; ``look(measuring:)`` throws the reason.
-    var ended: CInt { calls?.done.descriptor.raw ?? -1 }
+    var ended: CInt { calls?.ended ?? -1 }
 
     /// Whether rates are measured.
     var isMeasuring: Bool { calls != nil }

@@ -67,7 +67,7 @@ struct Top: ParsableCommand {
         try live.start()
         var polls = [
             pollfd(fd: ending.descriptor, events: Int16(POLLIN), revents: 0),
-            pollfd(fd: live.done.descriptor.raw, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: live.ended, events: Int16(POLLIN), revents: 0),
         ]
         while poll(&polls, 2, -1) < 0, errno == EINTR {}
         try live.end()
@@ -94,9 +94,7 @@ struct Top: ParsableCommand {
 
 /// The table on the terminal, on a thread of its own, because a blocked terminal must not block the process.
 private final class LiveTable: Sendable {
-    /// Readable once the thread has ended.
-    let done: WakeUp
-    private let stop: WakeUp
+    private let worker: Worker
     private let signals: SignalReader
     private let instance: Instance
     private let order: TopOrder
@@ -107,11 +105,8 @@ private final class LiveTable: Sendable {
     private static let idleShare = 5
 
     init(_ instance: Instance, _ order: TopOrder, _ interval: Duration) throws(Failure) {
-        let done = try WakeUp()
-        let stop = try WakeUp()
+        worker = try Worker()
         let signals = try SignalReader([SIGWINCH, SIGTSTP, SIGCONT])
-        self.done = done
-        self.stop = stop
         self.signals = signals
         self.instance = instance
         self.order = order
@@ -119,18 +114,19 @@ private final class LiveTable: Sendable {
         result = Mutex(nil)
     }
 
+    /// A descriptor for poll(2), readable once the thread has ended.
+    var ended: CInt { worker.finished }
+
     func start() throws(Failure) {
-        try Worker.detach("screen") { [self] in
+        try worker.start("screen") { [self] in
             let outcome = Result { () throws(Failure) in try show() }
             result.withLock { $0 = outcome }
-            done()
         }
     }
 
     /// Ends the thread, and throws its failure if it has one.
     func end() throws(Failure) {
-        stop()
-        if done.sleep(for: .seconds(2)) { Screen.restoreAtOnce() }
+        if !worker.end(within: .seconds(2)) { Screen.restoreAtOnce() }
         if case .failure(let failure) = result.withLock({ $0 }) { throw failure }
     }
 
@@ -153,7 +149,7 @@ private final class LiveTable: Sendable {
             screen.draw(view.lines(snapshot, rows: rows, notes: notes, interval: current, on: screen))
 
             var polls = [
-                pollfd(fd: stop.descriptor.raw, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: worker.ending, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: activity.ended, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: screen.isShown ? screen.input : -1, events: Int16(POLLIN), revents: 0),

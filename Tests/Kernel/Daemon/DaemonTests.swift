@@ -20,14 +20,7 @@ struct DaemonTests {
     }
 
     private func host(_ policy: String = policy(), _ body: (DaemonHost) throws -> Void) throws {
-        try Sandbox.with { sandbox in
-            let path = try sandbox.cgroup("attached")
-            try sandbox.mustCtl("attach", "cgroup", path, "--policy", sandbox.policyFile(policy))
-            let host = try DaemonHost(sandbox)
-            try body(host)
-            #expect(try host.stop() == 0, "\(host.seen.suffix(12))")
-            try sandbox.mustCtl("detach", "--all")
-        }
+        try DaemonHost.attached(policy, body)
     }
 
     // MARK: Logins
