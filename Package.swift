@@ -135,9 +135,27 @@ let package = Package(
             swiftSettings: features
         ),
         .target(
+            name: "Activity",
+            dependencies: [
+                "Sessions", "PolicyMaps", "Policy", "Network", "Host", "CVipABI",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
+            name: "SelfTest",
+            dependencies: [
+                "Checks", "Explain", "Sessions", "PolicyMaps", "Policy", "Network", "Host", "CHost", "CVipABI",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
             name: "VipCommands",
             dependencies: [
-                "Checks", "Daemon", "Explain", "Discovery", "Metrics", "Sessions", "PolicyMaps", "Policy",
+                "SelfTest", "Activity", "Checks", "Daemon", "Explain", "Discovery", "Metrics", "Sessions", "PolicyMaps",
+                "Policy",
                 "BPFLoader", "Network", "Host", "CHost", "CNcurses", "CVipABI",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
@@ -215,7 +233,7 @@ let package = Package(
         .testTarget(
             name: "CommandTests",
             dependencies: [
-                "VipCommands", "Checks", "Discovery", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network",
+                "VipCommands", "Activity", "Checks", "Discovery", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network",
                 "Host",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],

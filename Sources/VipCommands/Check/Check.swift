@@ -4,6 +4,7 @@ import ArgumentParser
 import Checks
 import Glibc
 import Host
+import SelfTest
 import Sessions
 import SystemPackage
 
@@ -44,7 +45,7 @@ struct Check: ParsableCommand {
     func run() throws {
         let payload: CheckPayload
         if selfTest {
-            payload = CheckPayload(facts: try SelfTest(options).run())
+            payload = CheckPayload(facts: try SelfTestRun(options.instance, options.logger).run())
         } else {
             let host = CheckedHost(instance: options.instance, policyFile: policy.map { FilePath($0) })
             payload = CheckPayload(facts: host.facts())

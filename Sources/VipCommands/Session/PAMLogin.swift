@@ -60,9 +60,9 @@ struct PAMLogin {
         // The lock is free now, so that the daemon can make its change.
         if let record = opened.records.first {
             guard opened.awaitingLease.contains(record.id) else { return }
-            _ = try instance.awaitAddress(of: record, within: LeaseWait.patience)
+            _ = try instance.awaitAddress(of: record, within: Instance.leasePatience)
         } else if let there, try instance.awaitsAddress(there) {
-            _ = try instance.awaitAddress(of: there, within: LeaseWait.patience)
+            _ = try instance.awaitAddress(of: there, within: Instance.leasePatience)
         }
     }
 

@@ -103,7 +103,7 @@ struct Run: ParsableCommand {
         let record = opened.records[0]
         let result: Result<Int32, Failure>
         do throws(Failure) {
-            _ = try LeaseWait.wait(for: record, opened.awaitingLease, options)
+            _ = try options.lease(for: record, of: opened)
             // A signal that arrived while other hosts were asked. There was no command to pass it to.
             var early: CInt?
             while let signal = signals.next() {

@@ -91,7 +91,7 @@ struct SessionOpen: ParsableCommand {
         let opened = try options.open { _ in requests }
         let prefix = opened.loopbackPrefix
         var records = opened.records
-        if batch == nil { records[0] = try LeaseWait.wait(for: records[0], opened.awaitingLease, options) }
+        if batch == nil { records[0] = try options.lease(for: records[0], of: opened) }
         do throws(Failure) {
             try print(records, prefix)
         } catch {

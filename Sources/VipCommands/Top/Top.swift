@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Activity
 import ArgumentParser
 import FoundationEssentials
 import Glibc
@@ -38,7 +39,7 @@ struct Top: ParsableCommand {
     var interval: Double = 2
 
     @Option(help: "The column to sort by.")
-    var sort: TopKey = .session
+    var sort: ActivityKey = .session
 
     @Flag(help: "Reverse the sort order.")
     var reverse = false
@@ -57,7 +58,7 @@ struct Top: ParsableCommand {
 
     func run() throws {
         let interval = Duration.seconds(interval)
-        let order = TopOrder(key: sort, isReversed: reverse)
+        let order = ActivityOrder(key: sort, isReversed: reverse)
         // Before threads are started, so that the signals are blocked in all of them.
         let ending = try SignalReader([SIGINT, SIGTERM, SIGHUP])
         if once || output.json || !StandardOutput.isTerminal {
@@ -75,7 +76,7 @@ struct Top: ParsableCommand {
 
     /// One look, after an interval in which calls are counted. A signal shortens the interval.
     private func snapshot(
-        _ interval: Duration, _ order: TopOrder, _ ending: borrowing SignalReader
+        _ interval: Duration, _ order: ActivityOrder, _ ending: borrowing SignalReader
     ) throws(Failure) -> SessionActivity.Snapshot {
         let activity = try SessionActivity(options.instance)
         if activity.isMeasuring {
@@ -97,14 +98,14 @@ private final class LiveTable: Sendable {
     private let worker: Worker
     private let signals: SignalReader
     private let instance: Instance
-    private let order: TopOrder
+    private let order: ActivityOrder
     private let interval: Duration
     private let result: Mutex<Result<Void, Failure>?>
 
     /// At most a fifth of the time is spent on looks: with very many sessions, there are fewer.
     private static let idleShare = 5
 
-    init(_ instance: Instance, _ order: TopOrder, _ interval: Duration) throws(Failure) {
+    init(_ instance: Instance, _ order: ActivityOrder, _ interval: Duration) throws(Failure) {
         worker = try Worker()
         let signals = try SignalReader([SIGWINCH, SIGTSTP, SIGCONT])
         self.signals = signals

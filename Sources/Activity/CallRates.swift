@@ -7,11 +7,11 @@ import PolicyMaps
 import Synchronization
 
 /// Counts the rewritten and refused calls of each session, on a thread of its own, because waiting for events blocks.
-final class CallRates: Sendable {
+package final class CallRates: Sendable {
     /// Numbers of calls, or of calls per second.
-    struct Calls<Number: Sendable>: Sendable {
-        var rewritten: Number
-        var refused: Number
+    package struct Calls<Number: Sendable>: Sendable {
+        package var rewritten: Number
+        package var refused: Number
     }
 
     /// The counts since the last call of ``CallRates/take()``.

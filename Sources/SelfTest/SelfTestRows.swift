@@ -11,7 +11,7 @@ import SystemPackage
 /// The calls of the two programs of the self-test, with their expected results. Each gives a fact.
 struct SelfTestRows {
     private typealias Fact = CheckedFact
-    private let subject = SelfTest.subject
+    private let subject = SelfTestRun.subject
 
     let peers: (SelfTestPeer, SelfTestPeer)
     /// The expected results of each program's calls.
