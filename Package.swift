@@ -204,6 +204,10 @@ let package = Package(
             path: "Tests/Unit/PolicyTests", swiftSettings: features
         ),
         .testTarget(
+            name: "BPFLoaderTests", dependencies: ["BPFLoader"], path: "Tests/Unit/BPFLoaderTests",
+            swiftSettings: features
+        ),
+        .testTarget(
             name: "PolicyMapsTests",
             dependencies: [
                 "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CVipABI",
@@ -231,9 +235,13 @@ let package = Package(
             path: "Tests/Unit/DiscoveryTests", swiftSettings: features
         ),
         .testTarget(
+            name: "ChecksTests", dependencies: ["Checks", "Policy"], path: "Tests/Unit/ChecksTests",
+            swiftSettings: features
+        ),
+        .testTarget(
             name: "CommandTests",
             dependencies: [
-                "VipCommands", "Activity", "Checks", "Discovery", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network",
+                "VipCommands", "Activity", "Discovery", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network",
                 "Host",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
