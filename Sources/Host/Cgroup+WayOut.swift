@@ -10,22 +10,6 @@ extension Cgroup {
         public let file: FilePath
         /// The user who owns it; `nil` if its mode lets other users write to it.
         public let user: uid_t?
-
-        /// `user ann can move processes out of session 7: /sys/fs/cgroup/x/cgroup.procs belongs to them`
-        ///
-        /// - Parameter sessions: the IDs of those that can be left so, at least one.
-        public func message(sessions: [UInt32]) -> String {
-            let others = sessions.count - 1
-            let what = "session \(sessions[0])\(others > 0 ? " and \(others) more" : "")"
-            guard let user else {
-                return "other users than root can move processes out of \(what): they may write to \(file)"
-            }
-            let name = ((try? SystemUsers.name(of: user)) ?? nil) ?? "\(user)"
-            return "user \(name) can move processes out of \(what): \(file) belongs to them"
-        }
-
-        /// What to do about it.
-        public var remedy: String { "chown root \(file) && chmod go-w \(file)" }
     }
 
     /// Through which of the cgroups above this one others than root can move processes out of it, nearest first.
