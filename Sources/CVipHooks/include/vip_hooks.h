@@ -108,6 +108,19 @@ void vip_host_set_listener(struct vip_host *host, __u32 number, enum vip_host_li
 void vip_host_set_other(struct vip_host *host, __u64 cgroup);
 /* errno with which bpf_bind() fails in the calls from now on, or 0. */
 void vip_host_set_bind_error(struct vip_host *host, int error);
+/* Whether the calling socket and what is found have SO_REUSEPORT and one user; not unless told otherwise. */
+void vip_host_share_port(struct vip_host *host, int is_shared);
+
+/*
+ * Lets a listener wait for events: with these outcomes (1 << enum vip_outcome), of that session or of all (0). With no
+ * outcome, nobody listens.
+ */
+void vip_host_watch(struct vip_host *host, __u32 outcomes, __u32 session, int is_ring_full);
+/* The event of the last call; NULL if there was none. */
+const struct vip_event *vip_host_event(const struct vip_host *host);
+/* How many events found no room since vip_host_watch(). */
+__u64 vip_host_dropped_events(const struct vip_host *host);
+
 /* How many look-ups of sockets the last call made. */
 __u32 vip_host_question_count(const struct vip_host *host);
 struct vip_host_question vip_host_question(const struct vip_host *host, __u32 number);
@@ -127,6 +140,10 @@ __u32 vip_host_features(struct vip_host *host);
 struct vip_host_answer vip_host_call(struct vip_host *host, struct vip_host_socket *socket,
 				     enum vip_hook hook, struct vip_address address, __u16 port,
 				     const struct vip_address *source);
+/* Runs the hook of socket(2) for this protocol. Returns the errno of a refusal, else 0. */
+int vip_host_make_socket(struct vip_host *host, __u32 protocol);
+/* Runs the hook of setsockopt(2). Returns the errno of a refusal, else 0. */
+int vip_host_set_option(struct vip_host *host, int level, int name);
 /* Runs sock_ops of a socket that begins to listen. */
 void vip_host_listen(struct vip_host *host, struct vip_host_socket *socket);
 /*
