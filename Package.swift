@@ -145,7 +145,7 @@ let package = Package(
         .target(
             name: "SelfTest",
             dependencies: [
-                "Checks", "Explain", "Sessions", "PolicyMaps", "Policy", "Network", "Host", "CHost", "CVipABI",
+                "Checks", "Explain", "Sessions", "PolicyMaps", "Policy", "Network", "Host", "CVipABI",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ],

@@ -26,18 +26,13 @@ final class SelfTestPeer {
             try? ours.close()
             throw Failure(what, errno: .current)
         }
-        let rawProcs = cgroup.path.appending("cgroup.procs").withPlatformString { open($0, O_WRONLY | O_CLOEXEC) }
-        guard rawProcs >= 0 else {
+        do throws(Failure) {
+            pid = try CgroupProcess.start(
+                CStrings(SelfTestProgram.arguments(line: its)), CStrings(copying: environ), in: cgroup, for: what)
+        } catch {
             try? ours.close()
-            throw Failure(what, errno: .current)
+            throw error
         }
-        let procs = Descriptor(owning: rawProcs)
-        let pid = SelfTestProgram.spawn(procs.raw, line: its)
-        guard pid > 0 else {
-            try? ours.close()
-            throw Failure(what, errno: Errno(rawValue: -pid))
-        }
-        self.pid = pid
         line = ours
     }
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import CHost
 import Glibc
 import Host
 import Network
@@ -19,14 +18,7 @@ package enum SelfTestProgram {
     /// The command of vip-bpfctl that runs it, with the option `--line DESCRIPTOR`.
     package static let command = "self-test-child"
 
-    /// Starts the program. Returns its PID, or -errno.
-    static func spawn(_ procs: CInt, line: CInt) -> pid_t {
-        let words = ["/proc/self/exe", command, "--line", "\(line)"]
-        var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
-        defer { for pointer in arguments { free(pointer) } }
-        var step = VIP_SPAWN_FORK
-        return vip_spawn(procs, nil, &arguments, environ, nil, &step)
-    }
+    static func arguments(line: CInt) -> [String] { ["/proc/self/exe", command, "--line", "\(line)"] }
 
     /// Runs it: reads commands from a socket until its end.
     package static func run(line: CInt) {
