@@ -57,6 +57,8 @@ final class LeaseSources {
         var options = UDHCPCLeases.Options(
             interface: interface, state: directory.appending(interface), runtime: runtime.appending(interface),
             host: try ClientIdentifier.hostIdentifier())
+        options.interfaceRemedy = "set virtualIP.addresses.interface; ip link lists the interfaces"
+        options.sharingRemedy += ", or use source: pool"
         options.check.owner = { [instance] address, holder in Self.owner(of: address, besides: holder, instance) }
         return try UDHCPCLeases(options) { [handle] event in handle(interface, event) }
     }
