@@ -135,9 +135,27 @@ let package = Package(
             swiftSettings: features
         ),
         .target(
+            name: "Activity",
+            dependencies: [
+                "Sessions", "PolicyMaps", "Policy", "Network", "Host", "CVipABI",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
+            name: "SelfTest",
+            dependencies: [
+                "Checks", "Explain", "Sessions", "PolicyMaps", "Policy", "Network", "Host", "CVipABI",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: features
+        ),
+        .target(
             name: "VipCommands",
             dependencies: [
-                "Checks", "Daemon", "Explain", "Discovery", "Metrics", "Sessions", "PolicyMaps", "Policy",
+                "SelfTest", "Activity", "Checks", "Daemon", "Explain", "Discovery", "Metrics", "Sessions", "PolicyMaps",
+                "Policy",
                 "BPFLoader", "Network", "Host", "CHost", "CNcurses", "CVipABI",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
@@ -186,6 +204,10 @@ let package = Package(
             path: "Tests/Unit/PolicyTests", swiftSettings: features
         ),
         .testTarget(
+            name: "BPFLoaderTests", dependencies: ["BPFLoader"], path: "Tests/Unit/BPFLoaderTests",
+            swiftSettings: features
+        ),
+        .testTarget(
             name: "PolicyMapsTests",
             dependencies: [
                 "PolicyMaps", "Policy", "BPFLoader", "Network", "Host", "CVipABI",
@@ -213,9 +235,13 @@ let package = Package(
             path: "Tests/Unit/DiscoveryTests", swiftSettings: features
         ),
         .testTarget(
+            name: "ChecksTests", dependencies: ["Checks", "Policy"], path: "Tests/Unit/ChecksTests",
+            swiftSettings: features
+        ),
+        .testTarget(
             name: "CommandTests",
             dependencies: [
-                "VipCommands", "Checks", "Discovery", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network",
+                "VipCommands", "Activity", "Discovery", "Sessions", "PolicyMaps", "Policy", "BPFLoader", "Network",
                 "Host",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],

@@ -74,8 +74,8 @@ struct address {
 };
 
 /*
- * Another host's address, a different one in each process. In a session, IPv6 servers cannot bind what the host does not
- * have, so this process opens these servers before it is in one.
+ * Another host's address, a different one in each process. In a session, IPv6 servers cannot bind what the host does
+ * not have, so this process opens these servers before it is in one.
  */
 static char elsewhere6[INET6_ADDRSTRLEN];
 static int elsewhere6_servers[] = { [SOCK_STREAM] = -1, [SOCK_DGRAM] = -1 };

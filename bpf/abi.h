@@ -143,7 +143,7 @@ enum vip_owner {
 	VIP_OWNER_NOBODY, /* not in the map */
 	VIP_OWNER_HOST,
 	VIP_OWNER_SESSION,
-	VIP_OWNER_BROADCAST, /* of a network of the host's: may be bound, and is no source */
+	VIP_OWNER_BROADCAST, /* a broadcast address of one of the host's networks: it can be bound, and is no source */
 };
 
 struct vip_address_owner {
@@ -195,7 +195,10 @@ enum vip_policy_flag {
 	VIP_POLICY_DENY_OUTSIDE = 1 << 12, /* withoutSession: deny. Of the base policy only */
 };
 
-/* What holds for a program of no session under withoutSession: deny. It is as one of a session without addresses. */
+/*
+ * The policy of a program in no session under withoutSession: deny. It is treated like a program of a session without
+ * addresses.
+ */
 #define VIP_POLICY_OUTSIDE \
 	(VIP_POLICY_VIRTUAL_IP | VIP_POLICY_VIRTUAL_IP_ALL | VIP_POLICY_ISOLATION)
 
@@ -287,8 +290,9 @@ struct vip_listener {
 };
 
 /*
- * listener_counts: HASH by cgroup ID (__u64) -> __s32. How many dual-stack listeners a session has in `listeners`, so that
- * none takes the room of all. The end of a listener of an earlier session of the cgroup makes it less than that.
+ * listener_counts: HASH by cgroup ID (__u64) -> __s32. How many dual-stack listeners a session has in `listeners`. The
+ * limit keeps one session from filling the map. If a listener of an earlier session of the cgroup ends, the count is
+ * one too low.
  */
 
 /* What became of a call. The first three let it go on; the errno of the others is beside each. */

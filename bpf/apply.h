@@ -17,9 +17,9 @@ static __always_inline int vip_error_of(enum vip_outcome outcome)
 }
 
 /*
- * Refuses the call, or stores what the decision changes of it: what is remembered of the socket, the address, the source
- * of a datagram. `form` is that of the answer; only connect's may differ from the call's. Returns what the program
- * returns.
+ * Refuses the call, or stores what the decision changes of it: what is remembered of the socket, the address, the
+ * source of a datagram. `form` is that of the answer; only connect's may differ from the call's. Returns what the
+ * program returns.
  */
 static __always_inline int vip_apply(struct bpf_sock_addr *ctx, const struct vip_call *call,
 				     enum vip_hook hook, enum vip_family form,

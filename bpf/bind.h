@@ -8,8 +8,8 @@
 #include "program.h"
 
 /*
- * Whether another server of the session listens where this one would be. If the two are bound before either listens, this
- * does not see it; connections go to the dual-stack one then.
+ * Whether another server of the session listens where this one would be. If the two are bound before either listens,
+ * this does not see it; connections go to the dual-stack one then.
  */
 static __always_inline int vip_bind_clashes(struct bpf_sock_addr *ctx, const struct vip_own *own,
 					    const struct vip_bind_decision *bind)

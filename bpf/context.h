@@ -9,9 +9,9 @@
 enum { VIP_REFUSE = 0, VIP_PROCEED = 1 }; /* what a sock_addr program returns */
 
 /*
- * One field of a context or a socket. Each access is one instruction in assembly. Otherwise clang may merge neighbouring
- * fields, or keep a field's address in a register and access through that, which the verifier refuses ("dereference of
- * modified ctx ptr").
+ * One field of a context or a socket. Each access is one instruction in assembly. Otherwise clang may merge
+ * neighbouring fields, or keep a field's address in a register and access through that, which the verifier refuses
+ * ("dereference of modified ctx ptr").
  */
 #ifdef __bpf__
 #define VIP_GET(type, object, field)                                                    \
@@ -120,8 +120,8 @@ static __always_inline enum vip_family vip_family6(struct bpf_sock_addr *ctx)
 
 #ifdef __bpf__
 /*
- * The cgroup in which a socket was made. The caller holds a reference to the socket. The verifier lets no program follow
- * a pointer of a socket that was found, so the socket's address is read from the stack, as a number.
+ * The cgroup in which a socket was made. The caller holds a reference to the socket. The verifier lets no program
+ * follow a pointer of a socket that was found, so the socket's address is read from the stack, as a number.
  */
 static __always_inline struct cgroup *vip_cgroup_of(struct bpf_sock *sk)
 {

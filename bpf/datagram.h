@@ -7,7 +7,10 @@
 #include "listener.h"
 #include "program.h"
 
-/* The class of a datagram's source. A mapped one is none of IPv6: a dual-stack bind or an earlier connect gave it. */
+/*
+ * The class of a datagram's source. A mapped source does not count for an IPv6 datagram: a dual-stack bind or an
+ * earlier connect gave it.
+ */
 static __always_inline enum vip_addr_class
 vip_class_of_source(enum vip_family family, const struct vip_own *own, struct vip_address source)
 {
@@ -17,8 +20,8 @@ vip_class_of_source(enum vip_family family, const struct vip_own *own, struct vi
 }
 
 /*
- * What goes to the peer of a connected socket comes here in two cases: with control messages, and then it names no
- * destination; and from an AF_INET6 socket with a mapped peer, and then it names that.
+ * For a datagram to the peer of a connected socket, the hook runs in two cases: with control messages (the context has
+ * no destination), and on an AF_INET6 socket with a mapped peer (the destination is the peer).
  */
 static __always_inline int vip_is_to_peer(struct bpf_sock_addr *ctx, enum vip_family family,
 					  struct bpf_sock *sk, struct vip_address destination)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The observing programs of `vip-bpfctl discover`: each counts what a program asks for and lets the call go on as it is.
- * They are attached as long as that command runs, by links that are not pinned.
+ * The observing programs of `vip-bpfctl discover`: each counts what a program asks for and lets the call go on as it
+ * is. They are attached as long as that command runs, by links that are not pinned.
  */
 #include <linux/errno.h>
 
@@ -148,7 +148,7 @@ static __always_inline void vip_add(struct vip_seen_endpoint *endpoint, struct v
 	}
 	if (lost)
 		lost->endpoints++;
-	/* At least that it was done at all. */
+	/* Record at least that the program made such a call. */
 	endpoint->address = vip_mapped(0);
 	endpoint->port = 0;
 	endpoint->flags = VIP_SEEN_MANY;

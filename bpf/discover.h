@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What discover.bpf.c and vip-bpfctl share: which programs bind and connect where. Nothing here is pinned, and vip.bpf.c
- * knows nothing of it: the maps belong to one run of vip-bpfctl discover, and end with it.
+ * What discover.bpf.c and vip-bpfctl share: which programs bind and connect where. Nothing here is pinned, and
+ * vip.bpf.c knows nothing of it: the maps belong to one run of vip-bpfctl discover, and end with it.
  *
- * Everything is added up in the kernel, so a program that repeats a call costs no more memory. All sizes are fixed; what
- * does not fit is counted in `seen_lost`.
+ * Everything is added up in the kernel, so a program that repeats a call costs no more memory. All sizes are fixed;
+ * what does not fit is counted in `seen_lost`.
  *
  *   seen_programs  [{ inode, device, comm }]         -> { name "redis-server", 2 endpoints, 1 process }
  *   seen_processes [{ program, start, PID }]         -> { cgroup, user }

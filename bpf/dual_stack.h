@@ -55,8 +55,8 @@ static __always_inline void vip_note_listener(struct bpf_sock_ops *ctx, struct v
 		return;
 	}
 	/*
-	 * Several servers may share the port by SO_REUSEPORT. The kernel chooses among all of them when it is led to one;
-	 * a few are noted, so that the end of one does not hide the others.
+	 * Several servers may share the port by SO_REUSEPORT. The kernel chooses among all of them when it is led to
+	 * one; a few are noted, so that the end of one does not hide the others.
 	 */
 #pragma unroll
 	for (__u32 slot = 0; slot < VIP_LISTENER_SLOTS; slot++) {
@@ -134,8 +134,8 @@ static __always_inline struct bpf_sock *vip_find_noted(struct vip_listener *key,
 
 /*
  * Leads an IPv6 connection for a session's VIP6 or LO6 to its dual-stack listener on that port. And it drops what comes
- * from outside to the prefix of the loopbacks, as the kernel does with 127/8 and ::1. It runs where the kernel looks for
- * a listener or an unconnected UDP socket, in the whole network namespace.
+ * from outside to the prefix of the loopbacks, as the kernel does with 127/8 and ::1. It runs where the kernel looks
+ * for a listener or an unconnected UDP socket, in the whole network namespace.
  */
 static __always_inline int vip_on_sk_lookup(struct bpf_sk_lookup *ctx)
 {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Programs of no session, below the cgroup that is guarded. Those that are not root's may not bind or send from an address
- * of a session, now or to come, nor reach a session's loopback. Everything else of them is left as it is.
+ * The hooks of the guarded cgroup. A program in no session that is not root's may not bind or send from an address that
+ * a session has or may get, nor reach a session's loopback. Its other calls are unchanged.
  *
- * They run on calls of every program of the host, so they leave at a compare or two where neither can be: before they look
- * who is calling.
+ * These hooks run on calls of all programs of the host, so a call that names no such address returns after a compare or
+ * two, before the caller is looked up.
  */
 #ifndef VIP_BPF_GUARD_H
 #define VIP_BPF_GUARD_H
@@ -13,7 +13,7 @@
 #include "session.h"
 
 /*
- * Whether the calling task is kept off sessions' addresses. Whether sessions are isolated is the base policy's to say.
+ * Whether the calling task is kept off sessions' addresses. The base policy says whether sessions are isolated.
  */
 static __always_inline int vip_is_guarded(void *ctx, const struct vip_config *in_force)
 {
@@ -38,7 +38,9 @@ static __always_inline int vip_guard(struct bpf_sock_addr *ctx, enum vip_family 
 	return vip_apply(ctx, &call, hook, family, decision);
 }
 
-/* Whether an address is a session's, now or to come. A program of no session has none of its own: ID 0 is no session's. */
+/*
+ * Whether an address is a session's, now or to come. A program of no session has none of its own: ID 0 is no session's.
+ */
 static __always_inline int vip_is_sessions_own(enum vip_family family, struct vip_address address)
 {
 	const struct vip_config *in_force = vip_config();

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The few fields of the kernel's own structures that the hooks read. Only the names matter: CO-RE finds the place of each
- * field in the running kernel's BTF at load time, so one object fits every kernel. On the host (Sources/CVipHooks) these
- * are plain structs.
+ * The few fields of the kernel's own structures that the hooks read. Only the names matter: CO-RE finds the place of
+ * each field in the running kernel's BTF at load time, so one object fits every kernel. On the host (Sources/CVipHooks)
+ * these are plain structs.
  */
 #ifndef VIP_BPF_KERNEL_H
 #define VIP_BPF_KERNEL_H

@@ -100,7 +100,7 @@ static __always_inline int vip_is_of_other_session(struct bpf_sock *found, int i
 	return is_on_address && vip_user_of(found) != 0;
 }
 
-/* Whether what was found counts. `cgroup` is the session whose own sockets count alone; 0: everybody's do. */
+/* Whether what was found counts. `cgroup` is the session whose own sockets count alone; 0: all sockets count. */
 static __always_inline enum vip_found vip_judge(struct bpf_sock_addr *ctx, enum vip_family family,
 						struct bpf_sock *found, struct vip_address from,
 						enum vip_listener_match match, __u64 cgroup)
@@ -118,8 +118,8 @@ static __always_inline enum vip_found vip_judge(struct bpf_sock_addr *ctx, enum 
 }
 
 /*
- * `from` is what the peer would see as the source. It matters for UDP only: a connected UDP socket takes packets from its
- * peer alone, and the look-up respects that. A TCP listener has no peer.
+ * `from` is what the peer would see as the source. It matters for UDP only: a connected UDP socket takes packets from
+ * its peer alone, and the look-up respects that. A TCP listener has no peer.
  *
  * These are global functions, so the verifier goes through each once, and not once for each path to each call.
  */
@@ -220,13 +220,16 @@ static __always_inline enum vip_action vip_search(struct bpf_sock_addr *ctx, enu
 		on_loopback = vip_find_listener(ctx, family, loopback, loopback, match, cgroup);
 		if (on_loopback == VIP_FOUND)
 			return VIP_TO_LOOPBACK;
-		/* Where the call goes if nothing is found: to the loopback, or to 127.0.0.1, which is not theirs. */
+		/*
+		 * If nothing else is found, the call goes to the loopback, where the kernel would reach this socket of
+		 * another session. With VIP_MATCH_BOUND it goes to 127.0.0.1, which is no session's.
+		 */
 		if (on_loopback == VIP_FOUND_OTHERS && match == VIP_MATCH_OWN)
 			found = on_loopback;
 	}
 	/*
-	 * A UDP server's answer. Its client may have got the loopback or 127.0.0.1. If the client is connected, it
-	 * receives from this very socket only, so one that is found like that is the one that is meant. A server on
+	 * This may be a UDP server's answer to a client on the loopback or on 127.0.0.1. A connected client receives
+	 * only from the socket it is connected to, so a client connected to this sender is the right one. A server on
 	 * the wildcard was asked at the loopback.
 	 */
 	if ((plan.probes & VIP_PROBE_ANSWERED) && ctx->type == SOCK_DGRAM) {
@@ -253,7 +256,7 @@ static __always_inline enum vip_action vip_search(struct bpf_sock_addr *ctx, enu
 		    vip_listens(ctx, VIP_MAPPED, &mapped.loopback, &mapped.address, VIP_MATCH_DUAL))
 			return VIP_TO_MAPPED_ADDRESS;
 	}
-	/* A call that goes on would reach it: the kernel finds the wildcard at each address. */
+	/* Otherwise the call would reach that socket: the kernel finds the wildcard at every address. */
 	return found == VIP_FOUND_OTHERS ? VIP_REFUSE_PEER : plan.otherwise;
 }
 

@@ -12,8 +12,9 @@ static __always_inline __u32 vip_far_state(struct bpf_sock *found, __be16 port)
 }
 
 /*
- * The same of the TCP connection of the calling socket, both ends of which are on `address`: VIP_SOCKET_LOCAL_PEER or 0. A
- * socket that its program has closed may be found no longer. Global functions, so that the verifier goes through each once.
+ * The same of the TCP connection of the calling socket, both ends of which are on `address`: VIP_SOCKET_LOCAL_PEER or
+ * 0. A socket that its program has closed may be found no longer. Global functions, so that the verifier goes through
+ * each once.
  */
 __noinline int vip_ask_far_end4(struct bpf_sock_addr *ctx, __be32 address)
 {
@@ -56,7 +57,7 @@ __noinline int vip_ask_far_end6(struct bpf_sock_addr *ctx, const struct vip_addr
 
 /*
  * A connection from the session's address to itself: its two ends do not tell what was asked for, and only the end that
- * connected remembers it. `other` is the end that the name is not of.
+ * connected remembers it. `other` is the address of the other end.
  */
 static __always_inline void vip_ask_far_end(struct bpf_sock_addr *ctx, enum vip_family family,
 					    struct vip_facts *facts, struct vip_address other)
@@ -101,7 +102,7 @@ static __always_inline int vip_on_peer_name(struct bpf_sock_addr *ctx, enum vip_
 	return vip_apply(ctx, &call, hook, family, &decision);
 }
 
-/* Whether the policy in force anywhere, and then the session's own, shows the wildcard as it was asked for. */
+/* Whether any policy in force has wildcardName: asRequested. */
 static __always_inline int vip_any_as_requested(void)
 {
 	const struct vip_config *in_force = vip_config();
@@ -109,6 +110,7 @@ static __always_inline int vip_any_as_requested(void)
 	return in_force && (in_force->flags & VIP_CONFIG_AS_REQUESTED);
 }
 
+/* Whether the session's policy has it. */
 static __always_inline int vip_is_as_requested(struct vip_call *call, struct vip_caller *caller)
 {
 	return vip_find_policy(call, caller) && (call->facts.flags & VIP_POLICY_AS_REQUESTED);
@@ -148,7 +150,7 @@ static __always_inline int vip_on_own_name(struct bpf_sock_addr *ctx, enum vip_f
 	if (vip_own_name_needs_state(family, facts, as_requested))
 		facts->state = vip_sock_state(sk);
 	vip_ask_far_end(ctx, family, facts, peer);
-	/* MPTCP's is out of reach, and :: is by far the likelier of the two wildcards. */
+	/* The storage of an MPTCP socket cannot be read. Assume ::, which is far more common than ::ffff:0.0.0.0. */
 	if (family == VIP_MAPPED && sk->protocol == IPPROTO_MPTCP &&
 	    vip_same(family, facts->user_addr, facts->own.address))
 		facts->state |= VIP_SOCKET_DUAL;

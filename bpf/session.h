@@ -131,8 +131,8 @@ static __always_inline int vip_is_denied_outside(void *ctx, const struct vip_cal
 }
 
 /*
- * The caller's session and its policy. Under withoutSession: deny, a program of no session is as one of a session
- * without addresses, whose ID is 0.
+ * The caller's session and its policy. Under withoutSession: deny, a program of no session is treated like a
+ * program of a session with ID 0 and no addresses.
  */
 static __always_inline int vip_find_caller(void *ctx, struct vip_call *call,
 					   struct vip_caller *caller)
@@ -176,7 +176,7 @@ static __always_inline enum vip_owner vip_owner_of(const struct vip_address *add
 	return row ? row->owner : VIP_OWNER_NOBODY;
 }
 
-/* Whose an address is that no session and no interface has. */
+/* The owner of an address that no session and no interface has. */
 static __always_inline enum vip_owner vip_governor_of(struct vip_address address)
 {
 	struct vip_prefix key = { .length = 128, .address = address };

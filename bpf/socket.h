@@ -33,10 +33,10 @@ static __always_inline int vip_on_sock_create(struct bpf_sock *sk)
 }
 
 /*
- * IP_LOCAL_PORT_RANGE aims the kernel's own choice of a port, for which no bind hook runs (`listen` without `bind`). It is
- * refused as by kernels that do not have it. SO_BINDTODEVICE hides a socket on the wildcard from the look-ups of connect:
- * bpf_sk_lookup_* of these hooks find none that is bound to a device (__bpf_sk_lookup with interface 0). It is refused to
- * all but root as by kernels before 5.7.
+ * IP_LOCAL_PORT_RANGE aims the kernel's own choice of a port, for which no bind hook runs (`listen` without `bind`). It
+ * is refused as by kernels that do not have it. SO_BINDTODEVICE hides a socket on the wildcard from the look-ups of
+ * connect: bpf_sk_lookup_* of these hooks find none that is bound to a device (__bpf_sk_lookup with interface 0). It is
+ * refused to all but root as by kernels before 5.7.
  */
 static __always_inline int vip_on_setsockopt(struct bpf_sockopt *ctx)
 {

@@ -451,7 +451,10 @@ static __always_inline struct vip_plan vip_connect_plan(enum vip_addr_class aske
 			plan.otherwise = VIP_REFUSE_PEER;
 		return plan;
 	case VIP_LOOPBACK_REST:
-		/* Elsewhere, a server on the wildcard is at each of these addresses. This one is on one of the session. */
+		/*
+		 * Outside sessions, a server on the wildcard is reached at each of these addresses. In a session it is
+		 * bound to one of the session's.
+		 */
 		if (excluded || !(flags & VIP_POLICY_VIRTUAL_IP))
 			return plan;
 		if (flags & VIP_POLICY_PREFER_LOOPBACK)
@@ -594,7 +597,7 @@ static __always_inline int vip_is_refused_source(enum vip_addr_class class, __u3
 					vip_is_others(class) && (flags & VIP_POLICY_ISOLATION);
 }
 
-/* An address that a V-program means by its own: an interface has it, and it is not this session's. */
+/* An address that a V-program takes for its own: an interface has it, and it is not this session's. */
 static __always_inline int vip_is_interfaces(enum vip_addr_class asked)
 {
 	return asked == VIP_HOST_ADDRESS || asked == VIP_OTHER_ADDRESS;
@@ -724,8 +727,8 @@ struct vip_route {
 };
 
 /*
- * `to` is no refusal, and `form` is vip_form_of() it; the caller may know it as a constant. Reads own, user_addr, asked,
- * features.
+ * `to` is no refusal, and `form` is vip_form_of() it; the caller may know it as a constant. Reads own, user_addr,
+ * asked, features.
  */
 static __always_inline struct vip_route vip_route_of(enum vip_family family, enum vip_family form,
 						     const struct vip_facts *facts,
@@ -1027,8 +1030,8 @@ static __always_inline struct vip_decision vip_show(struct vip_address shown)
 }
 
 /*
- * The peer's name: getpeername, accept with an address, recvmsg with an address. `peer` is where the socket is connected
- * to. Reads own, user_addr, local_addr, state, peer.
+ * The peer's name: getpeername, accept with an address, recvmsg with an address. `peer` is where the socket is
+ * connected to. Reads own, user_addr, local_addr, state, peer.
  */
 static __always_inline struct vip_decision
 vip_decide_peer_name(enum vip_family family, const struct vip_facts *facts, struct vip_address peer)
@@ -1066,8 +1069,8 @@ static __always_inline int vip_was_wildcard(enum vip_family family, const struct
 }
 
 /*
- * The socket's own name: getsockname. `peer` is the remote address, or the wildcard. `as_requested`: the policy wants the
- * wildcard shown that was asked for. Reads own, user_addr, state.
+ * The socket's own name: getsockname. `peer` is the remote address, or the wildcard. `as_requested`: the policy wants
+ * the wildcard shown that was asked for. Reads own, user_addr, state.
  */
 static __always_inline struct vip_decision vip_decide_own_name(enum vip_family family,
 							       const struct vip_facts *facts,

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The hooks: one short program for each. Each gathers facts about the call, asks translate.h, and applies the answer. To
- * add one: a function here, its number in enum vip_hook (abi.h), its row in Hook.swift; CONTRIBUTING.md has the rest.
+ * The hooks: one short program for each. Each gathers facts about the call, asks translate.h, and applies the answer.
+ * To add one: a function here, its number in enum vip_hook (abi.h), its row in Hook.swift; CONTRIBUTING.md has the
+ * rest.
  *
  * The guard hooks are of the guarded cgroup, and for programs of no session; all others are of each attached cgroup.
  *
- * They run on every call below the cgroups that they are attached to, so they leave as soon as nothing is to be done: the
- * name hooks before any look-up, the others if the task has no session.
+ * They run on every call below the cgroups that they are attached to, so they leave as soon as nothing is to be done:
+ * the name hooks before any look-up, the others if the task has no session.
  *
  * One body serves both families. It is inlined for each constant enum vip_family, so three times in all, because a call
  * of an AF_INET6 socket may name a mapped IPv4 address.

@@ -102,8 +102,8 @@ public struct BPFLink: ~Copyable, Sendable {
 
     /// Detaches the program at once (`BPF_LINK_DETACH`, Linux 5.9). The link itself stays, defunct.
     ///
-    /// Without it, the program of a link whose last pin was removed runs for a moment longer: the kernel releases the link
-    /// after a grace period.
+    /// Without it, the program of a link whose last pin was removed runs for a moment longer: the kernel releases the
+    /// link after a grace period.
     public func detach(_ what: String) throws(Failure) {
         guard bpf_link_detach(descriptor.raw) == 0 else {
             throw Failure(what, errno: .current, needs: Capability.bpfPrograms)

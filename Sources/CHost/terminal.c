@@ -71,7 +71,9 @@ void vip_terminal_restore(void)
 	if (!guard.is_on)
 		return;
 	guard.is_on = 0;
-	/* In the background this would stop the process (SIGTTOU), and another process group has the terminal by then. */
+	/*
+	 * In the background this would stop the process (SIGTTOU), and another process group has the terminal by then.
+	 */
 	if (!vip_terminal_is_ours(guard.fd))
 		return;
 	if (poll(&takes, 1, 0) > 0 && takes.revents == POLLOUT &&

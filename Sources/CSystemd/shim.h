@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* libsystemd: logind by sd-bus, the event loop by sd-event, the service manager by sd-daemon, the journal by sd-journal. */
+/*
+ * libsystemd: logind by sd-bus, the event loop by sd-event, the service manager by sd-daemon, the journal by
+ * sd-journal.
+ */
 #pragma once
 
 /* Events do not need the source location. Without it, sd_journal_sendv() is a function and not a macro. */

@@ -49,6 +49,11 @@ struct vip_host {
 	__u64 other, found_in; /* cgroups: of another session, of the socket that was found */
 	__u64 found_user;
 	struct vip_counters counters;
+	int shares_port; /* SO_REUSEPORT */
+	struct vip_watchers watchers;
+	int is_watched, is_ring_full;
+	struct vip_event event; /* the last one */
+	__u32 event_count;
 	enum vip_host_listener listeners[VIP_HOST_QUESTIONS_MAX];
 	struct vip_host_question questions[VIP_HOST_QUESTIONS_MAX];
 	__u32 question_count;
@@ -117,7 +122,11 @@ static void *bpf_map_lookup_elem(void *map, const void *key)
 	if (map == &listeners && host->is_noted &&
 	    !memcmp(key, &host->noted_key, sizeof(host->noted_key)))
 		return &host->noted;
-	return 0; /* nothing is cached in verdicts, and nobody watches */
+	if (map == &watchers && host->is_watched)
+		return &host->watchers;
+	if (map == &watcher_rings && *(const __u32 *)key == 0)
+		return &host->event;
+	return 0; /* nothing is cached in verdicts */
 }
 
 static long bpf_map_update_elem(void *map, const void *key, const void *value, __u64 flags)
@@ -222,6 +231,8 @@ static struct bpf_sock *find_socket(struct vip_address from, struct vip_address 
 	host->found_in = listener == VIP_HOST_OF_OTHER_SESSION ? host->other : 0;
 	host->found_user = listener == VIP_HOST_LEFT_OVER ? 1000 : 0;
 	memset(found, 0, sizeof(*found));
+	host->kernel_found.__sk_common.skc_reuseport = host->shares_port;
+	host->kernel_found.sk_uid.val = host->user;
 	memset(&host->found_row, 0, sizeof(host->found_row));
 	if (listener == VIP_HOST_DUAL_STACK) {
 		host->found_row.flags = VIP_SOCKET_DUAL;
@@ -270,11 +281,12 @@ static long bpf_sk_release(void *sk)
 	return 0;
 }
 
-/* SO_REUSEPORT is off, on the calling socket and on what is found. */
+/* SO_REUSEPORT. */
 static long bpf_getsockopt(void *ctx, int level, int name, void *value, int size)
 {
 	(void)ctx, (void)level, (void)name;
 	memset(value, 0, size);
+	memcpy(value, &host->shares_port, sizeof(host->shares_port));
 	return 0;
 }
 
@@ -358,12 +370,17 @@ static __u64 bpf_ktime_get_boot_ns(void)
 static void *bpf_ringbuf_reserve(void *map, __u64 size, __u64 flags)
 {
 	(void)map, (void)size, (void)flags;
-	return 0;
+	if (host->is_ring_full)
+		return 0;
+	/* The kernel does not clear it. */
+	memset(&host->event, 0xff, sizeof(host->event));
+	return &host->event;
 }
 
 static void bpf_ringbuf_submit(void *data, __u64 flags)
 {
 	(void)data, (void)flags;
+	host->event_count++;
 }
 
 /* ---- the host ---- */
@@ -471,6 +488,31 @@ void vip_host_set_other(struct vip_host *given, __u64 cgroup)
 void vip_host_set_bind_error(struct vip_host *given, int error)
 {
 	given->bind_error = error;
+}
+
+void vip_host_share_port(struct vip_host *given, int is_shared)
+{
+	given->shares_port = is_shared;
+}
+
+void vip_host_watch(struct vip_host *given, __u32 outcomes, __u32 session, int is_ring_full)
+{
+	given->is_watched = outcomes != 0;
+	given->is_ring_full = is_ring_full;
+	memset(&given->watchers, 0, sizeof(given->watchers));
+	given->watchers.until[0] = 1; /* bpf_ktime_get_boot_ns() is 0 here */
+	given->watchers.watchers[0] =
+		(struct vip_watcher){ .outcomes = outcomes, .session = session };
+}
+
+const struct vip_event *vip_host_event(const struct vip_host *given)
+{
+	return given->event_count ? &given->event : 0;
+}
+
+__u64 vip_host_dropped_events(const struct vip_host *given)
+{
+	return given->watchers.watchers[0].dropped;
 }
 
 __u32 vip_host_question_count(const struct vip_host *given)
@@ -606,6 +648,7 @@ static void put_socket(struct vip_host *given, struct vip_host_socket *socket)
 	given->question_count = 0;
 	given->error = 0;
 	given->is_assigned = 0;
+	given->event_count = 0;
 	memset(&given->counters, 0, sizeof(given->counters));
 }
 
@@ -641,6 +684,24 @@ struct vip_host_answer vip_host_call(struct vip_host *given, struct vip_host_soc
 		}
 	}
 	return answer;
+}
+
+int vip_host_make_socket(struct vip_host *given, __u32 protocol)
+{
+	struct bpf_sock sk = { .protocol = protocol };
+
+	host = given;
+	given->error = 0;
+	return vip_sock_create(&sk) == VIP_REFUSE ? given->error : 0;
+}
+
+int vip_host_set_option(struct vip_host *given, int level, int name)
+{
+	struct bpf_sockopt ctx = { .level = level, .optname = name, .optlen = sizeof(int) };
+
+	host = given;
+	given->error = 0;
+	return vip_setsockopt(&ctx) == VIP_REFUSE ? given->error : 0;
 }
 
 void vip_host_listen(struct vip_host *given, struct vip_host_socket *socket)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the hooks take from libbpf's headers, for the host: macros, and declarations of the helpers that hooks.c answers.
- * A macro is as <bpf/bpf_helpers.h> or <bpf/bpf_core_read.h> has it, less what is for the kernel's loader.
+ * What the hooks take from libbpf's headers, for the host: macros, and declarations of the helpers that hooks.c
+ * answers. A macro is as <bpf/bpf_helpers.h> or <bpf/bpf_core_read.h> has it, less what is for the kernel's loader.
  */
 #pragma once
 

@@ -4,8 +4,8 @@ import Host
 import Network
 import Sessions
 
-/// Whether every session's virtual IPs are as the registry has them: on their interface, or local by a route. Also whether
-/// the host has addresses of its own beside them.
+/// Whether every session's virtual IPs are as the registry has them: on their interface, or local by a route. Also
+/// whether the host has addresses of its own beside them.
 package enum AddressFacts: CheckedSubject {
     private static let subject = "addresses"
 

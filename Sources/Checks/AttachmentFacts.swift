@@ -47,7 +47,7 @@ package enum AttachmentFacts: CheckedSubject {
                         ? .bad(
                             subject, "\(what); another cgroup has its path now",
                             fix: "attach it: vip-bpfctl attach cgroup \(name)")
-                        : .warning(subject, what, fix: "forget it: vip-bpfctl detach cgroup \(name)"))
+                        : .warning(subject, what, fix: "remove its links: vip-bpfctl detach cgroup \(name)"))
                 continue
             }
             let missing = Hook.ofCgroups.filter { hooks[$0.name] == nil }.map(\.name)

@@ -9,7 +9,7 @@ package enum BPFFSFacts: CheckedSubject {
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         looking(at: "bpffs") { () throws(Failure) in
             try host.instance.pins.requireBPFFS()
-            return [.good("bpffs", "\(host.instance.pins.path) is on one")]
+            return [.good("bpffs", "\(host.instance.pins.path) is on a BPF file system")]
         }
     }
 }

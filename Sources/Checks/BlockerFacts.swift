@@ -23,9 +23,9 @@ package enum BlockerFacts: CheckedSubject {
                 holders.append(holder)
             }
             guard !holders.isEmpty else { return [.good(subject, "no process holds a wildcard port")] }
-            // Sessions to which the policy gives no virtual IP are named as well: whatever it meant, their ports are taken
-            // from all others, and an administrator looks here for who has a port. virtualLoopback.excludedPorts is about
-            // 127.0.0.1 alone, and a bind to the wildcard does not look at it.
+            // Sessions to which the policy gives no virtual IP are named as well: whatever it meant, their ports are
+            // taken from all others, and an administrator looks here for who has a port. virtualLoopback.excludedPorts
+            // is about 127.0.0.1 alone, and a bind to the wildcard does not look at it.
             var counts: [UInt32: Int] = [:]
             var facts: [CheckedFact] = []
             for holder in holders {
@@ -47,8 +47,8 @@ package enum BlockerFacts: CheckedSubject {
 
     /// For a program in a session, which is not listed, or listens without `bind`.
     private static let fix =
-        "no other session can have that port: end the program, or let it call bind and let virtualIP apply to it; "
-        + "vip-bpfctl explain PID says whether it does"
+        "other sessions cannot use that port: end the program, or make the virtual IP apply to it "
+        + "(see vip-bpfctl explain PID)"
 
     private static func outside(_ blocker: WildcardListener) -> CheckedFact {
         let place =
@@ -60,7 +60,8 @@ package enum BlockerFacts: CheckedSubject {
             fix: "no session can have that port: run it in a session, or bind it to one address")
     }
 
-    /// The systemd unit of a cgroup: the last part of its path that names a service, scope or other unit that has processes.
+    /// The systemd unit of a cgroup: the last part of its path that names a service, scope or other unit that has
+    /// processes.
     ///
     /// - Parameter path: the path in /proc/PID/cgroup. In unit names, systemd escapes only with `\xNN`, which is not
     ///   decoded.

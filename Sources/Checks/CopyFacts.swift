@@ -20,7 +20,7 @@ package enum CopyFacts: CheckedSubject {
                 CheckedFact.warning(
                     subject,
                     "\(copy.name) (PID \(copy.pid)) in session \(copy.session) \(copy.how) \(copy.original), which is listed; "
-                        + "it is treated as a program that is not",
+                        + "it is treated as an unlisted program",
                     fix: "start the listed file itself, or use virtualIP.mode: perSession and \"*\"")
             }
             if search.isCut {

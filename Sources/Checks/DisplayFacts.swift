@@ -6,8 +6,8 @@ import Policy
 import Sessions
 import SystemPackage
 
-/// Whether two sessions of one user get the same X display from sshd: each finds its first port free on its own loopback,
-/// and both displays have one cookie in the user's ~/.Xauthority.
+/// Whether two sessions of one user get the same X display from sshd: each finds its first port free on its own
+/// loopback, and both displays have one cookie in the user's ~/.Xauthority.
 package enum DisplayFacts: CheckedSubject {
     private static let subject = "displays"
     /// The ports of the displays :10 and on, where sshd begins: X11DisplayOffset of sshd_config(5), and 6000 of X(7).
@@ -45,7 +45,7 @@ package enum DisplayFacts: CheckedSubject {
     /// Whether a line of sshd's configuration says so. A Match block may limit it to some users.
     private static func forwardsX11() -> Bool {
         let directory = FilePath("/etc/ssh/sshd_config.d")
-        let names = (try? FileManager.default.contentsOfDirectory(atPath: directory.string)) ?? []
+        let names = ((try? Directory.entries(of: directory)) ?? []).map(\.name)
         let files = [FilePath("/etc/ssh/sshd_config")] + names.sorted().map { directory.appending($0) }
         return files.contains { file in
             ((try? String(contentsOf: file)) ?? "").contains(/(?im)^[ \t]*X11Forwarding[ \t=]+"?yes\b/)

@@ -29,11 +29,11 @@ package enum DualStackFacts: CheckedSubject {
                 facts.append(
                     .warning(
                         subject,
-                        "session \(session.id) has \(count), as many as it may: its next one is not reached by IPv6",
+                        "session \(session.id) has \(count), its limit: further ones are not reached by IPv6",
                         fix: "end some, or raise virtualIP.dualStackServers (\(limit))"))
             }
             guard facts.isEmpty else { return facts }
-            return [.good(subject, "\(total) servers on :: are reached by IPv6; no session has all that it may have")]
+            return [.good(subject, "\(total) servers on :: are reached by IPv6; no session is at its limit")]
         }
     }
 }

@@ -66,13 +66,13 @@ package enum NeighbourFacts: CheckedSubject {
         let program = "\(name ?? "program \(neighbour.id)") on \(neighbour.place)"
         let order =
             neighbour.cgroup == neighbour.place && neighbour.place == "the network namespace"
-            ? "runs beside ours"
+            ? "runs in addition to vip-bpf's program"
             : neighbour.isBefore
-                ? "runs before ours on \(neighbour.cgroup), which get the addresses that it leaves"
-                : "runs after ours on \(neighbour.cgroup), and gets the addresses that ours leave"
+                ? "runs before vip-bpf's programs on \(neighbour.cgroup), which see the addresses that it returns"
+                : "runs after vip-bpf's programs on \(neighbour.cgroup), and sees the addresses that they return"
         return .warning(
             subject, "\(program) \(order): \(hooks.joined(separator: ", "))",
-            fix: "see whether it changes addresses, too: bpftool prog show id \(neighbour.id)")
+            fix: "check whether it also changes addresses: bpftool prog show id \(neighbour.id)")
     }
 
     private static func neighbours(of cgroup: FilePath, _ hook: Hook, ours: UInt32?) throws(Failure) -> [Neighbour] {

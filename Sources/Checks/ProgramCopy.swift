@@ -87,7 +87,7 @@ struct ProgramCopy {
         var isCut = false
     }
 
-    /// So many bytes are read of files, and so many processes named.
+    /// Limits: bytes of files that are read, processes that are named.
     private static let readLimit = 256 << 20
     private static let copyLimit = 20
 
@@ -121,7 +121,7 @@ struct ProgramCopy {
         _ pid: pid_t, _ executable: ProcessFacts.Executable, to listed: ListedExecutables,
         _ comparison: inout Comparison
     ) -> (how: String, original: FilePath)? {
-        // It can be opened also where nothing has its path any more.
+        // It can be opened even if the file was deleted.
         if let original = comparison.original(of: FilePath("/proc/\(pid)/exe"), executable.path, among: listed) {
             return ("is a copy of", original)
         }
@@ -130,7 +130,7 @@ struct ProgramCopy {
         for path in mappedFiles(pid) {
             let seen = FilePath("/proc/\(pid)/root").appending(path.components)
             if let original = comparison.original(of: seen, nil, among: listed) {
-                return ("has the dynamic loader run", original)
+                return ("runs, by the dynamic loader,", original)
             }
         }
         return nil

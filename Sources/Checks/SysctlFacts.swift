@@ -98,7 +98,8 @@ package struct SysctlFacts: CheckedSubject {
         }
     }
 
-    /// Interfaces that take no address from router advertisements any more: virtual IPs count, and the link-local address.
+    /// Interfaces that take no address from router advertisements any more: virtual IPs count, and the link-local
+    /// address.
     private func fullIPv6() -> [CheckedFact] {
         (placed[.v6] ?? [:]).sorted { $0.key < $1.key }.compactMap { interface, addresses in
             let directory = "ipv6/conf/\(interface)"

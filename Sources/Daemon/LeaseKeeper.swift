@@ -22,7 +22,7 @@ final class LeaseKeeper {
     init(_ context: KeeperContext, runtime: FilePath) throws(Failure) {
         self.context = context
         leases = try LeaseReconciler(context.instance, runtime: runtime, log: context.log)
-        conflictCheck = try AddressConflictCheck(AddressProbe())
+        conflictCheck = try AddressConflictCheck(.ofPolicy)
         reconciler = try Reconciler(context.loop, context.troubles, .leases) { [unowned self] () throws(Failure) in
             try reconcile()
         }

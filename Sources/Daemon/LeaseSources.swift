@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import FoundationEssentials
 import Glibc
 import Host
 import Leases
@@ -58,6 +57,8 @@ final class LeaseSources {
         var options = UDHCPCLeases.Options(
             interface: interface, state: directory.appending(interface), runtime: runtime.appending(interface),
             host: try ClientIdentifier.hostIdentifier())
+        options.interfaceRemedy = "set virtualIP.addresses.interface; ip link lists the interfaces"
+        options.sharingRemedy += ", or use source: pool"
         options.check.owner = { [instance] address, holder in Self.owner(of: address, besides: holder, instance) }
         return try UDHCPCLeases(options) { [handle] event in handle(interface, event) }
     }
@@ -67,9 +68,8 @@ final class LeaseSources {
 
     /// Opens the sources of an earlier daemon, because their leases may have to be released.
     func openKnown() {
-        for name in (try? FileManager.default.contentsOfDirectory(atPath: directory.string)) ?? []
-        where if_nametoindex(name) != 0 {
-            _ = try? source(name)
+        for entry in (try? Directory.entries(of: directory)) ?? [] where if_nametoindex(entry.name) != 0 {
+            _ = try? source(entry.name)
         }
     }
 

@@ -74,7 +74,7 @@ final class Logind {
         let what = "connect to \(address ?? "the system bus")"
         var new: OpaquePointer?
         var result = sd_bus_new(&new)
-        guard result >= 0, let new else { return lose(what, Errno(rawValue: -result).text) }
+        guard result >= 0, let new else { return lose(what, Errno(rawValue: -result)) }
         let address =
             self.address ?? getenv("DBUS_SYSTEM_BUS_ADDRESS").map { String(cString: $0) }
             ?? "unix:path=/run/dbus/system_bus_socket"
@@ -116,7 +116,7 @@ final class Logind {
                     }, nil, context)
             }
         }
-        guard result >= 0 else { return lose(what, Errno(rawValue: -result).text) }
+        guard result >= 0 else { return lose(what, Errno(rawValue: -result)) }
         list()
     }
 
@@ -129,9 +129,16 @@ final class Logind {
         isStale = false
     }
 
+    private static let remedy = "see systemctl status dbus systemd-logind; vip-bpfd tries again"
+
     private func lose(_ what: String, _ why: String) {
         disconnect()
-        fail(Failure(.failed, what, why, hint: "see systemctl status dbus systemd-logind; vip-bpfd tries again"))
+        fail(Failure(.failed, what, why, hint: Self.remedy))
+    }
+
+    private func lose(_ what: String, _ error: Errno) {
+        disconnect()
+        fail(Failure(what, errno: error, hint: Self.remedy))
     }
 
     private func fail(_ failure: Failure) {
@@ -236,7 +243,7 @@ final class Logind {
                 answer.release()
             }
         }
-        if result < 0 { lose("ask logind for \(method)", Errno(rawValue: -result).text) }
+        if result < 0 { lose("ask logind for \(method)", Errno(rawValue: -result)) }
     }
 
     // MARK: Reading messages

@@ -14,7 +14,7 @@ public enum LogindProbe {
         let what = "ask logind"
         let remedy = "see systemctl status dbus systemd-logind"
         func failure(_ result: CInt) -> Failure {
-            Failure(.failed, what, Errno(rawValue: -result).text, hint: remedy)
+            Failure(what, errno: Errno(rawValue: -result), hint: remedy)
         }
         var bus: OpaquePointer?
         var result: CInt

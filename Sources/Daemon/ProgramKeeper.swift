@@ -33,10 +33,7 @@ final class ProgramKeeper {
         var parents = Set(paths.map { $0.removingLastComponent() })
         for path in paths {
             // If a listed path is a link, the file is replaced in the directory of its target.
-            if let real = path.withPlatformString({ realpath($0, nil) }) {
-                parents.insert(FilePath(platformString: real).removingLastComponent())
-                free(real)
-            }
+            if let real = try? path.real() { parents.insert(real.removingLastComponent()) }
         }
         if let failure = directories?.set(parents).failure {
             context.troubles.report(.programWatches, failure)

@@ -8,8 +8,8 @@ import Sessions
 /// Reports programs in sessions that hold a port on the real wildcard, and so on every session's addresses: those to
 /// which no virtual IP applies, and those that listen without `bind`, for which the kernel runs no hook.
 ///
-/// Each look takes one dump of sockets. Processes and cgroups are read only for sockets that the last look did not find.
-/// No event comes with a new socket, so it looks when everything is checked.
+/// Each look takes one dump of sockets. Processes and cgroups are read only for sockets that the last look did not
+/// find. No event comes with a new socket, so it looks when everything is checked.
 final class WildcardKeeper {
     private struct Holding: Hashable {
         /// Of the session: IDs of sessions are given again, those of cgroups are not.
@@ -46,7 +46,7 @@ final class WildcardKeeper {
             return
         }
         let sockets = try WildcardListener.sockets()
-        // What was closed and opened again since the last look was never seen to be gone.
+        // A port that was closed and opened again since the last look counts as reported.
         let reported = Set(known.values.compactMap(\.self))
         known = known.filter { sockets.contains($0.key) }
         let unknown = sockets.subtracting(known.keys)
@@ -79,8 +79,8 @@ final class WildcardKeeper {
     }
 
     /// The cgroups of the sessions that are to have virtual IPs, and the ports on which the policy leaves the wildcard
-    /// to them. Where the policy gives no virtual IP, all servers are on the host's addresses by the administrator's own
-    /// choice, and nobody wants an event for each; `check` names them to whoever asks.
+    /// to them. Where the policy gives no virtual IP, all servers are on the host's addresses by the administrator's
+    /// own choice, and nobody wants an event for each; `check` names them to whoever asks.
     private func unreportedPorts(of sessions: Set<SessionRecord>) throws(Failure) -> [UInt64: [UInt16]] {
         var groups: [String: [String]] = [:]
         var found: [UInt64: [UInt16]] = [:]

@@ -265,7 +265,7 @@ package struct Verdicts {
     }
 
     private func whyNeither(_ program: ObservedProgram, stuck: [AddressUse]) -> String {
-        if let first = stuck.first { return "it serves \(first.text), which vip-bpf never moves" }
+        if let first = stuck.first { return "it serves \(first.text), which vip-bpf does not change" }
         let binds = program.opened.filter { $0.call == .bind }
         if binds.contains(where: { $0.addressClass != .elsewhere && !($0.port == 0) }) {
             return "it uses other ports each time"

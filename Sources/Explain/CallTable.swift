@@ -8,6 +8,7 @@ package import Host
 package import Network
 import Policy
 package import PolicyMaps
+import SystemPackage
 
 /// The results of a program's calls in a session. This type chooses the calls, and the hooks themselves give the
 /// results, in ``HookHost``. It does not look which servers are listening: a result that depends on a server says so.
@@ -149,7 +150,7 @@ package struct CallTable {
         )
         var server = socket(asked.family, isStream: true, isV6Only: isV6Only)
         let answer = try host.call(hook.bind, &server, vip_address(asked), port: askedPort)
-        guard answer.error == 0 else { return Outcome(error: Self.name(ofError: answer.error)) }
+        guard answer.error == 0 else { return Outcome(error: Errno(rawValue: answer.error).name) }
         server.local = answer.address
         server.local_port = askedPort
         let name = try host.call(hook.name, &server, answer.address, port: askedPort)
@@ -172,7 +173,7 @@ package struct CallTable {
             let hook = asked.family == .v4 ? VIP_HOOK_CONNECT4 : VIP_HOOK_CONNECT6
             let answer = try host.call(hook, &client, vip_address(asked), port: askedPort, listener: listener)
             guard answer.error == 0 else {
-                return (Outcome(error: Self.name(ofError: answer.error)), host.questions)
+                return (Outcome(error: Errno(rawValue: answer.error).name), host.questions)
             }
             var outcome = Outcome(address: Self.text(asked.family, answer.address))
             outcome.isAsAsked = outcome.address == asked
@@ -206,15 +207,6 @@ package struct CallTable {
             "it is UDP and a socket on \(place) is connected to this one's port on \(Self.text(family, question.from))"
         case VIP_HOST_DUAL_STACK: "it is UDP or MPTCP and a program of the session that asked for :: is on \(place)"
         default: "a program of the session listens on \(place)"
-        }
-    }
-
-    private static func name(ofError error: Int32) -> String {
-        switch error {
-        case ECONNREFUSED: "ECONNREFUSED"
-        case EADDRINUSE: "EADDRINUSE"
-        case EADDRNOTAVAIL: "EADDRNOTAVAIL"
-        default: "errno \(error)"
         }
     }
 

@@ -23,8 +23,8 @@ package struct ExplainedProgram {
     /// Remarks about unexpected properties.
     package var notes: [String] = []
 
-    /// The device in the kernel's form: major << 20 | minor (include/linux/kdev_t.h).
-    package var device: String { "\(identity.device >> 20):\(identity.device & 0xfffff)" }
+    /// The device, `8:1`.
+    package var device: String { ProgramFile.text(ofDevice: identity.device) }
 
     // MARK: A process
 
@@ -106,12 +106,7 @@ package struct ExplainedProgram {
         guard let identity = try ProgramFile.identity(of: path, mounts: mounts) else {
             throw Failure(.failed, what, "there is no file \(path)", hint: "give the path of an executable file")
         }
-        let real = path.withPlatformString { name -> [UInt8]? in
-            guard let real = realpath(name, nil) else { return nil }
-            defer { free(real) }
-            return Array(UnsafeBufferPointer(start: real, count: strlen(real))).map(UInt8.init(bitPattern:))
-        }
-        guard let real, path.withPlatformString({ access($0, X_OK) }) == 0 else {
+        guard let real = (try? path.real())?.bytes, path.withPlatformString({ access($0, X_OK) }) == 0 else {
             throw Failure(.failed, what, "\(path) cannot be executed", hint: "give the path of an executable file")
         }
         let name = real.split(separator: UInt8(ascii: "/")).last.map(Array.init) ?? []

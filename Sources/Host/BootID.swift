@@ -13,7 +13,7 @@ public enum BootID {
         do throws(Errno) {
             return String(decoding: try readWholeFile(file).prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
         } catch {
-            throw Failure(.unavailable, "read \(file)", error.text, hint: "mount -t proc proc /proc")
+            throw Failure(reading: file, errno: error, ifMissing: "mount -t proc proc /proc")
         }
     }
 }

@@ -8,30 +8,15 @@ extension Cgroup {
     public struct WayOut: Sendable, Hashable {
         /// Its `cgroup.procs`.
         public let file: FilePath
-        /// Whose that is; `nil` where its mode lets other users write to it.
+        /// The user who owns it; `nil` if its mode lets other users write to it.
         public let user: uid_t?
-
-        /// `user ann can move processes out of session 7: /sys/fs/cgroup/x/cgroup.procs belongs to them`
-        ///
-        /// - Parameter sessions: the IDs of those that can be left so, at least one.
-        public func message(sessions: [UInt32]) -> String {
-            let others = sessions.count - 1
-            let what = "session \(sessions[0])\(others > 0 ? " and \(others) more" : "")"
-            guard let user else {
-                return "other users than root can move processes out of \(what): they may write to \(file)"
-            }
-            let name = ((try? SystemUsers.name(of: user)) ?? nil) ?? "\(user)"
-            return "user \(name) can move processes out of \(what): \(file) belongs to them"
-        }
-
-        /// What to do about it.
-        public var remedy: String { "chown root \(file) && chmod go-w \(file)" }
     }
 
     /// Through which of the cgroups above this one others than root can move processes out of it, nearest first.
     ///
-    /// The kernel asks for the right to write to `cgroup.procs` of the nearest cgroup that is above the old and the new one
-    /// (cgroup_procs_write_permission() of kernel/cgroup/cgroup.c). Who may only make cgroups there cannot move anything.
+    /// The kernel asks for the right to write to `cgroup.procs` of the nearest cgroup that is above the old and the new
+    /// one (cgroup_procs_write_permission() of kernel/cgroup/cgroup.c). A user who may only make cgroups there cannot
+    /// move processes.
     public func waysOut() -> [WayOut] {
         var found: [WayOut] = []
         var place = path

@@ -299,8 +299,8 @@ public struct Cgroup: Sendable, Hashable {
     }
 
     /// Freezes or thaws the cgroup and all below it: cgroup.freeze. A process that enters a frozen cgroup does not run
-    /// before it is thawed. Does not wait until the processes in it have stopped. It is no error if the cgroup no longer
-    /// exists.
+    /// before it is thawed. Does not wait until the processes in it have stopped. It is no error if the cgroup no
+    /// longer exists.
     ///
     /// - Throws: ``Failure`` for the root, and if the file cannot be written.
     public func setFrozen(_ isFrozen: Bool) throws(Failure) {

@@ -44,4 +44,9 @@ extension FilePath {
         guard let real else { throw Errno(rawValue: error) }
         return real
     }
+
+    /// The path's bytes, which need not be UTF-8.
+    package var bytes: [UInt8] {
+        withPlatformString { Array(UnsafeRawBufferPointer(start: $0, count: strlen($0))) }
+    }
 }

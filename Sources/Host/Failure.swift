@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CHost
 import Glibc
 public import SystemPackage
 
@@ -78,6 +79,18 @@ public struct Failure: Error, Sendable, Hashable {
         self.init(operation, errno: errno, needs: needed, hint: hint, detail: detail, privileges: .current)
     }
 
+    /// A failed read of a file that belongs to every host, such as one of /proc.
+    ///
+    /// - Parameter remedy: what makes the file. If it does not exist, the code is ``Code/unavailable``, with this hint.
+    package init(reading file: FilePath, errno: Errno, ifMissing remedy: String) {
+        let operation = "read \(file)"
+        if errno == .noSuchFileOrDirectory {
+            self.init(.unavailable, operation, errno.text, hint: remedy, errno: errno)
+        } else {
+            self.init(operation, errno: errno)
+        }
+    }
+
     package init(
         _ operation: String, errno: Errno, needs needed: [Capability] = [], hint: String? = nil, detail: String? = nil,
         privileges: @autoclosure () -> Privileges
@@ -104,6 +117,9 @@ extension Errno {
         guard let first = text.first, text.dropFirst().first?.isLowercase == true else { return text }
         return first.lowercased() + text.dropFirst()
     }
+
+    /// The constant's name, such as `EADDRINUSE`.
+    package var name: String { vip_errno_name(rawValue).map { String(cString: $0) } ?? "errno \(rawValue)" }
 
     /// The calling thread's errno. Read it in the statement directly after the call.
     public static var current: Errno { Errno(rawValue: Glibc.errno) }

@@ -69,8 +69,7 @@ public struct MountTable: Sendable, Hashable {
         do throws(Errno) {
             bytes = try readWholeFile(file)
         } catch {
-            throw Failure(
-                .unavailable, "read \(file)", error.text, hint: "mount -t proc proc /proc")
+            throw Failure(reading: file, errno: error, ifMissing: "mount -t proc proc /proc")
         }
         return try MountTable(bytes: bytes)
     }

@@ -6,9 +6,10 @@ import SystemPackage
 extension OwnedDirectory {
     /// Fails where another user could change what is in the directory, or put another directory in its place.
     ///
-    /// The directory, the directories above it and the symbolic links that lead to it must belong to root or to the caller.
-    /// Nobody else may write to them, except to a directory above it that has the sticky bit (/tmp): others cannot rename
-    /// what is not theirs there. What does not exist yet, or may not be looked at, is left to whoever uses it.
+    /// The directory, the directories above it and the symbolic links that lead to it must belong to root or to the
+    /// caller. Nobody else may write to them, except to a directory above it that has the sticky bit (/tmp): others
+    /// cannot rename what is not theirs there. What does not exist yet, or may not be looked at, is left to whoever
+    /// uses it.
     ///
     /// - Throws: ``Failure`` that names the directory or link that is wrong, why, and what to do.
     public func requireSafe() throws(Failure) {

@@ -6,7 +6,7 @@ public import SystemPackage
 /// A directory whose files only root, or the caller, may change.
 public struct OwnedDirectory: Sendable, Hashable {
     public let path: FilePath
-    /// Who may list it and reach what is in it; of a directory that ``create()`` makes.
+    /// The mode of directories that ``create()`` makes.
     public let mode: mode_t
 
     /// Names the directory. This neither reads nor creates it.
@@ -58,7 +58,7 @@ public struct OwnedDirectory: Sendable, Hashable {
             var directory = FilePath(root: path.root, [])
             for component in path.components {
                 directory.append(component)
-                // Not for a moment more than it is to have.
+                // It never has more permissions than its final mode.
                 let mode = directory == path ? mode : 0o755
                 let (result, error) = directory.withPlatformString { (mkdir($0, mode), errno) }
                 guard result == 0 || error == EEXIST else {

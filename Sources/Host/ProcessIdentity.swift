@@ -25,6 +25,14 @@ public struct ProcessIdentity: Sendable, Hashable {
         self.init(pid: pid, startTime: startTime)
     }
 
+    /// The identity of this process.
+    package static func own(_ what: String) throws(Failure) -> ProcessIdentity {
+        guard let process = ProcessIdentity(pid: getpid()) else {
+            throw Failure(.unavailable, what, "this process is not in /proc", hint: "mount -t proc proc /proc")
+        }
+        return process
+    }
+
     /// Whether it still runs, or is a zombie that has not been reaped.
     public var isAlive: Bool { ProcessIdentity(pid: pid) == self }
 }

@@ -8,8 +8,8 @@ package import SystemPackage
 ///
 /// - Parameters:
 ///   - mode: the file's mode, whatever the umask.
-///   - isSynced: whether the content is on the disk before the file has its name (fsync(2)): a power failure may leave an
-///     empty file otherwise.
+///   - isSynced: whether the content is on the disk before the file has its name (fsync(2)): a power failure may leave
+///     an empty file otherwise.
 ///   - hint: what to do about an error that is not a missing privilege.
 package func replaceFile(
     _ path: FilePath, with bytes: [UInt8], mode: mode_t = 0o644, isSynced: Bool = false, hint: String? = nil

@@ -8,25 +8,51 @@ package final class Worker: Sendable {
     private let done: WakeUp
     private let stop: WakeUp
 
-    /// Starts the thread.
+    /// A worker without a thread, for ``start(_:_:)``.
     ///
-    /// - Parameters:
-    ///   - name: the thread's name for ps(1) and debuggers, at most 15 bytes.
-    ///   - work: the work. Its argument is a descriptor that becomes readable when the work must end.
-    /// - Throws: ``Failure`` if no descriptor or thread is left.
-    package init(_ name: String, _ work: @escaping @Sendable (_ stop: CInt) -> Void) throws(Failure) {
+    /// - Throws: ``Failure`` if no descriptor is left.
+    package init() throws(Failure) {
         let done = try WakeUp()
         let stop = try WakeUp()
         self.done = done
         self.stop = stop
+    }
+
+    /// Starts the thread. See ``start(_:_:)``.
+    package convenience init(_ name: String, _ work: @escaping @Sendable (_ stop: CInt) -> Void) throws(Failure) {
+        try self.init()
+        try start(name) { [stop = stop.descriptor.raw] in work(stop) }
+    }
+
+    /// Starts the thread. Call it once. The thread keeps this object.
+    ///
+    /// - Parameters:
+    ///   - name: the thread's name for ps(1) and debuggers, at most 15 bytes.
+    ///   - work: the work. It ends when ``isEnding`` is true or ``ending`` is readable.
+    /// - Throws: ``Failure`` if no thread is left.
+    package func start(_ name: String, _ work: @escaping @Sendable () -> Void) throws(Failure) {
         try Self.detach(name) { [self] in
-            work(self.stop.descriptor.raw)
-            self.done()
+            work()
+            done()
         }
     }
 
+    /// A descriptor for poll(2), readable when the work must end.
+    package var ending: CInt { stop.descriptor.raw }
+
+    /// Whether the work must end.
+    package var isEnding: Bool { !stop.sleep(for: .zero) }
+
     /// A descriptor for poll(2), readable once the work has ended.
     package var finished: CInt { done.descriptor.raw }
+
+    /// For the work: waits until it must end or the time is over.
+    ///
+    /// - Returns: whether the time was over first.
+    package func sleep(for time: Duration) -> Bool { stop.sleep(for: time) }
+
+    /// Tells the work to end, without waiting.
+    package func stopSoon() { stop() }
 
     /// Tells the work to end, and waits until it has.
     ///

@@ -73,14 +73,9 @@ struct Client {
 
     /// Every process that runs this script, whichever process started it.
     static func all(script: FilePath) -> [Client] {
-        guard let directory = opendir("/proc") else { return [] }
-        defer { closedir(directory) }
         var found: [Client] = []
-        while let entry = readdir(directory) {
-            let name = withUnsafeBytes(of: entry.pointee.d_name) { bytes in
-                String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            guard let pid = pid_t(name) else { continue }
+        for entry in (try? Directory.entries(of: "/proc")) ?? [] {
+            guard let pid = pid_t(entry.name) else { continue }
             if let client = Client(pid: pid, where: { $0.contains("-s") && $0.contains(script.string) }) {
                 found.append(client)
             }

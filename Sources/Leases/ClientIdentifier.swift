@@ -40,7 +40,7 @@ public struct ClientIdentifier: Hashable, Sendable, CustomStringConvertible {
         do throws(Errno) {
             text = try readWholeFile(file).filter { $0 != UInt8(ascii: "\n") }
         } catch {
-            throw Failure(.unavailable, "read \(file)", error.text, hint: "systemd-machine-id-setup")
+            throw Failure(reading: file, errno: error, ifMissing: "systemd-machine-id-setup")
         }
         guard text.count == 32 else {
             throw Failure(.unavailable, "read \(file)", "it contains no machine ID", hint: "systemd-machine-id-setup")

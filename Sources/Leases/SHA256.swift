@@ -39,8 +39,8 @@ enum SHA256 {
 
     private static func rotate(_ word: UInt32, _ bits: UInt32) -> UInt32 { word >> bits | word << (32 - bits) }
 
-    /// The first 32 bits of the fractional parts of the square roots of the first 8 primes, and of the cube roots of the
-    /// first 64.
+    /// The first 32 bits of the fractional parts of the square roots of the first 8 primes, and of the cube roots of
+    /// the first 64.
     private static let initial = primes(8).map { fraction(of: Double($0).squareRoot()) }
     private static let constants = primes(64).map { prime in cubeRootFraction(prime) }
 

@@ -44,7 +44,7 @@ extension Supervisor {
             return refuse(
                 event.addressText, for: entry,
                 why: "\(other.holder) has it: the server does not tell clients apart by their identifiers",
-                hint: "set the server to use the client identifier (option 61), or use source: pool")
+                hint: options.sharingRemedy)
         }
         if server == address {
             return refuse(event.addressText, for: entry, why: "it is the server's own")

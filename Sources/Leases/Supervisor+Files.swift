@@ -64,8 +64,9 @@ extension Supervisor {
 
     /// Takes over the leases and clients of an earlier process.
     func restore() {
-        let names = (try? FileManager.default.contentsOfDirectory(atPath: options.state.string)) ?? []
-        for name in names where name.hasSuffix(".json") { restore(options.state.appending(name)) }
+        for entry in (try? Directory.entries(of: options.state)) ?? [] where entry.name.hasSuffix(".json") {
+            restore(options.state.appending(entry.component))
+        }
         // A client without a file would hold its lease forever.
         let known = Set(entries.values.compactMap { $0.state.client?.identity })
         for stray in Client.all(script: options.state.appending("event")) {

@@ -38,7 +38,7 @@ final class Supervisor: @unchecked Sendable {
         guard if_nametoindex(options.interface) != 0 else {
             throw Failure(
                 .failed, "lease addresses on \(options.interface)", "there is no such interface",
-                hint: "set virtualIP.addresses.interface; ip link lists the interfaces")
+                hint: options.interfaceRemedy)
         }
         bootID = try BootID.current()
         loop = try EventLoop()

@@ -23,6 +23,10 @@ public final class UDHCPCLeases: LeaseSource {
         /// The directory for files that outlive this process. Use one in memory (/run), so that a full disk does not
         /// prevent renewals.
         public var runtime: FilePath
+        /// What to do if the interface does not exist.
+        public var interfaceRemedy = "ip link lists the interfaces"
+        /// What to do if the server gives two holders one address.
+        public var sharingRemedy = "set the server to use the client identifier (option 61)"
         /// From ``ClientIdentifier/hostIdentifier(machineID:)``.
         public var host: [UInt8]
         public var check = AddressCheck()
@@ -81,7 +85,7 @@ public final class UDHCPCLeases: LeaseSource {
     public func acquire(
         _ holder: LeaseHolder, timeout: Duration, then: @escaping @Sendable (Result<Lease, Failure>) -> Void
     ) {
-        let seconds = Double(timeout.components.seconds) + Double(timeout.components.attoseconds) / 1e18
+        let seconds = timeout / .seconds(1)
         let deadline = LeaseClock.now + seconds
         requests.send(.acquire(holder, Waiter(deadline: deadline, seconds: seconds, then: then)))
     }

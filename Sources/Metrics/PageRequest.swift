@@ -84,6 +84,6 @@ public enum PageRequest {
         let left = ContinuousClock.now.duration(to: end)
         guard left > .zero else { return false }
         var entry = pollfd(fd: descriptor, events: Int16(events), revents: 0)
-        return poll(&entry, 1, CInt(clamping: Int64((left / .milliseconds(1)).rounded(.up)))) != 0
+        return poll(&entry, 1, left.pollTimeout) != 0
     }
 }

@@ -37,7 +37,12 @@ public struct AddressProbe: Sendable {
     /// The time between two announcements of an address: ANNOUNCE_INTERVAL, RFC 5227, section 1.1.
     public static let announceInterval: Duration = .seconds(2)
 
-    public init() {}
+    /// What to do if an interface cannot be asked.
+    private let remedy: String
+
+    public init(remedy: String = "see ip link") {
+        self.remedy = remedy
+    }
 
     /// Asks about addresses: the IPv4 addresses all together, the IPv6 addresses ``neighboursAtOnce`` at a time. Blocks
     /// for about `seconds` for each batch; for IPv4 alone, less if other hosts have all addresses.
@@ -65,7 +70,7 @@ public struct AddressProbe: Sendable {
     ///   it is zero, both are sent at once: for a process that must end, the second one covers the loss of one frame.
     public func announce(_ questions: [Question], interval: Duration = .zero) {
         var failures: [Failure] = []
-        let links = Self.links(of: questions, &failures)
+        let links = self.links(of: questions, &failures)
         for round in 0..<2 where !links.isEmpty {
             if round > 0, interval > .zero { usleep(useconds_t(interval / .microseconds(1))) }
             for link in links {
@@ -84,7 +89,7 @@ public struct AddressProbe: Sendable {
     }
 
     /// Opens a socket for each Ethernet interface of the questions, and reports those that cannot be opened.
-    private static func links(of questions: [Question], _ failures: inout [Failure]) -> [Link] {
+    private func links(of questions: [Question], _ failures: inout [Failure]) -> [Link] {
         guard !questions.isEmpty else { return [] }
         let interfaces: [CInt: Interface]
         do throws(Failure) { interfaces = try Netlink().interfaces() } catch {
@@ -111,11 +116,11 @@ public struct AddressProbe: Sendable {
     }
 
     private func askByARP(_ questions: [Question], _ seconds: Int, _ answers: inout Answers) {
-        var links = Self.links(of: questions, &answers.failures)
+        var links = self.links(of: questions, &answers.failures)
         let own = Self.ownHardwareAddresses()
         for _ in 0..<max(1, seconds) where !links.isEmpty {
             for index in links.indices {
-                Self.attempt(&links[index], &answers) { link, answers throws(Errno) in
+                attempt(&links[index], &answers) { link, answers throws(Errno) in
                     for address in link.addresses where answers.taken[address] == nil {
                         try link.socket.probe(address)
                         // Read now, because the answers to many questions could overflow the socket's receive buffer.
@@ -126,7 +131,7 @@ public struct AddressProbe: Sendable {
             let end = ContinuousClock.now + .seconds(1)
             while true {
                 for index in links.indices {
-                    Self.attempt(&links[index], &answers) { link, answers throws(Errno) in
+                    attempt(&links[index], &answers) { link, answers throws(Errno) in
                         try Self.take(from: link, own, &answers)
                     }
                     links[index].addresses.subtract(answers.taken.keys)
@@ -135,7 +140,7 @@ public struct AddressProbe: Sendable {
                 let left = ContinuousClock.now.duration(to: end)
                 guard !links.isEmpty, left > .zero else { break }
                 var files = links.map { pollfd(fd: $0.socket.descriptor, events: Int16(POLLIN), revents: 0) }
-                poll(&files, nfds_t(files.count), CInt((left / .milliseconds(1)).rounded(.up)))
+                poll(&files, nfds_t(files.count), left.pollTimeout)
             }
         }
     }
@@ -153,7 +158,7 @@ public struct AddressProbe: Sendable {
 
     /// Runs `body`. If it fails, the link is given up: its addresses are treated as free, except those already found in
     /// use.
-    private static func attempt(
+    private func attempt(
         _ link: inout Link, _ answers: inout Answers, _ body: (Link, inout Answers) throws(Errno) -> Void
     ) {
         do throws(Errno) {
@@ -167,11 +172,11 @@ public struct AddressProbe: Sendable {
         }
     }
 
-    private static func failure(_ interface: String, _ addresses: Set<IPAddress>, _ error: Errno) -> Failure {
+    private func failure(_ interface: String, _ addresses: Set<IPAddress>, _ error: Errno) -> Failure {
         let what = addresses.count == 1 ? "\(addresses.first!)" : "\(addresses.count) addresses"
         return Failure(
             "ask on \(interface) who has \(what)", errno: error, needs: [.netRaw],
-            hint: "see ip link, or set virtualIP.addresses.probeSeconds to 0")
+            hint: remedy)
     }
 
     /// The hardware addresses of all interfaces of this host. A packet from one of them is not from another host (RFC

@@ -123,8 +123,8 @@ public struct AddressRange: Hashable, Sendable {
         }
     }
 
-    /// The fewest prefixes that hold its addresses and no other. For what was written as a prefix, that prefix: the addresses in it
-    /// that no host can have are its own as well.
+    /// The fewest prefixes that hold its addresses and no other. For what was written as a prefix, that prefix: the
+    /// addresses in it that no host can have are its own as well.
     public var prefixes: [AddressPrefix] {
         if let prefix { return [prefix] }
         var result: [AddressPrefix] = []

@@ -24,8 +24,8 @@ public struct NetworkNamespace: Sendable, Hashable {
         return NetworkNamespace(inode: UInt64(status.st_ino))
     }
 
-    /// The cookie of the calling process's: what SO_NETNS_COOKIE of socket(7) and bpf_get_netns_cookie() return. No other
-    /// namespace has it until the next boot.
+    /// The cookie of the calling process's: what SO_NETNS_COOKIE of socket(7) and bpf_get_netns_cookie() return. No
+    /// other namespace has it until the next boot.
     ///
     /// - Throws: ``Failure`` on kernels before 5.14.
     public static func currentCookie() throws(Failure) -> UInt64 {

@@ -104,7 +104,7 @@ extension Policy {
         public var excludedPorts: [UInt16]?
         public var addresses: Addresses
 
-        /// Of 65,536 that the `listeners` map holds for all sessions together.
+        /// The default. The `listeners` map holds 65,536 for all sessions together.
         public static let defaultDualStackServers = 256
         /// All that the map holds.
         public static let dualStackServerLimit = 65536
@@ -428,7 +428,13 @@ extension Policy {
 
     /// The rules of an override by its number, 1 for the first; those of the base policy for 0.
     public func rules(number: Int) -> Rules {
-        rules(for: number == 0 ? nil : overrides[number - 1])
+        rules(for: override(number: number))
+    }
+
+    /// The override with this number in the maps, which counts from 1. `nil` for 0, the base policy, and for a number
+    /// that this policy does not have.
+    public func override(number: Int) -> Override? {
+        number > 0 && number <= overrides.count ? overrides[number - 1] : nil
     }
 
     /// The override of that name, and its number: 1 for the first. Number 0 is the base policy.

@@ -128,7 +128,6 @@ private final class WatcherSlot: Sendable {
     private let row: SharedRow<vip_watchers>
     private let rings: BPFMap<UInt32, UInt32>
     private let pin: FileIdentity
-    private let stop: WakeUp
     private let state: Mutex<State>
 
     private struct State {
@@ -141,7 +140,7 @@ private final class WatcherSlot: Sendable {
         var unreported: UInt64 = 0
         var gaps: [Range<UInt64>] = []
         var failure: Failure?
-        var renewing: pthread_t?
+        var renewing: Worker?
     }
 
     init(_ pins: PinDirectory, _ filter: EventFilter, ringSize: UInt32) throws(Failure) {
@@ -149,7 +148,6 @@ private final class WatcherSlot: Sendable {
         let row = try SharedRow<vip_watchers>(pinnedAt: path)
         let rings: BPFMap<UInt32, UInt32> = try pins.map("watcher_rings")
         let ring = try RingBuffer(name: "vip_events", bytes: ringSize)
-        let stop = try WakeUp()
         guard let pin = FileIdentity(path.string) else { throw Failure("read \(path)", errno: .current) }
         self.pin = pin
         self.pins = pins
@@ -157,7 +155,6 @@ private final class WatcherSlot: Sendable {
         self.row = row
         self.rings = rings
         self.ring = ring
-        self.stop = stop
         state = Mutex(State())
         let failure = state.withLock { state in claim(&state) }
         if let failure { throw failure }
@@ -235,28 +232,22 @@ private final class WatcherSlot: Sendable {
     }
 
     func startRenewing() throws(Failure) {
-        var thread = pthread_t()
-        let context = Unmanaged.passRetained(self)
         // Signals must go to the threads that existed before.
         var all = sigset_t()
         var before = sigset_t()
         sigfillset(&all)
         pthread_sigmask(SIG_BLOCK, &all, &before)
         defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
-        let error = pthread_create(
-            &thread, nil,
-            { context in
-                guard let context else { return nil }
-                let slot = Unmanaged<WatcherSlot>.fromOpaque(context).takeRetainedValue()
-                while slot.stop.sleep(for: .seconds(1)), slot.renew() {}
-                return nil
-            }, context.toOpaque())
-        guard error == 0 else {
-            context.release()
+        do throws(Failure) {
+            let worker = try Worker()
+            try worker.start("lease of events") { [self] in
+                while worker.sleep(for: .seconds(1)), renew() {}
+            }
+            state.withLock { $0.renewing = worker }
+        } catch {
             end()
-            throw Failure("start a thread", errno: Errno(rawValue: error))
+            throw error
         }
-        state.withLock { $0.renewing = thread }
     }
 
     /// Renews the lease; `false` if there will be no more events.
@@ -309,12 +300,11 @@ private final class WatcherSlot: Sendable {
 
     /// Frees the slot.
     func end() {
-        stop()
         let renewing = state.withLock { state in
             defer { state.renewing = nil }
             return state.renewing
         }
-        if let renewing { pthread_join(renewing, nil) }
+        renewing?.end()
         state.withLock { state in
             // First make sure that the slot stays this listener's until the end of this.
             let until = Self.lease()

@@ -48,8 +48,8 @@ public struct PinDirectory: Sendable, Hashable {
 
     /// The same directory for removing its pins, also if ``requireOwned()`` throws.
     ///
-    /// Directories that belong to another user, or that others may write to, become root's first (mode 0700), so that nobody
-    /// can replace their contents meanwhile. Nothing outside a BPF file system is changed.
+    /// Directories that belong to another user, or that others may write to, become root's first (mode 0700), so that
+    /// nobody can replace their contents meanwhile. Nothing outside a BPF file system is changed.
     ///
     /// - Throws: ``Failure`` if one of them is a symbolic link or not a directory.
     public func forRemoval() throws(Failure) -> PinDirectory {
@@ -335,12 +335,7 @@ public struct PinDirectory: Sendable, Hashable {
     /// Removes a directory with the links in it. It is no error if it does not exist.
     private func removeLinks(in directory: FilePath) throws(Failure) {
         for name in try entries(of: directory) { try removeLink(at: directory.appending(name)) }
-        if directory.withPlatformString({ rmdir($0) }) != 0 {
-            let error = Errno.current
-            guard error == .noSuchFileOrDirectory else {
-                throw Failure("remove \(directory)", errno: error)
-            }
-        }
+        try removeIfThere(directory)
     }
 
     /// Detaches a link and removes its pin. A pin that is no link, or that cannot be opened, is only removed.
@@ -353,8 +348,8 @@ public struct PinDirectory: Sendable, Hashable {
 
     /// Attaches the guard's programs to `cgroup`, in place of the cgroup that was guarded before.
     ///
-    /// A link to the former cgroup stays until the new one exists, so each hook runs at every moment at one of the two. If
-    /// one hook fails and nothing was guarded before, nothing is.
+    /// A link to the former cgroup stays until the new one exists, so each hook runs at every moment at one of the two.
+    /// If one hook fails and nothing was guarded before, nothing is.
     public func setGuard(_ cgroup: Cgroup) throws(Failure) {
         let isFirst = try guardLinksByHook().isEmpty
         try makeDirectory(links)
@@ -415,13 +410,15 @@ public struct PinDirectory: Sendable, Hashable {
         try removeLinks(in: networkLinks)
         for directory in [links, programs, maps, path] {
             for name in try entries(of: directory) { try unlinkIfThere(directory.appending(name)) }
-            if directory.withPlatformString({ rmdir($0) }) != 0 {
-                let error = Errno.current
-                guard error == .noSuchFileOrDirectory else {
-                    throw Failure("remove \(directory)", errno: error)
-                }
-            }
+            try removeIfThere(directory)
         }
+    }
+
+    /// Removes an empty directory. It is no error if it does not exist.
+    private func removeIfThere(_ directory: FilePath) throws(Failure) {
+        guard directory.withPlatformString({ rmdir($0) }) != 0 else { return }
+        let error = Errno.current
+        guard error == .noSuchFileOrDirectory else { throw Failure("remove \(directory)", errno: error) }
     }
 
     // MARK: Inspecting

@@ -7,6 +7,9 @@ public import SystemPackage
 
 /// Finds the file that a path of a program list leads to, as the kernel knows a running program's file.
 public enum ProgramFile {
+    /// `8:1` for a device in the kernel's form, major << 20 | minor (include/linux/kdev_t.h).
+    package static func text(ofDevice device: UInt32) -> String { "\(device >> 20):\(device & 0xfffff)" }
+
     /// The inode number, device and name of the file at `path`; links are followed.
     ///
     /// The device is that of the file system's superblock, which a BPF program can read. On btrfs, `stat(2)` returns

@@ -3,8 +3,8 @@
 public import Host
 public import Network
 
-/// An interface where the kernel has no address but sessions' to send from: programs that are in no session and bind no
-/// address leave from a session's.
+/// An interface on which the host has no address of its own, so that programs outside sessions that bind no address
+/// send from a session's.
 public struct BorrowedSource: Sendable, Hashable {
     public let interface: String
     public let family: IPAddress.Family
@@ -25,8 +25,8 @@ public struct BorrowedSource: Sendable, Hashable {
 
     /// As the kernel chooses: inet_select_addr() in net/ipv4/devinet.c, and RFC 6724 as net/ipv6/addrconf.c has it.
     ///
-    /// IPv4 takes the first address of the interface by which it leaves. IPv6 takes one of any interface before a deprecated
-    /// one, which sessions' are.
+    /// IPv4 takes the first address of the interface by which it leaves. IPv6 takes one of any interface before a
+    /// deprecated one, which sessions' are.
     ///
     /// - Parameters:
     ///   - virtual: sessions' addresses.

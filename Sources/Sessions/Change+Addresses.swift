@@ -251,8 +251,8 @@ extension Change {
     /// Takes an address from an open session, in the order of closing: map, sockets, interface, registry. From then on,
     /// `whenUnavailable` applies to the session.
     ///
-    /// - Returns: the session without the address, and how many sockets on it were destroyed (`nil` if the kernel destroys
-    ///   none); `nil` if the session is no longer open, or does not have the address.
+    /// - Returns: the session without the address, and how many sockets on it were destroyed (`nil` if the kernel
+    ///   destroys none); `nil` if the session is no longer open, or does not have the address.
     @discardableResult
     public func take(
         _ address: IPAddress, from record: SessionRecord, because ending: SessionEnding

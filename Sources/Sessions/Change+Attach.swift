@@ -185,7 +185,8 @@ extension Change {
         }
     }
 
-    /// Removes everything: links, open sessions, their sockets and addresses, the cgroups that `run` made, maps, programs.
+    /// Removes everything: links, open sessions, their sockets and addresses, the cgroups that `run` made, maps,
+    /// programs.
     public func detachAll() throws(Failure) {
         try pins.requireBPFFS()
         for id in try pins.attachments().keys.sorted() { try pins.detach(cgroupID: id) }

@@ -10,11 +10,11 @@ extension StateDirectory {
         path == "/var/lib/vip-bpf" ? runtime.appending("record") : FilePath("\(path).record")
     }
 
-    /// What members of a group may read: the registry as the last change left it. It is replaced and never written, so a
-    /// lock on it keeps nobody waiting.
+    /// What members of a group may read: the registry as the last change left it. It is replaced and never written, so
+    /// a lock on it keeps nobody waiting.
     public var snapshot: FilePath { record.appending("registry.sqlite") }
 
-    /// Takes the record from its readers. One that is not there is fine.
+    /// Removes the snapshot. It is no error if there is none.
     func removeRecord() {
         for entry in (try? Directory.entries(of: record)) ?? [] where entry.name.hasPrefix("registry.sqlite") {
             _ = record.appending(entry.component).withPlatformString { unlink($0) }
@@ -46,12 +46,13 @@ extension Registry.Setting {
 }
 
 extension Change {
-    /// Says which group's members may read the registry: from now on, the end of each change writes a snapshot for them.
+    /// Says which group's members may read the registry: from now on, the end of each change writes a snapshot for
+    /// them.
     ///
     /// - Parameter readers: `nil` for root alone.
     /// - Throws: ``Failure`` where the snapshot's directory cannot be made.
     public func setReaders(_ readers: RecordReaders?) throws(Failure) {
-        // Of another group's snapshot, nothing is left.
+        // Remove a snapshot of another group.
         instance.state.removeRecord()
         if let readers { try Self.makeDirectory(instance.state.record) { readers.number } }
         try registry.set(.readers, to: readers?.group)
@@ -61,7 +62,7 @@ extension Change {
     func publish() throws(Failure) {
         guard let group = try registry.value(of: .readers) else { return }
         let file = instance.state.snapshot
-        // It is gone after a boot. Where it is there, nobody is asked for the group.
+        // The directory does not survive a reboot. If it exists, it has its group already.
         try Self.makeDirectory(instance.state.record, isNew: false) { () throws(Failure) in
             try RecordReaders(group: group).number
         }
@@ -78,7 +79,7 @@ extension Change {
         _ path: FilePath, isNew: Bool = true, group: () throws(Failure) -> gid_t
     ) throws(Failure) {
         let mode: mode_t = 0o2750
-        // Nobody else's until it has its group.
+        // Keep it private until its group is set.
         try OwnedDirectory(path, mode: 0o700).create()
         let what = "use directory \(path)"
         let raw: CInt

@@ -401,7 +401,7 @@ extension Change {
         }
         if let owner = free.owners[address] {
             throw Failure(
-                .failed, what, "\(address) is session \(owner)'s",
+                .failed, what, "\(address) belongs to session \(owner)",
                 hint: "give another address, or close session \(owner)")
         }
         if let owner = free.interface(of: address) {

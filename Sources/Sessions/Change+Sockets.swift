@@ -5,8 +5,8 @@ import Logging
 import Network
 import Policy
 
-// Sockets on a session's addresses end with the session. Other processes may have their descriptors by then, and the next
-// session with the addresses must not find them.
+// Sockets on a session's addresses end with the session. Other processes may have their descriptors by then, and the
+// next session with the addresses must not find them.
 
 /// A session that was closed.
 public struct ClosedSession: Sendable {
@@ -63,7 +63,7 @@ extension Change {
 // MARK: Before an address is given
 
 extension Change {
-    /// What a look at the sockets on the addresses of planned sessions came to.
+    /// The result of looking for sockets on the addresses of planned sessions.
     private struct Look {
         /// What is left on them.
         var occupants: [InternetSocket] = []
@@ -91,7 +91,8 @@ extension Change {
         }
     }
 
-    /// Destroys other programs' sockets on the virtual IPs of sessions, and fails if some are left, or are on a loopback.
+    /// Destroys other programs' sockets on the virtual IPs of sessions, and fails if some are left, or are on a
+    /// loopback.
     ///
     /// - Throws: ``Failure`` (occupied) if another ID or address can be given; the next plan passes over all that are
     ///   occupied now. ``Failure`` (failed) if the ID or address was asked for.

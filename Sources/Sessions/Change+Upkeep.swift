@@ -258,8 +258,8 @@ extension Change {
         }
     }
 
-    /// Freezes cgroups, but for those that somebody else has frozen. They are noted first, so that they are thawed after
-    /// a kill, too. One that cannot be frozen is a warning.
+    /// Freezes cgroups, but for those that somebody else has frozen. They are noted first, so that they are thawed
+    /// after a kill, too. One that cannot be frozen is a warning.
     ///
     /// - Returns: the frozen ones.
     private mutating func freeze(_ cgroups: [Cgroup]) throws(Failure) -> [Cgroup] {

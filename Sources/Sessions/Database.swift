@@ -10,7 +10,7 @@ final class Database {
 
     enum Access {
         case read, write
-        /// Of a file that nobody changes (`immutable=1`): without a lock, and without a look at a journal.
+        /// For a file that no process changes (`immutable=1`): SQLite takes no lock and reads no journal.
         case readUnlocked
     }
 

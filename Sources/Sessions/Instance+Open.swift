@@ -93,7 +93,7 @@ extension Instance {
     ///   - requests: returns the sessions to open. It is called again after each wait, because other processes may have
     ///     changed the state.
     public func open(
-        _ logger: Logger, probe: AddressProbe = AddressProbe(),
+        _ logger: Logger, probe: AddressProbe = .ofPolicy,
         requests: (borrowing Change) throws(Failure) -> [SessionRequest]
     ) throws(Failure) -> Opened {
         var picked: [[IPAddress]] = []
@@ -289,5 +289,12 @@ extension Change {
             return try registry.set(.heldAddresses, to: nil)
         }
         try registry.set(.heldAddresses, to: String(decoding: data, as: UTF8.self))
+    }
+}
+
+extension AddressProbe {
+    /// The probe of the policy's addresses.
+    public static var ofPolicy: AddressProbe {
+        AddressProbe(remedy: "see ip link, or set virtualIP.addresses.probeSeconds to 0")
     }
 }

@@ -32,11 +32,11 @@ public struct Instance: Sendable {
         return copy
     }
 
-    /// Opens the registry for reading. This needs neither the lock nor write permission. A caller who may not open it gets
-    /// the snapshot for members of a group.
+    /// Opens the registry for reading. This needs neither the lock nor write permission. A caller who may not open it
+    /// gets the snapshot for members of a group.
     ///
-    /// - Throws: ``Failure`` as ``OwnedDirectory/requireSafe()`` and as ``Registry``; (not permitted) if the caller is neither
-    ///   root nor such a member.
+    /// - Throws: ``Failure`` as ``OwnedDirectory/requireSafe()`` and as ``Registry``; (not permitted) if the caller is
+    ///   neither root nor such a member.
     public func registry() throws(Failure) -> Registry {
         try OwnedDirectory(state.path).requireSafe()
         do throws(Failure) {
@@ -154,8 +154,8 @@ public struct Change: ~Copyable {
 
     // MARK: Repair
 
-    /// Completes or undoes what a killed command has left: a cgroup that is frozen, a policy that is half applied, sessions that are half open
-    /// or half closed, sessions of an earlier boot, and sessions of a `run` that has ended.
+    /// Completes or undoes what a killed command has left: a cgroup that is frozen, a policy that is half applied,
+    /// sessions that are half open or half closed, sessions of an earlier boot, and sessions of a `run` that has ended.
     fileprivate func repair() throws(Failure) {
         try thawLeftovers()
         try settlePendingPolicy()

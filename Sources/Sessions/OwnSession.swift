@@ -64,8 +64,8 @@ public enum OwnSession {
         return address.isLoopback ? .loopback : .virtualIP(address)
     }
 
-    /// The session's loopback of a family, if it applies to this program: a socket is bound to 127.0.0.1 or ::1, and the
-    /// socket table has its true address. getsockname(2) would return the address that was asked for.
+    /// The session's loopback of a family, if it applies to this program: a socket is bound to 127.0.0.1 or ::1, and
+    /// the socket table has its true address. getsockname(2) would return the address that was asked for.
     ///
     /// - Returns: `nil` if this program has the host's loopback, or the kernel lacks the family.
     /// - Throws: ``Failure`` if no socket can be opened.

@@ -15,7 +15,7 @@ extension Registry {
             if let owner = try db.value(
                 UInt32.self, "SELECT session_id FROM addresses WHERE address = ?", [address.address])
             {
-                throw Failure(.failed, what, "it is session \(owner)'s", hint: "choose another address")
+                throw Failure(.failed, what, "it belongs to session \(owner)", hint: "choose another address")
             }
             try db.run(Self.insertAddress, Self.row(address, of: session))
             try db.run("INSERT INTO unsettled_addresses (address) VALUES (?)", [address.address])

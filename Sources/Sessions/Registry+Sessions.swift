@@ -292,7 +292,7 @@ extension Registry {
                 UInt32.self, "SELECT session_id FROM addresses WHERE address = ?", [address.address])
             if let owner, owner != record.id {
                 return Failure(
-                    .failed, what, "\(address.address) is session \(owner)'s",
+                    .failed, what, "\(address.address) belongs to session \(owner)",
                     hint: "choose another address, or close session \(owner)")
             }
         }

@@ -15,8 +15,8 @@ public import SystemPackage
 /// state ``SessionRecord/State/opening`` or ``SessionRecord/State/closing``. Writers hold the ``FileLock``.
 ///
 /// It uses SQLite's rollback journal and not a write-ahead log. A command opens the database for only two or three
-/// transactions, so creating and removing the two files of the log would be most of its work. Readers see the last commit
-/// during a write, and wait only at the moment of a commit.
+/// transactions, so creating and removing the two files of the log would be most of its work. Readers see the last
+/// commit during a write, and wait only at the moment of a commit.
 public final class Registry: Sendable {
     public enum Access: Sendable {
         case readOnly, readWrite
@@ -228,7 +228,7 @@ public final class Registry: Sendable {
             return failure(
                 "\(file) or its journal cannot be opened",
                 hint: "see whether its directory is there and may be written")
-        case SQLITE_IOERR: return failure("the disk under \(file) fails", hint: "see the kernel's log: dmesg")
+        case SQLITE_IOERR: return failure("I/O error on \(file)", hint: "see the kernel's log: dmesg")
         default: return failure("\(file): \(error.message)")
         }
     }
@@ -244,10 +244,6 @@ extension FilePath: DatabaseValue {
     }
 
     func bind(to statement: OpaquePointer, _ index: Int32) -> Int32 { bytes.bind(to: statement, index) }
-
-    var bytes: [UInt8] {
-        withPlatformString { [UInt8](UnsafeRawBufferPointer(start: $0, count: strlen($0))) }
-    }
 
     private init(bytes: [UInt8]) {
         self.init(platformString: bytes.map(CChar.init(bitPattern:)) + [0])

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CVipABI
 public import Host
 public import Network
 public import Policy
@@ -64,7 +65,7 @@ public enum SessionIDs {
     /// - Precondition: the ID is at most ``last``; see ``check(_:allowReserved:)``.
     public static func loopback(of id: UInt32) -> IPAddress {
         precondition(id <= last, "session IDs end at \(last)")
-        return IPAddress(v4: 0x7f00_0000 + id + 1)
+        return IPAddress(v4: UInt32(bigEndian: vip_loopback4(id)))
     }
 
     /// The session ID of a loopback address, the inverse of ``loopback(of:)``, whether or not a session has it. `nil`

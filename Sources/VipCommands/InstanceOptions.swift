@@ -40,19 +40,17 @@ struct InstanceOptions: ParsableArguments {
     func change<T>(
         of instance: Instance? = nil, repairing: Bool = true, _ body: (inout Change) throws(Failure) -> T
     ) throws(Failure) -> T {
-        var change = try (instance ?? self.instance).change(logger, repairing: repairing)
-        let result = try body(&change)
-        for warning in change.warnings { logger.warning("\(warning)") }
-        return result
+        try (instance ?? self.instance).change(reporting: logger, repairing: repairing, body)
     }
 
     /// Opens sessions, and prints the warnings on standard error if it succeeds.
     func open(_ requests: (borrowing Change) throws(Failure) -> [SessionRequest]) throws(Failure) -> Opened {
-        let opened = try instance.open(logger, requests: requests)
-        EventLog.reportOfCommand(Event.opening(of: opened))
-        let found = opened.conflicts.map(\.message) + opened.squatters.map(\.message)
-        for warning in found + opened.warnings { logger.warning("\(warning)") }
-        return opened
+        try instance.open(reporting: logger, requests)
+    }
+
+    /// Waits until the daemon has leased the address of a new session. See ``Instance/lease(for:_:reporting:)``.
+    func lease(for record: SessionRecord, of opened: Opened) throws(Failure) -> SessionRecord {
+        try instance.lease(for: record, opened.awaitingLease, reporting: logger)
     }
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Extended attributes, xattr(7), and file handles: Swift's Glibc module does not have them. */
+/* Extended attributes, xattr(7), and file handles, which Swift's Glibc module does not have. */
 #pragma once
 
 #include <stdint.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The in-kernel programs of bpf/, compiled for the host and run on a call that is made up. `explain` and the self-test ask
- * them what a call gets, and the fuzzer runs them. The maps are the live ones, or what a look-up function answers. The
- * user of this header sets which program calls, with which socket, and what listens.
+ * The in-kernel programs of bpf/, compiled for the host and run on a call that is made up. `explain` and the self-test
+ * ask them what a call gets, and the fuzzer runs them. The maps are the live ones, or what a look-up function answers.
+ * The user of this header sets which program calls, with which socket, and what listens.
  *
  * One thread at a time may use a host.
  */
@@ -109,6 +109,19 @@ void vip_host_set_listener(struct vip_host *host, __u32 number, enum vip_host_li
 void vip_host_set_other(struct vip_host *host, __u64 cgroup);
 /* errno with which bpf_bind() fails in the calls from now on, or 0. */
 void vip_host_set_bind_error(struct vip_host *host, int error);
+/* Whether the calling socket and what is found have SO_REUSEPORT and one user; not unless told otherwise. */
+void vip_host_share_port(struct vip_host *host, int is_shared);
+
+/*
+ * Lets a listener wait for events: with these outcomes (1 << enum vip_outcome), of that session or of all (0). With no
+ * outcome, nobody listens.
+ */
+void vip_host_watch(struct vip_host *host, __u32 outcomes, __u32 session, int is_ring_full);
+/* The event of the last call; NULL if there was none. */
+const struct vip_event *vip_host_event(const struct vip_host *host);
+/* How many events found no room since vip_host_watch(). */
+__u64 vip_host_dropped_events(const struct vip_host *host);
+
 /* How many look-ups of sockets the last call made. */
 __u32 vip_host_question_count(const struct vip_host *host);
 struct vip_host_question vip_host_question(const struct vip_host *host, __u32 number);
@@ -121,15 +134,22 @@ __u32 vip_host_program_lists(struct vip_host *host);
 __u32 vip_host_features(struct vip_host *host);
 
 /*
- * Runs the hook of a call that names `address` and `port` (host order). A connect hook may bind the socket; after a bind,
- * the user of this function stores the answer's address in the socket. `source` is that of a datagram; NULL stands for
- * the socket's own.
+ * Runs the hook of a call that names `address` and `port` (host order). A connect hook may bind the socket; after a
+ * bind, the user of this function stores the answer's address in the socket. `source` is that of a datagram; NULL
+ * stands for the socket's own.
  */
 struct vip_host_answer vip_host_call(struct vip_host *host, struct vip_host_socket *socket,
 				     enum vip_hook hook, struct vip_address address, __u16 port,
 				     const struct vip_address *source);
+/* Runs the hook of socket(2) for this protocol. Returns the errno of a refusal, else 0. */
+int vip_host_make_socket(struct vip_host *host, __u32 protocol);
+/* Runs the hook of setsockopt(2). Returns the errno of a refusal, else 0. */
+int vip_host_set_option(struct vip_host *host, int level, int name);
 /* Runs sock_ops of a socket that begins to listen. */
 void vip_host_listen(struct vip_host *host, struct vip_host_socket *socket);
-/* Runs sk_lookup of a packet that comes by the interface `ifindex`: SK_PASS 1, SK_DROP 0; 2 if it leads to the listener. */
+/*
+ * Runs sk_lookup of a packet that comes by the interface `ifindex`: SK_PASS 1, SK_DROP 0; 2 if it leads to the
+ * listener.
+ */
 int vip_host_packet(struct vip_host *host, struct vip_address to, __u16 port, int is_tcp,
 		    __u32 ifindex);

@@ -88,7 +88,7 @@ package struct HostsLine {
         return ends
     }
 
-    /// Whether the module is enabled as `nss enable` would do it.
+    /// Whether the module is enabled as `names enable` would do it.
     package var isEnabled: Bool {
         sources.filter { $0.name == Self.module }.count == 1 && before.isEmpty && endsSearch
     }

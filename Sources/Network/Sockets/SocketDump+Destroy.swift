@@ -10,9 +10,9 @@ extension SocketDump {
     /// sock_diag(7), as `ss -K` does. Their next call gets ECONNABORTED.
     ///
     /// TCP connections end for good, MPTCP connections by their subflows. TCP listeners and UDP sockets stay bound, and
-    /// the program can use them again. MPTCP listeners and TCP sockets that are only bound are not destroyed. So a caller
-    /// that needs the addresses free must ask for ``sockets(on:)`` afterwards. Of very many sockets with the same address
-    /// and port (SO_REUSEPORT), some are left.
+    /// the program can use them again. MPTCP listeners and TCP sockets that are only bound are not destroyed. So a
+    /// caller that needs the addresses free must ask for ``sockets(on:)`` afterwards. Of very many sockets with the
+    /// same address and port (SO_REUSEPORT), some are left.
     ///
     /// Needs CAP_NET_ADMIN, and CONFIG_INET_DIAG_DESTROY in the kernel.
     ///
@@ -41,8 +41,8 @@ extension SocketDump {
 
         var destroyed: [InternetSocket] = []
         var refusal: CInt?
-        // The kernel looks a socket up by addresses and ports, and then compares the cookie. Of several sockets with the
-        // same ones (SO_REUSEPORT) it may find another one, until that is gone.
+        // The kernel looks a socket up by addresses and ports, and then compares the cookie. Of several sockets with
+        // the same ones (SO_REUSEPORT) it may find another one, until that is gone.
         var triesLeft = 4 * pending.count + 4096
         while true {
             let count = destroyed.count

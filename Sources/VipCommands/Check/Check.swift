@@ -4,6 +4,7 @@ import ArgumentParser
 import Checks
 import Glibc
 import Host
+import SelfTest
 import Sessions
 import SystemPackage
 
@@ -11,15 +12,15 @@ struct Check: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Check that this host meets the requirements.",
         discussion: """
-            Prints one line per check, with a fix for each problem. Nothing is changed; the hooks are tested by loading the \
-            real programs and dropping them again. Exit code 69 if the host lacks something that is required, 77 if only \
-            privileges are missing, 1 if something is wrong that a command can fix.
+            Prints one line per check, with a fix for each problem. Nothing is changed; the hooks are tested by \
+            loading the real programs and unloading them again. Exit code 69 if the host lacks something that is \
+            required, 77 if only privileges are missing, 1 if something is wrong that a command can fix.
 
-            With --self-test, two sessions are opened below the first attached cgroup, with addresses as any session gets \
-            them, and a program in each makes its calls: bind, connect, accept, names, the other session's addresses. It \
-            takes the name of a program that the policy in force lists, and what it is to get is computed as explain does. \
-            Nothing else is touched, and everything is taken away again; a self-test that was killed is cleared away by the \
-            next command, as a run is.
+            With --self-test, the command opens two sessions below the first attached cgroup and runs a test program \
+            in each. The program makes socket calls, looks up the host's name and tries the other session's addresses. \
+            It uses the process name of a program that the policy lists. The expected results are computed as explain \
+            computes them. The sessions are removed afterwards; if the self-test is killed, the next command removes \
+            them.
 
             EXAMPLES
               vip-bpfctl check
@@ -44,7 +45,7 @@ struct Check: ParsableCommand {
     func run() throws {
         let payload: CheckPayload
         if selfTest {
-            payload = CheckPayload(facts: try SelfTest(options).run())
+            payload = CheckPayload(facts: try SelfTestRun(options.instance, options.logger).run())
         } else {
             let host = CheckedHost(instance: options.instance, policyFile: policy.map { FilePath($0) })
             payload = CheckPayload(facts: host.facts())

@@ -12,21 +12,23 @@ struct DaemonCommand: ParsableCommand {
         commandName: "daemon",
         abstract: "Open and close sessions as users log in and out, and keep their addresses.",
         discussion: """
-            Follows logind. With sessions.unit of the policy userSlice (the default), a user has one session, with all of \
-            the user's logins and services in it; with sessionScope, each login is one. A session ends when the last process \
-            has left its cgroup, also where the user logged out before. Sessions that PAM or an administrator opened are \
-            left alone; those that were opened by hand end by hand, or with their cgroup.
+            Follows logind. With sessions.unit of the policy userSlice (the default), a user has one session, with all \
+            of the user's logins and services in it; with sessionScope, each login is one. A session ends when the \
+            last process has left its cgroup, even if the user logged out earlier. Sessions that PAM or an \
+            administrator opened are left alone; sessions opened by hand end when they are closed by hand or their \
+            cgroup is removed.
 
-            With source: dhcp in the policy, the daemon leases an IPv4 address for each session from the DHCP server, renews \
-            it as long as the session lasts, and then releases it; busybox's udhcpc does the protocol (Debian's package \
-            udhcpc). Sessions that had to be opened without an address get one as soon as the pool or the server has one.
+            With source: dhcp in the policy, the daemon leases an IPv4 address for each session from the DHCP server, \
+            renews it as long as the session lasts, and then releases it; it runs busybox's udhcpc for this (Debian's \
+            package udhcpc). Sessions that had to be opened without an address get one as soon as the pool or the \
+            server has one.
 
-            The daemon restores virtual IPs that something removed from their interface, updates the maps as the host's own \
-            addresses change, and lets listed programs match again whose files were replaced.
+            The daemon restores virtual IPs that something removed from their interface, updates the maps as the \
+            host's own addresses change, and makes listed programs match again after their files were replaced.
 
-            It stays in the foreground. SIGHUP applies the policy file, SIGTERM ends it; sessions stay open, and a daemon that \
-            is started again goes on with them. Events go to the journal, or where there is none, to standard error as JSON \
-            lines.
+            It stays in the foreground. SIGHUP applies the policy file, SIGTERM ends it; sessions stay open, and a \
+            daemon that is started again goes on with them. Events go to the journal, or if there is none, to standard \
+            error as JSON lines.
 
             EXAMPLES
               vip-bpfctl daemon

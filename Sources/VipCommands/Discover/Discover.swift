@@ -12,15 +12,15 @@ struct Discover: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Find out which programs need a virtual IP or a virtual loopback.",
         discussion: """
-            Observes what the programs of some cgroups bind and connect to, for a time or until it is interrupted, takes in \
-            the sockets that are open already, and reports for each program whether a second instance of it would clash, \
-            on what, and what it needs so that it does not. Nothing is changed: programs that observe are attached for as \
-            long as this command runs, and go with it however it ends.
+            Observes what the programs of some cgroups bind and connect to, for a time or until it is interrupted, \
+            includes sockets that are open already, and reports for each program whether a second instance of it would \
+            clash, on what, and what it needs so that it does not. Nothing is changed: programs that observe are \
+            attached for as long as this command runs, and are removed when it ends, even if it is killed.
 
-            Without --cgroup the attached cgroups are observed. The root of cgroup v2 is refused: every socket of the host \
-            would pay for the observation; name user.slice, system.slice or what is below them.
+            Without --cgroup the attached cgroups are observed. The root of cgroup v2 is refused: every socket of the \
+            host would pay for the observation. Name user.slice, system.slice or cgroups below them instead.
 
-            With --suggest it prints a policy file: the policy in force, with what it lacks.
+            --suggest prints a policy file: the policy in force with the missing entries added.
 
             EXAMPLES
               vip-bpfctl discover --for 60
@@ -47,8 +47,6 @@ struct Discover: ParsableCommand {
 
     /// The longest time, in seconds: a year of 366 days.
     private static let longest = 366.0 * 86400
-    /// The interval at which new addresses are looked for, in seconds.
-    private static let addressInterval = 10.0
 
     func validate() throws {
         if let seconds, !(0...Self.longest).contains(seconds) {
@@ -62,7 +60,7 @@ struct Discover: ParsableCommand {
     func run() throws {
         let signals = try SignalReader([SIGINT, SIGTERM, SIGHUP])
         let instance = options.instance
-        let cgroups = try observedCgroups(instance)
+        let cgroups = try Observation.cgroups(cgroup.map { FilePath($0) }, instance)
         let policy = try instance.policyInForce()
         let from = Date()
         let observation = try Observation(of: cgroups, instance)
@@ -72,15 +70,10 @@ struct Discover: ParsableCommand {
             let end = seconds.map { "for \($0 == $0.rounded() ? "\(Int($0))" : "\($0)") s, or until" } ?? "until"
             StandardError.line("vip-bpfctl: observing \(names.printableLine) \(end) ^C")
         }
-        try wait(observation, signals)
+        try observation.wait(for: seconds, signals)
         let result = try observation.result()
         let until = Date()
-        let verdicts = Verdicts(on: result.programs, ephemeral: result.ephemeral)
-        let found = result.programs.map { (program: $0, verdict: verdicts.verdict(on: $0)) }.sorted { a, b in
-            let ranks = (a.verdict.need == .neither ? 1 : 0, b.verdict.need == .neither ? 1 : 0)
-            if ranks.0 != ranks.1 { return ranks.0 < ranks.1 }
-            return (a.program.label, Self.text(a.program.path)) < (b.program.label, Self.text(b.program.path))
-        }
+        let found = Verdicts(on: result.programs, ephemeral: result.ephemeral).ranked(result.programs)
         if options.verbose, observation.unreadable > 0 {
             StandardError.line("vip-bpfctl: the sockets of \(observation.unreadable) processes could not be seen")
         }
@@ -90,64 +83,5 @@ struct Discover: ParsableCommand {
         guard output.json else { return try StandardOutput.text(suggestion) }
         payload.suggestion = suggestion
         try output.print(payload)
-    }
-
-    private static func text(_ path: [UInt8]?) -> String { path.map { String(decoding: $0, as: UTF8.self) } ?? "" }
-
-    /// The cgroups of the command line, or those that are attached, without those below another of them.
-    private func observedCgroups(_ instance: Instance) throws(Failure) -> [Cgroup] {
-        let mounts = try MountTable.current()
-        var found: [Cgroup] = []
-        if cgroup.isEmpty {
-            if FileStatus.exists(instance.state.registry) {
-                for (path, id) in try instance.registry().attachments() where Cgroup.isThere(path, id: id) {
-                    found.append(try Cgroup(path: path, mounts: mounts))
-                }
-            }
-            guard !found.isEmpty else {
-                throw Failure(
-                    .failed, "observe the attached cgroups", "none is attached",
-                    hint: "name one: vip-bpfctl discover --cgroup /sys/fs/cgroup/user.slice")
-            }
-        } else {
-            for path in cgroup { found.append(try Cgroup(path: FilePath(path), mounts: mounts)) }
-        }
-        if let root = found.first(where: \.isRoot) {
-            throw Failure(
-                .failed, "observe cgroup \(root.path)",
-                "it is the root, and observing would slow down every socket of the host",
-                hint: "name cgroups below it: --cgroup \(root.path)/user.slice --cgroup \(root.path)/system.slice")
-        }
-        var topmost: [Cgroup] = []
-        for candidate in found
-        where !found.contains(where: { $0.contains(candidate) }) && !topmost.contains(candidate) {
-            topmost.append(candidate)
-        }
-        return topmost
-    }
-
-    /// Waits until the time is over or a signal arrives.
-    private func wait(_ observation: Observation, _ signals: borrowing SignalReader) throws(Failure) {
-        let end = seconds.map { ContinuousClock.now + .seconds($0) }
-        var nextLook = ContinuousClock.now + .seconds(Self.addressInterval)
-        while true {
-            let now = ContinuousClock.now
-            if let end, now >= end { return }
-            if now >= nextLook {
-                // Go on if this fails: the observation is worth more than the newest addresses.
-                try? observation.refreshAddresses()
-                nextLook = now + .seconds(Self.addressInterval)
-            }
-            let left = min(nextLook, end ?? nextLook) - now
-            var ready = [
-                pollfd(fd: observation.eventDescriptor, events: Int16(POLLIN), revents: 0),
-                pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
-            ]
-            guard poll(&ready, nfds_t(ready.count), left.pollTimeout) >= 0 || errno == EINTR else {
-                throw Failure("wait for what is observed", errno: .current)
-            }
-            if signals.next() != nil { return }
-            observation.takeInNew()
-        }
     }
 }

@@ -179,7 +179,7 @@ struct DiscoverPayload: Payload {
             (lost.programs, "calls of programs"), (lost.processes, "calls of processes"),
             (lost.endpoints, "addresses and ports"), (lost.names, "processes' paths"),
         ] where count > 0 {
-            notes.append("Lost for lack of room: \(count) \(what).")
+            notes.append("Not recorded, because a map was full: \(count) \(what).")
         }
         return Table(
             headings: [

@@ -5,6 +5,7 @@ import Glibc
 import Host
 import Network
 import PolicyMaps
+import SystemPackage
 
 /// Formats events as lines: in columns for people, or as one JSON object each.
 ///
@@ -181,14 +182,7 @@ struct EventText: Sendable {
         return address.isUnspecified ? nil : self.address(event.source, of: event)
     }
 
-    private static func errorName(_ error: UInt16) -> String {
-        switch Int32(error) {
-        case EADDRNOTAVAIL: "EADDRNOTAVAIL"
-        case EADDRINUSE: "EADDRINUSE"
-        case ECONNREFUSED: "ECONNREFUSED"
-        default: "errno \(error)"
-        }
-    }
+    private static func errorName(_ error: UInt16) -> String { Errno(rawValue: Int32(error)).name }
 
     private static func protocolName(_ number: UInt16) -> String {
         switch number {

@@ -15,14 +15,16 @@ struct Watch: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Print socket calls made in sessions, and their outcome, as they happen.",
         discussion: """
-            A line for each call, or with --json a JSON object: when, by whom, which call, the address that it asked for \
-            and the one it got, the source it leaves from, and the verdict: rewritten, refused (and why), unaddressed (let \
-            through with the host's address, as useHostAddress says), or seen (left as it is). Default: all but seen.
+            Prints one line (with --json, one JSON object) for each call: time, user and program, hook, requested \
+            address, resulting address, source address, and the verdict: rewritten, refused (and why), unaddressed \
+            (let through with the host's address, as useHostAddress says), or seen (left as it is). Default: all but \
+            seen.
 
-            Events are generated only while a watcher runs; at most four watchers run at once. Events that come faster than they \
-            can be written are lost: their number is reported on standard error, and with --json by a separate object.
+            Events are generated only while a watcher runs; at most four watchers run at once. Events that come faster \
+            than they can be written are lost: their number is reported on standard error, and with --json by a \
+            separate object.
 
-            Ends with SIGINT or SIGTERM, after --count events or --for seconds, and with its reader.
+            Ends on SIGINT or SIGTERM, after --count events or --for seconds, or when its reader closes the pipe.
 
             EXAMPLES
               vip-bpfctl watch --session 7
@@ -85,7 +87,7 @@ struct Watch: ParsableCommand {
         while !writing.isDone {
             var polls = [
                 pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
-                pollfd(fd: writing.done.descriptor.raw, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: writing.ended, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: STDOUT_FILENO, events: 0, revents: 0),  // tells that the reader has closed its end
             ]
             var wait: CInt = -1
@@ -105,9 +107,7 @@ struct Watch: ParsableCommand {
 
 /// Reads events and writes them on a thread of its own, because both may block.
 private final class Writing: Sendable {
-    /// Readable once the thread has ended.
-    let done: WakeUp
-    private let stop: WakeUp
+    private let worker: Worker
     private let listener: EventListener
     private let result: Mutex<Result<Void, Failure>?>
     private let text: Mutex<EventText>
@@ -115,22 +115,21 @@ private final class Writing: Sendable {
     private let end: Mutex<UInt64?> = Mutex(nil)
 
     init(_ listener: EventListener, _ text: EventText) throws(Failure) {
-        let done = try WakeUp()
-        let stop = try WakeUp()
-        self.done = done
-        self.stop = stop
+        worker = try Worker()
         self.listener = listener
         self.text = Mutex(text)
         result = Mutex(nil)
     }
 
+    /// A descriptor for poll(2), readable once the thread has ended.
+    var ended: CInt { worker.finished }
+
     var isDone: Bool { result.withLock { $0 != nil } }
 
     func start() throws(Failure) {
-        try Worker.detach("events") { [self] in
+        try worker.start("events") { [self] in
             let outcome = Result { () throws(Failure) in try run() }
             result.withLock { $0 = outcome }
-            done()
         }
     }
 
@@ -142,10 +141,10 @@ private final class Writing: Sendable {
 
     /// Ends the thread, and throws its failure if it has one.
     func stopNow() throws(Failure) {
-        stop()
+        worker.stopSoon()
         listener.interrupt()
         // A blocked terminal may keep the thread, which then ends with the process.
-        _ = done.sleep(for: .seconds(2))
+        worker.end(within: .seconds(2))
         if case .failure(let failure) = result.withLock({ $0 }) { throw failure }
     }
 
@@ -154,7 +153,7 @@ private final class Writing: Sendable {
         let failure: Failure? = text.withLock { text in
             do throws(Failure) {
                 var written = try write(text.heading)
-                while written == .whole, !text.isComplete, stop.sleep(for: .zero) {
+                while written == .whole, !text.isComplete, !worker.isEnding {
                     let end = end.withLock(\.self)
                     var batch = try listener.poll(timeout: end == nil ? .milliseconds(500) : .zero)
                     let isLast = end.map { end in batch.events.last.map { $0.time > end } ?? true } ?? false
@@ -191,7 +190,7 @@ private final class Writing: Sendable {
         while !rest.isEmpty {
             var polls = [
                 pollfd(fd: STDOUT_FILENO, events: Int16(POLLOUT), revents: 0),
-                pollfd(fd: stop.descriptor.raw, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: worker.ending, events: Int16(POLLIN), revents: 0),
             ]
             guard poll(&polls, 2, -1) >= 0 else { continue }
             if polls[0].revents == 0 { return .stopped }

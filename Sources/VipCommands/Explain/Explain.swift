@@ -16,12 +16,12 @@ struct Explain: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Show which addresses a program gets, and why.",
         discussion: """
-            Which session a process is in, or why in none; which entry of each program list matches it, or why none does; \
-            what each call gets. The answers are computed from the live maps by the code of the in-kernel programs. Where \
-            a connection goes depends on what listens: each of the places is named, in the order in which they are tried. \
-            Nothing is changed.
+            Shows which session a process is in, which entry of each program list matches it, and what each call gets; \
+            and the reason if it is in no session or no entry matches. The answers are computed from the live maps by \
+            the code of the in-kernel programs. Where a connection goes depends on what listens: all possible \
+            addresses are shown, in the order in which the hook tries them. Nothing is changed.
 
-            With --exe and --session, the same for a program that is not running.
+            --exe and --session show the same for a program that is not running.
 
             EXAMPLES
               vip-bpfctl explain 4711
@@ -39,7 +39,7 @@ struct Explain: ParsableCommand {
     @Option(help: ArgumentHelp("The session that --exe would run in.", valueName: "id"))
     var session: UInt32?
 
-    @Option(help: ArgumentHelp("The port that is asked for: some may be excluded.", valueName: "port"))
+    @Option(help: ArgumentHelp("The port of the calls. The policy may exclude some ports.", valueName: "port"))
     var port: UInt16?
 
     @OptionGroup var options: InstanceOptions
@@ -111,14 +111,11 @@ struct Explain: ParsableCommand {
         let registry = try? options.instance.registry()
         let record = try? registry?.session(id: live.id)
         let policy = registry.flatMap { try? options.instance.policy($0) }
-        let override = policy.flatMap { policy in
-            (1...policy.overrides.count + 1).contains(live.number) && live.number <= policy.overrides.count
-                ? policy.overrides[live.number - 1] : nil
-        }
+        let finding = PolicyFinding(live, in: policy, openedWith: record?.policy)
         payload.generation = live.generation
         payload.session = ExplainPayload.Session(live, record: record)
-        payload.policy = ExplainPayload.PolicyName(live, override: override, record: record)
-        let findings = try FeatureFinding.all(payload.program, live, host, rules: policy?.rules(for: override))
+        payload.policy = ExplainPayload.PolicyName(live, finding)
+        let findings = try FeatureFinding.all(payload.program, live, host, rules: policy?.rules(for: finding.override))
         payload.features = findings.map(ExplainPayload.Feature.init)
         let rows = try CallTable(session: live, host: host, port: port).rows(maps)
         payload.calls = rows.map(ExplainPayload.Call.init)
@@ -130,45 +127,5 @@ struct Explain: ParsableCommand {
             let few = excluded.prefix(8).map { "\($0)" }.joined(separator: ", ")
             payload.notes.append("\(what) some ports (\(few)\(excluded.count > 8 ? " …" : "")): see --port")
         }
-    }
-}
-
-/// The place of a process in the cgroup hierarchy, and the attached cgroup above it.
-private struct ProcessPlace {
-    /// The process's cgroup and those above it, from the root down.
-    let ancestors: [Cgroup]
-    /// The attached cgroup among them.
-    let attached: Cgroup?
-    private let attachedElsewhere: [UInt64]
-
-    init(_ cgroup: Cgroup, _ mounts: MountTable, _ pins: PinDirectory) throws(Failure) {
-        var ancestors = [cgroup]
-        while let top = ancestors.last, !top.isRoot {
-            ancestors.append(try Cgroup(path: top.path.removingLastComponent(), mounts: mounts))
-        }
-        self.ancestors = ancestors.reversed()
-        let links = try pins.attachments().filter { $0.value.values.contains { $0.cgroupID != 0 } }
-        attached = ancestors.first { links[$0.id] != nil }
-        attachedElsewhere = links.keys.sorted()
-    }
-
-    var whyNoSession: String {
-        if let attached {
-            return "it is below \(attached.path), which is attached, but neither its cgroup nor one above it is a "
-                + "session's; open one: vip-bpfctl session open --cgroup PATH"
-        }
-        if attachedElsewhere.isEmpty { return "no cgroup is attached; vip-bpfctl attach cgroup PATH" }
-        return "it is not below an attached cgroup; see vip-bpfctl status"
-    }
-}
-
-/// Whether the process is in the network namespace of the sessions' addresses.
-private enum NetworkPlace {
-    static func note(of pid: pid_t) -> String? {
-        var its = stat()
-        var ours = stat()
-        guard stat("/proc/\(pid)/ns/net", &its) == 0, stat("/proc/self/ns/net", &ours) == 0, its.st_ino != ours.st_ino
-        else { return nil }
-        return "the process is in another network namespace than this command: the addresses below may not exist there"
     }
 }

@@ -44,20 +44,10 @@ struct ExplainPayload: Payload {
         @Nullable var name: String?
         var reason: String
 
-        init(_ live: LiveSession, override: Policy.Override?, record: SessionRecord?) {
+        init(_ live: LiveSession, _ finding: PolicyFinding) {
             number = live.number
-            name = override?.name
-            if live.number == 0 {
-                reason =
-                    record?.policy.map { "the override '\($0)', which it was opened with, no longer exists" }
-                    ?? "no override matches the session"
-            } else if let override {
-                reason =
-                    record?.policy == override.name
-                    ? "the session was opened with it" : "its match fits the session"
-            } else {
-                reason = "its name is not known: the registry does not have the policy in force"
-            }
+            name = finding.override?.name
+            reason = finding.reason
         }
     }
 

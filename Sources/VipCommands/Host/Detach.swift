@@ -11,8 +11,8 @@ struct Detach: ParsableCommand {
         abstract: "Detach the programs from a cgroup, or remove everything.",
         usage: "vip-bpfctl detach cgroup <path>\n       vip-bpfctl detach --all",
         discussion: """
-            --all closes every session, takes its addresses off the interfaces, and removes links, programs, maps and the \
-            policy in force. It also clears away what another version has pinned.
+            --all closes every session, takes its addresses off the interfaces, and removes links, programs, maps and \
+            the policy in force. It also removes the pins of other versions.
 
             EXAMPLES
               vip-bpfctl detach cgroup /sys/fs/cgroup/user.slice

@@ -13,9 +13,10 @@ struct Status: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Show what is attached, and its counters.",
         discussion: """
-            The counters are of socket calls made in sessions: total (seen), rewritten, allowed with the host's address \
-            (unaddressed), and refused, by reason: isolation (another session's address), unavailable (the session has no \
-            virtual IP), peer (another session's loopback), in_use (another server of the session has the port).
+            The counters are of socket calls made in sessions: total (seen), rewritten, allowed with the host's \
+            address (unaddressed), and refused, by reason: isolation (another session's address), unavailable (the \
+            session has no virtual IP), peer (another session's loopback), in_use (another server of the session has \
+            the port), unsupported (a protocol or socket option that would go around the hooks).
 
             EXAMPLES
               vip-bpfctl status

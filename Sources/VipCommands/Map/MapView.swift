@@ -244,7 +244,7 @@ struct MapView: Sendable {
         .list((0..<32).filter { bits >> UInt32($0) & 1 == 1 }.map { "\($0)" })
     }
 
-    private static func device(_ device: UInt32) -> String { "\(device >> 20):\(device & 0xfffff)" }
+    private static func device(_ device: UInt32) -> String { ProgramFile.text(ofDevice: device) }
 
     static func hex(_ bytes: [UInt8]) -> String {
         bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()

@@ -11,12 +11,13 @@ struct MetricsCommand: ParsableCommand {
         commandName: "metrics",
         abstract: "Print counters and gauges for Prometheus.",
         discussion: """
-            Calls by hook and outcome, sessions, pools, listeners, and the daemon's own counters, in Prometheus's text format. \
-            The page is complete also while the daemon does not run; its counters are those that it wrote last.
+            Calls by hook and outcome, sessions, pools, listeners, and the daemon's own counters, in Prometheus's text \
+            format. The page is complete also while the daemon does not run; its counters are those that it wrote \
+            last.
 
-            vip-bpf-page.timer writes the page to /run/vip-bpf/metrics.prom. vip-bpf-metrics.socket serves that file by HTTP, on \
-            127.0.0.1:9464, from processes without privileges. For node_exporter's textfile collector, link the file into the \
-            collector's directory.
+            vip-bpf-page.timer writes the page to /run/vip-bpf/metrics.prom. vip-bpf-metrics.socket serves that file \
+            by HTTP, on 127.0.0.1:9464, from processes without privileges. For node_exporter's textfile collector, \
+            link the file into the collector's directory.
 
             EXAMPLES
               vip-bpfctl metrics

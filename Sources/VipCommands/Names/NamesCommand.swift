@@ -10,8 +10,8 @@ struct NamesCommand: ParsableCommand {
         abstract: "Resolve this host's name to the session's address inside sessions.",
         discussion: """
             Many programs ask for their own address by name: gethostname, then getaddrinfo. The name service module \
-            libnss_vip.so.2 answers that with the session's virtual IP, for those programs to which one applies, and leaves all \
-            other names and everybody outside a session to the sources after it.
+            libnss_vip.so.2 answers that with the session's virtual IP, for those programs to which one applies, and \
+            leaves all other names and everybody outside a session to the sources after it.
             """,
         subcommands: [NamesEnable.self, NamesDisable.self]
     )
@@ -45,7 +45,7 @@ struct NamesPayload: Payload {
 
     var table: Table {
         Table(rows: [
-            ["\(file): \(isChanged ? "now" : "unchanged"): \(line)\(backup.map { "; as it was: \($0)" } ?? "")"]
+            ["\(file): \(isChanged ? "now" : "unchanged"): \(line)\(backup.map { "; previous file: \($0)" } ?? "")"]
         ])
     }
 }

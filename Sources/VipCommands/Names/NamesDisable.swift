@@ -9,7 +9,7 @@ struct NamesDisable: ParsableCommand {
         commandName: "disable",
         abstract: "Remove the module from the hosts line of nsswitch.conf.",
         discussion: """
-            The line becomes what it was, and what else was edited meanwhile stays. Repeating it changes nothing.
+            The line is restored. Other edits to the file are kept. Running it again changes nothing.
 
             EXAMPLES
               vip-bpfctl names disable

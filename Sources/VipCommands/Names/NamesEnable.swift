@@ -9,8 +9,9 @@ struct NamesEnable: ParsableCommand {
         commandName: "enable",
         abstract: "Add the module at the beginning of the hosts line of nsswitch.conf.",
         discussion: """
-            Only that line changes, in one step, and the file as it was is kept beside it as nsswitch.conf.vip-bpf. Repeating it \
-            changes nothing. Running programs see it with their next look-up, since glibc 2.33.
+            Only that line changes, in one step, and the previous file is kept in the same directory as \
+            nsswitch.conf.vip-bpf. Running it again changes nothing. Running programs see it with their next look-up, \
+            since glibc 2.33.
 
             EXAMPLES
               vip-bpfctl names enable

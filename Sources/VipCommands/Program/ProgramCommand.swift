@@ -11,8 +11,8 @@ struct ProgramCommand: ParsableCommand {
         commandName: "program",
         abstract: "Edit the program lists of the policy in force.",
         discussion: """
-            An entry is an executable's file name (java), a script's file name, an absolute path (/opt/crm/bin/crm: that \
-            file, not another of the same name), or '*' for every program.
+            An entry is an executable's file name (java), a script's file name, an absolute path (/opt/crm/bin/crm: \
+            that file, not another of the same name), or '*' for every program.
             """,
         subcommands: [ProgramAdd.self, ProgramRemove.self, ProgramListCommand.self]
     )

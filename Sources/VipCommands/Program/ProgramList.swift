@@ -12,7 +12,7 @@ struct ProgramListCommand: ParsableCommand {
         commandName: "list",
         abstract: "Show the program lists of the policy in force.",
         discussion: """
-            FILE is the inode and device that a path means now; '-' where there is no such file.
+            FILE shows the inode and device of the file that the path leads to now, or '-' if there is none.
 
             EXAMPLES
               vip-bpfctl program list --json
@@ -44,7 +44,7 @@ struct ProgramListCommand: ParsableCommand {
                     row.override = override?.name
                     if case .path(let path) = entry, let file = try ProgramFile.identity(of: path, mounts: mounts) {
                         row.inode = file.inode
-                        row.device = "\(file.device >> 20):\(file.device & 0xfffff)"
+                        row.device = ProgramFile.text(ofDevice: file.device)
                     }
                     rows.append(row)
                 }

@@ -12,23 +12,23 @@ struct Run: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Run a command in a new session.",
         discussion: """
-            Makes a cgroup below the first attached one, a session on it, and starts the command in it. Options of run \
-            stand before the command; -- may stand between them. Waits until the \
-            last process of the session has ended, so also for daemons that the command leaves behind; then session and \
-            cgroup go, and the exit code is the command's (128 + N where signal N ended it). SIGTERM, SIGHUP, SIGINT and \
-            SIGQUIT are passed on to the command.
+            Makes a cgroup below the first attached one, opens a session on it, and starts the command there. Options \
+            of run come before the command; -- may separate them. Waits until the last process of the session has \
+            ended, including daemons that the command leaves behind. Then it removes session and cgroup and exits with \
+            the command's exit code (128 + N if signal N ended it). SIGTERM, SIGHUP, SIGINT and SIGQUIT are passed on \
+            to the command.
 
-            The command has a session in the sense of setsid(2), too, and no open file but its standard input, output and \
-            error. Where standard input and output are terminals, it gets a pseudo-terminal: keys, output, window size \
+            The command also gets a setsid(2) session of its own, and no open files except standard input, output and \
+            error. If standard input and output are terminals, it gets a pseudo-terminal: keys, output, window size \
             and hang-up are passed on, and the terminal is given back when the command itself ends. Programs that it \
-            leaves running lose that pseudo-terminal then. Without one, the command has no controlling terminal, and its \
-            output is not altered.
+            leaves running lose that pseudo-terminal then. Without one, the command has no controlling terminal, and \
+            its output is not altered.
 
-            With --user, the command runs as that user, and the session is recorded as that user's. As with runuser -l, \
-            it starts in the user's home directory (/ where there is none), with umask 022, and its environment has \
-            HOME, SHELL, USER, LOGNAME and the PATH of /etc/login.defs; of the caller's, only TERM, COLORTERM and \
-            NO_COLOR are kept. With --preserve-env, environment, directory and umask are the caller's, but HOME, SHELL, \
-            USER and LOGNAME are the user's.
+            With --user, the command runs as that user, and the session is recorded as that user's. As with runuser \
+            -l, it starts in the user's home directory (/ if there is none), with umask 022, and its environment has \
+            HOME, SHELL, USER, LOGNAME and the PATH of /etc/login.defs; of the caller's, only TERM, COLORTERM \
+            and NO_COLOR are kept. With --preserve-env, environment, directory and umask are the caller's, but HOME, \
+            SHELL, USER and LOGNAME are the user's.
 
             EXAMPLES
               vip-bpfctl run redis-server --port 6379
@@ -59,9 +59,6 @@ struct Run: ParsableCommand {
         if let user { try SessionBatch.check(user: user) }
     }
 
-    /// The signals that are passed on to the command.
-    private static let passedOn: [CInt] = [SIGTERM, SIGHUP, SIGINT, SIGQUIT]
-
     func run() throws {
         let account = try user.map { user throws(Failure) in
             guard let account = try SystemUsers.account(of: user) else {
@@ -73,7 +70,7 @@ struct Run: ParsableCommand {
         // would be lost.
         signal(SIGCHLD, SIG_DFL)
         // The signals are blocked from here on, so that none ends this process while the session exists.
-        let signals = try SignalReader(Self.passedOn + [SIGTSTP, SIGCONT, SIGWINCH, SIGCHLD])
+        let signals = try SignalReader(CgroupCommand.signals)
         let new = new
         let user = user
         let keeper = try ProcessIdentity.own("run \(command[0])")
@@ -103,17 +100,24 @@ struct Run: ParsableCommand {
         let record = opened.records[0]
         let result: Result<Int32, Failure>
         do throws(Failure) {
-            _ = try LeaseWait.wait(for: record, opened.awaitingLease, options)
+            _ = try options.lease(for: record, of: opened)
             // A signal that arrived while other hosts were asked. There was no command to pass it to.
             var early: CInt?
             while let signal = signals.next() {
-                if Self.passedOn.contains(signal.number) { early = early ?? signal.number }
+                if CgroupCommand.passedOn.contains(signal.number) { early = early ?? signal.number }
                 if signal.number == SIGTSTP { vip_stop() }
             }
             if let early {
                 result = .success(128 + early)
             } else {
-                result = .success(try follow(record, as: account, signals))
+                // The arguments are passed on byte by byte, because they need not be UTF-8.
+                let words = CStrings(copying: CommandLine.unsafeArgv + Int(CommandLine.argc) - command.count)
+                var started = CgroupCommand(name: command[0], arguments: words)
+                started.user = account
+                started.keepsEnvironment = preserveEnv
+                started.usesTerminal = !noPty
+                started.terminalHint = "use --no-pty"
+                result = .success(try started.run(in: Cgroup(path: record.cgroupPath), signals))
             }
         } catch {
             result = .failure(error)
@@ -137,178 +141,5 @@ struct Run: ParsableCommand {
                 try Cgroup(path: record.cgroupPath).remove()
             }
         }
-    }
-
-    /// Waits for the command, passes signals on, and returns the exit code once the cgroup is empty.
-    private func follow(
-        _ record: SessionRecord, as account: SystemUsers.Account?, _ signals: borrowing SignalReader
-    ) throws(Failure) -> Int32 {
-        let cgroup = try Cgroup(path: record.cgroupPath)
-        let isInteractive = !noPty && isatty(STDIN_FILENO) == 1 && isatty(STDOUT_FILENO) == 1
-        let terminal = isInteractive ? try PseudoTerminal(owner: account?.number ?? getuid()) : nil
-        let child = try start(in: cgroup, as: account, terminal)
-        let rawPidfd = vip_pidfd(child)
-        guard rawPidfd >= 0 else {
-            try cgroup.kill()
-            throw Failure("follow process \(child)", errno: Errno(rawValue: -rawPidfd))
-        }
-        let pidfd = Descriptor(owning: rawPidfd)
-
-        var status: CInt = 0
-        var isRunning = true
-        while isRunning || terminal?.hasOutput == true {
-            var ready = [
-                pollfd(fd: isRunning ? pidfd.raw : -1, events: Int16(POLLIN), revents: 0),
-                pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
-            ]
-            if let terminal { ready += terminal.polled() }
-            guard poll(&ready, nfds_t(ready.count), terminal?.patience ?? -1) >= 0 || errno == EINTR else {
-                throw Failure("wait for process \(child)", errno: .current)
-            }
-            terminal?.copy(ready[2...])
-            while let signal = signals.next() {
-                switch signal.number {
-                case SIGTSTP where isRunning:
-                    // SIGTSTP has no effect on the leader of a session, because its process group is orphaned.
-                    kill(-child, SIGSTOP)
-                    suspend(child, terminal)
-                case SIGCONT: terminal?.takeAgain()
-                case SIGWINCH: terminal?.resize()
-                case SIGCHLD, SIGTSTP: break
-                case _ where isRunning:
-                    // A signal from the terminal, such as ^C, is for all processes in the foreground.
-                    kill(signal.isFromKernel ? -child : child, signal.number)
-                default:
-                    terminal?.close()
-                    try pass(signal.number, to: cgroup)
-                }
-            }
-            guard isRunning, waitpid(child, &status, WNOHANG | (terminal == nil ? 0 : WUNTRACED)) == child else {
-                continue
-            }
-            if status & 0xff != 0x7f {  // WIFSTOPPED of sys/wait.h, a macro that does not import
-                isRunning = false
-            } else if terminal?.isInForeground == true {
-                suspend(child, terminal)
-            }
-        }
-        terminal?.close()
-        // The command has left daemons behind: from now on, signals go to all of them.
-        while try cgroup.waitUntilEmpty(interruptedBy: FileDescriptor(rawValue: signals.descriptor)) != .empty {
-            while let signal = signals.next() {
-                if signal.number == SIGTSTP { vip_stop() }
-                if Self.passedOn.contains(signal.number) { try pass(signal.number, to: cgroup) }
-            }
-        }
-        return ChildProcess.exitCode(status)
-    }
-
-    private func pass(_ signal: CInt, to cgroup: Cgroup) throws(Failure) {
-        for process in try cgroup.processes(subtree: true) { kill(process, signal) }
-    }
-
-    /// Stops this process as ^Z does, so that the shell which started it goes on. Afterwards, continues the command.
-    private func suspend(_ child: pid_t, _ terminal: PseudoTerminal?) {
-        terminal?.giveBack()
-        vip_stop()
-        kill(-child, SIGCONT)
-    }
-
-    private func start(
-        in cgroup: Cgroup, as account: SystemUsers.Account?, _ terminal: PseudoTerminal?
-    ) throws(Failure) -> pid_t {
-        let what = "run \(command[0])"
-        let rawProcs = cgroup.path.appending("cgroup.procs").withPlatformString { open($0, O_WRONLY | O_CLOEXEC) }
-        guard rawProcs >= 0 else { throw Failure(what, errno: .current) }
-        let procs = Descriptor(owning: rawProcs)
-
-        // The arguments are passed on byte by byte, because they need not be UTF-8.
-        let arguments = CStrings(copying: CommandLine.unsafeArgv + Int(CommandLine.argc) - command.count)
-        let variables = environment(of: account)
-        let isLogin = account != nil && !preserveEnv
-        let directory = isLogin ? account.map { strdup($0.home) } ?? nil : nil
-        defer { free(directory) }
-        var own = vip_surroundings(
-            terminal: terminal?.slave ?? -1,
-            // In a session of its own, the command would not be stopped for reading input that is meant for the shell.
-            no_input: terminal == nil && isatty(STDIN_FILENO) == 1 && vip_terminal_is_ours(STDIN_FILENO) == 0 ? 1 : 0,
-            directory: directory,
-            umask: isLogin ? 0o022 : -1)
-        var step = VIP_SPAWN_FORK
-        let pid = withExtendedLifetime((arguments, variables)) {
-            vip_spawn(procs.raw, user, arguments.array, variables.array, &own, &step)
-        }
-        if pid > 0 { return pid }
-        let error = Errno(rawValue: -pid)
-        switch step {
-        case VIP_SPAWN_EXEC:
-            throw Failure(.failed, what, error.text, hint: "give the command's name or its path")
-        case VIP_SPAWN_JOIN: throw Failure("\(what): move it into \(cgroup.path)", errno: error)
-        case VIP_SPAWN_TERMINAL: throw Failure("\(what): give it its own terminal session (setsid)", errno: error)
-        case VIP_SPAWN_DESCRIPTORS:
-            throw Failure("\(what): close the caller's files", errno: error, hint: "use Linux 5.9 or later")
-        case VIP_SPAWN_USER: throw Failure("\(what): become user \(user ?? "")", errno: error)
-        default: throw Failure("\(what): fork", errno: error)
-        }
-    }
-
-    /// The environment of the command: the caller's, or that of `runuser -l` for a user.
-    private func environment(of account: SystemUsers.Account?) -> CStrings {
-        let caller = CStrings(copying: environ)
-        guard let account else { return caller }
-        let variables = preserveEnv ? caller : CStrings()
-        if !preserveEnv {
-            for name in ["TERM", "COLORTERM", "NO_COLOR"] {
-                if let value = getenv(name) { variables.set(name, to: String(cString: value)) }
-            }
-            variables.set("PATH", to: LoginDefinitions.path(ofRoot: account.number == 0))
-        }
-        variables.set("USER", to: account.name)
-        variables.set("LOGNAME", to: account.name)
-        variables.set("HOME", to: account.home)
-        variables.set("SHELL", to: account.shell.isEmpty ? "/bin/sh" : account.shell)
-        return variables
-    }
-}
-
-/// A NULL-terminated array of C strings for execve(2).
-final class CStrings {
-    private var pointers: [UnsafeMutablePointer<CChar>?] = [nil]
-
-    init() {}
-
-    /// Copies an array that ends with NULL.
-    init(copying strings: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) {
-        var next = strings
-        while let string = next.pointee {
-            pointers.insert(strdup(string), at: pointers.count - 1)
-            next += 1
-        }
-    }
-
-    /// Sets an environment variable, and replaces its value if it has one.
-    func set(_ name: String, to value: String) {
-        let entry = strdup("\(name)=\(value)")
-        let old = pointers.firstIndex { pointer in
-            pointer.map { strncmp($0, "\(name)=", name.utf8.count + 1) == 0 } ?? false
-        }
-        if let old {
-            free(pointers[old])
-            pointers[old] = entry
-        } else {
-            pointers.insert(entry, at: pointers.count - 1)
-        }
-    }
-
-    /// The array. It is valid until the next ``set(_:to:)``, as long as this object exists.
-    var array: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?> {
-        pointers.withUnsafeMutableBufferPointer { buffer in
-            // The buffer is never empty, because it contains the NULL.
-            buffer.baseAddress.unsafelyUnwrapped
-        }
-    }
-
-    deinit {
-        for pointer in pointers { free(pointer) }
     }
 }

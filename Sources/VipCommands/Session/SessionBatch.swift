@@ -84,7 +84,7 @@ enum SessionBatch {
                 guard let number = UInt32(value) else {
                     throw Failure(
                         .usage, "read --id", "'\(value)' is not a session ID",
-                        hint: "give a number, 0…\(SessionIDs.last)")
+                        hint: "give a number, 2…\(SessionIDs.last)")
                 }
                 id = number
             case "--ip":

@@ -12,8 +12,8 @@ struct SessionClose: ParsableCommand {
         abstract: "Close a session and release its addresses; its programs keep running.",
         discussion: """
             Programs in its cgroup go on. TCP, MPTCP and UDP sockets on its virtual IPs and loopbacks are destroyed \
-            (ECONNABORTED), also where a program outside of its cgroup has them: the next session with these addresses \
-            must not find them. Prints nothing, or with --json what the session was.
+            (ECONNABORTED), even if a program outside its cgroup holds them, so that the next session with these \
+            addresses does not get them. Prints nothing; with --json, prints the closed session.
 
             EXAMPLES
               vip-bpfctl session close 7

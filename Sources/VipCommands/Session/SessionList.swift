@@ -11,10 +11,10 @@ struct SessionList: ParsableCommand {
         commandName: "list",
         abstract: "List the sessions.",
         discussion: """
-            For root, and for members of the group that 'attach cgroup PATH --group NAME' names.
+            Only root and members of the group of 'attach cgroup PATH --group NAME' may use this.
 
-            With --all, the sessions that were, too, in the order in which they were opened, each with its end and the \
-            reason for it; as far back as history.retentionDays of the policy says, 90 days by default.
+            --all also lists past sessions, in the order in which they were opened, with the time and reason of their \
+            end. The policy's history.retentionDays says how long they are kept, 90 days by default.
 
             EXAMPLES
               vip-bpfctl session list

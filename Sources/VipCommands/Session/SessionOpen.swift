@@ -12,20 +12,22 @@ struct SessionOpen: ParsableCommand {
         commandName: "open",
         abstract: "Make a cgroup a session.",
         discussion: """
-            With source: dhcp in the policy, the daemon leases the address: it must run, and is waited for, but with --batch, \
-            for some seconds; without an address by then, the session is open, and gets it later.
+            If the policy has source: dhcp, the daemon leases the address and must be running. Except with --batch, \
+            the command waits for the address for up to 6 seconds. Without one by then, the session is open and gets \
+            its address later.
 
-            Prints the session's ID, its virtual IPs with a comma between ('-' for none), its virtual loopback and its IPv6 \
-            loopback ('-' where this host has none). Programs that run in the \
-            cgroup already are in the session from then on; sockets they have keep their addresses.
+            Prints the session's ID, its virtual IPs with a comma between ('-' for none), its virtual loopback and its \
+            IPv6 loopback ('-' if this host has none). Programs that already run in the cgroup join the session. Their \
+            open sockets keep their addresses.
 
-            With --batch, reads one session per line, in the words of this command, and opens all of them or none:
+            With --batch, reads one session per line, with the options of this command, and opens all of them or none:
               --cgroup /sys/fs/cgroup/a --user ann
               --cgroup /sys/fs/cgroup/b --id 12 --ip 10.20.0.12
 
-            With --pam, the cgroup is the one that pam_systemd has made for the login: by sessions.unit of the policy, the \
-            user's slice or the login's scope. If it is a session already, nothing changes; if the caller is not in a \
-            cgroup of the user who logs in (su, sudo, cron), nothing is done. Prints nothing; a failure is in the log too.
+            With --pam, the cgroup is the one that pam_systemd made for the login: the user's slice or the login's \
+            scope, as sessions.unit says. The command does nothing if that cgroup is a session already, or if the \
+            caller is not in a cgroup of the user who logs in (su, sudo, cron). It prints nothing, and also logs a \
+            failure.
 
             EXAMPLES
               vip-bpfctl session open --cgroup /sys/fs/cgroup/mine --user ann
@@ -89,7 +91,7 @@ struct SessionOpen: ParsableCommand {
         let opened = try options.open { _ in requests }
         let prefix = opened.loopbackPrefix
         var records = opened.records
-        if batch == nil { records[0] = try LeaseWait.wait(for: records[0], opened.awaitingLease, options) }
+        if batch == nil { records[0] = try options.lease(for: records[0], of: opened) }
         do throws(Failure) {
             try print(records, prefix)
         } catch {

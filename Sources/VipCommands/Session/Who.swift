@@ -12,15 +12,16 @@ struct Who: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Show which session, user and cgroup has or had an address.",
         discussion: """
-            For virtual IPs, and for the loopbacks of sessions (127.0.0.8 is session 7's; those of IPv6 by the prefix that \
-            is in force now). Several are printed where the address went from one to another within the second.
+            For virtual IPs, and for the loopbacks of sessions (127.0.0.8 is session 7's; those of IPv6 by the prefix \
+            that is in force now). Several sessions are printed if the address changed hands within that second.
 
-            The past is kept for history.retentionDays of the policy, 90 days by default. Where the clock was set during a \
-            session, its times do not say how long it was: every time that the clock may have shown meanwhile counts, and \
-            CLOCK says 'set'; 'unknown' where a reboot came between. A session that was open when the system went down ends \
-            with the start of the next boot. The exit code is 1 if no recorded session had the address.
+            The past is kept for history.retentionDays of the policy, 90 days by default. If the wall clock was set \
+            during a session, its times do not give its length. Every time that the clock may have shown then counts, \
+            and CLOCK is 'set', or 'unknown' if the host was rebooted in between. A session that was open when the \
+            system went down ends with the start of the next boot. The exit code is 1 if no recorded session had the \
+            address.
 
-            For root, and for members of the group that 'attach cgroup PATH --group NAME' names.
+            Only root and members of the group of 'attach cgroup PATH --group NAME' may use this.
 
             EXAMPLES
               vip-bpfctl who 10.20.0.17

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Activity
 import ArgumentParser
 import FoundationEssentials
 import Glibc
@@ -12,17 +13,18 @@ struct Top: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Show the activity of sessions in a live table.",
         discussion: """
-            A row for each session: its user, calls rewritten and refused per second over the last interval, TCP and UDP \
-            sockets in this network namespace, processes, virtual IPs, virtual loopback, and the names of its programs. \
-            '>' in front of a rate: it is at least that, for events came faster than they could be counted. '-': not known.
+            A row for each session: its user, calls rewritten and refused per second over the last interval, TCP and \
+            UDP sockets in this network namespace, processes, virtual IPs, virtual loopback, and the names of its \
+            programs. '>' before a rate marks a lower bound: events came faster than they could be counted. '-' means \
+            unknown.
 
-            Where standard output is no terminal, and with --once or --json, it measures for one interval and prints one \
-            table or document. Rates come from the events that 'watch' prints; where four listen to them already there are \
-            none, and a line says so.
+            If standard output is not a terminal, and with --once or --json, it measures for one interval and prints \
+            one table or document. Rates come from the events that 'watch' prints; if there are four listeners \
+            already, no rates are shown, and a note says so.
 
             KEYS
               q           quit (Ctrl-C, too)
-              s u r k p   sort by session, user, rate, sockets, programs; the same key again, or R: the other way round
+              s u r k p   sort by session, user, rate, sockets, programs; press the key again, or R, to reverse
               space       pause
               arrows, Page Up, Page Down, Home, End
               h           a line of help
@@ -37,7 +39,7 @@ struct Top: ParsableCommand {
     var interval: Double = 2
 
     @Option(help: "The column to sort by.")
-    var sort: TopKey = .session
+    var sort: ActivityKey = .session
 
     @Flag(help: "Reverse the sort order.")
     var reverse = false
@@ -56,7 +58,7 @@ struct Top: ParsableCommand {
 
     func run() throws {
         let interval = Duration.seconds(interval)
-        let order = TopOrder(key: sort, isReversed: reverse)
+        let order = ActivityOrder(key: sort, isReversed: reverse)
         // Before threads are started, so that the signals are blocked in all of them.
         let ending = try SignalReader([SIGINT, SIGTERM, SIGHUP])
         if once || output.json || !StandardOutput.isTerminal {
@@ -66,7 +68,7 @@ struct Top: ParsableCommand {
         try live.start()
         var polls = [
             pollfd(fd: ending.descriptor, events: Int16(POLLIN), revents: 0),
-            pollfd(fd: live.done.descriptor.raw, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: live.ended, events: Int16(POLLIN), revents: 0),
         ]
         while poll(&polls, 2, -1) < 0, errno == EINTR {}
         try live.end()
@@ -74,7 +76,7 @@ struct Top: ParsableCommand {
 
     /// One look, after an interval in which calls are counted. A signal shortens the interval.
     private func snapshot(
-        _ interval: Duration, _ order: TopOrder, _ ending: borrowing SignalReader
+        _ interval: Duration, _ order: ActivityOrder, _ ending: borrowing SignalReader
     ) throws(Failure) -> SessionActivity.Snapshot {
         let activity = try SessionActivity(options.instance)
         if activity.isMeasuring {
@@ -93,24 +95,19 @@ struct Top: ParsableCommand {
 
 /// The table on the terminal, on a thread of its own, because a blocked terminal must not block the process.
 private final class LiveTable: Sendable {
-    /// Readable once the thread has ended.
-    let done: WakeUp
-    private let stop: WakeUp
+    private let worker: Worker
     private let signals: SignalReader
     private let instance: Instance
-    private let order: TopOrder
+    private let order: ActivityOrder
     private let interval: Duration
     private let result: Mutex<Result<Void, Failure>?>
 
     /// At most a fifth of the time is spent on looks: with very many sessions, there are fewer.
     private static let idleShare = 5
 
-    init(_ instance: Instance, _ order: TopOrder, _ interval: Duration) throws(Failure) {
-        let done = try WakeUp()
-        let stop = try WakeUp()
+    init(_ instance: Instance, _ order: ActivityOrder, _ interval: Duration) throws(Failure) {
+        worker = try Worker()
         let signals = try SignalReader([SIGWINCH, SIGTSTP, SIGCONT])
-        self.done = done
-        self.stop = stop
         self.signals = signals
         self.instance = instance
         self.order = order
@@ -118,18 +115,19 @@ private final class LiveTable: Sendable {
         result = Mutex(nil)
     }
 
+    /// A descriptor for poll(2), readable once the thread has ended.
+    var ended: CInt { worker.finished }
+
     func start() throws(Failure) {
-        try Worker.detach("screen") { [self] in
+        try worker.start("screen") { [self] in
             let outcome = Result { () throws(Failure) in try show() }
             result.withLock { $0 = outcome }
-            done()
         }
     }
 
     /// Ends the thread, and throws its failure if it has one.
     func end() throws(Failure) {
-        stop()
-        if done.sleep(for: .seconds(2)) { Screen.restoreAtOnce() }
+        if !worker.end(within: .seconds(2)) { Screen.restoreAtOnce() }
         if case .failure(let failure) = result.withLock({ $0 }) { throw failure }
     }
 
@@ -152,7 +150,7 @@ private final class LiveTable: Sendable {
             screen.draw(view.lines(snapshot, rows: rows, notes: notes, interval: current, on: screen))
 
             var polls = [
-                pollfd(fd: stop.descriptor.raw, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: worker.ending, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: activity.ended, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: screen.isShown ? screen.input : -1, events: Int16(POLLIN), revents: 0),

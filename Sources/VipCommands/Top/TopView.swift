@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Activity
 import Glibc
 import Host
 
 /// The visible part of the table, and the effect of keys on it.
 struct TopView {
-    var order: TopOrder
+    var order: ActivityOrder
     /// The first row shown.
     private(set) var top = 0
     private(set) var isPaused = false
     private var hasHelp = false
 
-    init(_ order: TopOrder) {
+    init(_ order: ActivityOrder) {
         self.order = order
     }
 
@@ -37,8 +38,8 @@ struct TopView {
             order.isReversed.toggle()
             return .sort
         case .character(let letter):
-            guard let key = TopKey.allCases.first(where: { $0.letter == letter }) else { return .nothing }
-            order = TopOrder(key: key, isReversed: order.key == key ? !order.isReversed : false)
+            guard let key = ActivityKey.allCases.first(where: { $0.letter == letter }) else { return .nothing }
+            order = ActivityOrder(key: key, isReversed: order.key == key ? !order.isReversed : false)
             top = 0
             return .sort
         }

@@ -7,18 +7,9 @@ import Testing
 
 /// Addresses that another host on the link has: a host asks before it uses one, and announces it afterwards (RFC 5227).
 @Suite(.requiresRoot)
-struct AddressProbeTests {
+struct AddressProbeTests: CommandHost {
     private func policy(_ pool: String, seconds: Int = 1) -> String {
         "virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, probeSeconds: \(seconds), pool: [\(pool)]}}"
-    }
-
-    private func attached(_ policy: String, _ body: (Sandbox) throws -> Void) throws {
-        try Sandbox.with { sandbox in
-            let path = try sandbox.cgroup("attached")
-            try sandbox.mustCtl("attach", "cgroup", path, "--policy", sandbox.policyFile(policy))
-            try body(sandbox)
-            try sandbox.mustCtl("detach", "--all")
-        }
     }
 
     /// The link address of eth0, from ip(8), because /sys may be of another network namespace.

@@ -134,7 +134,9 @@ struct CheckTests {
             #expect(try check(sandbox, "other programs").map(\.verdict) == ["good"])
             #expect(try sandbox.ctl(["attach", "cgroup", sandbox.cgroup] + other).status == 0)
             var facts = try check(sandbox, "other programs").filter { $0.fact.contains("bind4") }
-            #expect(facts.count == 1 && facts[0].fact.contains("on \(sandbox.cgroup) runs after ours"), "\(facts)")
+            #expect(
+                facts.count == 1 && facts[0].fact.contains("on \(sandbox.cgroup) runs after vip-bpf's programs"),
+                "\(facts)")
             #expect(facts.first?.fact.hasPrefix("vip_bind4 (ID ") == true, "\(facts)")
             let theirs = try sandbox.ctl(["check", "--json"] + other).decode(Facts.self).facts
             #expect(theirs.contains { $0.subject == "other programs" && $0.fact.contains("network namespace") })
@@ -145,7 +147,7 @@ struct CheckTests {
             #expect(try sandbox.ctl(["attach", "cgroup", sandbox.attached] + other).status == 0)
             try sandbox.mustCtl("attach", "cgroup", sandbox.attached)
             facts = try check(sandbox, "other programs").filter { $0.fact.contains("bind4") }
-            #expect(facts.count == 1 && facts[0].fact.contains("runs before ours"), "\(facts)")
+            #expect(facts.count == 1 && facts[0].fact.contains("runs before vip-bpf's programs"), "\(facts)")
             #expect(try sandbox.ctl(["detach", "--all"] + other).status == 0)
         }
     }
@@ -223,8 +225,8 @@ struct CheckTests {
         }
     }
 
-    /// Programs of a session on the real wildcard: one that is not listed, and one of a user without privileges that is,
-    /// and listens without `bind`.
+    /// Programs of a session on the real wildcard: one that is not listed, and one of a user without privileges that
+    /// is, and listens without `bind`.
     @Test func blockersInSessions() throws {
         try attached { sandbox in
             _ = try sandbox.openSession("attached/ann", id: 7)
@@ -377,7 +379,7 @@ struct CheckTests {
             let facts = try check(sandbox, "copies").filter { $0.verdict == "warning" }
             #expect(facts.count == 3, "\(facts)")
             for (program, how) in [
-                (copy, "is a copy of"), (link, "is a copy of"), (loaded, "has the dynamic loader run"),
+                (copy, "is a copy of"), (link, "is a copy of"), (loaded, "runs, by the dynamic loader,"),
             ] {
                 let text = "(PID \(program.pid)) in session 7 \(how) \(listed), which is listed"
                 #expect(facts.contains { $0.fact.contains(text) }, "\(text): \(facts)")

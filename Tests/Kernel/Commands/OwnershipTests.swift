@@ -4,8 +4,8 @@ import Foundation
 import TestSupport
 import Testing
 
-/// Pins and state where an unprivileged user could change or replace them: every command refuses them, and `detach` takes
-/// them away.
+/// Pins and state where an unprivileged user could change or replace them: every command refuses them, and `detach`
+/// takes them away.
 @Suite(.serialized, .requiresRoot)
 struct OwnershipTests: CommandHost {
     /// A number that no user has, so that errors show it.

@@ -42,10 +42,7 @@ struct PoolTests: CommandHost {
 
     @Test("refuses to open a session when the pool is exhausted")
     func refusesAnExhaustedPool() throws {
-        try attached(
-            "virtualIP: {enabled: true, mode: perSession, addresses: {probeSeconds: 0, pool: [198.51.100.16-198.51.100.17]}}"
-        ) {
-            sandbox in
+        try attached(Self.twoAddresses) { sandbox in
             _ = try sandbox.openSession("attached/a", id: 7)
             _ = try sandbox.openSession("attached/b", id: 8)
             let third = try sandbox.cgroup("attached/c")

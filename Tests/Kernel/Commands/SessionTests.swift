@@ -56,10 +56,7 @@ struct SessionTests: CommandHost {
 
     @Test("closes a session whose cgroup was removed when its path or address is needed")
     func replacesASessionWithoutCgroup() throws {
-        try attached(
-            "virtualIP: {enabled: true, mode: perSession, addresses: {probeSeconds: 0, pool: [198.51.100.16-198.51.100.17]}}"
-        ) {
-            sandbox in
+        try attached(Self.twoAddresses) { sandbox in
             _ = try sandbox.openSession("attached/a", id: 7)
             _ = try sandbox.openSession("attached/b", id: 8)
             try sandbox.sh("rmdir '\(sandbox.cgroup)/attached/a'")

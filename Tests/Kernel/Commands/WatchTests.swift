@@ -93,6 +93,14 @@ struct WatchTests {
         }
     }
 
+    /// The same with a listener to all events of ann, and a program of hers.
+    private func watchingAnn(_ body: (Sandbox, Watcher, Probe) throws -> Void) throws {
+        try sessions { sandbox in
+            let watcher = try Watcher(sandbox, "--json", "--verdict", "all", "--session", "7")
+            try body(sandbox, watcher, sandbox.probe("app", in: "attached/ann"))
+        }
+    }
+
     private func raw(_ sandbox: Sandbox) throws -> RawWatchers {
         let map: BPFMap<UInt32, RawWatchers> = try BPFMap(pinnedAt: FilePath("\(sandbox.bpffs)/maps/watchers"))
         return try #require(try map.value(of: 0))
@@ -115,9 +123,7 @@ struct WatchTests {
 
     @Test("reports the calls of every IPv4 hook")
     func everyHook() throws {
-        try sessions { sandbox in
-            let watcher = try Watcher(sandbox, "--json", "--verdict", "all", "--session", "7")
-            let probe = try sandbox.probe("app", in: "attached/ann")
+        try watchingAnn { _, watcher, probe in
             try expect(
                 watcher, probe,
                 [
@@ -162,9 +168,7 @@ struct WatchTests {
     @Test("reports the calls of every IPv6 hook")
     func everyHook6() throws {
         let loopback = "fdd2:9088:43af::8"
-        try sessions { sandbox in
-            let watcher = try Watcher(sandbox, "--json", "--verdict", "all", "--session", "7")
-            let probe = try sandbox.probe("app", in: "attached/ann")
+        try watchingAnn { sandbox, watcher, probe in
             try expect(
                 watcher, probe,
                 [

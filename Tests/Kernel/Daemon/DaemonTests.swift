@@ -20,14 +20,7 @@ struct DaemonTests {
     }
 
     private func host(_ policy: String = policy(), _ body: (DaemonHost) throws -> Void) throws {
-        try Sandbox.with { sandbox in
-            let path = try sandbox.cgroup("attached")
-            try sandbox.mustCtl("attach", "cgroup", path, "--policy", sandbox.policyFile(policy))
-            let host = try DaemonHost(sandbox)
-            try body(host)
-            #expect(try host.stop() == 0, "\(host.seen.suffix(12))")
-            try sandbox.mustCtl("detach", "--all")
-        }
+        try DaemonHost.attached(policy, body)
     }
 
     // MARK: Logins
@@ -66,7 +59,8 @@ struct DaemonTests {
         }
     }
 
-    /// A user's slice that empties and fills within milliseconds: each program is in the session from its first call on.
+    /// A user's slice that empties and fills within milliseconds: each program is in the session from its first call
+    /// on.
     @Test func noProgramBeginsOutside() throws {
         try host { host in
             try host.start()
@@ -188,8 +182,8 @@ struct DaemonTests {
         }
     }
 
-    /// A program of no session waits on the next loopback and the next address, with UDP sockets, which cannot be taken from
-    /// it. With a second of probing, the session is open before it gets its address.
+    /// A program of no session waits on the next loopback and the next address, with UDP sockets, which cannot be taken
+    /// from it. With a second of probing, the session is open before it gets its address.
     @Test(arguments: [0, 1]) func aProgramOnTheNextAddresses(probeSeconds: Int) throws {
         try host(Self.policy(pool: "[198.51.100.16-198.51.100.23]", probeSeconds: probeSeconds)) { host in
             let squatter = try host.sandbox.probe("squatter", in: "outside")
@@ -554,7 +548,8 @@ struct DaemonTests {
             func told(_ port: Int) -> Int {
                 host.seen.count { $0.event == "wildcard_port" && $0.reason?.hasPrefix("TCP port \(port): ") == true }
             }
-            // To the listed program, the virtual IP applies. To ben, and outside, the policy gives the host's addresses.
+            // To the listed program, the virtual IP applies. To ben, and outside, the policy gives the host's
+            // addresses.
             try serve(mallory, 9000, "v")
             try serve(ben, 9001, "b")
             try serve(outside, 9002, "o")

@@ -16,6 +16,10 @@ extension CommandHost {
         """
     }
 
+    static var twoAddresses: String {
+        "virtualIP: {enabled: true, mode: perSession, addresses: {probeSeconds: 0, pool: [198.51.100.16-198.51.100.17]}}"
+    }
+
     /// A sandbox with the hooks attached to `attached` and the policy in force.
     func attached(_ policy: String = Self.policy, _ body: (Sandbox) throws -> Void) throws {
         try Sandbox.with { sandbox in

@@ -3,6 +3,7 @@
 import Foundation
 import Glibc
 import TestSupport
+import Testing
 
 /// A sandbox with its own D-Bus, a mock of logind on it, and `vip-bpfctl daemon` that follows the mock.
 ///
@@ -30,6 +31,18 @@ final class DaemonHost {
         let sockets: Int?
 
         var description: String { "\(event): \(message)" }
+    }
+
+    /// A host with the hooks attached to `attached` and this policy. The daemon is not started yet.
+    static func attached(_ policy: String, _ body: (DaemonHost) throws -> Void) throws {
+        try Sandbox.with { sandbox in
+            let path = try sandbox.cgroup("attached")
+            try sandbox.mustCtl("attach", "cgroup", path, "--policy", sandbox.policyFile(policy))
+            let host = try DaemonHost(sandbox)
+            try body(host)
+            #expect(try host.stop() == 0, "\(host.seen.suffix(12))")
+            try sandbox.mustCtl("detach", "--all")
+        }
     }
 
     private var busAddress: String { "unix:path=\(sandbox.directory)/bus" }

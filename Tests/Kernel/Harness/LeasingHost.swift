@@ -14,14 +14,7 @@ extension DaemonHost {
 
     /// A host with the hooks attached and a policy that leases. The daemon is not started yet.
     static func withLeases(_ policy: String = leasePolicy, _ body: (DaemonHost) throws -> Void) throws {
-        try Sandbox.with { sandbox in
-            let path = try sandbox.cgroup("attached")
-            try sandbox.mustCtl("attach", "cgroup", path, "--policy", sandbox.policyFile(policy))
-            let host = try DaemonHost(sandbox)
-            try body(host)
-            #expect(try host.stop() == 0, "\(host.seen.suffix(12))")
-            try sandbox.mustCtl("detach", "--all")
-        }
+        try attached(policy, body)
     }
 
     /// Leases 198.51.100.100 and up for 120 s, dnsmasq's shortest time.

@@ -56,8 +56,8 @@ struct BindRow: Sendable, CustomTestStringConvertible {
         return row
     }
 
-    /// The IPv4 row by IPv6: on a V6ONLY socket, and if it asks for one address, on another as well. Empty if IPv6 has no
-    /// such address.
+    /// The IPv4 row by IPv6: on a V6ONLY socket, and if it asks for one address, on another as well. Empty if IPv6 has
+    /// no such address.
     var inet6: [BindRow] {
         var row = self
         guard let asks = asks.inet6 else { return [] }

@@ -245,7 +245,8 @@ struct ContractTests: ContractSuite {
         ConnectRow.rows(vl, [(.app, .wildcard)], .app, .host, meets: .plain(.annVIP, from: .annVIP)),
         ConnectRow.rows(v, [(.app, .wildcard)], .app, .host, meets: .plain(.annVIP, from: .annVIP)),
         ConnectRow.rows(vl, [(.unhooked, .host)], .app, .host, meets: .plain(.host, from: .annVIP)),
-        // (a datagram's answer is sent by the kernel from the address nearest to its destination, which is the VIP itself)
+        // (a datagram's answer is sent by the kernel from the address nearest to its destination, which is the VIP
+        // itself)
         ConnectRow.rows(
             vl, [(.unhooked, .wildcard)], .app, .host, meets: .plain(.host, from: .annVIP), Transport.streams),
         ConnectRow.rows(
@@ -284,7 +285,8 @@ struct ContractTests: ContractSuite {
         ConnectRow.rows(
             v, [(.app, .wildcard)], .app, bound: .wildcard, .localhost, meets: .local(.annVIP, from: .annVIP),
             Transport.plainStreams),
-        // (limits: an unconnected UDP server has no connection to ask about, and an MPTCP client's storage is out of its reach)
+        // (limits: an unconnected UDP server has no connection to ask about, and an MPTCP client's storage is out of
+        // its reach)
         ConnectRow.rows(
             vl, [(.app, .wildcard)], .app, bound: .wildcard, .localhost,
             meets: Meeting(

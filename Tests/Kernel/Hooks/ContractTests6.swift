@@ -126,8 +126,8 @@ struct ContractTests6: ContractSuite {
 
     // MARK: connect, sendto, accept, recvfrom, getpeername
 
-    /// A dual-stack server and what reaches it. TCP by either family; MPTCP and UDP are bound to IPv4, and no program can
-    /// lead IPv6 to them: those rows pin what is left.
+    /// A dual-stack server and what reaches it. TCP by either family; MPTCP and UDP are bound to IPv4, and no program
+    /// can lead IPv6 to them: those rows pin what is left.
     private static func dualStack(
         _ policy: ContractPolicy, _ server: Actor, ip: Place, loopback: Place, ip6: Place?, loopback6: Place
     ) -> [ConnectRow] {
@@ -338,8 +338,8 @@ struct ContractTests6: ContractSuite {
         ConnectRow.rows(
             vl, [(.app, .localhost)], .app, bound: .wildcard6, .mapped(.localhost),
             meets: .local(.annLO, from: nil).mapped(client: true)),
-        // (limits: a stream is on ::ffff:VIP4, and the kernel connects that to no IPv6; a datagram socket that has a port and no
-        // address cannot be given one by connect)
+        // (limits: a stream is on ::ffff:VIP4, and the kernel connects that to no IPv6; a datagram socket that has a
+        // port and no address cannot be given one by connect)
         ConnectRow.rows(
             vl, [(.remote, .wildcard6)], .app, bound: .wildcard6, .remote6, refused: "EAFNOSUPPORT", Transport.streams),
         ConnectRow.rows(
@@ -745,7 +745,8 @@ struct ContractTests6: ContractSuite {
         for command in ["connect c \(Place.remote6) \(port)", "send c far"] { try client.must(command) }
         expect(try remote.must("recvfrom l").address, is: "\(Place.annVIP6)", "the source, by IPv6")
         try client.must("disconnect c")
-        // (a limit: given an IPv6 source, a socket is V6ONLY; what the kernel says of one tells getaddrinfo to take another)
+        // (a limit: given an IPv6 source, a socket is V6ONLY; what the kernel says of one tells getaddrinfo to take
+        // another)
         #expect(try client("connect c \(Place.remote) \(port)").errno == "EAFNOSUPPORT")
         #expect(try client("sendto c ::ffff:\(Place.remote) \(port) far").errno == "ENETUNREACH")
     }

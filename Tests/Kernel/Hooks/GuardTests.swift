@@ -390,7 +390,7 @@ struct GuardTests: ContractSuite {
             #expect(page.contains("\n\(line)\n"), "\(page)")
         }
         let check = try sandbox.ctl("check").stdout
-        #expect(check.contains("session \(Party.ben.id ?? 0) has 3, as many as it may"), "\(check)")
+        #expect(check.contains("session \(Party.ben.id ?? 0) has 3, its limit"), "\(check)")
         // Another session's are not concerned.
         let ann = try stranger(.ann)
         #expect(try isReached(.annVIP6, serve(ann, "l")))

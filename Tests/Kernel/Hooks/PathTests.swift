@@ -664,7 +664,8 @@ struct PathTests: ContractSuite {
         expect(try far.must("recvfrom c").address, is: "\(family.vip)", "the answer's source")
     }
 
-    /// On a port of virtualIP.excludedPorts the wildcard stays, in each session; what is sent leaves from the virtual IP.
+    /// On a port of virtualIP.excludedPorts the wildcard stays, in each session; what is sent leaves from the virtual
+    /// IP.
     @Test(
         "lets each session hear groups on an excluded port",
         arguments: ["239.1.2.3", "198.51.100.255", "255.255.255.255", "ff05::1:3"])

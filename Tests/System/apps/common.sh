@@ -17,6 +17,14 @@ agent() {
     done
 }
 
+# The names and addresses at which a variant's server is reached.
+targets() {
+    case $variant in
+    loopback) echo localhost 127.0.0.1 ::1 ;;
+    *) echo localhost 127.0.0.1 ::1 VIP4 VIP6 ;;
+    esac
+}
+
 # limit TITLE GOT: why a check with that title may give that result: a limit of docs/limits.md.
 limit() { :; }
 

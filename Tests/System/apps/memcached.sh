@@ -7,13 +7,6 @@ needs=(memcached socat)
 port=11211
 variants=(tcp udp loopback)
 
-targets() {
-    case $variant in
-    loopback) echo localhost 127.0.0.1 ::1 ;;
-    *) echo localhost 127.0.0.1 ::1 VIP4 VIP6 ;;
-    esac
-}
-
 server() {
     local options=()
     [ "$variant" != udp ] || options=(-U "$port")

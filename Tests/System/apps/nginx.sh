@@ -8,13 +8,6 @@ needs=(nginx curl)
 port=8080
 variants=(separate dual loopback proxy)
 
-targets() {
-    case $variant in
-    loopback) echo localhost 127.0.0.1 ::1 ;;
-    *) echo localhost 127.0.0.1 ::1 VIP4 VIP6 ;;
-    esac
-}
-
 server() {
     local listen content="return 200 '$who \$remote_addr at \$server_addr';" behind=''
     case $variant in

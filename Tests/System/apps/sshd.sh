@@ -10,13 +10,6 @@ variants=(any loopback forward)
 # A server of another user could accept only that user.
 user=root group=root
 
-targets() {
-    case $variant in
-    loopback) echo localhost 127.0.0.1 ::1 ;;
-    *) echo localhost 127.0.0.1 ::1 VIP4 VIP6 ;;
-    esac
-}
-
 prepare() {
     ssh-keygen -q -t ed25519 -N '' -f host_key
     ssh-keygen -q -t ed25519 -N '' -f client_key

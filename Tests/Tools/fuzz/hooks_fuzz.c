@@ -11,6 +11,7 @@
 #include "require.h"
 
 #define CGROUP 8121
+#define VIP_OUTCOME_BITS ((1 << VIP_OUTCOME_COUNT) - 1)
 
 /* A shorter input is filled with zeros. */
 struct input {
@@ -19,7 +20,7 @@ struct input {
 	struct vip_address vip6;
 	__be32 prefix[3];
 	__u8 lists, config_flags, socket, owner, bind_fails, is_many_hosts;
-	__u16 excluded;
+	__u16 excluded, watched;
 	struct vip_address any;
 	struct {
 		__u8 call, address, source, port;
@@ -124,6 +125,28 @@ static struct vip_address kept(const struct vip_host_socket *socket, struct vip_
 	return socket->is_inet6 || vip_is_mapped(address) ? address : vip_wildcard(VIP_INET4);
 }
 
+/* A call that is counted gives the listener an event, if the listener wants its outcome; and no other call does. */
+static void require_event(struct vip_host *made, const struct vip_host_answer *answer,
+			  enum vip_hook hook, const struct vip_host_session *session)
+{
+	const struct vip_event *event = vip_host_event(made);
+	int is_wanted =
+		answer->is_counted && (in.watched & VIP_OUTCOME_BITS & (1 << answer->outcome));
+
+	if (made->is_ring_full) {
+		REQUIRE(!event);
+		return;
+	}
+	REQUIRE(!event == !is_wanted);
+	if (!event)
+		return;
+	REQUIRE(event->hook == hook && event->outcome == answer->outcome);
+	REQUIRE(event->session == session->row.id && event->cgroup == CGROUP);
+	REQUIRE(event->error == answer->error && !event->reserved);
+	REQUIRE(!strcmp(event->program, "program") && !event->comm[VIP_COMM_MAX - 1]);
+	REQUIRE(answer->error || vip_equal(event->got, answer->address));
+}
+
 static void run_calls(struct vip_host *made, const struct vip_host_session *session)
 {
 	struct vip_host_socket socket = { .is_inet6 = in.socket & 1,
@@ -166,6 +189,7 @@ static void run_calls(struct vip_host *made, const struct vip_host_session *sess
 		answer = vip_host_call(made, &socket, hook, asked, port, &source);
 
 		REQUIRE(vip_host_question_count(made) <= 8);
+		require_event(made, &answer, hook, session);
 		REQUIRE(!answer.error || answer.error == EADDRNOTAVAIL ||
 			answer.error == ECONNREFUSED || answer.error == EADDRINUSE);
 		REQUIRE(!answer.error == !(answer.is_counted && vip_is_refused(answer.outcome)));
@@ -213,8 +237,8 @@ static void run_calls(struct vip_host *made, const struct vip_host_session *sess
 }
 
 /*
- * The same calls by a program of no session, below the guarded cgroup: none gets another address, and what is a session's is
- * kept from it.
+ * The same calls by a program of no session, below the guarded cgroup: none gets another address, and what is a
+ * session's is kept from it.
  */
 static void run_guards(struct vip_host *made, const struct vip_host_session *session)
 {
@@ -251,6 +275,30 @@ static void run_guards(struct vip_host *made, const struct vip_host_session *ses
 	vip_host_set_user(made, 0);
 }
 
+/* socket and setsockopt: only what would go around the other hooks is refused, and only under isolation. */
+static void run_socket(struct vip_host *made, const struct vip_host_session *session)
+{
+	static const __u32 protocols[] = { IPPROTO_TCP, 17, IPPROTO_UDPLITE, IPPROTO_SCTP,
+					   IPPROTO_DCCP };
+	static const int options[][2] = { { SOL_IP, IP_LOCAL_PORT_RANGE },
+					  { SOL_SOCKET, SO_BINDTODEVICE },
+					  { SOL_SOCKET, SO_BINDTOIFINDEX },
+					  { SOL_SOCKET, SO_REUSEPORT },
+					  { SOL_IP, SO_BINDTODEVICE } };
+	int is_isolated = (session->policy.flags & VIP_POLICY_ISOLATION) != 0;
+	__u8 number = in.calls[0].call % 5, is_root = in.owner & 16;
+
+	REQUIRE(vip_host_make_socket(made, protocols[number]) ==
+		(is_isolated && number >= 2 ? EPROTONOSUPPORT : 0));
+	vip_host_set_user(made, is_root ? 0 : 1000);
+	REQUIRE(vip_host_set_option(made, options[number][0], options[number][1]) ==
+		(!is_isolated || number > 2 ? 0 :
+		 number == 0		    ? ENOPROTOOPT :
+		 is_root		    ? 0 :
+					      EPERM));
+	vip_host_set_user(made, 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct vip_host *made;
@@ -278,11 +326,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 				     (const __u8 *)"a name of more than 15 bytes", 28);
 	}
 	vip_host_set_bind_error(made, in.bind_fails & 1 ? EADDRNOTAVAIL : 0);
+	vip_host_share_port(made, (in.socket >> 3) & 1);
+	vip_host_watch(made, in.watched & VIP_OUTCOME_BITS, in.socket & 16 ? in.id : 0,
+		       (in.socket >> 5) & 1);
 	made->is_noted = 0;
 	REQUIRE(vip_host_find_session(made, &session));
 	REQUIRE(session.cgroup == CGROUP && session.row.id == in.id);
 	REQUIRE(!(vip_host_features(made) & ~(VIP_V | VIP_L | VIP_P)));
 	run_calls(made, &session);
+	run_socket(made, &session);
 	run_guards(made, &session);
 	return 0;
 }

@@ -293,21 +293,35 @@ static void do_socket(char **words, int count)
 	answer_new(socket(family, type | SOCK_CLOEXEC, protocol), words[1], NULL, 0);
 }
 
-static void do_bind(char **words, int count)
-{
+/* The socket and the address that a command begins with: NAME ADDRESS PORT. */
+struct target {
+	int fd; /* -1 if a word was misunderstood */
 	union address address;
 	socklen_t length;
-	int fd = descriptor(words[1]);
+};
+
+static struct target target_of(char **words)
+{
+	struct target to = { .fd = descriptor(words[1]) };
+
+	if (to.fd >= 0 && !parse_address(words[2], words[3], &to.address, &to.length))
+		to.fd = -1;
+	return to;
+}
+
+static void do_bind(char **words, int count)
+{
+	struct target to = target_of(words);
 
 	(void)count;
-	if (fd < 0 || !parse_address(words[2], words[3], &address, &length))
+	if (to.fd < 0)
 		return;
 	/*
 	 * bind(2) accepts AF_UNSPEC for AF_INET if the address is 0.0.0.0, and refuses it for others.
 	 */
 	if (!strcmp(words[0], "bind-unspec"))
-		address.any.sa_family = AF_UNSPEC;
-	answer(path_bind(fd, &address.any, length));
+		to.address.any.sa_family = AF_UNSPEC;
+	answer(path_bind(to.fd, &to.address.any, to.length));
 }
 
 static void do_listen(char **words, int count)
@@ -322,14 +336,11 @@ static void do_listen(char **words, int count)
 
 static void do_connect(char **words, int count)
 {
-	union address address;
-	socklen_t length;
-	int fd = descriptor(words[1]);
+	struct target to = target_of(words);
 
 	(void)count;
-	if (fd < 0 || !parse_address(words[2], words[3], &address, &length))
-		return;
-	answer(path_connect(fd, &address.any, length));
+	if (to.fd >= 0)
+		answer(path_connect(to.fd, &to.address.any, to.length));
 }
 
 static void do_disconnect(char **words, int count)
@@ -414,14 +425,12 @@ static void do_send(char **words, int count)
 static void do_sendto(char **words, int count)
 {
 	int flags = MSG_NOSIGNAL | (!strcmp(words[0], "fastopen") ? MSG_FASTOPEN : 0);
-	union address address;
-	socklen_t length;
-	int fd = descriptor(words[1]);
+	struct target to = target_of(words);
 
 	(void)count;
-	if (fd < 0 || !parse_address(words[2], words[3], &address, &length))
-		return;
-	answer_sent(path_sendto(fd, words[4], strlen(words[4]), flags, &address.any, length));
+	if (to.fd >= 0)
+		answer_sent(path_sendto(to.fd, words[4], strlen(words[4]), flags, &to.address.any,
+					to.length));
 }
 
 /* Binds again and again, as fast as possible, and reports how often that failed. */

@@ -4,6 +4,7 @@ import Sessions
 import SystemPackage
 import Testing
 
+@testable import Activity
 @testable import VipCommands
 
 @Suite struct TopRowTests {
@@ -52,13 +53,15 @@ import Testing
             Self.row(3, user: "ann", rewritten: 9, sockets: 7, programs: .init(processes: 2)),
             Self.row(4, user: "ben", sockets: 1, programs: .init(processes: 3)),
         ]
-        let wanted: [(TopKey, [UInt32], [UInt32])] = [
+        let wanted: [(ActivityKey, [UInt32], [UInt32])] = [
             (.session, [1, 2, 3, 4], [4, 3, 2, 1]), (.user, [3, 1, 4, 2], [2, 1, 4, 3]),
             (.rate, [3, 1, 2, 4], [4, 1, 2, 3]), (.sockets, [3, 1, 4, 2], [2, 1, 4, 3]),
             (.programs, [4, 3, 1, 2], [1, 2, 3, 4]),
         ]
         for (key, rising, reversed) in wanted {
-            for (order, ids) in [(TopOrder(key: key), rising), (TopOrder(key: key, isReversed: true), reversed)] {
+            for (order, ids) in [
+                (ActivityOrder(key: key), rising), (ActivityOrder(key: key, isReversed: true), reversed),
+            ] {
                 var sorted = rows.shuffled()
                 order.sort(&sorted)
                 #expect(sorted.map(\.record.id) == ids, "\(order)")

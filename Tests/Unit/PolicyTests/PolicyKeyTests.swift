@@ -36,7 +36,8 @@ import Testing
         }
     }
 
-    /// docs/policy.md has a row for each key: the first cell is the key's path, and the third one its default.
+    /// docs/policy.md has a row for each key: the key's path, its type, its default. The type may have an addition: `list
+    /// of ports, 1 to 65535`.
     @Test func isInTheReference() throws {
         let file = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../../../docs/policy.md")
         let text = try String(contentsOf: file, encoding: .utf8)
@@ -59,8 +60,13 @@ import Testing
                 Issue.record("docs/policy.md has no row for \(key.path)")
                 continue
             }
-            // The table of sections has no column for it.
-            guard let value = key.defaultValue, cells.count > 3 else { continue }
+            // The table of sections has no columns for them.
+            guard cells.count > 3 else { continue }
+            let type = cells[1].replacing("`", with: "").replacing(/\[([^\]]*)\]\([^)]*\)/) { $0.1 }
+            #expect(
+                type.hasPrefix(key.type.replacing(" | ", with: ", ")), "docs/policy.md has another type for \(key.path)"
+            )
+            guard let value = key.defaultValue else { continue }
             #expect(cells[2].contains("`\(value)`"), "docs/policy.md has another default for \(key.path): \(cells[2])")
         }
         #expect(rows.isEmpty, "docs/policy.md has rows for keys that do not exist: \(rows.keys.sorted())")

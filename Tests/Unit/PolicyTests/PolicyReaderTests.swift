@@ -348,6 +348,10 @@ import Testing
         Wrong("line break", "overrides:\n- name: |\n    a\n", 2, "overrides[0].name", "U+000A"),
     ]
 
+    /// Three lines of a policy.
+    static let everythingOn =
+        "virtualIP: { enabled: true }\nvirtualLoopback: { enabled: true }\npreferLoopback: { enabled: true }\n"
+
     static let values: [Wrong] = [
         Wrong(
             "mode", "virtualIP:\n  enabled: true\n\n  mode: perUser", 4, "virtualIP.mode",
@@ -570,25 +574,12 @@ import Testing
             4, "overrides[0].preferLoopback.enabled", "while virtualLoopback is off under the override 'a'"),
         Wrong(
             "override disables virtual IP",
-            """
-            virtualIP: { enabled: true }
-            virtualLoopback: { enabled: true }
-            preferLoopback: { enabled: true }
-            overrides:
-            - name: a
-              virtualIP: { programs: [java] }
-            """, 6, "overrides[0].virtualIP", "while virtualIP is off under the override 'a'"),
+            "\(everythingOn)overrides:\n- name: a\n  virtualIP: { programs: [java] }", 6, "overrides[0].virtualIP",
+            "while virtualIP is off under the override 'a'"),
         Wrong(
             "override disables virtual loopback",
-            """
-            virtualIP: { enabled: true }
-            virtualLoopback: { enabled: true }
-            preferLoopback: { enabled: true }
-            overrides:
-            - name: a
-            - name: b
-              virtualLoopback: { enabled: false }
-            """, 7, "overrides[1].virtualLoopback", "while virtualLoopback is off under the override 'b'"),
+            "\(everythingOn)overrides:\n- name: a\n- name: b\n  virtualLoopback: { enabled: false }", 7,
+            "overrides[1].virtualLoopback", "while virtualLoopback is off under the override 'b'"),
     ]
 
     static let syntax: [Wrong] = [

@@ -7,6 +7,19 @@ import SystemPackage
 import Testing
 
 @Suite struct PolicyWriterTests {
+    /// The defaults of the last sections.
+    static let otherDefaults = """
+        preferLoopback:
+          enabled: false
+          programs: []
+        wildcardName: virtual
+        isolation: true
+        sessions:
+          unit: userSlice
+        history:
+          retentionDays: 90
+        """
+
     @Test func writesEveryDefault() throws {
         #expect(
             Policy().yaml() == """
@@ -28,15 +41,7 @@ import Testing
                   excludedPorts: []
                   fallback: none
                   prefix: fdd2:9088:43af::/96
-                preferLoopback:
-                  enabled: false
-                  programs: []
-                wildcardName: virtual
-                isolation: true
-                sessions:
-                  unit: userSlice
-                history:
-                  retentionDays: 90
+                \(Self.otherDefaults)
                 overrides: []
 
                 """)
@@ -84,15 +89,7 @@ import Testing
                   excludedPorts: [53, 631]
                   fallback: host
                   prefix: fdd2:9088:43af::/96
-                preferLoopback:
-                  enabled: false
-                  programs: []
-                wildcardName: virtual
-                isolation: true
-                sessions:
-                  unit: userSlice
-                history:
-                  retentionDays: 90
+                \(Self.otherDefaults)
                 overrides:
                 - name: "call centre"
                   match:

@@ -64,7 +64,7 @@ import Testing
         let refused = try #require(throws: Failure.self) {
             try registry.add(Self.leased, to: 8, at: HistoryTests.moment(11))
         }
-        #expect(refused.reason == "it is session 7's")
+        #expect(refused.reason == "it belongs to session 7")
         #expect(try registry.session(id: 8)?.addresses == [])
         #expect(try registry.history(ofID: 8)[0].addresses.isEmpty)
     }

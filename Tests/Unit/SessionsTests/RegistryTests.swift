@@ -140,7 +140,7 @@ import Testing
     @Test(arguments: [
         (record(7, cgroupID: 1, address: "10.9.9.9"), "the ID is taken, by cgroup /sys/fs/cgroup/s7"),
         (record(8, cgroupID: 8007, address: "10.9.9.9"), "cgroup /sys/fs/cgroup/s8 is session 7 already"),
-        (record(8, address: "10.0.0.7"), "10.0.0.7 is session 7's"),
+        (record(8, address: "10.0.0.7"), "10.0.0.7 belongs to session 7"),
         (record(7), "it is registered already"),
     ])
     func conflict(record: SessionRecord, why: String) throws {

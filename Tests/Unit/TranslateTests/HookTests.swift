@@ -245,8 +245,8 @@ import Testing
         #expect(answer.error == error && answer.outcome == outcome && text(answer.address) == asked)
     }
 
-    /// What a program of no session is refused below the guarded cgroup. A datagram goes to the address, or is sent from
-    /// it to an address elsewhere.
+    /// What a program of no session is refused below the guarded cgroup. A datagram goes to the address, or is sent
+    /// from it to an address elsewhere.
     @Test(
         arguments: [
             ("0.0.0.0", nil, nil, nil), ("127.0.0.1", nil, nil, nil), ("192.0.2.1", nil, nil, nil),

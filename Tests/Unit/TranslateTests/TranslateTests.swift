@@ -741,7 +741,8 @@ private struct Listeners {
         // With both features off, no connect may make a listener look-up.
         for asked in places {
             for has in everyHas {
-                // What another session has on the wildcard is found at the session's own addresses, whatever the program.
+                // What another session has on the wildcard is found at the session's own addresses, whatever the
+                // program.
                 let isOwn = asked == VIP_OWN_ADDRESS || asked == VIP_OWN_LOOPBACK
                 let probes = isOwn ? VIP_PROBE_ASKED.rawValue : 0
                 #expect(vip_connect_plan(asked, 0, VIP_POLICY_ISOLATION.rawValue, has, 0).probes == probes)

@@ -7,11 +7,11 @@ import PolicyMaps
 import Synchronization
 
 /// Counts the rewritten and refused calls of each session, on a thread of its own, because waiting for events blocks.
-final class CallRates: Sendable {
+package final class CallRates: Sendable {
     /// Numbers of calls, or of calls per second.
-    struct Calls<Number: Sendable>: Sendable {
-        var rewritten: Number
-        var refused: Number
+    package struct Calls<Number: Sendable>: Sendable {
+        package var rewritten: Number
+        package var refused: Number
     }
 
     /// The counts since the last call of ``CallRates/take()``.
@@ -27,9 +27,7 @@ final class CallRates: Sendable {
         var isLowerBound: Bool { lost > 0 || gap > .zero }
     }
 
-    /// Readable once the thread has ended.
-    let done: WakeUp
-    private let stop: WakeUp
+    private let worker: Worker
     private let state: Mutex<State>
 
     private struct State {
@@ -46,21 +44,18 @@ final class CallRates: Sendable {
     /// - Throws: ``Failure`` if nothing is attached, or there are as many listeners as possible.
     init(_ pins: PinDirectory) throws(Failure) {
         let outcomes = CallOutcome.allCases.filter { $0 == .rewritten || $0.isRefused }
-        let done = try WakeUp()
-        let stop = try WakeUp()
+        worker = try Worker()
         let listener = try EventListener(pins, EventFilter(outcomes: Set(outcomes)))
-        self.done = done
-        self.stop = stop
         state = Mutex(State(listener: listener, listening: listener))
     }
 
     /// Starts the thread. Call this once, and ``end()`` afterwards.
     func start() throws(Failure) {
-        try Worker.detach("events") { [self] in
-            count()
-            done()
-        }
+        try worker.start("events") { [self] in count() }
     }
+
+    /// A descriptor for poll(2), readable once the thread has ended.
+    var ended: CInt { worker.finished }
 
     /// Returns the counts since the last call.
     ///
@@ -80,9 +75,9 @@ final class CallRates: Sendable {
 
     /// Makes the thread free its listener's slot, and waits for that.
     func end() {
-        stop()
+        worker.stopSoon()
         state.withLock { $0.listening }?.interrupt()
-        _ = done.sleep(for: .seconds(2))
+        worker.end(within: .seconds(2))
     }
 
     /// Only this function holds the listener, so it has ended when this returns.
@@ -92,7 +87,7 @@ final class CallRates: Sendable {
             return state.listener
         }
         guard let listener = taken else { return }
-        while stop.sleep(for: .zero) {
+        while !worker.isEnding {
             do throws(Failure) {
                 add(try listener.poll(atMost: 4096, timeout: .seconds(1)))
             } catch {

@@ -6,7 +6,6 @@ import SystemPackage
 import Testing
 
 @testable import Host
-@testable import VipCommands
 
 /// The hosts line of nsswitch.conf: how it is read, and the two edits.
 @Suite struct HostsLineTests {

@@ -1,60 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import FoundationEssentials
-import Host
+package import FoundationEssentials
+package import Host
 import Network
-import Policy
+package import Policy
 import PolicyMaps
-import Sessions
+package import Sessions
 import SystemPackage
 
 /// The activity of the sessions: call rates since the last look, sockets, processes.
 ///
 /// A look at all sessions takes one query of the registry, one dump of the sockets, and a few table look-ups for each
 /// session. Processes must be read for each session separately, so they are read only for sessions that are shown.
-final class SessionActivity {
+package final class SessionActivity {
     /// The programs of a session, by the names of its processes.
-    struct Programs: Sendable, Hashable {
-        struct Program: Sendable, Hashable {
+    package struct Programs: Sendable, Hashable {
+        package struct Program: Sendable, Hashable {
             /// The name of the process: proc_pid_comm(5). It must be escaped before it is printed on a terminal.
-            var name: String
-            var processes: Int
+            package var name: String
+            package var processes: Int
         }
 
-        var processes = 0
+        package var processes = 0
         /// The programs among the first ``SessionActivity/namedProcesses`` processes, those with most processes first.
-        var names: [Program] = []
-        var isCgroupThere = true
+        package var names: [Program] = []
+        package var isCgroupThere = true
         /// `false` if the session has more cgroups than are read.
-        var isAll = true
+        package var isAll = true
     }
 
-    struct Row: Sendable {
-        var record: SessionRecord
+    package struct Row: Sendable {
+        package var record: SessionRecord
         /// Calls per second; `nil` if they are not measured.
-        var rates: CallRates.Calls<Double>?
+        package var rates: CallRates.Calls<Double>?
         /// The number of TCP, MPTCP and UDP sockets in all states; `nil` if they cannot be listed.
-        var sockets: Int?
+        package var sockets: Int?
         /// `nil` if the programs were not read yet.
-        var programs: Programs?
+        package var programs: Programs?
     }
 
-    struct Snapshot: Sendable {
-        var rows: [Row] = []
-        var loopbackPrefix: LoopbackPrefix?
+    package struct Snapshot: Sendable {
+        package var rows: [Row] = []
+        package var loopbackPrefix: LoopbackPrefix?
         /// The time over which the rates are measured; `nil` if they are not measured.
-        var measured: Duration?
-        var lost: UInt64 = 0
+        package var measured: Duration?
+        package var lost: UInt64 = 0
         /// Whether the real rates may be higher.
-        var isLowerBound = false
+        package var isLowerBound = false
         /// Why there are no rates, if there will be none.
-        var ratesMissing: String?
-        var socketsMissing: String?
-        var time = Date()
+        package var ratesMissing: String?
+        package var socketsMissing: String?
+        package var time = Date()
     }
 
     /// At most this many processes of a session are asked for their names.
-    static let namedProcesses = 64
+    package static let namedProcesses = 64
     /// At most this many of a session's cgroups are read: a user may have created very many.
     private static let cgroupLimit = 1000
 
@@ -76,7 +76,7 @@ final class SessionActivity {
     /// Begins to measure.
     ///
     /// - Throws: ``Failure`` if nothing is attached, or without the privilege.
-    init(_ instance: Instance) throws(Failure) {
+    package init(_ instance: Instance) throws(Failure) {
         self.instance = instance
         ancestry = try CgroupAncestry()
         try listen()
@@ -87,10 +87,10 @@ final class SessionActivity {
     }
 
     /// Readable if there will be no more events; ``look(measuring:)`` throws the reason.
-    var ended: CInt { calls?.done.descriptor.raw ?? -1 }
+    package var ended: CInt { calls?.ended ?? -1 }
 
     /// Whether rates are measured.
-    var isMeasuring: Bool { calls != nil }
+    package var isMeasuring: Bool { calls != nil }
 
     /// Begins to listen. If there are as many listeners as possible, there are no rates.
     private func listen() throws(Failure) {
@@ -119,7 +119,7 @@ final class SessionActivity {
     /// Looks at all sessions, by ascending ID. Their programs are those that were last read.
     ///
     /// - Parameter measuring: `false` for the first look, because there is no interval yet.
-    func look(measuring: Bool = true) throws(Failure) -> Snapshot {
+    package func look(measuring: Bool = true) throws(Failure) -> Snapshot {
         // A new listener has no interval yet either.
         let isMeasured = measuring && calls != nil
         if calls == nil { try listen() }
@@ -200,7 +200,7 @@ final class SessionActivity {
     /// Reads the programs of some rows.
     ///
     /// - Parameter onlyNew: leaves out rows that were read before.
-    func readPrograms(of rows: Range<Int>, in snapshot: inout Snapshot, onlyNew: Bool = false) {
+    package func readPrograms(of rows: Range<Int>, in snapshot: inout Snapshot, onlyNew: Bool = false) {
         let rows = rows.clamped(to: snapshot.rows.indices)
         for index in rows where !onlyNew || snapshot.rows[index].programs == nil {
             let found = Self.programs(of: snapshot.rows[index].record)
@@ -210,7 +210,7 @@ final class SessionActivity {
     }
 
     /// Reads the programs of rows until the deadline. The next call goes on with the rows after them.
-    func readPrograms(in snapshot: inout Snapshot, until deadline: ContinuousClock.Instant) {
+    package func readPrograms(in snapshot: inout Snapshot, until deadline: ContinuousClock.Instant) {
         let count = snapshot.rows.count
         for _ in 0..<count {
             guard ContinuousClock.now < deadline else { return }

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Checks
-import Discovery
 import Policy
 import Testing
-
-@testable import VipCommands
 
 /// Facts of `check` about hosts that differ from the test's.
 @Suite struct CheckFactTests {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CVipABI
-import Checks
+package import Checks
 import Explain
 import Glibc
 import Host
-import Logging
+package import Logging
 import Policy
 import PolicyMaps
-import Sessions
+package import Sessions
 import SystemPackage
 
 /// `check --self-test`: opens two sessions, runs a program in each, and compares the results of their calls with the
@@ -17,16 +17,19 @@ import SystemPackage
 /// It uses the instance in force and does not change its policy. The sessions are opened like those of `run`, so they
 /// get addresses as any session does, and the next command removes what a killed self-test leaves. The programs take
 /// the process name of an entry of the policy's lists, as a script does, so that the policy applies to them.
-struct SelfTest {
+package struct SelfTestRun {
     static let subject = "self-test"
 
-    private let options: InstanceOptions
+    private let instance: Instance
+    private let logger: Logger
 
-    init(_ options: InstanceOptions) {
-        self.options = options
+    /// - Parameter logger: gets the warnings of the changes that it makes.
+    package init(_ instance: Instance, _ logger: Logger) {
+        self.instance = instance
+        self.logger = logger
     }
 
-    func run() throws -> [CheckedFact] {
+    package func run() throws -> [CheckedFact] {
         // The signals are blocked from here on, so that none ends this process before everything is removed.
         let signals = try SignalReader([SIGTERM, SIGHUP, SIGINT, SIGQUIT])
         let place = try open()
@@ -39,7 +42,7 @@ struct SelfTest {
         do throws(Failure) {
             try close(place)
         } catch {
-            options.logger.warning("\(error); the next command finishes it")
+            logger.warning("\(error); the next command finishes it")
         }
         return try result.get()
     }
@@ -58,7 +61,7 @@ struct SelfTest {
         var own: Cgroup?
         let opened: Opened
         do throws(Failure) {
-            opened = try options.open { change throws(Failure) in
+            opened = try instance.open(reporting: logger) { change throws(Failure) in
                 let cgroup: Cgroup
                 if let made = own {
                     cgroup = made
@@ -89,7 +92,7 @@ struct SelfTest {
         guard let own else { preconditionFailure("sessions are open in no cgroup") }
         var records: [SessionRecord] = []
         for record in opened.records {
-            records.append(try LeaseWait.wait(for: record, opened.awaitingLease, options))
+            records.append(try instance.lease(for: record, opened.awaitingLease, reporting: logger))
         }
         return Place(cgroup: own, records: records, unaddressed: opened.unaddressed.first?.failure)
     }
@@ -101,7 +104,7 @@ struct SelfTest {
         try place.cgroup.kill()
         // A killed process normally leaves its cgroup at once.
         _ = try place.cgroup.waitUntilEmpty(timeout: .seconds(10))
-        try options.change { change throws(Failure) in
+        try instance.change(reporting: logger) { change throws(Failure) in
             for record in place.records
             where try change.registry.session(id: record.id)?.cgroupID == record.cgroupID {
                 try change.close(record.id, because: .runEnded)
@@ -113,9 +116,9 @@ struct SelfTest {
     // MARK: The test
 
     private func test(_ place: Place, _ signals: borrowing SignalReader) throws(Failure) -> [CheckedFact] {
-        let maps = try PolicyMapSet(options.instance.pins)
+        let maps = try PolicyMapSet(instance.pins)
         let host = try HookHost(maps)
-        let policy = try options.instance.policy(options.instance.registry())
+        let policy = try instance.policy(instance.registry())
         var peers: [SelfTestPeer] = []
         for record in place.records { peers.append(try SelfTestPeer(in: Cgroup(path: record.cgroupPath))) }
         defer { for peer in peers { peer.reap() } }
@@ -132,7 +135,7 @@ struct SelfTest {
                     .failed, "run the self-test", "session \(record.id) was closed in the meantime", hint: "try again")
             }
             let number = session.number
-            let override = number > 0 && number <= policy.overrides.count ? policy.overrides[number - 1] : nil
+            let override = policy.override(number: number)
             var program = try ExplainedProgram.running(peer.pid)
             let choice = try Self.name(for: program, policy.rules(for: override), host)
             (name, features) = (choice.name, choice.features)
@@ -204,93 +207,5 @@ struct SelfTest {
             if features.nonzeroBitCount > best.features.nonzeroBitCount { best = (name, features) }
         }
         return best
-    }
-}
-
-/// A program of the self-test, and the socket to it.
-final class SelfTestPeer {
-    let pid: pid_t
-    private let line: FileDescriptor
-    private var isReaped = false
-    private var rest: [UInt8] = []
-
-    /// How long one answer may take; the program's own timeouts are 2 s each.
-    private static let patience: Duration = .seconds(20)
-
-    init(in cgroup: Cgroup) throws(Failure) {
-        let what = "start a program of the self-test in \(cgroup.path)"
-        var ends: [CInt] = [0, 0]
-        let kind = CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
-        guard socketpair(AF_UNIX, kind, 0, &ends) == 0 else { throw Failure(what, errno: .current) }
-        let (ours, its) = (FileDescriptor(rawValue: ends[0]), ends[1])
-        defer { Glibc.close(its) }
-        // The program inherits only its end of the socket.
-        guard fcntl(its, F_SETFD, 0) == 0 else {
-            try? ours.close()
-            throw Failure(what, errno: .current)
-        }
-        let rawProcs = cgroup.path.appending("cgroup.procs").withPlatformString { open($0, O_WRONLY | O_CLOEXEC) }
-        guard rawProcs >= 0 else {
-            try? ours.close()
-            throw Failure(what, errno: .current)
-        }
-        let procs = Descriptor(owning: rawProcs)
-        let pid = SelfTestChild.spawn(procs.raw, line: its)
-        guard pid > 0 else {
-            try? ours.close()
-            throw Failure(what, errno: Errno(rawValue: -pid))
-        }
-        self.pid = pid
-        line = ours
-    }
-
-    deinit { reap() }
-
-    /// Ends the program, if it has not ended: it exits at the end of its input.
-    func reap() {
-        guard !isReaped else { return }
-        isReaped = true
-        try? line.close()
-        kill(pid, SIGKILL)
-        while waitpid(pid, nil, 0) < 0, errno == EINTR {}
-    }
-
-    /// Sends a line, and waits for the words of the answer.
-    ///
-    /// - Throws: ``Failure`` if the program does not answer, or a signal tells this process to end.
-    func ask(_ command: String, _ signals: borrowing SignalReader) throws(Failure) -> [String] {
-        let what = "run the self-test (\(command))"
-        var bytes = Array((command + "\n").utf8)[...]
-        while !bytes.isEmpty {
-            let count = bytes.withUnsafeBytes { send(line.rawValue, $0.baseAddress, $0.count, CInt(MSG_NOSIGNAL)) }
-            guard count > 0 else { throw Failure(what, errno: .current) }
-            bytes = bytes.dropFirst(count)
-        }
-        let deadline = ContinuousClock.now + Self.patience
-        while true {
-            if let end = rest.firstIndex(of: UInt8(ascii: "\n")) {
-                let answer = String(decoding: rest[..<end], as: UTF8.self)
-                rest.removeSubrange(...end)
-                return answer.split(separator: " ").map(String.init)
-            }
-            var ready = [
-                pollfd(fd: line.rawValue, events: Int16(POLLIN), revents: 0),
-                pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
-            ]
-            let left = ContinuousClock.now.duration(to: deadline)
-            guard left > .zero else { throw Failure(.failed, what, "its program did not answer", hint: "try again") }
-            guard poll(&ready, nfds_t(ready.count), CInt(left.components.seconds * 1000 + 1000)) >= 0 || errno == EINTR
-            else { throw Failure(what, errno: .current) }
-            if let signal = signals.next() {
-                throw Failure(
-                    Failure.Code("interrupted", exitCode: 128 + signal.number), "run the self-test",
-                    "it was interrupted")
-            }
-            guard ready[0].revents != 0 else { continue }
-            var buffer = [UInt8](repeating: 0, count: 4096)
-            let count = recv(line.rawValue, &buffer, buffer.count, 0)
-            guard count > 0 else { throw Failure(.failed, what, "its program has ended", hint: "try again") }
-            rest += buffer[..<count]
-        }
     }
 }

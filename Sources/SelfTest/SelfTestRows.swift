@@ -11,7 +11,7 @@ import SystemPackage
 /// The calls of the two programs of the self-test, with their expected results. Each gives a fact.
 struct SelfTestRows {
     private typealias Fact = CheckedFact
-    private let subject = SelfTest.subject
+    private let subject = SelfTestRun.subject
 
     let peers: (SelfTestPeer, SelfTestPeer)
     /// The expected results of each program's calls.
@@ -55,7 +55,7 @@ struct SelfTestRows {
         Server(family: "4", address: "127.0.0.1", clients: [("4", "127.0.0.1")]),
         Server(family: "6", address: "::", clients: [("6", "::1")]),
         Server(family: "6", address: "::1", clients: [("6", "::1")]),
-        // For UDP, such a server cannot be reached by IPv6 from everywhere: docs/design.md.
+        // For UDP, such a server cannot be reached by IPv6 from everywhere: docs/hooks.md.
         Server(family: "dual", address: "::", clients: [("4", "127.0.0.1"), ("6", "::1")], transports: ["tcp"]),
     ]
 

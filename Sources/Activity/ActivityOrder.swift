@@ -1,30 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import ArgumentParser
 import Sessions
 
-/// The column by which sessions are sorted.
-enum TopKey: String, CaseIterable, ExpressibleByArgument {
+/// The value by which sessions are sorted.
+package enum ActivityKey: String, CaseIterable, Sendable {
     case session, user, rate, sockets, programs
-
-    /// The key that selects it.
-    var letter: Character {
-        switch self {
-        case .session: "s"
-        case .user: "u"
-        case .rate: "r"
-        case .sockets: "k"
-        case .programs: "p"
-        }
-    }
 }
 
 /// The order of the rows: names and IDs ascending and counts descending, or reversed.
-struct TopOrder: Sendable, Equatable {
-    var key: TopKey = .session
-    var isReversed = false
+package struct ActivityOrder: Sendable, Equatable {
+    package var key: ActivityKey
+    package var isReversed: Bool
 
-    func sort(_ rows: inout [SessionActivity.Row]) {
+    package init(key: ActivityKey = .session, isReversed: Bool = false) {
+        self.key = key
+        self.isReversed = isReversed
+    }
+
+    package func sort(_ rows: inout [SessionActivity.Row]) {
         rows.sort { a, b in
             let isBefore = compare(a, b)
             // Equal rows are sorted by ascending ID in either direction.

@@ -2,7 +2,6 @@
 
 import CHost
 import Glibc
-import Host
 import SystemPackage
 
 /// A pseudo-terminal for a command, and the copying between it and the terminal of this process.
@@ -26,13 +25,15 @@ final class PseudoTerminal {
     /// end.
     private static let mostHeldByKernel = 1 << 16
 
-    /// - Parameter owner: the user that owns the command's end.
+    /// - Parameters:
+    ///   - owner: the user that owns the command's end.
+    ///   - hint: what to do if no pseudo-terminal can be made.
     /// - Throws: ``Failure`` if no pseudo-terminal can be made, or the terminal cannot be opened.
-    init(owner: uid_t) throws(Failure) {
+    init(owner: uid_t, hint: String) throws(Failure) {
         let what = "make a pseudo-terminal for the command"
         var slave: CInt = -1
         func opened(_ raw: CInt) throws(Failure) -> CInt {
-            guard raw >= 0 else { throw Failure(what, errno: Errno(rawValue: -raw), hint: "use --no-pty") }
+            guard raw >= 0 else { throw Failure(what, errno: Errno(rawValue: -raw), hint: hint) }
             return raw
         }
         keyboard = try opened(vip_terminal_reopen(STDIN_FILENO, O_RDONLY))

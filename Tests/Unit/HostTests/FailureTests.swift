@@ -64,4 +64,17 @@ import Testing
         #expect(failure(.notPermitted, Self.root).reason == "operation not permitted")
         #expect(failure(.permissionDenied, Self.root).reason == "permission denied")
     }
+
+    /// Only a missing file is the host's lack.
+    @Test func aFileOfEveryHost() {
+        let missing = Failure(reading: "/proc/x", errno: .noSuchFileOrDirectory, ifMissing: "mount it")
+        #expect(missing.code == .unavailable && missing.hint == "mount it" && missing.errno == .noSuchFileOrDirectory)
+        let other = Failure(reading: "/proc/x", errno: .ioError, ifMissing: "mount it")
+        #expect(other.code == .failed && other.hint == nil && other.errno == .ioError)
+    }
+
+    @Test func namesOfErrors() {
+        #expect(Errno.addressInUse.name == "EADDRINUSE" && Errno(rawValue: 95).name == "EOPNOTSUPP")
+        #expect(Errno(rawValue: 4711).name == "errno 4711")
+    }
 }
