@@ -24,7 +24,8 @@ public enum PolicySchema {
     ]
     /// The keys that a section has in the base policy alone, and not in an override.
     static let ofBaseAlone: Set<String> = [
-        "virtualIP.withoutSession", "virtualLoopback.prefix", "virtualLoopback.hostAddresses",
+        "virtualIP.withoutSession", "virtualLoopback.prefix", "virtualLoopback.placement",
+        "virtualLoopback.hostAddresses",
     ]
 
     /// A mapping, or nothing.
