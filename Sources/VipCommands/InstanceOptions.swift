@@ -51,8 +51,23 @@ struct InstanceOptions: ParsableArguments {
         let opened = try instance.open(logger, requests: requests)
         EventLog.reportOfCommand(Event.opening(of: opened))
         let found = opened.conflicts.map(\.message) + opened.squatters.map(\.message)
-        for warning in found + opened.warnings { logger.warning("\(warning)") }
+        for warning in found + opened.warnings + risks(of: opened.records) { logger.warning("\(warning)") }
         return opened
+    }
+
+    /// What of the policy in force may keep the sessions from what they ask for. The opening itself reports that there
+    /// is no pool.
+    private func risks(of records: [SessionRecord]) -> [String] {
+        let ids = Set(records.map(\.id))
+        guard !ids.isEmpty, let registry = try? instance.registry(), let netlink = try? Netlink(),
+            let policy = try? instance.policy(registry),
+            let risks = try? instance.risksInForce(registry, netlink)
+        else { return [] }
+        let file = PolicyFile(policy, named: "the policy in force")
+        return risks.filter {
+            ![.noPool, .unaddressedSessions].contains($0.hazard.kind) && !ids.isDisjoint(with: $0.sessions)
+        }
+        .map { "\(file.problem($0.hazard))" }
     }
 }
 

@@ -24,7 +24,8 @@ struct AttachCgroup: ParsableCommand {
             an upgrade it puts the new programs in the place of the old ones, at no moment without either.
 
             Without --policy, what is in force stays in force; on the first attach that is /etc/vip-bpf/policy.yaml where \
-            there is one, else a policy with both features off.
+            there is one, else a policy with both features off. A policy that would leave open sessions without an address, or \
+            refuse all that they do, is refused without --force, as by 'policy apply'.
 
             The record of sessions is root's alone. With --group, members of that group may read it as well (session list, \
             session show, who, policy show), until --no-group, another --group or 'detach --all'.
@@ -49,6 +50,9 @@ struct AttachCgroup: ParsableCommand {
         help: ArgumentHelp("Apply this policy file.", valueName: "file"),
         completion: .file(extensions: ["yaml", "yml"]))
     var policy: String?
+
+    @Flag(help: "Apply it also if it leaves open sessions without an address, or refuses all that they do.")
+    var force = false
 
     @Option(
         help: ArgumentHelp(
@@ -76,6 +80,7 @@ struct AttachCgroup: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
+        if force, policy == nil { throw ValidationError("--force is for --policy") }
         if group != nil, noGroup { throw ValidationError("use either --group or --no-group") }
         if guarded != nil, noGuard { throw ValidationError("use either --guard or --no-guard") }
         if let maxSessions, !MapSizes.allowed.contains(maxSessions) {
@@ -90,7 +95,7 @@ struct AttachCgroup: ParsableCommand {
             if let guarded { .cgroup(try Cgroup(path: FilePath(guarded))) } else { noGuard ? .none : .unchanged }
         let instance = options.instance
         try instance.pins.requireBPFFS()
-        let file = try policy.map { text throws(Failure) in try Policy.read(contentsOf: FilePath(text)) }
+        let file = try policy.map { text throws(Failure) in try PolicyFile.read(contentsOf: FilePath(text)) }
         let readers = try group.map { name throws(Failure) in try RecordReaders(group: name) }
         var sizes = MapSizes.default
         if let maxSessions { sizes.sessions = maxSessions }
@@ -99,9 +104,13 @@ struct AttachCgroup: ParsableCommand {
             if policy == nil, !instance.pins.isLoaded, try change.registry.value(of: .policy) == nil,
                 FileStatus.exists(Instance.defaultPolicyFile)
             {
-                policy = try Policy.read(contentsOf: Instance.defaultPolicyFile)
+                policy = try PolicyFile.read(contentsOf: Instance.defaultPolicyFile)
             }
-            let attached = try change.attach(cgroup, policy: policy, sizes: sizes, guarding: guarding)
+            if let policy {
+                if !force { try change.requireHarmless(policy) }
+                try change.impact(of: policy.policy).report(policy)
+            }
+            let attached = try change.attach(cgroup, policy: policy?.policy, sizes: sizes, guarding: guarding)
             if readers != nil || noGroup { try change.setReaders(readers) }
             return attached
         }

@@ -654,6 +654,35 @@ struct DaemonTests {
         }
     }
 
+    /// A file that would harm open sessions is not applied, unless an administrator has forced it.
+    @Test func reloadRefusesAHarmfulPolicy() throws {
+        try host { host in
+            let sandbox = host.sandbox
+            let harmful = Self.policy(pool: "[203.0.113.16/28]")
+            let file = try sandbox.policyFile(Self.policy(), named: "new.yaml")
+            try host.start(["--policy", file])
+            let ann = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            let session = try #require(try host.event("session_opened").session)
+
+            try harmful.write(toFile: file, atomically: true, encoding: .utf8)
+            host.daemon?.signal(SIGHUP)
+            let refused = try host.event("policy_refused")
+            #expect(refused.message.hasPrefix("policy unchanged: apply policy \(file):"), "\(refused)")
+            #expect(refused.message.contains("(1 open session: \(session))"), "\(refused)")
+            #expect(try !sandbox.mustCtl("policy", "show").stdout.contains("203.0.113"))
+
+            try sandbox.mustCtl("policy", "apply", "--force", file)
+            let hazard = try host.event("policy_hazard")
+            #expect(hazard.message.contains("in no network of eth0"), "\(hazard)")
+            host.daemon?.signal(SIGHUP)
+            try host.event("policy_reloaded")
+            #expect(try sandbox.mustCtl("policy", "show").stdout.contains("203.0.113"))
+            try host.end(ann)
+            try host.event("session_closed")
+        }
+    }
+
     // MARK: Being a daemon
 
     @Test func theSecondDaemonSaysSoAndEnds() throws {
