@@ -50,11 +50,8 @@ package enum PolicyFacts: CheckedSubject {
 
     /// `virtualIP.enabled is true, false in the file`, for each key whose values differ.
     package static func differences(_ inForce: Policy, _ file: Policy) -> [String] {
-        let ours = inForce.values
-        let theirs = file.values
-        return Set(ours.keys).union(theirs.keys).sorted().compactMap { key in
-            ours[key] == theirs[key]
-                ? nil : "\(key) is \(ours[key] ?? "not given"), \(theirs[key] ?? "not given") in the file"
+        inForce.differences(to: file).map {
+            "\($0.key) is \($0.before ?? "not given"), \($0.after ?? "not given") in the file"
         }
     }
 

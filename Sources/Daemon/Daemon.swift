@@ -136,7 +136,7 @@ public final class Daemon {
             let file = try PolicyFile.read(contentsOf: policyFile)
             let changes = try context.change { change throws(Failure) in
                 try change.requireHarmless(file)
-                return try change.apply(file.policy)
+                return try change.apply(file.policy, as: .reload)
             }
             context.troubles.clear(.policyRefused)
             context.log.report(

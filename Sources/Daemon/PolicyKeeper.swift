@@ -4,7 +4,7 @@ import Host
 import Policy
 import Sessions
 
-/// Reports what of the policy in force leaves sessions without an address, or refuses all that they do.
+/// Ends the trial of a policy that is not confirmed in time. Reports what of the policy in force leaves sessions without an address, or refuses all that they do.
 final class PolicyKeeper {
     private let context: KeeperContext
     private var reconciler: Reconciler?
@@ -20,7 +20,17 @@ final class PolicyKeeper {
     func runNow() { reconciler?.runNow() }
 
     private func reconcile() throws(Failure) {
-        let registry = try context.instance.registry()
+        var registry = try context.instance.registry()
+        if let trial = try registry.policyTrial() {
+            let left = trial.left(bootID: try BootID.current())
+            if left == .zero {
+                // Any change ends the trial. The process that waits for the same moment may have done so.
+                try context.change { _ in }
+                registry = try context.instance.registry()
+            } else {
+                reconciler?.run(within: left)
+            }
+        }
         try context.readPolicy(registry)
         var current: Set<Trouble> = []
         for risk in try context.instance.risksInForce(registry, context.netlink) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Glibc
 public import Host
 public import Network
 public import Policy
@@ -20,8 +21,22 @@ public struct PolicyImpact: Sendable {
         }
     }
 
+    /// What changes for sessions that have the same rules, before and after.
+    public struct SessionChange: Sendable {
+        /// The IDs of the sessions.
+        public let sessions: [UInt32]
+        /// The name of the override that holds for them; `nil` if it is the base policy.
+        public let override: (before: String?, after: String?)
+        /// In words; not empty.
+        public let changes: [String]
+    }
+
     /// The hazards in the order of the policy's rules.
     public let risks: [Risk]
+    /// The keys that differ from the policy in force.
+    public internal(set) var differences: [PolicyDifference] = []
+    /// What changes for open sessions, in the order of their IDs. Those for which nothing changes are not in it.
+    public internal(set) var sessionChanges: [SessionChange] = []
 
     /// Those for which the policy is not applied unless that is forced: they are about open sessions, and new to them.
     public var refused: [Risk] { risks.filter { !$0.newSessions.isEmpty } }
@@ -73,27 +88,26 @@ extension Instance {
             return PolicyImpact(risks: found.map { .init(hazard: $0, sessions: [], newSessions: []) })
         }
         let records = try registry.sessions().filter { $0.state == .open && $0.isCgroupThere }
-        guard !records.isEmpty else {
-            return PolicyImpact(risks: found.map { .init(hazard: $0, sessions: [], newSessions: []) })
-        }
         let inForce = try self.policy(registry)
         let before = try hazards(of: inForce)
         let places = try SessionPlaces(records, from: inForce, to: policy)
-        if !state.hasDaemon { found += places.withoutAddress(noPool: found) }
+        // Only root can see whether a daemon runs.
+        if geteuid() == 0, !state.hasDaemon { found += places.withoutAddress(noPool: found) }
+        let risks = found.map { hazard in
+            let concerned = places.all.filter { place in
+                hazard.numbers.contains(place.after)
+                    && (!hazard.isAboutGivenAddresses || place.record.getsAddressByPolicy)
+                    && (hazard.kind != .unaddressedSessions || place.record.addresses.isEmpty)
+            }
+            let new = concerned.filter { place in
+                !before.contains { $0.isSame(as: hazard) && $0.numbers.contains(place.before) }
+                    && (hazard.kind != .unaddressedSessions || places.isNewlyDenied(place))
+            }
+            return PolicyImpact.Risk(
+                hazard: hazard, sessions: concerned.map(\.record.id), newSessions: new.map(\.record.id))
+        }
         return PolicyImpact(
-            risks: found.map { hazard in
-                let concerned = places.all.filter { place in
-                    hazard.numbers.contains(place.after)
-                        && (!hazard.isAboutGivenAddresses || place.record.getsAddressByPolicy)
-                        && (hazard.kind != .unaddressedSessions || place.record.addresses.isEmpty)
-                }
-                let new = concerned.filter { place in
-                    !before.contains { $0.isSame(as: hazard) && $0.numbers.contains(place.before) }
-                        && (hazard.kind != .unaddressedSessions || places.isNewlyDenied(place))
-                }
-                return PolicyImpact.Risk(
-                    hazard: hazard, sessions: concerned.map(\.record.id), newSessions: new.map(\.record.id))
-            })
+            risks: risks, differences: inForce.differences(to: policy), sessionChanges: places.changes)
     }
 
     /// The hazards of the policy in force, with the sessions that they are about.
@@ -140,7 +154,7 @@ private struct SessionPlaces {
     let all: [Place]
     private let former: [Policy.Rules]
     private let next: [Policy.Rules]
-    private let policy: Policy
+    private let formerPolicy, policy: Policy
 
     init(_ records: [SessionRecord], from former: Policy, to next: Policy) throws(Failure) {
         var groups: [String: [String]] = [:]  // looked up once for each user
@@ -154,6 +168,7 @@ private struct SessionPlaces {
         self.all = all
         self.former = former.allRules
         self.next = next.allRules
+        formerPolicy = former
         policy = next
     }
 
@@ -164,6 +179,25 @@ private struct SessionPlaces {
     /// Whether a session without an address is refused what it was not refused before.
     func isNewlyDenied(_ place: Place) -> Bool {
         Self.denies(next[place.after]) && !Self.denies(former[place.before])
+    }
+
+    /// What changes for the sessions.
+    var changes: [PolicyImpact.SessionChange] {
+        struct Pair: Hashable { let before, after: Int }
+        return Dictionary(grouping: all) { Pair(before: $0.before, after: $0.after) }.compactMap { pair, places in
+            func name(_ policy: Policy, _ number: Int) -> String? {
+                number == 0 ? nil : policy.overrides[number - 1].name
+            }
+            let names = (before: name(formerPolicy, pair.before), after: name(policy, pair.after))
+            var changes = former[pair.before].changes(to: next[pair.after])
+            if names.before != names.after {
+                func text(_ name: String?) -> String { name.map { "override \($0)" } ?? "the base policy" }
+                changes.insert("\(text(names.after)) holds in place of \(text(names.before))", at: 0)
+            }
+            guard !changes.isEmpty else { return nil }
+            return PolicyImpact.SessionChange(
+                sessions: places.map(\.record.id).sorted(), override: names, changes: changes)
+        }.sorted { $0.sessions[0] < $1.sessions[0] }
     }
 
     /// The hazards of sessions that nothing gives an address: one for each section of the policy that refuses their

@@ -3,6 +3,7 @@
 import ArgumentParser
 import BPFLoader
 import CVipABI
+import FoundationEssentials
 import Host
 import Network
 import Policy
@@ -63,6 +64,7 @@ struct Status: ParsableCommand {
             payload.policyWarnings = try instance.risksInForce(registry, Netlink()).map {
                 PolicyWarning($0, in: policy)
             }
+            payload.policyOnTrialUntil = try registry.policyTrial()?.endsAt
         } else {
             try instance.pins.requireReadable()
             // Distinguishes a missing BPF file system from one without pins.
@@ -185,13 +187,15 @@ struct StatusPayload: Payload {
     var counters: [Counters] = []
     /// What of the policy in force leaves sessions without an address, or refuses all that they do.
     var policyWarnings: [PolicyWarning] = []
+    /// When the policy before is in force again if the one in force is not confirmed; `nil` if it is not on trial.
+    @Nullable var policyOnTrialUntil: Date?
     /// The guard's hooks that have a link; for the table.
     var guardedHooks: Set<String> = []
 
     private enum CodingKeys: CodingKey {
         case isLoaded, layout, generation, loopbackPrefix, objectId, isThisBuild, sessions, attachments, guarded,
             network
-        case programs, counters, policyWarnings
+        case programs, counters, policyWarnings, policyOnTrialUntil
     }
 
     init(sessions: Int) {
@@ -224,6 +228,9 @@ struct StatusPayload: Payload {
                     "guarded: \(guarded.map { "\($0.cgroup.printableLine): \($0.state)" } ?? "no cgroup")",
                     "IPv6 loopbacks \(loopbackPrefix.map { "in \($0)" } ?? "none")",
                     "\(sessions) sessions, policy generation \(generation ?? 0), programs are \(build)",
-                ] + policyWarnings.map { "policy: \($0.key): \($0.message); \($0.hint)".printableLine })
+                ]
+                + (policyOnTrialUntil.map {
+                    ["policy: on trial until \($0.formatted(.iso8601)); keep it: vip-bpfctl policy confirm"]
+                } ?? []) + policyWarnings.map { "policy: \($0.key): \($0.message); \($0.hint)".printableLine })
     }
 }

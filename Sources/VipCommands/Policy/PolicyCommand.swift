@@ -8,8 +8,11 @@ import SystemPackage
 struct PolicyCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "policy",
-        abstract: "Apply, check or show a policy.",
-        subcommands: [PolicyApply.self, PolicyCheck.self, PolicyShow.self]
+        abstract: "Apply, check, compare or show a policy, or go back to an earlier one.",
+        subcommands: [
+            PolicyApply.self, PolicyCheck.self, PolicyDiff.self, PolicyShow.self, PolicyHistory.self,
+            PolicyRollback.self, PolicyConfirm.self, PolicyAwait.self,
+        ]
     )
 }
 

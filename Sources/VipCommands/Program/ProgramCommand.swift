@@ -56,7 +56,7 @@ extension InstanceOptions {
             let name = "(policy in force, edited)"
             policy = try Policy.read(yaml: policy.yaml(), file: name)
             if !isForced { try change.requireHarmless(PolicyFile(policy, named: name)) }
-            return try change.apply(policy)
+            return try change.apply(policy, as: .edit)
         }
     }
 }

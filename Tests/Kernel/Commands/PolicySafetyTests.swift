@@ -213,7 +213,8 @@ struct PolicySafetyTests: CommandHost {
             let user = "setpriv --reuid 65534 --regid 65534 --clear-groups --"
             func check(_ file: String) throws -> String {
                 try sandbox.sh(
-                    "\(user) '\(Build.controller.path)' policy check '\(file)' --state '\(sandbox.stateDirectory)' 2>&1")
+                    "\(user) '\(Build.controller.path)' policy check '\(file)' --state '\(sandbox.stateDirectory)' 2>&1"
+                )
             }
             let said = try check(file)
             #expect(said.contains("warning: virtualIP.addresses.pool: ") && !said.contains("open session"), "\(said)")
@@ -241,6 +242,84 @@ struct PolicySafetyTests: CommandHost {
             let closed = try sandbox.sh("'\(Build.controller.path)' policy check - <&- 2>&1 || echo code $?")
             #expect(
                 closed.contains("read policy <stdin>: bad file descriptor") && closed.contains("code 1"), "\(closed)")
+        }
+    }
+
+    // MARK: Before it is applied
+
+    @Test("says what a policy would change, and for which sessions")
+    func comparesPolicies() throws {
+        let override = "overrides: [{name: a, virtualLoopback: {enabled: true, programs: [java]}}]\n"
+        try attached("\(Self.policy)\n\(override)") { sandbox in
+            let shown = try sandbox.policyFile(sandbox.mustCtl("policy", "show").stdout, named: "shown.yaml")
+            let same = try sandbox.mustCtl("policy", "diff", shown)
+            #expect(same.stdout == "the policy in force is that of \(shown); nothing changes\n" && same.stderr.isEmpty)
+            for (user, options) in [("ann", []), ("ben", []), ("eve", ["--policy", "a"])] {
+                let opened = try sandbox.ctl(
+                    ["session", "open", "--cgroup", sandbox.cgroup("attached/\(user)")] + options)
+                #expect(opened.status == 0, "\(opened)")
+            }
+            let file = try sandbox.policyFile("\(Self.all[0].yaml)\(override)", named: "new.yaml")
+            let before = try snapshot(sandbox)
+            for arguments in [["policy", "diff", file], ["policy", "apply", "--dry-run", "--force", file]] {
+                let text = try sandbox.ctl(arguments)
+                #expect(text.status == 0, "\(text)")
+                let words = text.stdout.split(separator: "\n").map { $0.split(separator: " ").joined(separator: " ") }
+                #expect(words.first == "KEY IN FORCE NEW", "\(text)")
+                #expect(words.contains("virtualLoopback.enabled true false"), "\(text)")
+                #expect(words.contains("sessions 2, 3: virtualLoopback no longer applies to all programs"), "\(text)")
+                let source = "addresses from no pool, not from 198.51.100.16-198.51.100.23 on eth0"
+                #expect(
+                    text.stdout.contains("session 4 (override a): sessions that are opened from now on get \(source)"))
+                #expect(!text.stdout.contains("session 4 (override a): virtualLoopback"), "\(text)")
+                #expect(text.stderr.contains("warning: virtualIP.addresses.pool: "), "\(text)")
+                #expect(text.stderr.contains("(3 open sessions: 2, 3, 4)"), "\(text)")
+
+                let json = try sandbox.ctl(arguments + ["--json"])
+                struct Difference: Decodable {
+                    struct Key: Decodable { let key: String, before, after: String? }
+                    struct Session: Decodable { let ids: [UInt32], overrideAfter: String?, changes: [String] }
+                    let file: String, keys: [Key], sessions: [Session], isRefused: Bool
+                }
+                let document: Difference = try json.decode()
+                #expect(document.file == file && document.isRefused && json.stderr.isEmpty, "\(json)")
+                #expect(document.sessions.map(\.ids) == [[2, 3], [4]], "\(json)")
+                #expect(document.sessions.map(\.overrideAfter) == [nil, "a"], "\(json)")
+                let interface = document.keys.first { $0.key == "virtualIP.addresses.interface" }
+                #expect(interface?.before == "eth0" && interface?.after == nil && interface != nil, "\(json)")
+            }
+            let input = try sandbox.ctl(["policy", "diff", "-"], input: "isolation: maybe\n")
+            #expect(input.status == 1 && input.stderr.hasPrefix("<stdin>:1:12: "), "\(input)")
+            #expect(try snapshot(sandbox) == before)
+        }
+    }
+
+    @Test("tries a policy without applying it")
+    func triesAPolicy() throws {
+        try attached { sandbox in
+            _ = try sandbox.openSession("attached/ann", id: 7)
+            let good = try sandbox.policyFile("\(Self.policy)\nisolation: false\n", named: "good.yaml")
+            let before = try snapshot(sandbox)
+            let tried = try sandbox.mustCtl("policy", "apply", "--dry-run", good)
+            #expect(tried.stdout.contains("isolation") && tried.stderr.isEmpty, "\(tried)")
+            let harmful = try sandbox.policyFile(Self.all[0].yaml, named: "harmful.yaml")
+            let refused = try sandbox.ctl("policy", "apply", "--dry-run", harmful)
+            #expect(refused.status == 1 && refused.stderr.contains("use --force"), "\(refused)")
+            #expect(try sandbox.ctl("policy", "apply", "--dry-run", harmful, "--json").status == 1)
+            // What only an application finds.
+            let names = (0..<20_000).map { "p\($0)" }.joined(separator: ",")
+            let large = "virtualLoopback: {enabled: true, programs: [\(names)]}"
+            let prefix = "virtualLoopback: {prefix: \"fd12:3456:789a::/48\"}"
+            for (yaml, words) in [(large, "do not fit map"), (prefix, "which 1 open sessions use")] {
+                let file = try sandbox.policyFile(yaml, named: "bad.yaml")
+                let options = ["policy", "apply", "--dry-run", "--force", file]
+                try refuses(sandbox, options, code: 1, words)
+            }
+            #expect(try snapshot(sandbox) == before)
+        }
+        try Sandbox.with { sandbox in
+            let file = try sandbox.policyFile(Self.policy)
+            try refuses(sandbox, ["policy", "apply", "--dry-run", file], code: 1, "attach")
         }
     }
 }

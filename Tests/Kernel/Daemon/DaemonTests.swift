@@ -683,6 +683,22 @@ struct DaemonTests {
         }
     }
 
+    /// The daemon puts the former policy in force again, also if the process that waits for that was killed.
+    @Test func endsTheTrialOfAPolicy() throws {
+        try host { host in
+            let sandbox = host.sandbox
+            try host.start()
+            let other = try sandbox.policyFile(Self.policy(unit: "sessionScope"), named: "other.yaml")
+            try sandbox.mustCtl("policy", "apply", "--confirm", "2", other)
+            try sandbox.sh(
+                "for pid in $(cat '\(sandbox.cgroup)/control/cgroup.procs'); do "
+                    + "! grep -qs 'await-confirmatio[n]' /proc/$pid/cmdline || kill -9 $pid; done")
+            let event = try host.event("warning") { $0.message.contains("not confirmed in time") }
+            #expect(event.priority == 4, "\(event)")
+            #expect(try sandbox.mustCtl("policy", "show").stdout.contains("userSlice"))
+        }
+    }
+
     // MARK: Being a daemon
 
     @Test func theSecondDaemonSaysSoAndEnds() throws {
