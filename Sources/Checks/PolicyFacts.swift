@@ -3,6 +3,7 @@
 import BPFLoader
 import CVipABI
 import Host
+import Network
 package import Policy
 import PolicyMaps
 import Sessions
@@ -21,9 +22,18 @@ package enum PolicyFacts: CheckedSubject {
             guard host.instance.pins.isLoaded else {
                 return file.map { _ in [.good(subject, "\(path) is well-formed; nothing is attached")] } ?? []
             }
-            let inForce = try host.instance.policy(host.instance.registry())
-            return [against(file, path, inForce)] + (try inMaps(host.instance, inForce))
+            let registry = try host.instance.registry()
+            let inForce = try host.instance.policy(registry)
+            let risks = try host.instance.risksInForce(registry, Netlink())
+            return [against(file, path, inForce)] + (try inMaps(host.instance, inForce)) + risks.map(fact)
         }
+    }
+
+    /// What of the policy in force leaves sessions without an address, or refuses all that they do.
+    private static func fact(_ risk: PolicyImpact.Risk) -> CheckedFact {
+        let hazard = risk.hazard
+        let note = risk.sessions.isEmpty ? "" : " (\(risk.sessions.count.openSessions): \(risk.sessions.few))"
+        return .warning(subject, "\(hazard.key): \(hazard.message)\(note)", fix: hazard.hint)
     }
 
     private static func against(_ file: Policy?, _ path: FilePath, _ inForce: Policy) -> CheckedFact {
@@ -40,11 +50,8 @@ package enum PolicyFacts: CheckedSubject {
 
     /// `virtualIP.enabled is true, false in the file`, for each key whose values differ.
     package static func differences(_ inForce: Policy, _ file: Policy) -> [String] {
-        let ours = inForce.values
-        let theirs = file.values
-        return Set(ours.keys).union(theirs.keys).sorted().compactMap { key in
-            ours[key] == theirs[key]
-                ? nil : "\(key) is \(ours[key] ?? "not given"), \(theirs[key] ?? "not given") in the file"
+        inForce.differences(to: file).map {
+            "\($0.key) is \($0.before ?? "not given"), \($0.after ?? "not given") in the file"
         }
     }
 

@@ -42,6 +42,7 @@ public final class Daemon {
     private let programs: ProgramKeeper
     private let wildcards: WildcardKeeper
     private let leases: LeaseKeeper
+    private let policy: PolicyKeeper
     private let status: StatusFile
 
     /// The interval at which everything is checked. Some changes raise no event, such as those of a program on a
@@ -58,14 +59,22 @@ public final class Daemon {
         programs = try ProgramKeeper(context)
         wildcards = try WildcardKeeper(context)
         leases = try LeaseKeeper(context, runtime: runtime.appending("leases"))
+        policy = try PolicyKeeper(context)
         status = StatusFile(runtime)
         context.registryChanged = { [sessions] in sessions.runSoon() }
-        context.policyChanged = { [programs] in programs.runNow() }
+        context.policyChanged = { [context, programs, policy] in
+            context.troubles.clear(.policyRefused)
+            programs.runNow()
+            policy.runNow()
+        }
         sessions.reconciled = { [leases, conflicts] records in
             leases.sessionsReconciled(records)
             conflicts.follow(records)
         }
-        addresses.interfacesFollowed = { [conflicts] records in conflicts.follow(records) }
+        addresses.interfacesFollowed = { [conflicts, policy] records in
+            conflicts.follow(records)
+            policy.runNow()
+        }
         addresses.interfacesRenamed = { [leases] names in leases.interfacesRenamed(names) }
     }
 
@@ -117,21 +126,30 @@ public final class Daemon {
         programs.runNow()
         sessions.runNow()
         wildcards.runNow()
+        policy.runNow()
     }
 
-    /// Applies the policy file.
+    /// Applies the policy file, unless it would leave open sessions without an address, or refuse all that they do.
     private func reload() {
         ServiceManager.notifyReloading()
         do throws(Failure) {
-            let policy = try Policy.read(contentsOf: policyFile)
-            let changes = try context.change { change throws(Failure) in try change.apply(policy) }
+            let file = try PolicyFile.read(contentsOf: policyFile)
+            let changes = try context.change { change throws(Failure) in
+                try change.requireHarmless(file)
+                return try change.apply(file.policy, as: .reload)
+            }
+            context.troubles.clear(.policyRefused)
             context.log.report(
                 Event(
                     .policyReloaded, "applied policy \(policyFile), generation \(changes.generation)",
                     priority: .notice))
         } catch {
-            context.log.report(
-                Event(.error, "policy unchanged: \(error)", priority: .error, reason: error.reason))
+            let isHarmful = error.code == .harmfulPolicy
+            let event = Event(
+                isHarmful ? .policyRefused : .error, "policy unchanged: \(error)", priority: .error,
+                reason: error.reason)
+            context.log.report(event)
+            if isHarmful { context.troubles.note(.policyRefused, event.message) }
         }
         runAll()
         ServiceManager.notify("READY=1")

@@ -41,7 +41,9 @@ final class ProgramKeeper {
             context.troubles.clear(.programWatches)
         }
         guard !paths.isEmpty, !(try instance.knowsPrograms(of: policy)) else { return }
-        try context.change { change throws(Failure) in _ = try change.apply(instance.policy(change.registry)) }
+        try context.change { change throws(Failure) in
+            _ = try change.apply(instance.policy(change.registry), as: .reload)
+        }
         context.log.report(
             Event(.programsRefreshed, "listed programs were replaced on disk; maps updated", priority: .notice))
     }

@@ -2,6 +2,7 @@
 
 import Host
 import Network
+import Policy
 import Sessions
 import SystemPackage
 
@@ -29,6 +30,12 @@ enum Trouble: Hashable {
     case programWatches
     /// Programs outside sessions send from sessions' addresses.
     case borrowedSource(BorrowedSource)
+    /// The policy in force cannot be looked at.
+    case policy
+    /// The policy file was not applied, because it would harm open sessions.
+    case policyRefused
+    /// The policy in force leaves sessions without an address, or refuses all that they do.
+    case hazard(PolicyHazard.Kind, subject: String)
     /// A warning of a change. It is not counted.
     case warning(String)
 }

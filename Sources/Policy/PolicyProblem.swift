@@ -18,11 +18,12 @@ public struct PolicyProblem: Error, Hashable, Sendable {
     public let hint: String?
 
     /// `FILE:LINE:COLUMN`, or `FILE`.
-    private var place: String {
+    public var place: String {
         if let line, let column { "\(file):\(line):\(column)" } else { file }
     }
 
-    private var messageOfKey: String { key.map { "\($0): \(message)" } ?? message }
+    /// `KEY: MESSAGE`, or `MESSAGE`.
+    public var messageOfKey: String { key.map { "\($0): \(message)" } ?? message }
 
     /// The problem as the reason why the file could not be read.
     ///

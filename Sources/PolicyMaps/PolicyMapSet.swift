@@ -77,9 +77,7 @@ public struct PolicyMapSet: ~Copyable {
     /// generation puts it in force for all sessions. If a write before that store fails, the old policy stays in force
     /// unchanged, and the next attempt overwrites what was written.
     public func apply(_ desired: DesiredRows) throws(Failure) -> Changes {
-        try requireRoom(for: desired.names, in: names)
-        try requireRoom(for: desired.scripts, in: scripts)
-        try requireRoom(for: desired.files, in: files)
+        try requireRoom(for: desired)
         var changes = Changes()
         var row = try configuration()
         let bank = Int((row.generation &+ 1) & 1)
@@ -144,6 +142,13 @@ public struct PolicyMapSet: ~Copyable {
         changes.removed += try remove(staleFiles, from: files)
         try configure { $0.setLevels(Set(desired.levels)) }
         return changes
+    }
+
+    /// Throws if the lists have no room. ``apply(_:)`` calls it first.
+    public func requireRoom(for desired: DesiredRows) throws(Failure) {
+        try requireRoom(for: desired.names, in: names)
+        try requireRoom(for: desired.scripts, in: scripts)
+        try requireRoom(for: desired.files, in: files)
     }
 
     /// Throws if a list has no room: for a moment, it contains the rows of the policy in force and of the next one.

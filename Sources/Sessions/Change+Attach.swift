@@ -42,6 +42,7 @@ extension Change {
         try pins.requireBPFFS()
         let coming = if let policy { policy } else { try instance.policy(registry) }
         try settings.check(coming, hostAddresses())
+        try requireNoTrial(coming)
         let live = try pins.attachments()
         for attachment in try registry.attachments() {
             guard attachment.cgroupID != cgroup.id, live[attachment.cgroupID] != nil,
@@ -89,9 +90,9 @@ extension Change {
             try requireRoomForAttached(for: coming)
             // Generation 0: the maps were created by a command that was killed before this step.
             if let policy {
-                try apply(policy)
+                try apply(policy, as: .attach)
             } else if try PolicyMapSet(pins).configuration().generation == 0 {
-                try apply(coming)
+                try apply(coming, as: .attach)
             } else {
                 let prefix = try settings.prepare(for: coming, warnings: &warnings)
                 try PolicyMapSet(pins).setLoopbackPrefix(prefix)
@@ -204,6 +205,7 @@ extension Change {
         }
         try settings.undo()
         try pins.removeAll()
+        if let trial = try registry.policyTrial() { try forget(trial) }
         for setting in [Registry.Setting.policy, .pendingPolicy, .pins, .network, .routeNote, .readers, .guarded] {
             try registry.set(setting, to: nil)
         }

@@ -57,6 +57,13 @@ public struct Event: Sendable, Hashable {
         /// The host's own addresses have changed, and the maps were updated.
         public static let hostAddresses = Kind(rawValue: "host_addresses")
         public static let policyReloaded = Kind(rawValue: "policy_reloaded")
+        /// A policy file was not applied, because it would leave open sessions without an address, or refuse all that
+        /// they do.
+        public static let policyRefused = Kind(rawValue: "policy_refused")
+        /// A policy was not confirmed in time, and the one before is in force again.
+        public static let policyReverted = Kind(rawValue: "policy_reverted")
+        /// The policy in force leaves sessions without an address, or refuses all that they do.
+        public static let policyHazard = Kind(rawValue: "policy_hazard")
         /// The files of listed programs were replaced, and match again.
         public static let programsRefreshed = Kind(rawValue: "programs_refreshed")
         public static let logindLost = Kind(rawValue: "logind_lost")

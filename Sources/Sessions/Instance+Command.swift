@@ -2,6 +2,8 @@
 
 package import Host
 package import Logging
+import Network
+import Policy
 
 /// What a command does, which reports warnings to whoever called it.
 extension Instance {
@@ -22,8 +24,22 @@ extension Instance {
         let opened = try open(logger, requests: requests)
         EventLog.reportOfCommand(Event.opening(of: opened))
         let found = opened.conflicts.map(\.message) + opened.squatters.map(\.message)
-        for warning in found + opened.warnings { logger.warning("\(warning)") }
+        for warning in found + opened.warnings + risks(of: opened.records) { logger.warning("\(warning)") }
         return opened
+    }
+
+    /// What of the policy in force may keep the sessions from what they ask for. The opening itself reports that there
+    /// is no pool.
+    private func risks(of records: [SessionRecord]) -> [String] {
+        let ids = Set(records.map(\.id))
+        guard !ids.isEmpty, let registry = try? registry(), let netlink = try? Netlink(),
+            let policy = try? policy(registry), let risks = try? risksInForce(registry, netlink)
+        else { return [] }
+        let file = PolicyFile(policy, named: "the policy in force")
+        return risks.filter {
+            ![.noPool, .unaddressedSessions].contains($0.hazard.kind) && !ids.isDisjoint(with: $0.sessions)
+        }
+        .map { "\(file.problem($0.hazard))" }
     }
 
     /// Waits until the daemon has leased the address of a new session, so that the session's first program has it.

@@ -61,9 +61,12 @@ public struct Instance: Sendable {
     ///   - logger: receives what was repaired.
     ///   - repairing: `false` for the change that removes everything, which must work in any state.
     public func change(_ logger: Logger, repairing: Bool = true) throws(Failure) -> Change {
-        let change = try Change(self, logger)
+        var change = try Change(self, logger)
         try change.requireSamePlace()
-        if repairing { try change.repair() }
+        if repairing {
+            try change.repair()
+            try change.settleTrial()
+        }
         return change
     }
 

@@ -22,6 +22,9 @@ extension Registry {
         /// The generation that the maps have once it is in force.
         let generation: UInt32
         let policy: Policy
+        /// For the history; `nil` if an earlier version has written it.
+        var action: PolicyAction?
+        var author: PolicyAuthor?
     }
 
     /// The value of a setting; `nil` if it has none.
@@ -60,16 +63,25 @@ extension Registry {
     }
 
     /// Records the policy that is being applied; `nil` for none.
-    func set(pending: PendingPolicy?) throws(Failure) {
+    ///
+    /// - Parameter trial: the note of its trial; `nil` leaves the present one.
+    func set(pending: PendingPolicy?, trial: PolicyTrial? = nil) throws(Failure) {
         try write("register the pending policy") { db in
             try Self.set(.pendingPolicy, to: pending.map(Self.json), db)
+            if let trial { try Self.set(.policyTrial, to: Self.json(trial), db) }
         }
     }
 
-    /// Records the policy in force, and the settings that the registry itself uses.
-    func set(_ policy: Policy, at now: Moment) throws(Failure) {
+    /// Records the policy in force, its place in the history, and the settings that the registry itself uses.
+    func set(
+        _ policy: Policy, at now: Moment, as action: PolicyAction = .apply, by author: PolicyAuthor = .current()
+    ) throws(Failure) {
+        let inForce = try? self.policy()
+        let history = try Self.history(
+            policyHistory(), inForce: inForce, adding: policy, at: now.date, action, by: author)
         try write("register the policy") { db in
             try Self.set(.policy, to: Self.json(policy), db)
+            try Self.set(.policyHistory, to: Self.json(history), db)
             try Self.set(.historyDays, to: "\(policy.history.retentionDays)", db)
             // Without a limit: an administrator who keeps a shorter history wants the rest removed.
             try Self.prune(db, at: now, limit: .max)

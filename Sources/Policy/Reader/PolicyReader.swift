@@ -37,10 +37,25 @@ extension Policy {
     ///
     /// - Throws: `Failure` if the file is missing or cannot be read (exit code 77 if the permission is missing).
     public static func check(contentsOf path: FilePath) throws(Failure) -> Result<Policy, PolicyProblems> {
-        let file = path.string
+        try PolicyFile.check(contentsOf: path).map(\.policy)
+    }
+
+    /// Reads the text of a policy file, and finds all of its problems. The parameters are those of `read(yaml:file:)`.
+    public static func check(yaml: String, file: String) -> Result<Policy, PolicyProblems> {
+        PolicyFile.check(yaml: yaml, file: file).map(\.policy)
+    }
+}
+
+extension PolicyFile {
+    /// Reads a policy file, and finds all of its problems.
+    ///
+    /// - Parameter path: ``standardInput`` for standard input.
+    /// - Throws: `Failure` if the file is missing or cannot be read (exit code 77 if the permission is missing).
+    public static func check(contentsOf path: FilePath) throws(Failure) -> Result<PolicyFile, PolicyProblems> {
+        let file = path == standardInput ? "<stdin>" : path.string
         let bytes: [UInt8]
         do {
-            bytes = try readBytes(path, limit: sizeLimit + 1)
+            bytes = try readBytes(path, limit: Policy.sizeLimit + 1)
         } catch {
             let what = "read policy \(file)"
             switch error {
@@ -49,13 +64,13 @@ extension Policy {
             case .notRegularFile, .noSuchAddressOrDevice:
                 throw Failure(
                     .failed, what, "it is not a regular file",
-                    hint: "put the policy into one, or give it on standard input: /dev/stdin")
+                    hint: "put the policy into one, or give it on standard input: -")
             default: throw Failure(what, errno: error)
             }
         }
         let problems = FoundProblems(file: file)
         // Check the size before the encoding, because the text may be cut inside a character.
-        guard bytes.count <= sizeLimit else { return tooLarge(problems) }
+        guard bytes.count <= Policy.sizeLimit else { return tooLarge(problems) }
         guard let text = String(validating: bytes, as: UTF8.self) else {
             problems.report("it is not UTF-8", at: markOfInvalidUTF8(bytes), hint: "save it as UTF-8")
             return .failure(PolicyProblems(problems.sorted))
@@ -63,20 +78,22 @@ extension Policy {
         return check(yaml: text, file: file)
     }
 
-    /// Reads the text of a policy file, and finds all of its problems. The parameters are those of `read(yaml:file:)`.
-    public static func check(yaml: String, file: String) -> Result<Policy, PolicyProblems> {
+    /// Reads the text of a policy file, and finds all of its problems. The parameters are those of
+    /// ``Policy/read(yaml:file:)``.
+    public static func check(yaml: String, file: String) -> Result<PolicyFile, PolicyProblems> {
         let problems = FoundProblems(file: file)
-        guard yaml.utf8.count <= sizeLimit else { return tooLarge(problems) }
+        guard yaml.utf8.count <= Policy.sizeLimit else { return tooLarge(problems) }
         var policy = Policy()
         do throws(YAMLError) {
             if let root = try YAMLNode(document: yaml) { policy.read(PolicyValue(root: root, problems)) }
         } catch {
             problems.report(error.message, at: error.mark, hint: error.hint)
         }
-        return problems.all.isEmpty ? .success(policy) : .failure(PolicyProblems(problems.sorted))
+        guard problems.all.isEmpty else { return .failure(PolicyProblems(problems.sorted)) }
+        return .success(PolicyFile(policy, file, problems.places, problems.keyPlaces))
     }
 
-    private static func tooLarge(_ problems: FoundProblems) -> Result<Policy, PolicyProblems> {
+    private static func tooLarge(_ problems: FoundProblems) -> Result<PolicyFile, PolicyProblems> {
         problems.report("it is larger than 1 MiB", at: nil)
         return .failure(PolicyProblems(problems.all))
     }
@@ -94,6 +111,8 @@ private func isOwnDescriptor(_ path: FilePath) -> Bool {
 
 private func readBytes(_ path: FilePath, limit: Int) throws(Errno) -> [UInt8] {
     do {
+        // Not by /dev/stdin, which cannot be opened if it is a socket.
+        if path == PolicyFile.standardInput { return try readBytes(.standardInput, limit: limit) }
         let isOwn = isOwnDescriptor(path)
         // A pipe that nobody writes to would be waited for, and to open a device may do something.
         var options: FileDescriptor.OpenOptions = [.closeOnExec]
@@ -107,16 +126,7 @@ private func readBytes(_ path: FilePath, limit: Int) throws(Errno) -> [UInt8] {
             case S_IFDIR: throw Errno.isDirectory
             default: guard isOwn else { throw Errno.notRegularFile }
             }
-            var bytes = [UInt8](repeating: 0, count: limit)
-            var count = 0
-            while count < limit {
-                let more = try bytes.withUnsafeMutableBytes {
-                    try file.read(into: UnsafeMutableRawBufferPointer(rebasing: $0[count...]))
-                }
-                if more == 0 { break }
-                count += more
-            }
-            return Array(bytes[..<count])
+            return try readBytes(file, limit: limit)
         }
     } catch let error as Errno {
         throw error
@@ -124,6 +134,19 @@ private func readBytes(_ path: FilePath, limit: Int) throws(Errno) -> [UInt8] {
         // swift-system throws no other errors, but its closures are untyped.
         throw .ioError
     }
+}
+
+private func readBytes(_ file: FileDescriptor, limit: Int) throws -> [UInt8] {
+    var bytes = [UInt8](repeating: 0, count: limit)
+    var count = 0
+    while count < limit {
+        let more = try bytes.withUnsafeMutableBytes {
+            try file.read(into: UnsafeMutableRawBufferPointer(rebasing: $0[count...]))
+        }
+        if more == 0 { break }
+        count += more
+    }
+    return Array(bytes[..<count])
 }
 
 /// The place of the first byte that is not part of a valid character.

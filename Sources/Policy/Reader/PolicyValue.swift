@@ -6,10 +6,14 @@ import Host
 // Scalars follow YAML 1.2's core schema (chapter 10.3): only true and false are booleans; yes, no, on and off are
 // texts.
 
-/// Collects the problems of one file.
+/// Collects the problems of one file, and the places of its values.
 final class FoundProblems {
     private let file: String
     private(set) var all: [PolicyProblem] = []
+    /// Where each value is, by the path of its key.
+    fileprivate(set) var places: [String: YAMLNode.Mark] = [:]
+    /// Where each key itself is, by its path.
+    fileprivate(set) var keyPlaces: [String: YAMLNode.Mark] = [:]
 
     init(file: String) {
         self.file = file
@@ -64,6 +68,7 @@ struct PolicyValue {
         self.path = path
         self.key = key
         self.problems = problems
+        problems.places[path] = node.mark
     }
 
     var line: Int { node.mark.line }
@@ -282,6 +287,7 @@ struct PolicyValue {
                 continue
             }
             lines[name] = keyNode.mark.line
+            problems.keyPlaces[path] = keyNode.mark
             values[name] = PolicyValue(
                 node: node, path: path, key: key.isEmpty ? name : "\(key).\(name)", problems: problems)
         }

@@ -5,7 +5,7 @@ import CYAML
 /// A node of a YAML document as it is written: aliases are not resolved, and a mapping may have a key twice.
 struct YAMLNode {
     /// A place in the text, counted from 1; columns count Unicode scalars.
-    struct Mark: Comparable {
+    struct Mark: Comparable, Sendable {
         let line: Int
         let column: Int
 

@@ -17,10 +17,11 @@ struct AttachCgroup: ParsableCommand {
             nothing. After an upgrade it replaces the old programs; one of the two is attached at every moment.
 
             Without --policy, the policy in force stays. The first attach uses /etc/vip-bpf/policy.yaml if it exists, \
-            else a policy with both features off.
+            else a policy with both features off. A policy that would leave open sessions without an address, or \
+            refuse all that they do, is refused without --force, as by 'policy apply'.
 
             Only root may read the record of sessions. With --group, members of that group may read it as well \
-            (session list, session show, who, policy show), until --no-group, another --group or 'detach --all'.
+            (session list, session show, who, policy show, top), until --no-group, another --group or 'detach --all'.
 
             By default, programs in no session are not restricted. --guard names a cgroup: programs of ordinary users \
             below it that are in no session cannot bind or send from a session's address, nor reach a session's \
@@ -42,6 +43,9 @@ struct AttachCgroup: ParsableCommand {
         help: ArgumentHelp("Apply this policy file.", valueName: "file"),
         completion: .file(extensions: ["yaml", "yml"]))
     var policy: String?
+
+    @Flag(help: "Apply it also if it leaves open sessions without an address, or refuses all that they do.")
+    var force = false
 
     @Option(
         help: ArgumentHelp(
@@ -69,6 +73,7 @@ struct AttachCgroup: ParsableCommand {
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
+        if force, policy == nil { throw ValidationError("--force is for --policy") }
         if group != nil, noGroup { throw ValidationError("use either --group or --no-group") }
         if guarded != nil, noGuard { throw ValidationError("use either --guard or --no-guard") }
         if let maxSessions, !MapSizes.allowed.contains(maxSessions) {
@@ -83,7 +88,7 @@ struct AttachCgroup: ParsableCommand {
             if let guarded { .cgroup(try Cgroup(path: FilePath(guarded))) } else { noGuard ? .none : .unchanged }
         let instance = options.instance
         try instance.pins.requireBPFFS()
-        let file = try policy.map { text throws(Failure) in try Policy.read(contentsOf: FilePath(text)) }
+        let file = try policy.map { text throws(Failure) in try PolicyFile.read(contentsOf: FilePath(text)) }
         let readers = try group.map { name throws(Failure) in try RecordReaders(group: name) }
         var sizes = MapSizes.default
         if let maxSessions { sizes.sessions = maxSessions }
@@ -92,9 +97,13 @@ struct AttachCgroup: ParsableCommand {
             if policy == nil, !instance.pins.isLoaded, try change.registry.value(of: .policy) == nil,
                 FileStatus.exists(Instance.defaultPolicyFile)
             {
-                policy = try Policy.read(contentsOf: Instance.defaultPolicyFile)
+                policy = try PolicyFile.read(contentsOf: Instance.defaultPolicyFile)
             }
-            let attached = try change.attach(cgroup, policy: policy, sizes: sizes, guarding: guarding)
+            if let policy {
+                if !force { try change.requireHarmless(policy) }
+                try change.impact(of: policy.policy).report(policy)
+            }
+            let attached = try change.attach(cgroup, policy: policy?.policy, sizes: sizes, guarding: guarding)
             if readers != nil || noGroup { try change.setReaders(readers) }
             return attached
         }

@@ -3,7 +3,9 @@
 import ArgumentParser
 import BPFLoader
 import CVipABI
+import FoundationEssentials
 import Host
+import Network
 import Policy
 import PolicyMaps
 import Sessions
@@ -59,6 +61,11 @@ struct Status: ParsableCommand {
             let network = try instance.pins.networkAttachments()
             payload.network = Hook.ofNetwork.map { StatusPayload.NetworkLink(hook: $0.name, link: network[$0.name]) }
             payload.programs = Hook.all.map { StatusPayload.Program(hook: $0.name, id: programs[$0.name]) }
+            let policy = PolicyFile(try instance.policy(registry), named: "the policy in force")
+            payload.policyWarnings = try instance.risksInForce(registry, Netlink()).map {
+                PolicyWarning($0, in: policy)
+            }
+            payload.policyOnTrialUntil = try registry.policyTrial()?.endsAt
         } else {
             try instance.pins.requireReadable()
             // Distinguishes a missing BPF file system from one without pins.
@@ -179,13 +186,17 @@ struct StatusPayload: Payload {
     var network: [NetworkLink] = []
     var programs: [Program] = []
     var counters: [Counters] = []
+    /// What of the policy in force leaves sessions without an address, or refuses all that they do.
+    var policyWarnings: [PolicyWarning] = []
+    /// When the policy before is in force again if the one in force is not confirmed; `nil` if it is not on trial.
+    @Nullable var policyOnTrialUntil: Date?
     /// The guard's hooks that have a link; for the table.
     var guardedHooks: Set<String> = []
 
     private enum CodingKeys: CodingKey {
         case isLoaded, layout, generation, loopbackPrefix, objectId, isThisBuild, sessions, attachments, guarded,
             network
-        case programs, counters
+        case programs, counters, policyWarnings, policyOnTrialUntil
     }
 
     init(sessions: Int) {
@@ -218,6 +229,9 @@ struct StatusPayload: Payload {
                     "guarded: \(guarded.map { "\($0.cgroup.printableLine): \($0.state)" } ?? "no cgroup")",
                     "IPv6 loopbacks \(loopbackPrefix.map { "in \($0)" } ?? "none")",
                     "\(sessions) sessions, policy generation \(generation ?? 0), programs are \(build)",
-                ])
+                ]
+                + (policyOnTrialUntil.map {
+                    ["policy: on trial until \($0.formatted(.iso8601)); keep it: vip-bpfctl policy confirm"]
+                } ?? []) + policyWarnings.map { "policy: \($0.key): \($0.message); \($0.hint)".printableLine })
     }
 }

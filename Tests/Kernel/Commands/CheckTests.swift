@@ -87,7 +87,7 @@ struct CheckTests {
     @Test func aListedFileThatWasReplaced() throws {
         try Sandbox.with { sandbox in
             let path = "\(sandbox.directory)/bin/app"
-            let yaml = "virtualIP: {enabled: true, programs: [\(path)]}\n"
+            let yaml = "virtualIP: {enabled: true, programs: [\(path)], addresses: {pool: [198.51.100.16]}}\n"
             try sandbox.sh("install -m 755 /bin/true '\(path)'")
             try sandbox.mustCtl("attach", "cgroup", sandbox.attached, "--policy", sandbox.policyFile(yaml))
             #expect(try !check(sandbox, "policy").contains { $0.verdict != "good" })

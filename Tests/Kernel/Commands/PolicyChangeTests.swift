@@ -50,7 +50,7 @@ struct PolicyChangeTests: CommandHost {
             {"column":12,"file":"\(file)","hint":"write true","key":"isolation","line":3,\
             "message":"expected true or false, found the text 'yes'"},\
             {"column":1,"file":"\(file)","hint":"the keys here are \(sections)","key":"colour","line":4,\
-            "message":"there is no such key"}],"verdict":"bad"}
+            "message":"there is no such key"}],"verdict":"bad","warnings":[]}
 
             """
         let before = try snapshot(sandbox)

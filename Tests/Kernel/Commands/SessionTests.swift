@@ -97,7 +97,7 @@ struct SessionTests: CommandHost {
             let bob = try sandbox.openSession("attached/bob", id: 8)
             _ = try sandbox.cgroup("attached/bob/below")
             for mode in ["perSession", "perProgram"] {
-                try sandbox.mustCtl("policy", "apply", sandbox.policyFile(policy(mode)))
+                try sandbox.mustCtl("policy", "apply", "--force", sandbox.policyFile(policy(mode)))
                 for cgroup in ["attached/bob", "attached/bob/below"] {
                     let own = try whoami(sandbox, in: cgroup)
                     #expect(own.status == 0 && own.error.isEmpty, "\(own)")
@@ -113,12 +113,12 @@ struct SessionTests: CommandHost {
             }
 
             // What the kernel says, and nothing where it says nothing.
-            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(policy("perSession", loopback: false)))
+            try sandbox.mustCtl("policy", "apply", "--force", sandbox.policyFile(policy("perSession", loopback: false)))
             let asked = try whoami(sandbox, in: "attached/bob")
             #expect(asked.status == 0 && asked.error.contains("the session ID is not known"), "\(asked)")
             #expect(asked.document["virtual_ips"] as? [String] == bob.virtualIps)
             #expect(asked.document["id"] is NSNull && asked.document["virtual_loopback"] is NSNull)
-            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(policy("perProgram", loopback: false)))
+            try sandbox.mustCtl("policy", "apply", "--force", sandbox.policyFile(policy("perProgram", loopback: false)))
             let unknown = try whoami(sandbox, in: "attached/bob")
             #expect(unknown.status == 1 && unknown.error.contains("no address of its session applies"), "\(unknown)")
 
@@ -133,7 +133,7 @@ struct SessionTests: CommandHost {
             #expect(known?["virtual_ips"] as? [String] == bob.virtualIps)
 
             // Another instance's registry: its sessions are not these.
-            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(policy("perSession")))
+            try sandbox.mustCtl("policy", "apply", "--force", sandbox.policyFile(policy("perSession")))
             try sandbox.sh("mkdir -m 755 '\(sandbox.directory)/other'")
             let other = try whoami(sandbox, in: "attached/bob", ["--json", "--state", "\(sandbox.directory)/other"])
             #expect(other.document["virtual_ips"] as? [String] == bob.virtualIps, "\(other)")

@@ -664,6 +664,51 @@ struct DaemonTests {
         }
     }
 
+    /// A file that would harm open sessions is not applied, unless an administrator has forced it.
+    @Test func reloadRefusesAHarmfulPolicy() throws {
+        try host { host in
+            let sandbox = host.sandbox
+            let harmful = Self.policy(pool: "[203.0.113.16/28]")
+            let file = try sandbox.policyFile(Self.policy(), named: "new.yaml")
+            try host.start(["--policy", file])
+            let ann = try host.process(in: DaemonHost.slice(1001))
+            try host.logind("user 1001 ann")
+            let session = try #require(try host.event("session_opened").session)
+
+            try harmful.write(toFile: file, atomically: true, encoding: .utf8)
+            host.daemon?.signal(SIGHUP)
+            let refused = try host.event("policy_refused")
+            #expect(refused.message.hasPrefix("policy unchanged: apply policy \(file):"), "\(refused)")
+            #expect(refused.message.contains("(1 open session: \(session))"), "\(refused)")
+            #expect(try !sandbox.mustCtl("policy", "show").stdout.contains("203.0.113"))
+
+            try sandbox.mustCtl("policy", "apply", "--force", file)
+            let hazard = try host.event("policy_hazard")
+            #expect(hazard.message.contains("in no network of eth0"), "\(hazard)")
+            host.daemon?.signal(SIGHUP)
+            try host.event("policy_reloaded")
+            #expect(try sandbox.mustCtl("policy", "show").stdout.contains("203.0.113"))
+            try host.end(ann)
+            try host.event("session_closed")
+        }
+    }
+
+    /// The daemon puts the former policy in force again, also if the process that waits for that was killed.
+    @Test func endsTheTrialOfAPolicy() throws {
+        try host { host in
+            let sandbox = host.sandbox
+            try host.start()
+            let other = try sandbox.policyFile(Self.policy(unit: "sessionScope"), named: "other.yaml")
+            try sandbox.mustCtl("policy", "apply", "--confirm", "2", other)
+            try sandbox.sh(
+                "for pid in $(cat '\(sandbox.cgroup)/control/cgroup.procs'); do "
+                    + "! grep -qs 'await-confirmatio[n]' /proc/$pid/cmdline || kill -9 $pid; done")
+            let event = try host.event("warning") { $0.message.contains("not confirmed in time") }
+            #expect(event.priority == 4, "\(event)")
+            #expect(try sandbox.mustCtl("policy", "show").stdout.contains("userSlice"))
+        }
+    }
+
     // MARK: Being a daemon
 
     @Test func theSecondDaemonSaysSoAndEnds() throws {

@@ -352,7 +352,7 @@ final class Stage: Sendable {
 
     func enforce(_ policy: ContractPolicy) throws {
         guard state.withLock({ $0.inForce }) != policy else { return }
-        try sandbox.mustCtl("policy", "apply", try sandbox.policyFile(policy.yaml))
+        try sandbox.mustCtl("policy", "apply", "--force", try sandbox.policyFile(policy.yaml))
         state.withLock { $0.inForce = policy }
     }
 

@@ -37,7 +37,7 @@ struct GuardTests: ContractSuite {
             isolation: \(isolation)
 
             """
-        try sandbox.mustCtl("policy", "apply", try sandbox.policyFile(policy))
+        try sandbox.mustCtl("policy", "apply", "--force", try sandbox.policyFile(policy))
     }
 
     private func guarding(_ path: String, _ body: () throws -> Void) throws {

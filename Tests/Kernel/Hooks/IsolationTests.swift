@@ -39,7 +39,7 @@ struct IsolationTests: ContractSuite {
             isolation: \(isolation)
 
             """
-        try sandbox.mustCtl("policy", "apply", try sandbox.policyFile(policy))
+        try sandbox.mustCtl("policy", "apply", "--force", try sandbox.policyFile(policy))
     }
 
     /// A program of a user who has no privilege.

@@ -341,7 +341,7 @@ struct NameTests {
         try stage.enforce(Self.l)
         let pool = "[198.51.100.40-198.51.100.47, \"2001:db8:51::40-2001:db8:51::47\"]"
         let yaml = "virtualIP: {enabled: true, mode: perSession, addresses: {interface: eth0, pool: \(pool)}}\n"
-        try sandbox.mustCtl("policy", "apply", sandbox.policyFile(yaml, named: "pool.yaml"))
+        try sandbox.mustCtl("policy", "apply", "--force", sandbox.policyFile(yaml, named: "pool.yaml"))
         defer { try? stage.enforce(Self.v) }
         try world("vip [TRYAGAIN=return] files")
         var facts = try check(["--self-test"], subject: "self-test").filter {

@@ -849,7 +849,7 @@ import Testing
             #expect(
                 failure.description
                     == "read policy \(path): it is not a regular file; put the policy into one, or give it on standard "
-                    + "input: /dev/stdin")
+                    + "input: -")
         }
     }
 
