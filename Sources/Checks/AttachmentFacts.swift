@@ -16,7 +16,15 @@ package enum AttachmentFacts: CheckedSubject {
         looking(at: subject) { () throws(Failure) in
             let pins = host.instance.pins
             try pins.requireReadable()
-            guard pins.isLoaded else {
+            guard pins.isLoaded, try !pins.attachments().isEmpty else {
+                let sessions = (try? host.instance.registry().usedIDs().count) ?? 0
+                guard sessions == 0 else {
+                    return [
+                        .bad(
+                            subject, "no cgroup is attached, and \(sessions) sessions are registered",
+                            fix: "run: vip-bpfctl attach cgroup PATH")
+                    ]
+                }
                 return [.warning(subject, "no cgroup is attached", fix: "run: vip-bpfctl attach cgroup PATH")]
             }
             return try facts(host.instance, pins)

@@ -45,12 +45,9 @@ public struct FileLock: ~Copyable {
                 }
                 continue
             }
+            // The PID is for messages alone. On a full file system there is none.
             let text = "\(getpid())\n"
-            guard ftruncate(file, 0) == 0, pwrite(file, text, text.utf8.count, 0) == text.utf8.count else {
-                let error = Errno(rawValue: errno)
-                close(file)
-                throw Failure(what, errno: error)
-            }
+            if ftruncate(file, 0) == 0 { _ = pwrite(file, text, text.utf8.count, 0) }
             self.file = file
             return
         }

@@ -24,6 +24,19 @@ public struct NetworkNamespace: Sendable, Hashable {
         return NetworkNamespace(inode: UInt64(status.st_ino))
     }
 
+    /// Whether a network namespace exists: a process is in it, or its file is mounted. What only an open descriptor keeps
+    /// alive is not found.
+    public static func exists(inode: UInt64) -> Bool {
+        let processes = (try? Directory.entries(of: "/proc")) ?? []
+        for process in processes where process.name.first?.isNumber == true {
+            var status = stat()
+            let file = FilePath("/proc/\(process.name)/ns/net")
+            if file.withPlatformString({ stat($0, &status) }) == 0, UInt64(status.st_ino) == inode { return true }
+        }
+        let mounts = (try? String(contentsOf: FilePath("/proc/self/mountinfo"))) ?? ""
+        return mounts.contains("net:[\(inode)]")
+    }
+
     /// The cookie of the calling process's: what SO_NETNS_COOKIE of socket(7) and bpf_get_netns_cookie() return. No
     /// other namespace has it until the next boot.
     ///

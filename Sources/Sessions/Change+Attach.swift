@@ -188,8 +188,12 @@ extension Change {
 
     /// Removes everything: links, open sessions, their sockets and addresses, the cgroups that `run` made, maps,
     /// programs.
+    ///
+    /// - Throws: ``Failure`` (damaged registry) if the registry cannot be read, or is not the one of the kernel's sessions:
+    ///   ``Instance/detachAllWithoutRegistry()`` is for that.
     public func detachAll() throws(Failure) {
         try pins.requireBPFFS()
+        try requireKnownSessions(.damagedRegistry)
         for id in try pins.attachments().keys.sorted() { try pins.detach(cgroupID: id) }
         try removeAbandonedRunCgroups()
         for attachment in try registry.attachments() { try registry.removeAttachment(attachment.path) }
@@ -199,8 +203,11 @@ extension Change {
             // Close them in the maps before the registry forgets them. Otherwise a kill here would leave sessions in
             // the kernel that are not in the registry.
             if let maps = try? PolicyMapSet(pins) { try maps.close(records.map(Self.bareRow), remainingLevels: []) }
-            _ = destroySockets(of: records)
-            try withdraw(records)
+            // With their network namespace, addresses and sockets are gone.
+            if try networkElsewhere() == nil {
+                _ = destroySockets(of: records)
+                try withdraw(records)
+            }
             try registry.remove(records.map { ($0.id, .detached) }, at: .now(bootID: bootID))
         }
         try settings.undo()

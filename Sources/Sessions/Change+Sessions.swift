@@ -139,6 +139,8 @@ extension Change {
             throw Failure(
                 .failed, "close session \(id)", "there is no such session", hint: "see vip-bpfctl session list")
         }
+        // Maps of another layout are an error before anything is changed.
+        if pins.isLoaded { _ = try PolicyMapSet(pins) }
         let counts = try tearDown([(record, ending)], keepSockets: keepSockets)
         return ClosedSession(record: record, destroyedSockets: counts[id])
     }

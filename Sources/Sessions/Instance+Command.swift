@@ -31,15 +31,11 @@ extension Instance {
     /// What of the policy in force may keep the sessions from what they ask for. The opening itself reports that there
     /// is no pool.
     private func risks(of records: [SessionRecord]) -> [String] {
-        let ids = Set(records.map(\.id))
-        guard !ids.isEmpty, let registry = try? registry(), let netlink = try? Netlink(),
-            let policy = try? policy(registry), let risks = try? risksInForce(registry, netlink)
+        guard !records.isEmpty, let registry = try? registry(), let policy = try? policy(registry),
+            let netlink = try? Netlink(), let hazards = try? hazards(of: policy, for: records, netlink)
         else { return [] }
         let file = PolicyFile(policy, named: "the policy in force")
-        return risks.filter {
-            ![.noPool, .unaddressedSessions].contains($0.hazard.kind) && !ids.isDisjoint(with: $0.sessions)
-        }
-        .map { "\(file.problem($0.hazard))" }
+        return hazards.filter { $0.kind != .noPool }.map { "\(file.problem($0))" }
     }
 
     /// Waits until the daemon has leased the address of a new session, so that the session's first program has it.

@@ -32,14 +32,20 @@ public struct Instance: Sendable {
         return copy
     }
 
-    /// Opens the registry for reading. This needs neither the lock nor write permission. A caller who may not open it
-    /// gets the snapshot for members of a group.
+    /// Opens the registry for reading. This needs neither the lock nor write permission, unless a process was killed in
+    /// the middle of a write: root then undoes that write first. A caller who may not open it gets the snapshot for
+    /// members of a group.
     ///
     /// - Throws: ``Failure`` as ``OwnedDirectory/requireSafe()`` and as ``Registry``; (not permitted) if the caller is
     ///   neither root nor such a member.
     public func registry() throws(Failure) -> Registry {
         try OwnedDirectory(state.path).requireSafe()
         do throws(Failure) {
+            return try Registry(state.registry, access: .readOnly)
+        } catch where error.code == .interruptedWrite && geteuid() == 0 {
+            let lock = try state.lock()
+            defer { _ = lock }
+            _ = try Registry(state.registry, access: .readWrite)
             return try Registry(state.registry, access: .readOnly)
         } catch {
             guard error.errno == .permissionDenied, geteuid() != 0 else { throw error }
@@ -62,8 +68,9 @@ public struct Instance: Sendable {
     ///   - repairing: `false` for the change that removes everything, which must work in any state.
     public func change(_ logger: Logger, repairing: Bool = true) throws(Failure) -> Change {
         var change = try Change(self, logger)
-        try change.requireSamePlace()
+        try change.requireSamePlace(isRemoval: !repairing)
         if repairing {
+            try change.requireKnownSessions()
             try change.repair()
             try change.settleTrial()
         }
@@ -140,19 +147,45 @@ public struct Change: ~Copyable {
 
     /// Throws if the registry belongs to other pins, or the sessions' addresses are in another network namespace. Their
     /// links and addresses could not be removed from here.
-    fileprivate func requireSamePlace() throws(Failure) {
+    ///
+    /// - Parameter isRemoval: whether everything is to be removed. That works if the network namespace no longer exists.
+    fileprivate func requireSamePlace(isRemoval: Bool) throws(Failure) {
         if let other = try registry.value(of: .pins), other != pins.path.string {
             throw Failure(
                 .failed, "use state directory \(instance.state.path)",
                 "it belongs to the pins in \(other), not in \(pins.path)",
                 hint: "name the other of the two with --state or --bpffs")
         }
-        guard let noted = try registry.value(of: .network), noted.hasPrefix(bootID), noted != (try settings.network()),
-            !(try registry.usedIDs().isEmpty)
-        else { return }
+        guard let noted = try networkElsewhere() else { return }
+        if isRemoval, let inode = UInt64(noted.dropFirst(bootID.count + 1)), !NetworkNamespace.exists(inode: inode) {
+            return
+        }
         throw Failure(
             .failed, "use state directory \(instance.state.path)", "its sessions are in another network namespace",
             hint: "run in that one: nsenter --net=FILE vip-bpfctl …")
+    }
+
+    /// The network namespace of the sessions' addresses, if there are sessions and it is another one than the caller's.
+    func networkElsewhere() throws(Failure) -> String? {
+        guard let noted = try registry.value(of: .network), noted.hasPrefix(bootID), noted != (try settings.network()),
+            !(try registry.usedIDs().isEmpty)
+        else { return nil }
+        return noted
+    }
+
+    /// Throws if the registry is a new one, and the kernel has sessions. The registry with them was lost, or another
+    /// directory is meant: a new session could get the ID, and so the loopback, of one that the kernel still has.
+    ///
+    /// - Parameter code: of the failure.
+    func requireKnownSessions(_ code: Failure.Code = .failed) throws(Failure) {
+        guard try registry.value(of: .pins) == nil, pins.isLoaded, let maps = try? PolicyMapSet(pins) else { return }
+        let count = try maps.sessions.rows().count
+        guard count > 0 else { return }
+        throw Failure(
+            code, "use state directory \(instance.state.path)",
+            "the kernel has \(count) sessions that registry \(instance.state.registry) does not know: it is not the one "
+                + "that they were opened with, or it was lost",
+            hint: "name the right one with --state, or start over: vip-bpfctl detach --all")
     }
 
     // MARK: Repair

@@ -110,6 +110,25 @@ extension Instance {
             risks: risks, differences: inForce.differences(to: policy), sessionChanges: places.changes)
     }
 
+    /// The hazards of the policy in force that are about some sessions. Other sessions are not looked at, however many
+    /// there are.
+    func hazards(
+        of policy: Policy, for records: [SessionRecord], _ netlink: Netlink
+    ) throws(Failure) -> [PolicyHazard] {
+        let host = try HostNetwork(netlink) { $0.prefixLength < $0.address.family.bits }
+        let all = try policy.hazards(on: host) { family throws(Failure) in try netlink.routes(family) }
+        guard !all.isEmpty else { return [] }
+        var groups: [String: [String]] = [:]
+        var numbers: Set<Int> = []
+        var given: Set<Int> = []
+        for record in records {
+            let number = try Self.policyNumber(of: record, under: policy, groups: &groups)
+            numbers.insert(number)
+            if record.getsAddressByPolicy { given.insert(number) }
+        }
+        return all.filter { !$0.numbers.isDisjoint(with: $0.isAboutGivenAddresses ? given : numbers) }
+    }
+
     /// The hazards of the policy in force, with the sessions that they are about.
     public func risksInForce(_ registry: Registry, _ netlink: Netlink) throws(Failure) -> [PolicyImpact.Risk] {
         try impact(of: policy(registry), registry, netlink).risks

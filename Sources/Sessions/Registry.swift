@@ -218,7 +218,7 @@ public final class Registry: Sendable {
         case SQLITE_READONLY where error.code == SQLITE_READONLY | 3 << 8:
             return failure(
                 "\(file) has an interrupted write to undo, which needs the right to write",
-                hint: "run any command as root", code: .notPermitted)
+                hint: "run any command as root", code: .interruptedWrite)
         case SQLITE_READONLY, SQLITE_PERM, SQLITE_AUTH:
             let refused = Failure(what, errno: .permissionDenied)
             return Failure(
@@ -277,4 +277,6 @@ extension Date: DatabaseValue {
 extension Failure.Code {
     /// The registry's file exists and cannot be read as one.
     public static let damagedRegistry = Failure.Code("damaged registry", exitCode: 1)
+    /// A process was killed while it wrote the registry, and what it wrote must be undone first.
+    static let interruptedWrite = Failure.Code("interrupted write", exitCode: 77)
 }

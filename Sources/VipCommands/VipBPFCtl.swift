@@ -58,7 +58,8 @@ public struct VipBPFCtl: ParsableCommand {
     /// An error is one line on standard error, `vip-bpfctl: OPERATION: REASON; HINT`.
     public static func run() -> Int32 {
         signal(SIGPIPE, SIG_IGN)  // writing to a closed pipe must be an error of write(2), and not end the process
-        let arguments = commonOptionsLast(Array(CommandLine.arguments.dropFirst()))
+        StandardStreams.openClosed()
+        let arguments = commonOptionsLast(Array(ProcessArguments.all.dropFirst()))
         do {
             var command = try parseAsRoot(arguments)
             try command.run()

@@ -47,22 +47,12 @@ struct Detach: ParsableCommand {
 
     private func detachAll() throws(Failure) {
         let instance = try options.instance.forRemoval()
-        guard let damage = registryDamage() else {
-            return try options.change(of: instance, repairing: false) { change throws(Failure) in
-                try change.detachAll()
-            }
-        }
-        let aside = try instance.detachAllWithoutRegistry()
-        options.logger.warning("the registry could not be read (\(damage.reason)); it is now \(aside)")
-    }
-
-    /// Why the registry cannot be used, if its file is damaged. For any other error, the registry is needed.
-    private func registryDamage() -> Failure? {
         do throws(Failure) {
-            _ = try options.instance.registry().sessions()
-            return nil
-        } catch {
-            return error.code == .damagedRegistry ? error : nil
+            try options.change(of: instance, repairing: false) { change throws(Failure) in try change.detachAll() }
+        } catch where error.code == .damagedRegistry {
+            // For any other error, the registry is needed.
+            let aside = try instance.detachAllWithoutRegistry()
+            options.logger.warning("the registry could not be used (\(error.reason)); it is now \(aside)")
         }
     }
 }

@@ -111,7 +111,7 @@ struct Run: ParsableCommand {
                 result = .success(128 + early)
             } else {
                 // The arguments are passed on byte by byte, because they need not be UTF-8.
-                let words = CStrings(copying: CommandLine.unsafeArgv + Int(CommandLine.argc) - command.count)
+                let words = CStrings(copying: ProcessArguments.last(command.count))
                 var started = CgroupCommand(name: command[0], arguments: words)
                 started.user = account
                 started.keepsEnvironment = preserveEnv

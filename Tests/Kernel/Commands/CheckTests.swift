@@ -260,7 +260,7 @@ struct CheckTests {
                         "app (PID \(app.pid)), of session 7, holds UDP port 5300 on every address",
                         "redis-server (PID \(mallory.pid)), of session 8, holds TCP port \(port) on every address",
                     ].sorted())
-            #expect(facts.allSatisfy { $0.verdict == "warning" && $0.fix?.contains("virtualIP") == true }, "\(facts)")
+            #expect(facts.allSatisfy { $0.verdict == "warning" && $0.fix?.contains("virtual IP") == true }, "\(facts)")
 
             // These ports are taken from every session.
             for (transport, port) in [("tcp", 9001), ("udp", 5300)] {

@@ -154,11 +154,14 @@ struct LeaseTests {
             let ann = try host.login(1001, "ann")
             #expect(ann.address == "198.51.100.101")
             let program = try host.sandbox.probe(in: DaemonHost.slice(1001))
+            for command in ["socket u udp", "bind u 0.0.0.0 9100"] { try program.must(command) }
 
             try host.tell(server, #"{"renew": "nak", "offer": "198.51.100.102"}"#)
             #expect(try host.event("lease_lost").reason == "the server refused to renew it")
             let taken = try host.event("address_taken")
             #expect(taken.address == "198.51.100.101" && taken.reason == "the server refused to renew it")
+            #expect(taken.sockets == 1)
+            #expect(try program("recv u").errno == "ECONNABORTED", "the socket ended with the address")
             #expect(try host.event("address_given").address == "198.51.100.102")
             #expect(try host.placed() == ["198.51.100.102"])
             #expect(try host.endings(of: "198.51.100.101") == ["lease-lost"])

@@ -119,7 +119,7 @@ import Testing
         writer.kill()
         #expect(FileManager.default.fileExists(atPath: "\(file)-journal"), "there is something to undo")
         let reader = try failure { _ = try Registry(file, access: .readOnly).sessions() }
-        #expect(reader.code == .notPermitted && reader.reason.contains("an interrupted write to undo"))
+        #expect(reader.code == .interruptedWrite && reader.reason.contains("an interrupted write to undo"))
         #expect(try Registry(file, access: .readWrite).sessions().map(\.state) == [.opening])
     }
 
