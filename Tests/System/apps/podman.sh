@@ -13,6 +13,8 @@ user=root group=root
 prepare() {
     mkdir -p root/bin root/etc root/tmp root/proc root/sys root/dev root/www
     cp "$(command -v busybox)" root/bin/busybox
+    # Debian's busybox is dynamic, busybox-static is not; only one of them can be installed.
+    { ldd root/bin/busybox 2>/dev/null || true; } | grep -o '/[^ ]*' | xargs -r cp -L --parents -t root
     ln -s busybox root/bin/sh
     echo 'hello from a container' >root/www/index.html
     tar -C root -cf image.tar .
