@@ -14,7 +14,7 @@ say = @printf '  %-8s %s\n' $(1) "$(2)"
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 SWIFT ?= swift
-# What to run: a regular expression for `make test`, names for `make test-apps`. Empty runs everything.
+# What to run: a regular expression for `make test`, names for `make test-apps` and `make test-suites`. Empty runs everything.
 FILTER ?=
 SWIFT_BUILD := $(SWIFT) build $(if $(V),,--quiet)
 # $(call quietly,COMMAND) shows the command's output only with V=1 or if the command fails.
@@ -159,6 +159,10 @@ demo: deps-demo $(CONTROLLER) ## two redis servers, one port, one host
 .PHONY: test-apps
 test-apps: deps-apps $(CONTROLLER) ## real programs in two sessions, against the same outside (FILTER="redis nginx" for some)
 	$(Q)VIP_BPFCTL=$(CURDIR)/$(CONTROLLER) scripts/test-apps $(FILTER)
+
+.PHONY: test-suites
+test-suites: deps-suites $(CONTROLLER) ## CPython's and Go's own tests in a session, against the same outside: minutes (FILTER=go)
+	$(Q)VIP_BPFCTL=$(CURDIR)/$(CONTROLLER) scripts/test-suites $(FILTER)
 
 .PHONY: test-dhcp
 test-dhcp: deps-test ## 64 sessions with leases, through five lease times at Kea and dnsmasq: twelve minutes (LEASES=256)

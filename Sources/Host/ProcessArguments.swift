@@ -20,13 +20,12 @@ public enum ProcessArguments {
 
 /// The standard streams.
 public enum StandardStreams {
-    /// Opens those that are closed, so that no file of this process gets their numbers: input at its end, output that
-    /// cannot be written, and errors to nowhere.
+    /// Opens those that are closed, so that no file of this process gets their numbers. Reading input and writing output
+    /// then fail with EBADF, as before; errors go nowhere.
     public static func openClosed() {
-        for (number, file, flags) in [
-            (0, "/dev/null", O_RDONLY), (1, "/dev/full", O_WRONLY), (2, "/dev/null", O_WRONLY),
-        ] where fcntl(CInt(number), F_GETFD) < 0 {
-            _ = open(file, flags)
+        for (number, flags) in [(STDIN_FILENO, O_WRONLY), (STDOUT_FILENO, O_RDONLY), (STDERR_FILENO, O_WRONLY)]
+        where fcntl(number, F_GETFD) < 0 {
+            _ = open("/dev/null", flags)
         }
     }
 }

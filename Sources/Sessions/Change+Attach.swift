@@ -232,8 +232,8 @@ extension Instance {
     /// ``Change/detachAll()`` without a readable registry. It finds links, maps and programs by their pins, and
     /// addresses by the maps. It renames the registry's file, so that the next attach creates a new one.
     ///
-    /// - Returns: the new path of the registry's file.
-    public func detachAllWithoutRegistry() throws(Failure) -> FilePath {
+    /// - Returns: the new path of the registry's file; `nil` if there is none.
+    public func detachAllWithoutRegistry() throws(Failure) -> FilePath? {
         let lock = try state.lock()
         defer { _ = lock }
         try pins.requireBPFFS()
@@ -258,7 +258,10 @@ extension Instance {
         state.removeRecord()
         let aside = state.path.appending("registry.sqlite.damaged")
         let moved = state.registry.withPlatformString { old in aside.withPlatformString { new in rename(old, new) } }
-        guard moved == 0 else { throw Failure("move \(state.registry) to \(aside)", errno: .current) }
+        guard moved == 0 else {
+            guard errno != ENOENT else { return nil }
+            throw Failure("move \(state.registry) to \(aside)", errno: .current)
+        }
         return aside
     }
 }

@@ -84,8 +84,10 @@ extension Change {
         try registry.set(.network, to: settings.network())
         try registry.open(records)
         var added: Set<IPAddress> = []
+        var hasLoopbacks = false
         do throws(Failure) {
             try place(records, added: &added)
+            hasLoopbacks = true
             addLoopbacks(of: records, under: policy)
             try maps.open(
                 newRows, levels: levels,
@@ -105,7 +107,7 @@ extension Change {
             }
             // For the next round, `open` needs the cgroups. After the last one, whoever made them removes them.
             if error.code == .occupied { for record in records.indices { records[record].createdCgroup = false } }
-            undo(records)
+            undo(records, hasLoopbacks: hasLoopbacks)
             throw error
         }
         for index in records.indices { records[index].state = .open }
@@ -147,7 +149,7 @@ extension Change {
 
     /// Undoes a failed opening. If the registry cannot be written (a full disk), the sessions stay in it as `opening`,
     /// and the next change repairs that.
-    private func undo(_ records: [SessionRecord]) {
+    private func undo(_ records: [SessionRecord], hasLoopbacks: Bool) {
         let ids = records.map(\.id)
         try? registry.beginClose(ids)
         if pins.isLoaded, let maps = try? PolicyMapSet(pins),
@@ -155,7 +157,7 @@ extension Change {
         {
             try? maps.close(records.map(Self.bareRow), remainingLevels: levels)
         }
-        do throws(Failure) { try withdraw(records) } catch { return }
+        do throws(Failure) { try withdraw(records, hasLoopbacks: hasLoopbacks) } catch { return }
         try? registry.remove(ids.map { ($0, .notOpened) }, at: .now(bootID: bootID))
     }
 
@@ -184,11 +186,11 @@ extension Change {
     }
 
     /// Removes the records' addresses and loopbacks from their interfaces, and the cgroups that were created for them.
-    func withdraw(_ records: [SessionRecord]) throws(Failure) {
+    func withdraw(_ records: [SessionRecord], hasLoopbacks: Bool = true) throws(Failure) {
         for (place, addresses) in Self.byPlace(records.flatMap(\.addresses)) {
             for result in try netlink.remove(addresses, at: place) { _ = try result.get() }
         }
-        try settings.removeLoopbacks(of: records)
+        if hasLoopbacks { try settings.removeLoopbacks(of: records) }
         for record in records where record.createdCgroup {
             // If programs are still in it, it stays. Without a session, that does no harm.
             if record.isCgroupThere, let cgroup = try? Cgroup(path: record.cgroupPath) { try? cgroup.remove() }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import BPFLoader
 import Glibc
 public import Host
 public import Logging
@@ -42,7 +43,7 @@ public struct Instance: Sendable {
         try OwnedDirectory(state.path).requireSafe()
         do throws(Failure) {
             return try Registry(state.registry, access: .readOnly)
-        } catch where error.code == .interruptedWrite && geteuid() == 0 {
+        } catch  where error.code == .interruptedWrite && geteuid() == 0 {
             let lock = try state.lock()
             defer { _ = lock }
             _ = try Registry(state.registry, access: .readWrite)

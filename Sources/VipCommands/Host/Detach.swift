@@ -49,10 +49,11 @@ struct Detach: ParsableCommand {
         let instance = try options.instance.forRemoval()
         do throws(Failure) {
             try options.change(of: instance, repairing: false) { change throws(Failure) in try change.detachAll() }
-        } catch where error.code == .damagedRegistry {
+        } catch  where error.code == .damagedRegistry {
             // For any other error, the registry is needed.
             let aside = try instance.detachAllWithoutRegistry()
-            options.logger.warning("the registry could not be used (\(error.reason)); it is now \(aside)")
+            let file = aside.map { "it is now \($0)" } ?? "a new one is made with the next attach"
+            options.logger.warning("the registry could not be used (\(error.reason)); \(file)")
         }
     }
 }

@@ -74,7 +74,8 @@ struct Status: ParsableCommand {
         try output.print(payload)
         if payload.sessions > 0, !payload.attachments.contains(where: { $0.state == "attached" }) {
             throw Failure(
-                .failed, "see what is attached", "no cgroup is, and \(payload.sessions) sessions are registered: nothing "
+                .failed, "see what is attached",
+                "no cgroup is, and \(payload.sessions) sessions are registered: nothing "
                     + "of them is in force", hint: "attach again: vip-bpfctl attach cgroup PATH")
         }
     }

@@ -10,6 +10,10 @@ variants=(udp tcp addresses interface)
 
 limit() {
     case "$variant $1 = $2" in
+    'tcp '*VIP4' = '*'end of file'* | 'tcp '*"'s VIP4 is "*'end of file'* | 'tcp '*VIP4', '*'log = ')
+        echo 'it closes connections to an address that no interface has'
+        ;;
+    'interface '*': server is up = no') echo 'it asks for each address of lo, and so for the loopbacks of other sessions' ;;
     'tcp '[ab][en]n': '*' = '*' failed: address family not supported.'* | \
         'tcp '[ab][en]n': localhost, '*'log = ' | 'tcp '[ab][en]n': ::1, '*'log = ' | 'tcp '[ab][en]n': VIP6, '*'log = ')
         echo 'a dual-stack socket that has bound the wildcard does not connect to IPv6'
