@@ -88,7 +88,8 @@ extension Instance {
             return PolicyImpact(risks: found.map { .init(hazard: $0, sessions: [], newSessions: []) })
         }
         let records = try registry.sessions().filter { $0.state == .open && $0.isCgroupThere }
-        let inForce = try self.policy(registry)
+        // One that cannot be read must not keep another from being applied: then all that harms is new.
+        let inForce = (try? self.policy(registry)) ?? Policy()
         let before = try hazards(of: inForce)
         let places = try SessionPlaces(records, from: inForce, to: policy)
         // Only root can see whether a daemon runs.

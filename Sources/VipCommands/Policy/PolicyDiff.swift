@@ -33,7 +33,9 @@ struct PolicyDiff: ParsableCommand {
     func run() throws {
         let file = try output.policyFile(file)
         let instance = options.instance
-        let impact = try instance.impact(of: file.policy, instance.registry(), Netlink())
+        let registry = try instance.registry()
+        _ = try instance.policy(registry)  // without it, there is nothing to compare with
+        let impact = try instance.impact(of: file.policy, registry, Netlink())
         try output.print(PolicyDiffPayload(file, impact))
         if !output.json { impact.report(file) }
     }

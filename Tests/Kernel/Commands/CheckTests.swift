@@ -168,7 +168,7 @@ struct CheckTests {
             try sysctl("ipv6.conf.eth0.max_addresses", 2, says: "takes no address of the host's own")
             // On lo, an address of eth0's network.
             let yaml = "virtualIP: {enabled: true, mode: perSession, addresses: {interface: lo}}\n"
-            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(yaml, named: "lo.yaml"))
+            try sandbox.mustCtl("policy", "apply", "--force", sandbox.policyFile(yaml, named: "lo.yaml"))
             _ = try sandbox.openSession("attached/b", id: 8, ips: ["198.51.100.40"])
             try sysctl("ipv4.conf.eth0.arp_ignore", 1, says: "arp_ignore is 1 on eth0")
             // The interface of the addresses is not that of the default route.
