@@ -695,7 +695,8 @@ static void do_setsockopt(char **words, int count)
 		{ "v6only", IPPROTO_IPV6, IPV6_V6ONLY },
 		{ "fastopen", IPPROTO_TCP, TCP_FASTOPEN },
 		{ "fastopen_connect", IPPROTO_TCP, TCP_FASTOPEN_CONNECT },
-		{ "multicast_if", IPPROTO_IP, IP_MULTICAST_IF }, /* the address, as it is in memory */
+		{ "multicast_if", IPPROTO_IP,
+		  IP_MULTICAST_IF }, /* the address, as it is in memory */
 		{ "multicast_if6", IPPROTO_IPV6, IPV6_MULTICAST_IF },
 	};
 	long value;
