@@ -45,9 +45,12 @@ public struct FileLock: ~Copyable {
                 }
                 continue
             }
-            // The PID is for messages alone. On a full file system there is none.
             let text = "\(getpid())\n"
-            if ftruncate(file, 0) == 0 { _ = pwrite(file, text, text.utf8.count, 0) }
+            guard ftruncate(file, 0) == 0, pwrite(file, text, text.utf8.count, 0) == text.utf8.count else {
+                let error = Errno(rawValue: errno)
+                close(file)
+                throw Failure(what, errno: error)
+            }
             self.file = file
             return
         }

@@ -94,6 +94,7 @@ struct LoopbackTests: CommandHost {
 
     @Test("changes between the placements under open sessions")
     func changesPlacement() throws {
+        let byRoute = Self.policy.replacing(#"programs: ["*"]}"#, with: #"programs: ["*"], placement: route}"#)
         try attached { sandbox in
             _ = try sandbox.openSession("attached/ann", id: 7)
             let server = try sandbox.probe("server", in: "attached/ann")
@@ -105,7 +106,7 @@ struct LoopbackTests: CommandHost {
                 try server.must("close a")
             }
             try reaches()
-            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(Self.byRoute, named: "route.yaml"))
+            try sandbox.mustCtl("policy", "apply", sandbox.policyFile(byRoute, named: "route.yaml"))
             #expect(try loopbackState(sandbox) == "fdd2:9088:43af::/96\n1\n")
             try reaches()
             _ = try sandbox.openSession("attached/ben", id: 8)
