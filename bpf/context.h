@@ -177,15 +177,17 @@ static __always_inline int vip_is_foreign(struct bpf_sock_addr *ctx, enum vip_fa
 	return ctx->user_family != AF_INET6;
 }
 
-/* The source, other than the socket's own, that the kernel would take to `to`; the wildcard if there is none. */
+/*
+ * The source that IP_MULTICAST_IF gives what goes to `to`, or the wildcard. The kernel looks at that for groups alone,
+ * 224.0.0.0/4 (ipv4_is_multicast()), and not for broadcasts.
+ */
 static __always_inline struct vip_address
 vip_group_source(struct bpf_sock *sk, enum vip_family family, struct vip_address to)
 {
 	__be32 source = 0;
 
-	if (family == VIP_INET6 || !sk || !vip_is_multicast(family, to))
-		return vip_wildcard(family);
-	source = vip_group_source_of(sk);
+	if (family != VIP_INET6 && (vip_swap32(to.word[3]) >> 28) == 14 && sk)
+		source = vip_group_source_of(sk);
 	return source ? vip_mapped(source) : vip_wildcard(family);
 }
 

@@ -186,9 +186,9 @@ static __always_inline enum vip_owner vip_governor_of(struct vip_address address
 }
 
 /*
- * Whether the loopback address is an open session's. The whole prefix of LO6 is for sessions, open or not. 127.0.0.6 is no
- * session's and counts as one: there the kernel finds the sockets with an IPv6 address that are not V6ONLY, whoever has
- * them.
+ * Whether the loopback address is an open session's. The whole prefix of LO6 is for sessions, open or not. 127.0.0.6
+ * belongs to no session and is treated like another session's: the kernel finds all sockets there that have an IPv6
+ * address and are not V6ONLY.
  */
 static __always_inline int vip_is_open_loopback(enum vip_family family, struct vip_address address)
 {

@@ -39,7 +39,7 @@
 #endif
 
 #define VIP_NET_127 0x7f000000u /* 127.0.0.0, host order */
-/* That of 127.0.0.6, LOOPBACK4_IPV6 of include/net/ipv6.h. No session has it. */
+/* The session ID of 127.0.0.6, LOOPBACK4_IPV6 of include/net/ipv6.h. No session has it. */
 #define VIP_ID_OF_IPV6_SOCKETS 5
 #define VIP_LOCALHOST4 vip_swap32(VIP_NET_127 + 1)
 #define VIP_MAPPED_WORD vip_swap32(0xffffu) /* the third word of ::ffff:a.b.c.d, RFC 4291 2.5.5.2 */

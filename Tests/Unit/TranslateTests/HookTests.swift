@@ -234,6 +234,9 @@ import Testing
             (VIP_HOOK_BIND4, "10.20.0.99", EADDRNOTAVAIL, VIP_REFUSED_ISOLATION),  // governed
             (VIP_HOOK_BIND4, "127.0.0.9", EADDRNOTAVAIL, VIP_REFUSED_ISOLATION),
             (VIP_HOOK_BIND4, "127.0.0.99", EADDRNOTAVAIL, VIP_REFUSED_ISOLATION),  // governed
+            (VIP_HOOK_BIND4, "127.0.0.6", EADDRNOTAVAIL, VIP_REFUSED_ISOLATION),
+            (VIP_HOOK_CONNECT4, "127.0.0.6", ECONNREFUSED, VIP_REFUSED_PEER),
+            (VIP_HOOK_SENDMSG4, "127.0.0.6", ECONNREFUSED, VIP_REFUSED_PEER),
             (VIP_HOOK_CONNECT4, "127.0.0.9", ECONNREFUSED, VIP_REFUSED_PEER),
             (VIP_HOOK_SENDMSG4, "127.0.0.9", ECONNREFUSED, VIP_REFUSED_PEER),
         ] as [(vip_hook, String, CInt, vip_outcome)])
@@ -252,6 +255,7 @@ import Testing
             ("0.0.0.0", nil, nil, nil), ("127.0.0.1", nil, nil, nil), ("192.0.2.1", nil, nil, nil),
             ("10.20.0.18", EADDRNOTAVAIL, nil, EADDRNOTAVAIL), ("10.20.0.99", EADDRNOTAVAIL, nil, EADDRNOTAVAIL),
             ("127.0.0.9", EADDRNOTAVAIL, ECONNREFUSED, EADDRNOTAVAIL),
+            ("127.0.0.6", EADDRNOTAVAIL, ECONNREFUSED, EADDRNOTAVAIL),
             // No session has it yet, so nobody listens there.
             ("127.0.0.99", EADDRNOTAVAIL, nil, EADDRNOTAVAIL),
             ("::", nil, nil, nil), ("::1", nil, nil, nil),
@@ -292,6 +296,35 @@ import Testing
         #expect(vip_host_set_cgroups(open.host, [1, 20, 30], 3) == 1)
         vip_host_set_user(open.host, 1000)
         #expect(errors(open) == [nil, nil, nil], "isolation is off")
+    }
+
+    @Test(
+        "takes IP_MULTICAST_IF for the source of what goes to a group, and of nothing else",
+        arguments: [
+            ("239.1.2.3", "10.20.0.18", true), ("224.0.0.1", "10.20.0.99", true), ("239.1.2.3", "192.0.2.1", false),
+            ("239.1.2.3", "10.20.0.17", false), ("255.255.255.255", "10.20.0.18", false),
+            ("203.0.113.1", "10.20.0.18", false),
+        ])
+    func groupSource(to: String, source: String, isRefused: Bool) throws {
+        let world = try World([VIP_POLICY_ISOLATION])
+        func expect(_ hooks: [vip_hook]) {
+            for hook in hooks {
+                var socket = world.socket(to)
+                socket.group_source = address(source).word.3
+                let answer = vip_host_call(world.host, &socket, hook, address(to), 9000, nil)
+                #expect(answer.error == (isRefused ? EADDRNOTAVAIL : 0), "\(hook)")
+                if to == "255.255.255.255", hook == VIP_HOOK_SENDMSG4 {
+                    #expect(text(answer.source) == "0.0.0.0", "the kernel does not look at it")
+                }
+            }
+        }
+        expect([VIP_HOOK_SENDMSG4, VIP_HOOK_CONNECT4])
+        // Outside every session, below the guarded cgroup. 10.20.0.17 is a session's own there, and nobody has it in
+        // this world's `addresses`: it is governed.
+        guard source != "10.20.0.17" else { return }
+        #expect(vip_host_set_cgroups(world.host, [1, 20, 30], 3) == 1)
+        vip_host_set_user(world.host, 1000)
+        expect([VIP_HOOK_GUARD_SENDMSG4, VIP_HOOK_GUARD_CONNECT4])
     }
 
     /// The source cannot be bound: under deny, the connect fails, and never leaves from the host's address.
