@@ -91,8 +91,7 @@ public final class Netlink {
         request.rtm_table = UInt8(RT_TABLE_LOCAL.rawValue)
         request.rtm_protocol = UInt8(RTPROT_KERNEL)
         request.rtm_type = UInt8(RTN_LOCAL)
-        let found = FoundRoutes()
-        try dump(request, found, what) { found, route in
+        let found = try dump(request, what, into: FoundRoutes.init) { found, route in
             guard rtnl_route_get_table(route) == UInt32(RT_TABLE_LOCAL.rawValue),
                 rtnl_route_get_type(route) == UInt8(RTN_LOCAL), rtnl_route_get_pref_src(route) == nil,
                 let target = rtnl_route_get_dst(route), nl_addr_get_prefixlen(target) == 32,
@@ -109,19 +108,33 @@ public final class Netlink {
     }
 
     /// Asks for the routes that match a request's family, table and, where they are set, protocol and type, and calls
-    /// `see` with each.
+    /// `see` with each. It begins anew, with another result, if the routes change meanwhile.
     private func dump<Result: AnyObject>(
-        _ request: rtmsg, _ result: Result, _ what: String, _ see: @escaping (Result, OpaquePointer) -> Void
-    ) throws(Failure) {
-        // The kernel honours the request only with strict checking (4.20). Without it, it sends every route. libnl's own
-        // requests do not pass a strict check, so it is switched off again.
+        _ request: rtmsg, _ what: String, into make: () -> Result, _ see: @escaping (Result, OpaquePointer) -> Void
+    ) throws(Failure) -> Result {
+        // The kernel honours the request only with strict checking (4.20). Without it, it sends every route. libnl's
+        // own requests do not pass a strict check, so it is switched off again.
         try setStrict(true, what)
         defer { try? setStrict(false, what) }
+        let tries = 10  // one is interrupted only by a change of routes within the milliseconds that it takes
+        for attempt in 1...tries {
+            let result = make()
+            let error = try dumpOnce(request, what) { see(result, $0) }
+            if error >= 0 { return result }
+            guard error == -NLE_DUMP_INTR, attempt < tries else { throw Self.failure(what, error) }
+        }
+        preconditionFailure("the loop returns or throws")
+    }
+
+    /// - Returns: 0 or more, or the negative error of libnl. NLE_DUMP_INTR comes after the last message.
+    private func dumpOnce(
+        _ request: rtmsg, _ what: String, _ see: @escaping (OpaquePointer) -> Void
+    ) throws(Failure) -> CInt {
         var request = request
         let sent = nl_send_simple(
             socket, CInt(RTM_GETROUTE), NLM_F_DUMP, &request, MemoryLayout.size(ofValue: request))
         guard sent >= 0 else { throw Self.failure(what, sent) }
-        let visitor = RouteVisitor { see(result, $0) }
+        let visitor = RouteVisitor(see)
         let callbacks = try callbacks(what)
         defer { nl_cb_put(callbacks) }
         nl_cb_set(
@@ -135,8 +148,7 @@ public final class Netlink {
                 rtnl_route_put(route)
                 return CInt(NL_OK.rawValue)
             }, Unmanaged.passUnretained(visitor).toOpaque())
-        let error = withExtendedLifetime(visitor) { nl_recvmsgs(socket, callbacks) }
-        guard error >= 0 else { throw Self.failure(what, error) }
+        return withExtendedLifetime(visitor) { nl_recvmsgs(socket, callbacks) }
     }
 
     private final class RouteVisitor {
@@ -193,8 +205,7 @@ public final class Netlink {
         var request = rtmsg()
         request.rtm_family = UInt8(family == .v4 ? AF_INET : AF_INET6)
         request.rtm_table = UInt8(RT_TABLE_MAIN.rawValue)
-        let routes = DefaultRoutes()
-        try dump(request, routes, what) { $0.see($1) }
+        let routes = try dump(request, what, into: DefaultRoutes.init) { $0.see($1) }
         guard let best = routes.best else { return nil }
         var link: OpaquePointer?
         guard rtnl_link_get_kernel(socket, best.interface, nil, &link) == 0, let link else { return nil }
@@ -339,7 +350,7 @@ public final class Netlink {
 
     /// A route that makes a prefix local.
     ///
-    /// By its protocol it is the kernel's, as the routes of interfaces' addresses are. systemd-networkd removes routes of
+    /// Its protocol is `kernel`, like that of the routes of interfaces' addresses: systemd-networkd removes routes of
     /// other protocols that it does not know (`ManageForeignRoutes=`).
     ///
     /// - Parameter interface: `nil` for a request that removes it from any interface, whatever its protocol is.
@@ -502,7 +513,8 @@ public final class Netlink {
         return message
     }
 
-    /// The request for a local route to an address, `ip route add local ADDRESS dev INTERFACE table local proto kernel`.
+    /// The request for a local route to an address, `ip route add local ADDRESS dev INTERFACE table local proto
+    /// kernel`.
     private func request(
         routeTo address: IPAddress, _ interface: CInt, _ what: String,
         build: (OpaquePointer, UnsafeMutablePointer<OpaquePointer?>) -> CInt

@@ -163,6 +163,32 @@ import Testing
         }
     }
 
+    @Test("reports interfaces, addresses and local routes, and no routes to other hosts")
+    func watch() async throws {
+        try await inNetworkNamespace {
+            try shell(
+                """
+                echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6
+                echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6
+                ip link set lo up; ip link add vip-a type veth peer name vip-b; ip link set vip-b up
+                ip link set vip-a up; ip addr add 10.20.0.1/24 dev vip-a
+                """)
+            // The kernel reports it a moment later.
+            try wait(for: "the link") { try Child("sh", "-c", "ip -br link show vip-a").line().contains(" UP ") }
+            let watch = try NetlinkWatch()
+            for (change, isReported) in [
+                ("for n in $(seq 50); do ip route add 203.0.113.$n/32 dev vip-a; done", false),
+                ("ip route flush root 203.0.113.0/24", false),
+                ("ip route add local 10.20.0.17 dev vip-a table local", true),
+                ("ip route del local 10.20.0.17 dev vip-a table local", true),
+                ("ip addr add 10.20.0.2/24 dev vip-a", true), ("ip link set vip-a mtu 1400", true),
+            ] {
+                try shell(change)
+                #expect(watch.drain() == isReported, "\(change)")
+            }
+        }
+    }
+
     @Test func localPrefix() async throws {
         try await inNetworkNamespace {
             try shell("ip link set lo up")
