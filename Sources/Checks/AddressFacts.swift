@@ -11,7 +11,8 @@ package enum AddressFacts: CheckedSubject {
 
     package static func facts(of host: CheckedHost) -> [CheckedFact] {
         looking(at: subject) { () throws(Failure) in
-            let records = try host.instance.registry().sessions()
+            let registry = try host.instance.registry()
+            let records = try registry.sessions()
             let wanted = records.flatMap { record in
                 record.addresses.map { (record.id, $0) }
             }
@@ -43,7 +44,7 @@ package enum AddressFacts: CheckedSubject {
                             fix: "put it back: vip-bpfctl policy apply FILE"))
                 }
             }
-            wrong += try BorrowedSource.all(of: records, netlink).map {
+            wrong += try BorrowedSource.all(of: records, registry.loopbackPrefix(), netlink).map {
                 .warning(subject, $0.message, fix: $0.remedy)
             }
             guard wrong.isEmpty else { return wrong }

@@ -67,7 +67,9 @@ final class AddressKeeper {
 
     /// Reports, once while it is so, where the host has no address of its own beside sessions'.
     private func reportBorrowedSources(_ records: [SessionRecord]) throws(Failure) {
-        let borrowed = Set(try BorrowedSource.all(of: records, context.netlink))
+        let borrowed = Set(
+            try BorrowedSource.all(
+                of: records, context.instance.registry().loopbackPrefix(), context.netlink))
         troubles.clear { if case .borrowedSource(let source) = $0 { !borrowed.contains(source) } else { false } }
         for source in borrowed {
             troubles.report(

@@ -2,6 +2,7 @@
 
 public import Host
 public import Network
+public import Policy
 
 /// An interface on which the host has no address of its own, so that programs outside sessions that bind no address
 /// send from a session's.
@@ -20,13 +21,15 @@ public struct BorrowedSource: Sendable, Hashable {
     }
 
     public var remedy: String {
-        "give the host an \(family.rawValue) address on \(interface), or set virtualIP.addresses.placement: route"
+        let own = "give the host an \(family.rawValue) address on \(interface)"
+        return family == .v4 ? "\(own), or set virtualIP.addresses.placement: route" : own
     }
 
     /// As the kernel chooses: inet_select_addr() in net/ipv4/devinet.c, and RFC 6724 as net/ipv6/addrconf.c has it.
     ///
-    /// IPv4 takes the first address of the interface by which it leaves. IPv6 takes one of any interface before a
-    /// deprecated one, which sessions' are.
+    /// IPv4 takes the first address of the interface by which it leaves. IPv6 takes one of any interface: before a
+    /// deprecated one, which sessions' virtual IPs and loopbacks are, one that is not; but a deprecated one before one
+    /// that is link-local.
     ///
     /// - Parameters:
     ///   - virtual: sessions' addresses.
@@ -50,8 +53,13 @@ public struct BorrowedSource: Sendable, Hashable {
             let ownOfFamily = own.filter { $0.address.family == family }
             let used = Set(
                 placed.filter { $0.address.family == family && virtual.contains($0.address) }.map(\.interface))
-            guard !used.isEmpty, family == .v4 || ownOfFamily.isEmpty else { continue }
-            for interface in used.subtracting(ownOfFamily.map(\.interface)).intersection(interfaces(family)) {
+            guard !used.isEmpty else { continue }
+            let borrowing: Set<String> =
+                switch family {
+                case .v4: used.intersection(interfaces(family)).subtracting(ownOfFamily.map(\.interface))
+                case .v6: ownOfFamily.isEmpty ? interfaces(family).subtracting(["lo"]) : []
+                }
+            for interface in borrowing {
                 found.append(BorrowedSource(interface: interface, family: family))
             }
         }
@@ -60,10 +68,15 @@ public struct BorrowedSource: Sendable, Hashable {
 
     /// Those of this host.
     ///
-    /// - Parameter records: the registry's sessions.
-    public static func all(of records: [SessionRecord], _ netlink: Netlink) throws(Failure) -> [BorrowedSource] {
-        let virtual = Set(records.flatMap(\.addresses).filter(\.placed).map(\.address))
-        guard !virtual.isEmpty else { return [] }
+    /// - Parameters:
+    ///   - records: the registry's sessions.
+    ///   - prefix: of their IPv6 loopbacks; `nil` if they have none.
+    public static func all(
+        of records: [SessionRecord], _ prefix: LoopbackPrefix?, _ netlink: Netlink
+    ) throws(Failure) -> [BorrowedSource] {
+        var virtual = Set(records.flatMap(\.addresses).filter(\.placed).map(\.address))
+        if let prefix { virtual.formUnion(records.map { prefix.loopback(of: $0.id) }) }
+        guard !records.isEmpty else { return [] }
         let placed = try netlink.hostAddresses()
         // Only where there is nothing better are the routes looked at.
         let candidates = all(virtual: virtual, placed: placed) { _ in Set(placed.map(\.interface)) }

@@ -32,10 +32,15 @@ import Testing
 
     @Test func ofIPv6AnyThatIsNotDeprecatedIsBetter() throws {
         let virtual = try place("2001:db8::9", flags: Self.deprecated)
-        #expect(all(["2001:db8::9"], [virtual, try place("fe80::1"), try place("::1", "lo")]) == ["IPv6 eth0"])
+        // It is taken for any interface.
+        let both = ["IPv6 eth0", "IPv6 eth1"]
+        #expect(all(["2001:db8::9"], [virtual, try place("fe80::1"), try place("::1", "lo")]) == both)
         #expect(all(["2001:db8::9"], [virtual, try place("2001:db8:1::1", "eth1")]).isEmpty)
         let old = try place("2001:db8::1", flags: Self.deprecated)
-        #expect(all(["2001:db8::9"], [virtual, old]) == ["IPv6 eth0"])
-        #expect(all(["2001:db8::9"], [virtual, try place("2001:db8::1", flags: 0x08)]) == ["IPv6 eth0"])
+        #expect(all(["2001:db8::9"], [virtual, old]) == both)
+        #expect(all(["2001:db8::9"], [virtual, try place("2001:db8::1", flags: 0x08)]) == both)
+        let loopback = try place("fdd2::8", "lo", flags: Self.deprecated)
+        #expect(all(["fdd2::8"], [loopback, try place("fe80::1")], by: ["eth0", "lo"]) == ["IPv6 eth0"])
+        #expect(all(["fdd2::8"], [loopback, try place("2001:db8::1")]).isEmpty)
     }
 }
