@@ -66,10 +66,14 @@ public struct Instance: Sendable {
     ///
     /// - Parameters:
     ///   - logger: receives what was repaired.
-    ///   - repairing: `false` for the change that removes everything, which must work in any state.
-    public func change(_ logger: Logger, repairing: Bool = true) throws(Failure) -> Change {
+    ///   - repairing: `false` for a change that must work in any state, or changes nothing.
+    ///   - isRemoval: whether everything is to be removed. That works also if the sessions' network namespace no longer
+    ///     exists.
+    public func change(
+        _ logger: Logger, repairing: Bool = true, isRemoval: Bool = false
+    ) throws(Failure) -> Change {
         var change = try Change(self, logger)
-        try change.requireSamePlace(isRemoval: !repairing)
+        try change.requireSamePlace(isRemoval: isRemoval)
         if repairing {
             try change.requireKnownSessions()
             try change.repair()
@@ -149,7 +153,7 @@ public struct Change: ~Copyable {
     /// Throws if the registry belongs to other pins, or the sessions' addresses are in another network namespace. Their
     /// links and addresses could not be removed from here.
     ///
-    /// - Parameter isRemoval: whether everything is to be removed. That works if the network namespace no longer exists.
+    /// - Parameter isRemoval: whether everything is to be removed.
     fileprivate func requireSamePlace(isRemoval: Bool) throws(Failure) {
         if let other = try registry.value(of: .pins), other != pins.path.string {
             throw Failure(

@@ -48,7 +48,8 @@ struct Detach: ParsableCommand {
     private func detachAll() throws(Failure) {
         let instance = try options.instance.forRemoval()
         do throws(Failure) {
-            try options.change(of: instance, repairing: false) { change throws(Failure) in try change.detachAll() }
+            let change = try instance.change(options.logger, repairing: false, isRemoval: true)
+            try change.detachAll()
         } catch  where error.code == .damagedRegistry {
             // For any other error, the registry is needed.
             let aside = try instance.detachAllWithoutRegistry()
