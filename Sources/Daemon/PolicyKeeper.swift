@@ -4,7 +4,7 @@ import Host
 import Policy
 import Sessions
 
-/// Ends the trial of a policy that is not confirmed in time. Reports what of the policy in force leaves sessions without an address, or refuses all that they do.
+/// Ends the trial of a policy that is not confirmed in time. Reports the hazards of the policy in force.
 final class PolicyKeeper {
     private let context: KeeperContext
     private var reconciler: Reconciler?

@@ -9,7 +9,8 @@ extension Observation {
     /// The interval at which new addresses are looked for, in seconds.
     private static let addressInterval = 10.0
 
-    /// The cgroups to observe: those named, or if there are none, those that are attached; without those below another of them.
+    /// The cgroups to observe: those named, or if there are none, those that are attached; without those below another
+    /// of them.
     package static func cgroups(_ named: [FilePath], _ instance: Instance) throws(Failure) -> [Cgroup] {
         let mounts = try MountTable.current()
         var found: [Cgroup] = []

@@ -20,8 +20,8 @@ public enum ProcessArguments {
 
 /// The standard streams.
 public enum StandardStreams {
-    /// Opens those that are closed, so that no file of this process gets their numbers. Reading input and writing output
-    /// then fail with EBADF, as before; errors go nowhere.
+    /// Opens those that are closed, so that no file of this process gets their numbers. Reading input and writing
+    /// output then fail with EBADF, as before; errors go nowhere.
     public static func openClosed() {
         for (number, flags) in [(STDIN_FILENO, O_WRONLY), (STDOUT_FILENO, O_RDONLY), (STDERR_FILENO, O_WRONLY)]
         where fcntl(number, F_GETFD) < 0 {

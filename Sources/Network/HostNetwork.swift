@@ -2,8 +2,8 @@
 
 public import Host
 
-/// What of the host's network decides whether an address can be a session's: interfaces, their own addresses, and default
-/// routes. Routes are looked up apart, because there may be very many.
+/// What of the host's network decides whether an address can be a session's: interfaces, their own addresses, and
+/// default routes. Routes are looked up apart, because there may be very many.
 public struct HostNetwork: Sendable, Hashable {
     /// The interfaces' names by index.
     public var interfaces: [CInt: String]

@@ -24,8 +24,8 @@ public struct NetworkNamespace: Sendable, Hashable {
         return NetworkNamespace(inode: UInt64(status.st_ino))
     }
 
-    /// Whether a network namespace exists: a process is in it, or its file is mounted. What only an open descriptor keeps
-    /// alive is not found.
+    /// Whether a network namespace exists: a process is in it, or its file is mounted. What only an open descriptor
+    /// keeps alive is not found.
     public static func exists(inode: UInt64) -> Bool {
         let processes = (try? Directory.entries(of: "/proc")) ?? []
         for process in processes where process.name.first?.isNumber == true {

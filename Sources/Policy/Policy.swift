@@ -139,8 +139,8 @@ extension Policy {
 
         /// How the addresses become the host's.
         public enum Placement: String, CaseIterable, Sendable, Codable {
-            /// As long as a session has it, each IPv4 address has a local route to the interface, and each IPv6 address is
-            /// on it.
+            /// As long as a session has it, each IPv4 address has a local route to the interface, and each IPv6 address
+            /// is on it.
             case route
             /// Each address is on the interface as long as a session has it.
             case address
@@ -149,8 +149,8 @@ extension Policy {
         }
 
         public var source: Source
-        /// The placement of the addresses; `nil` means ``defaultPlacement``. An override without a pool of its own takes
-        /// the base's.
+        /// The placement of the addresses; `nil` means ``defaultPlacement``. An override without a pool of its own
+        /// takes the base's.
         public var placement: Placement?
         /// The interface that they are placed on, at most 15 bytes; `nil` for that of the default route, or `lo`
         /// without one.
@@ -230,9 +230,11 @@ extension Policy {
         public var fallback: Fallback
         /// The prefix of the IPv6 loopbacks. It holds for the whole host: only the base policy has one.
         public var prefix: LoopbackPrefix?
-        /// The placement of the IPv6 loopbacks, for the whole host; `nil` means `address`. The base policy alone has it.
+        /// The placement of the IPv6 loopbacks, for the whole host; `nil` means `address`. The base policy alone has
+        /// it.
         public var placement: Placement?
-        /// Addresses of 127/8 that services of the host use: no session gets them. `nil` is none; the base policy alone has them.
+        /// Addresses of 127/8 that services of the host use: no session gets them. `nil` is none; the base policy alone
+        /// has them.
         public var hostAddresses: [AddressRange]?
 
         public init(

@@ -189,8 +189,8 @@ extension Change {
     /// Removes everything: links, open sessions, their sockets and addresses, the cgroups that `run` made, maps,
     /// programs.
     ///
-    /// - Throws: ``Failure`` (damaged registry) if the registry cannot be read, or is not the one of the kernel's sessions:
-    ///   ``Instance/detachAllWithoutRegistry()`` is for that.
+    /// - Throws: ``Failure`` (damaged registry) if the registry cannot be read, or is not the one of the kernel's
+    ///   sessions: ``Instance/detachAllWithoutRegistry()`` is for that.
     public func detachAll() throws(Failure) {
         try pins.requireBPFFS()
         try requireKnownSessions(.damagedRegistry)

@@ -7,8 +7,8 @@ public import Network
 public import Policy
 import SystemPackage
 
-// A session's IPv6 loopback is an address of lo. With `virtualLoopback.placement: route`, a route makes the whole prefix
-// local instead.
+// A session's IPv6 loopback is an address of lo. With `virtualLoopback.placement: route`, a route makes the whole
+// prefix local instead.
 
 extension Registry.Setting {
     /// The prefix of the IPv6 loopbacks; not set if this host cannot have them.

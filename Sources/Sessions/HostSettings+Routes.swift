@@ -161,8 +161,8 @@ extension HostSettings {
         return missing
     }
 
-    /// Removes the routes that neither the policy nor an open session needs, and restores net.ipv6.ip_nonlocal_bind if no
-    /// prefix needs it.
+    /// Removes the routes that neither the policy nor an open session needs, and restores net.ipv6.ip_nonlocal_bind if
+    /// no prefix needs it.
     ///
     /// - Parameter policy: the policy in force; `nil` if nothing is attached.
     func settleRoutes(_ policy: Policy?) throws(Failure) {
@@ -198,9 +198,9 @@ extension HostSettings {
     /// Whether ``settleRoutes(_:)`` may have something to do.
     func hasRoutes() throws(Failure) -> Bool { try registry.value(of: .routeNote) != nil }
 
-    /// The number of TCP and UDP sockets of this network namespace with a local address of an IPv6 prefix of whole 32-bit
-    /// words, except those in TIME_WAIT. In /proc/net/tcp6 and udp6, an address is four words of 8 hexadecimal digits in
-    /// the host's byte order.
+    /// The number of TCP and UDP sockets of this network namespace with a local address of an IPv6 prefix of whole
+    /// 32-bit words, except those in TIME_WAIT. In /proc/net/tcp6 and udp6, an address is four words of 8 hexadecimal
+    /// digits in the host's byte order.
     private static func sockets(on prefix: AddressPrefix) -> Int {
         guard prefix.family == .v6, prefix.length % 32 == 0 else { return 0 }
         let words = stride(from: 0, to: prefix.length / 8, by: 4).map { start in

@@ -9,8 +9,8 @@ import Policy
 /// whole prefixes and, for prefixes of IPv6, net.ipv6.ip_nonlocal_bind.
 ///
 /// Each setting of the host is noted in the registry before it is changed, so that it is undone with the last attached
-/// cgroup, or by the next change after a kill. Settings of other programs are not noted and stay. An IPv6 loopback is its
-/// session's, as a virtual IP is, and goes with it.
+/// cgroup, or by the next change after a kill. Settings of other programs are not noted and stay. An IPv6 loopback is
+/// its session's, as a virtual IP is, and goes with it.
 struct HostSettings {
     let registry: Registry
     let netlink: Netlink

@@ -4,8 +4,8 @@ import Glibc
 import Host
 import SystemPackage
 
-/// net.ipv6.ip_nonlocal_bind of this network namespace. The kernel lets a socket bind an IPv6 address that is local only
-/// by a route, and on no interface, if it is 1 (inet6_bind() of Linux). For IPv4, the route is enough.
+/// net.ipv6.ip_nonlocal_bind of this network namespace. The kernel lets a socket bind an IPv6 address that is local
+/// only by a route, and on no interface, if it is 1 (inet6_bind() of Linux). For IPv4, the route is enough.
 ///
 /// With 1, every program can bind IPv6 addresses that the host does not have.
 public enum NonlocalBind {

@@ -142,8 +142,8 @@ extension Change {
         try instance.impact(of: policy, registry, netlink)
     }
 
-    /// Throws if a policy would leave open sessions without an address, or refuse all that they do, and the one in force
-    /// does not.
+    /// Throws if a policy would leave open sessions without an address, or refuse all that they do, and the one in
+    /// force does not.
     ///
     /// - Throws: ``Failure`` (harmful policy) for the first of its hazards.
     public func requireHarmless(_ file: PolicyFile) throws(Failure) {

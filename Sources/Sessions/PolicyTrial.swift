@@ -68,8 +68,8 @@ extension Instance {
     /// Starts the process that ends a trial. It is in a session of its own (setsid(2)), and has nothing of the caller's
     /// but its cgroup: neither the end of the caller nor that of its terminal ends it.
     ///
-    /// - Parameter command: returns the arguments with which this program waits for a deadline (``wait(until:)``) and then
-    ///   makes a change.
+    /// - Parameter command: returns the arguments with which this program waits for a deadline (``wait(until:)``) and
+    ///   then makes a change.
     public func watchTrial(for seconds: Int, command: (_ deadline: Int64) -> [String]) throws(Failure) -> TrialRequest {
         let deadline = Moment.uptime() + Int64(seconds) * 1000
         let process: ChildProcess

@@ -22,12 +22,13 @@ public enum SessionIDs {
     ]
 
     /// IDs that no session gets. That of 0 would be 127.0.0.1. That of 5 would be 127.0.0.6, LOOPBACK4_IPV6 of
-    /// include/net/ipv6.h: to the kernel's look-ups for IPv4, an AF_INET6 socket has that address if its own is no mapped
-    /// one, and that peer if its peer is none. If it is not V6ONLY, datagrams to 127.0.0.6 reach it, whoever has it.
+    /// include/net/ipv6.h: to the kernel's look-ups for IPv4, an AF_INET6 socket has that address if its own is no
+    /// mapped one, and that peer if its peer is none. If it is not V6ONLY, datagrams to 127.0.0.6 reach it, whoever has
+    /// it.
     private static let never: Set<UInt32> = [0, 5]
 
-    /// The loopback addresses that are left to the host: of the reserved IDs that a session may have. 127.0.0.6 is not: to
-    /// a program in a session it is as another session's.
+    /// The loopback addresses that are left to the host: of the reserved IDs that a session may have. 127.0.0.6 is not:
+    /// to a program in a session it is as another session's.
     public static let reservedLoopbacks = reserved.keys.filter { !never.contains($0) }.sorted().map { loopback(of: $0) }
 
     /// Checks whether a requested ID may be used.

@@ -23,7 +23,8 @@ public struct SessionRecord: Sendable, Hashable {
     /// A virtual IP of the session.
     public struct Address: Sendable, Hashable {
         public let address: IPAddress
-        /// The interface that it is on, or to which its route leads; `lo` if the route of a whole prefix makes it local.
+        /// The interface that it is on, or to which its route leads; `lo` if the route of a whole prefix makes it
+        /// local.
         public var interface: String
         public var form: AddressPlace.Form
         /// Whether vip-bpf put it there and will remove it. This is recorded before the address is placed, and only for

@@ -55,8 +55,8 @@ struct PolicyAwait: ParsableCommand {
         // So that it keeps no file system of the caller's from being unmounted.
         _ = chdir("/")
         Instance.wait(until: deadline)
-        // Others may hold the lock for longer than a change waits for it. A minute of that is enough: the next change of
-        // any command does it as well.
+        // Others may hold the lock for longer than a change waits for it. A minute of that is enough: the next change
+        // of any command does it as well.
         let tries = 6
         for attempt in 1...tries {
             do throws(Failure) {

@@ -54,7 +54,7 @@ extension PolicyImpact {
     func refusal(of policy: PolicyFile) -> Failure {
         Failure(
             .harmfulPolicy, "apply policy \(policy.name)",
-            "it would leave \(endangered.count.openSessions) (\(endangered.few)) without what they have, as said above",
+            "it would leave \(endangered.count.openSessions) (\(endangered.few)) without an address, or refuse all that they do: see above",
             hint: "correct it, or use --force")
     }
 }

@@ -7,7 +7,7 @@ import Testing
 /// Policies that would leave open sessions without an address, or refuse all that they do.
 @Suite(.serialized, .requiresRoot)
 struct PolicySafetyTests: CommandHost {
-    /// A harmful policy, the place and key of what is wrong, and a part of what is said of it.
+    /// A harmful policy, the place and key of the hazard, and a part of its message.
     struct Harmful: CustomTestStringConvertible {
         let yaml, place, key, words: String
         var testDescription: String { "\(key): \(words)" }

@@ -139,7 +139,7 @@ struct GuardTests: ContractSuite {
         let port = stage.newPort()
         let program = try stranger()
         try guarding(sandbox.cgroup) {
-            for (family, group, own, loopback) in [
+            for (family, group, another, loopback) in [
                 ("4", "239.1.2.3", "239.1.2.4", "127.0.0.6"),
                 ("6", "::ffff:239.1.2.3", "::ffff:239.1.2.4", "::ffff:127.0.0.6"),
             ] {
@@ -148,7 +148,7 @@ struct GuardTests: ContractSuite {
                 try expect(program, "sendto s \(group) \(port) hello", fails: "EADDRNOTAVAIL")
                 try expect(program, "connect s \(group) \(port)", fails: "EADDRNOTAVAIL")
                 try program.must("setsockopt s multicast_if \(Place.host.inMemory)")
-                try expect(program, "sendto s \(own) \(port) hello", fails: nil)
+                try expect(program, "sendto s \(another) \(port) hello", fails: nil)
                 try expect(program, "sendto s \(loopback) \(port) hello", fails: "ECONNREFUSED")
                 try expect(program, "connect s \(loopback) \(port)", fails: "ECONNREFUSED")
                 try program.must("close s")

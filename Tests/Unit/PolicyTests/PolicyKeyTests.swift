@@ -36,8 +36,8 @@ import Testing
         }
     }
 
-    /// docs/policy.md has a row for each key: the key's path, its type, its default. The type may have an addition: `list
-    /// of ports, 1 to 65535`.
+    /// docs/policy.md has a row for each key: the key's path, its type, its default. The type may have an addition:
+    /// `list of ports, 1 to 65535`.
     @Test func isInTheReference() throws {
         let file = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../../../docs/policy.md")
         let text = try String(contentsOf: file, encoding: .utf8)
